@@ -1,0 +1,61 @@
+# `make run` watches a federation train through the function; `make test` runs the whole suite.
+# Both install what they need into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+CLIENTS ?= 10
+ROUNDS ?= 15
+DB ?= sqlite
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check format bench bench-peers fuzz clean
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## Install what is deployed and what is developed with into .venv.
+
+$(INSTALLED): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+run: install ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres.
+	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB)
+
+test: install ## Run the whole test suite.
+	$(BIN)/python -m pytest
+
+# Settings for tools that only look at the code.
+check: export DATABASE_URL := sqlite:///:memory:
+check: export STORAGE_ROOT := /nonexistent
+check: export SAM_CLI_TELEMETRY := 0
+check: export AWS_DEFAULT_REGION := eu-central-1
+check: install ## Lint, types, direction of imports, settings, migrations, template.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py check
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/sam validate --lint
+
+format: install ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Measure the chunk engine; writes benchmarks/results.md.
+	$(BIN)/python -m benchmarks
+
+bench-peers: install ## The same, beside Flower and NVFlare in an environment of their own.
+	$(BIN)/python -m benchmarks --peers
+
+fuzz: install ## Feed the parsers a million mutated files.
+	$(BIN)/python -m fuzz
+
+clean: ## Remove what was installed and made.
+	rm -rf $(VENV) run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
