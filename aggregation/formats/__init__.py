@@ -1,0 +1,166 @@
+"""The formats in which weights come and go: safetensors, npz and JSON, by name.
+
+An object is opened by reading its headers; its values are read by ranges from then on
+(`aggregation.weights.Weights`). A result is written piece by piece (`Encoder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from aggregation.errors import UpdateRejected, quoted
+from aggregation.formats.encoder import Encoder
+from aggregation.formats.json_encoder import JsonEncoder
+from aggregation.formats.json_layers import MAX_JSON_BYTES, open_json, peek_json
+from aggregation.formats.npz import open_npz, peek_npz
+from aggregation.formats.npz_encoder import NpzEncoder
+from aggregation.formats.safetensors import SafetensorsEncoder, open_safetensors, read_metadata
+from aggregation.formats.spool import Spool
+from aggregation.layout import TensorLayout, layout_difference
+from aggregation.sources import ByteSource
+from aggregation.weights import Weights
+
+__all__ = [
+    "FORMATS",
+    "MAX_JSON_BYTES",
+    "Encoder",
+    "Spool",
+    "encoder_for",
+    "format_of",
+    "open_weights",
+    "peek_layout",
+    "read_metadata",
+]
+
+#: Names of the formats, which are the extensions of their files.
+FORMATS = ("safetensors", "npz", "json")
+
+
+def format_of(key: str) -> str:
+    """The format of an object, by the extension of its name.
+
+    Raises
+    ------
+    UpdateRejected
+        If it is none of `FORMATS`.
+    """
+    extension = PurePosixPath(key).suffix.lower().removeprefix(".")
+    if extension not in FORMATS:
+        accepted = ", ".join(f".{name}" for name in FORMATS)
+        raise UpdateRejected(f"{quoted(key)} is in none of the formats {accepted}")
+    return extension
+
+
+def open_weights(
+    source: ByteSource,
+    format: str,
+    *,
+    like: TensorLayout | None = None,
+    spool: Spool,
+    max_json_bytes: int = MAX_JSON_BYTES,
+) -> Weights:
+    """Check what an object says about itself, and make it readable by ranges.
+
+    Parameters
+    ----------
+    source : ByteSource
+        The bytes of the object.
+    format : str
+        One of `FORMATS`.
+    like : TensorLayout, optional
+        The model's. An object laid out otherwise is rejected, before anything of it is unpacked;
+        and the layers of JSON text, which tells no dtypes, take those of the model by position
+        (without a model: float64).
+    spool : Spool
+        Takes in what cannot be read by ranges where it is. The weights can be used as long as it.
+    max_json_bytes : int
+        Longest JSON text that is read.
+
+    Raises
+    ------
+    UpdateRejected
+        If the object cannot be used, now or ever; the message is the reason.
+    SpoolFull
+        If what must be unpacked does not fit into the spool along with what is there already.
+    """
+    match format:
+        case "safetensors":
+            weights = open_safetensors(source)
+        case "npz":
+            weights = open_npz(source, spool, like)
+        case "json":
+            weights = open_json(source, spool, like, max_json_bytes)
+        case _:
+            raise ValueError(f"unknown format {format!r}")
+    difference = layout_difference(like, weights.layout) if like else None
+    if difference:
+        raise UpdateRejected(difference)
+    return weights
+
+
+def peek_layout(
+    source: ByteSource,
+    format: str,
+    *,
+    like: TensorLayout | None = None,
+    max_json_bytes: int = MAX_JSON_BYTES,
+) -> TensorLayout:
+    """The layout of an object, for no more reading than its format needs, and nothing unpacked.
+
+    Of safetensors the header is read, of npz the directory and the headers of the arrays, of JSON
+    all of the text.
+
+    Parameters
+    ----------
+    source, format, like, max_json_bytes
+        As for `open_weights`; but a layout that differs from ``like`` is given back.
+
+    Raises
+    ------
+    UpdateRejected
+        If the object is not well formed.
+    """
+    match format:
+        case "safetensors":
+            return open_safetensors(source).layout
+        case "npz":
+            return peek_npz(source)
+        case "json":
+            return peek_json(source, like, max_json_bytes)
+    raise ValueError(f"unknown format {format!r}")
+
+
+def encoder_for(
+    format: str,
+    layout: TensorLayout,
+    metadata: Mapping[str, str] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Encoder:
+    """An encoder that writes weights in a format.
+
+    Parameters
+    ----------
+    format : str
+        One of `FORMATS`.
+    layout : TensorLayout
+        Of the weights that will be written.
+    metadata : mapping of str to str, optional
+        Kept by safetensors alone.
+    state : mapping, optional
+        `Encoder.state` of an encoder with the same arguments, to go on after its last value.
+
+    Raises
+    ------
+    AggregationError
+        If the format cannot hold such a layout.
+    """
+    match format:
+        case "safetensors":
+            return SafetensorsEncoder(layout, metadata, state)
+        case "npz":
+            return NpzEncoder(layout, state)
+        case "json":
+            return JsonEncoder(layout, state)
+    raise ValueError(f"unknown format {format!r}")

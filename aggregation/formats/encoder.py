@@ -1,0 +1,101 @@
+"""Writing a weights object piece by piece, as its values come."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any, Protocol
+
+from aggregation.layout import Tensor, TensorLayout
+
+Piece = bytes | memoryview
+
+
+class Encoder(Protocol):
+    """Turns the flattened model into the bytes of a format.
+
+    What comes out, joined, is a function of layout and values: not of how the values were cut, nor
+    of whether a second encoder went on from the first one's `state`, nor of the clock.
+    """
+
+    def header(self) -> bytes:
+        """What comes before the first value."""
+
+    def encode(self, start_byte: int, data: memoryview) -> Iterator[Piece]:
+        """The bytes for ``data``, which are those of the flattened model from ``start_byte`` on.
+
+        Calls follow one another without a gap, and end between elements. The iterator must be read
+        to its end before the next call of any method.
+        """
+
+    def footer(self) -> bytes:
+        """What comes after the last value."""
+
+    def state(self) -> dict[str, Any]:
+        """What another encoder needs to go on after the last call of `encode`; JSON-able."""
+
+
+class TensorEncoder(ABC):
+    """An encoder for formats that put something before and after the values of each tensor.
+
+    Parameters
+    ----------
+    layout : TensorLayout
+        Of the weights that will be written.
+    state : mapping, optional
+        That of an encoder to go on from.
+    """
+
+    def __init__(self, layout: TensorLayout, state: Mapping[str, Any] | None = None) -> None:
+        self._tensors = layout.tensors
+        self._ends = tuple(accumulate(tensor.nbytes for tensor in layout.tensors))
+        self._position: int = state["position"] if state else 0
+        self._done: int = state["done"] if state else 0
+
+    def header(self) -> bytes:
+        return b""
+
+    def encode(self, start_byte: int, data: memoryview) -> Iterator[Piece]:
+        if start_byte != self._position:
+            raise ValueError(f"bytes from {start_byte} given, those from {self._position} are next")
+        while data:
+            current = bisect_right(self._ends, self._position)
+            yield from self._empty_tensors(current)
+            end = self._ends[current]
+            tensor = self._tensors[current]
+            if self._position == end - tensor.nbytes:
+                yield self._begin(current, tensor)
+            piece = data[: end - self._position]
+            yield from self._values(tensor, self._position + tensor.nbytes - end, piece)
+            self._position += len(piece)
+            if self._position == end:
+                yield self._end(current, tensor)
+                self._done += 1
+            data = data[len(piece) :]
+
+    def footer(self) -> bytes:
+        return b"".join(self._empty_tensors(len(self._tensors)))
+
+    def state(self) -> dict[str, Any]:
+        return {"position": self._position, "done": self._done}
+
+    def _empty_tensors(self, until: int) -> Iterator[Piece]:
+        """Tensors of zero elements: they come right before the next one that has some."""
+        for number in range(self._done, until):
+            yield self._begin(number, self._tensors[number])
+            yield self._end(number, self._tensors[number])
+            self._done += 1
+
+    @abstractmethod
+    def _begin(self, number: int, tensor: Tensor) -> bytes:
+        """What comes before the values of a tensor."""
+
+    @abstractmethod
+    def _values(self, tensor: Tensor, start: int, data: memoryview) -> Iterator[Piece]:
+        """Values of a tensor, from its byte ``start`` on."""
+
+    @abstractmethod
+    def _end(self, number: int, tensor: Tensor) -> bytes:
+        """What comes after the values of a tensor."""

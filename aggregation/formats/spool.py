@@ -1,0 +1,127 @@
+"""A place on disk for weights that cannot be read by ranges where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from shutil import disk_usage
+from tempfile import NamedTemporaryFile, TemporaryDirectory, gettempdir
+from threading import Lock
+from types import TracebackType
+from typing import IO
+
+from aggregation.errors import SpoolFull
+from aggregation.sources import FileSource
+
+
+class SpoolFile:
+    """A file being written to a spool."""
+
+    def __init__(self, spool: Spool, file: IO[bytes]) -> None:
+        self._spool = spool
+        self._file = file
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append ``data``.
+
+        Raises
+        ------
+        SpoolFull
+            If the spool may not take it in.
+        """
+        size = memoryview(data).nbytes
+        self._spool._take(size)
+        self.size += size
+        self._file.write(data)
+
+    def extend(self, size: int) -> int:
+        """Make room for ``size`` bytes to be written through `descriptor`; return where it begins.
+
+        Raises
+        ------
+        SpoolFull
+            If the spool may not take them in.
+        """
+        self._spool._take(size)
+        start = self.size
+        self.size += size
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+        return start
+
+    @property
+    def descriptor(self) -> int:
+        """The open file, for reading and writing, with all in it that was written before."""
+        self._file.flush()
+        return self._file.fileno()
+
+    def source(self) -> FileSource:
+        """What has been written, to be read by ranges; nothing can be written after it."""
+        self._file.close()
+        return FileSource(self._file.name)
+
+
+class Spool:
+    """A temporary directory and a limit on what it takes in.
+
+    Deflated or Fortran-ordered members of npz archives and JSON text are unpacked into it once, as
+    the bytes of their tensors, and read by ranges from then on. Leaving the context deletes it.
+
+    Parameters
+    ----------
+    max_bytes : int, optional
+        That its files may have in all; by default nine tenths of what is free on the disk.
+    directory : path, optional
+        Where to make the temporary directory; by default where `tempfile` does.
+    """
+
+    def __init__(
+        self, max_bytes: int | None = None, directory: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._parent = os.fspath(directory or gettempdir())
+        self.max_bytes = disk_usage(self._parent).free // 10 * 9 if max_bytes is None else max_bytes
+        self._free = self.max_bytes
+        self._lock = Lock()
+        self._directory: TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Spool:
+        self._directory = TemporaryDirectory(prefix="spool-", dir=self._parent)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._directory:
+            self._directory.cleanup()
+            self._directory = None
+
+    @contextmanager
+    def new_file(self, *, keep: bool = True) -> Iterator[SpoolFile]:
+        """A file to write; deleted at the end of the context if that raised, or on request."""
+        if not self._directory:
+            raise ValueError("a spool can be used in its context only")
+        with NamedTemporaryFile(dir=self._directory.name, delete=False) as file:
+            spooled = SpoolFile(self, file)
+            try:
+                yield spooled
+            except BaseException:
+                keep = False
+                raise
+            finally:
+                if not keep:
+                    os.unlink(file.name)
+                    self._take(-spooled.size)
+
+    def _take(self, size: int) -> None:
+        with self._lock:
+            if size > self._free:
+                raise SpoolFull(
+                    f"updates that must be unpacked do not fit into {self.max_bytes} bytes of "
+                    "disk: give it more, or let clients send safetensors or stored npz"
+                )
+            self._free -= size

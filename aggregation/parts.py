@@ -1,0 +1,178 @@
+"""Writing a result part by part, and where the parts go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, Protocol, TypedDict
+
+from aggregation.formats import Encoder
+from aggregation.layout import TensorLayout
+
+#: Bytes of the flattened model in one part of the result. Object stores want parts of 5 MiB at least;
+#: as JSON text, a float64 shrinks to half of its eight bytes at the most.
+PART_BYTES = 12 << 20
+
+#: Object stores take ten thousand parts at most.
+MAX_PARTS = 9_000
+
+#: Parts in memory at once: one being filled while the one before is being stored.
+PARTS_IN_FLIGHT = 2
+
+
+class Sink(Protocol):
+    """Where the parts of a result go. Nothing of them shows before `complete`."""
+
+    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+        """Store part ``number``, counted from 1; ``last`` if no other follows."""
+
+    def state(self) -> dict[str, Any]:
+        """What another process needs to go on after the last part written; JSON-able."""
+
+    def complete(self) -> None:
+        """Make the object visible, whole."""
+
+    def abort(self) -> None:
+        """Forget the parts."""
+
+
+class Progress(TypedDict):
+    """How far a result got, after some part of it; JSON-able."""
+
+    parts: int
+    next_element: int
+    encoder: dict[str, Any]
+    sink: dict[str, Any]
+
+
+def part_ends(layout: TensorLayout) -> list[int]:
+    """The elements before which the parts of a result end.
+
+    They follow from the layout alone, so that whoever goes on with a result cuts it the same way.
+    """
+    part_bytes = max(PART_BYTES, -(-layout.nbytes // MAX_PARTS))
+    ends = [layout.element_at(byte) for byte in range(part_bytes, layout.nbytes, part_bytes)]
+    return [*ends, layout.size]
+
+
+class PartWriter:
+    """Encodes the result's chunks in order and stores each part while the next one is computed.
+
+    Parameters
+    ----------
+    layout : TensorLayout
+    encoder : Encoder
+    sink : Sink
+    pool : Executor
+        Its thread stores.
+    progress : Progress, optional
+        Where to go on.
+    checkpoint : callable
+        Told the progress once a part is stored.
+    """
+
+    def __init__(
+        self,
+        layout: TensorLayout,
+        encoder: Encoder,
+        sink: Sink,
+        pool: Executor,
+        progress: Progress | None,
+        checkpoint: Callable[[Progress], None],
+    ) -> None:
+        self._layout = layout
+        self._encoder = encoder
+        self._sink = sink
+        self._pool = pool
+        self._checkpoint = checkpoint
+        self._parts = progress["parts"] if progress else 0
+        self.next_element = progress["next_element"] if progress else 0
+        self._ends = set(part_ends(layout))
+        self._buffer = bytearray() if progress else bytearray(encoder.header())
+        self._storing: tuple[Future[None], Progress] | None = None
+
+    def write(self, stop: int, data: memoryview) -> None:
+        """Take the bytes of the elements from `next_element` to ``stop``, which pass no part's end."""
+        start = self._layout.bytes_before(self.next_element)
+        for piece in self._encoder.encode(start, data):
+            self._buffer += piece
+        self.next_element = stop
+        if stop in self._ends and stop < self._layout.size:
+            self._store()
+
+    def close(self) -> None:
+        """Store what is left and make the result visible."""
+        self._buffer += self._encoder.footer()
+        self._store(last=True)
+        if self._storing:
+            self._storing[0].result()
+        self._sink.complete()
+
+    def flush(self) -> None:
+        """Wait until the last full part is stored, and tell."""
+        if self._storing:
+            (future, progress), self._storing = self._storing, None
+            future.result()
+            self._checkpoint({**progress, "sink": self._sink.state()})
+
+    def _store(self, *, last: bool = False) -> None:
+        self.flush()
+        self._parts += 1
+        part = bytes(self._buffer)
+        self._buffer = bytearray()
+        progress = Progress(
+            parts=self._parts,
+            next_element=self.next_element,
+            encoder=self._encoder.state(),
+            sink={},
+        )
+        storing = self._pool.submit(self._sink.write_part, self._parts, part, last=last)
+        self._storing = storing, progress
+
+
+class FileSink:
+    """A file that appears under its name only when it is whole."""
+
+    def __init__(self, path: str | os.PathLike[str], state: dict[str, Any] | None = None) -> None:
+        self._path = os.fspath(path)
+        self._partial = state["partial"] if state else f"{self._path}.{os.getpid()}.part"
+        self._size = state["size"] if state else 0
+        with open(self._partial, "ab") as file:
+            file.truncate(self._size)
+
+    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+        with open(self._partial, "ab") as file:
+            file.write(data)
+        self._size += len(data)
+
+    def state(self) -> dict[str, Any]:
+        return {"partial": self._partial, "size": self._size}
+
+    def complete(self) -> None:
+        with open(self._partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self._partial, self._path)
+
+    def abort(self) -> None:
+        if os.path.exists(self._partial):
+            os.unlink(self._partial)
+
+
+class MemorySink:
+    """A result kept in memory: for notebooks and tests."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+        self.data += data
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def complete(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.data = b""

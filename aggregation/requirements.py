@@ -1,0 +1,172 @@
+"""Requirements: when a round may start. A requirement counts clients, never uploads."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from aggregation.arguments import instantiate, number, whole_number
+from aggregation.errors import RuleError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """What a requirement looks at.
+
+    Parameters
+    ----------
+    members : int
+        Clients of the federated model.
+    ready : int
+        Members with an update that a round could use.
+    waited : timedelta
+        How long the oldest of those updates has waited.
+    """
+
+    members: int
+    ready: int
+    waited: timedelta = timedelta(0)
+
+
+class Requirement(ABC):
+    """The condition under which a round may start. Its fields are its arguments."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def needed(self, readiness: Readiness) -> int:
+        """How many clients must be ready."""
+
+    def unmet(self, readiness: Readiness) -> str | None:
+        """Why a round may not start, in words; None if it may. No round starts without an update."""
+        needed = max(1, self.needed(readiness))
+        if readiness.ready >= needed:
+            return None
+        return f"{readiness.ready} of {needed} clients ready ({self.name or 'no requirement'})"
+
+
+@dataclass(frozen=True)
+class AnyUpdate(Requirement):
+    """A model without a requirement: one client is enough."""
+
+    name = ""
+
+    def needed(self, readiness: Readiness) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class AllClients(Requirement):
+    """Every client of the model is ready."""
+
+    name = "all_clients"
+
+    def needed(self, readiness: Readiness) -> int:
+        return readiness.members
+
+
+@dataclass(frozen=True)
+class RequireXUpdates(Requirement):
+    """``x`` clients are ready."""
+
+    x: int
+    name = "require_x_updates"
+
+    def __post_init__(self) -> None:
+        whole_number("x", self.x, at_least=1)
+
+    def needed(self, readiness: Readiness) -> int:
+        return self.x
+
+
+@dataclass(frozen=True)
+class RequireFraction(Requirement):
+    """At least the fraction ``f`` of the model's clients is ready, ``0 < f <= 1``."""
+
+    f: float
+    name = "require_fraction"
+
+    def __post_init__(self) -> None:
+        if self.f != 1:
+            number("f", self.f, above=0, below=1)
+
+    def needed(self, readiness: Readiness) -> int:
+        # 0.7 * 10 is 7.000000000000001 in no arithmetic but this one.
+        return math.ceil(round(self.f * readiness.members, 9))
+
+
+@dataclass(frozen=True)
+class Quorum(Requirement):
+    """All clients are ready; or ``x`` of them, once the oldest ready update has waited
+    ``after_minutes``. The scheduled sweep is what makes the clock tick."""
+
+    x: int
+    after_minutes: float
+    name = "quorum"
+
+    def __post_init__(self) -> None:
+        whole_number("x", self.x, at_least=1)
+        if self.after_minutes != 0:
+            number("after_minutes", self.after_minutes, above=0)
+
+    def needed(self, readiness: Readiness) -> int:
+        if readiness.waited >= timedelta(minutes=self.after_minutes):
+            return min(self.x, readiness.members)
+        return readiness.members
+
+
+_KNOWN: dict[str, type[Requirement]] = {
+    kind.name: kind for kind in (AnyUpdate, AllClients, RequireXUpdates, RequireFraction, Quorum)
+}
+
+
+def known_requirements() -> list[str]:
+    """The names a model may give, without the empty one."""
+    return [name for name in _KNOWN if name]
+
+
+def create_requirement(
+    name: str | None, arguments: Sequence[Any] | Mapping[str, Any] | None = None
+) -> Requirement:
+    """The requirement of that name; no name means any update will do.
+
+    Parameters
+    ----------
+    name : str or None
+    arguments : sequence or mapping, optional
+        By position, as the system whose interface is taken over stored them, or by name.
+
+    Raises
+    ------
+    RuleError
+        If the name or an argument is unknown, missing or out of range.
+    """
+    kind = _KNOWN.get(name or "")
+    if kind is None:
+        raise RuleError(
+            f"unknown requirement {name!r}; known are {', '.join(known_requirements())}"
+        )
+    shown = name or "a model without a requirement"
+    if not arguments:
+        return instantiate(kind, shown, {})
+    if isinstance(arguments, Mapping):
+        return instantiate(kind, shown, arguments)
+    names = list(inspect.signature(kind).parameters)
+    if (
+        not isinstance(arguments, Sequence)
+        or isinstance(arguments, str)
+        or len(arguments) > len(names)
+    ):
+        raise RuleError(f"{shown} takes {len(names)} argument(s) {names}; got {arguments!r}")
+    return instantiate(kind, shown, dict(zip(names, arguments, strict=False)))
+
+
+def positional_arguments(requirement: Requirement) -> list[Any]:
+    """A requirement's arguments in order, as third-party workflows splat them."""
+    return list(dataclasses.astuple(requirement))  # type: ignore[call-overload]

@@ -1,0 +1,243 @@
+"""What an aggregation rule is: two small functions, `Rule.select` and `Rule.combine`.
+
+A rule is added by writing one module with a frozen dataclass whose fields are the rule's arguments;
+`@register` puts its name into the registry, the admin's choices and the docs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregation.arguments import instantiate
+from aggregation.errors import RuleError
+
+Floats = NDArray[np.floating[Any]]
+Float64s = NDArray[np.float64]
+Numbers = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is known of a round's updates before any of them is combined.
+
+    Parameters
+    ----------
+    num_examples : (n,) float64
+        What each update counts, capped by the model's setting; all positive.
+    gram : (n, n) float64, optional
+        Inner products of the updates' differences from one common centre: the parent aggregate, or
+        the first update where the model has none. Only for rules with `Rule.needs_gram`.
+    """
+
+    num_examples: Float64s
+    gram: Float64s | None = None
+
+    @cached_property
+    def inner_products(self) -> Float64s:
+        """`gram`, for the rules that asked for it."""
+        if self.gram is None:
+            raise RuleError("this rule needs the Gram matrix of the updates")
+        return self.gram
+
+    @cached_property
+    def squared_norms(self) -> Float64s:
+        """(n,) squared Euclidean distance of each update from the centre."""
+        return np.diagonal(self.inner_products).clip(min=0.0)
+
+    @cached_property
+    def squared_distances(self) -> Float64s:
+        """(n, n) squared Euclidean distances between updates; zero on the diagonal.
+
+        ``|a - b|^2 = <a, a> + <b, b> - 2 <a, b>``, whatever the centre.
+        """
+        norms = np.diagonal(self.inner_products)
+        distances = (norms[:, None] + norms[None, :] - 2.0 * self.inner_products).clip(min=0.0)
+        np.fill_diagonal(distances, 0.0)
+        return distances
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which updates are combined, and how much each counts.
+
+    Parameters
+    ----------
+    members : tuple of int
+        Positions of the updates that take part, ascending. Only these are read again.
+    coefficients : tuple of float
+        What each of the members counts.
+    total : float
+        What the coefficients are divided by. ``coefficients / total`` are the scaling factors; kept
+        apart because counts and their sum are exact where their quotients are not.
+    """
+
+    members: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    total: float
+
+    @classmethod
+    def equal(cls, members: NDArray[np.intp] | range) -> Selection:
+        """The members, each counting the same."""
+        chosen = tuple(sorted(int(member) for member in members))
+        return cls(chosen, (1.0,) * len(chosen), float(len(chosen)))
+
+    @classmethod
+    def weighted(cls, coefficients: Float64s, total: float | None = None) -> Selection:
+        """All updates whose coefficient is not zero; divided by their sum unless ``total`` is given."""
+        members = np.flatnonzero(coefficients)
+        chosen = tuple(float(coefficients[member]) for member in members)
+        return cls(tuple(int(m) for m in members), chosen, float(sum(chosen)) if total is None else total)
+
+
+    def to_json(self) -> list[Any]:
+        """The selection as `from_json` takes it."""
+        return [list(self.members), list(self.coefficients), self.total]
+
+    @classmethod
+    def from_json(cls, saved: list[Any]) -> Selection:
+        """The selection that was saved."""
+        members, coefficients, total = saved
+        return cls(tuple(members), tuple(coefficients), total)
+
+
+class Rule(ABC):
+    """Base of all rules.
+
+    A rule never sees storage, clients or a whole model. It must be a function of its arguments only,
+    and `combine` a function of each column alone: that is what makes a result independent of how the
+    model was cut into chunks.
+    """
+
+    name: ClassVar[str]
+
+    #: Other names under which the rule is accepted.
+    aliases: ClassVar[tuple[str, ...]] = ()
+
+    #: Whether `select` needs `Statistics.gram`, which costs one more pass over the updates.
+    needs_gram: ClassVar[bool] = False
+
+    #: Whether the rule measures and combines the updates' differences from the parent aggregate.
+    on_differences: ClassVar[bool] = False
+
+    #: Whether the result is a weighted sum of the rows: then a value that is not finite in any of
+    #: them shows in the sum, and rows are taken as they are stored, of any dtype.
+    linear: ClassVar[bool] = False
+
+    @property
+    def min_updates(self) -> int:
+        """Fewest updates with which the rule is defined."""
+        return 1
+
+    @abstractmethod
+    def select(self, statistics: Statistics) -> Selection:
+        """Decide which updates are combined and how much each counts.
+
+        Called once a round, with at least `min_updates` updates.
+        """
+
+    @abstractmethod
+    def combine(
+        self, block: Numbers, selection: Selection, centre: Float64s | None = None
+    ) -> Float64s:
+        """Combine one block of the members' values.
+
+        Parameters
+        ----------
+        block : (n_members, n_elements)
+            Row ``i`` belongs to ``selection.members[i]``. float32 or float64; for a `linear` rule any
+            numeric dtype. It may be overwritten: it is scratch space of the engine.
+        selection : Selection
+            What `select` returned.
+        centre : (n_elements,) float64, optional
+            The parent aggregate, for a rule with `on_differences`, unless the rows are differences
+            already.
+
+        Returns
+        -------
+        (n_elements,) float64
+            The result; with `on_differences`, its difference from the parent.
+        """
+
+
+class LinearRule(Rule):
+    """A rule whose result is a weighted mean of the selected updates."""
+
+    linear = True
+
+    def combine(
+        self, block: Numbers, selection: Selection, centre: Float64s | None = None
+    ) -> Float64s:
+        return weighted_sum(block, selection.coefficients, centre) / selection.total
+
+
+def weighted_sum(
+    block: Numbers, coefficients: Sequence[float], centre: Float64s | None = None
+) -> Float64s:
+    """``sum_i coefficients[i] * (block[i] - centre)``, added up in float64 from first row to last.
+
+    Elementwise operations in a fixed order, and no BLAS: the bits of an element must not depend on
+    which elements stand beside it.
+
+    Parameters
+    ----------
+    block : (n, c)
+        Of any numeric dtype, n at least 1.
+    coefficients : n floats
+    centre : (c,) float64, optional
+
+    Returns
+    -------
+    (c,) float64
+    """
+    total = np.empty(block.shape[1])
+    term = total
+    for row, coefficient in zip(block, coefficients, strict=True):
+        np.copyto(term, row)
+        if centre is not None:
+            np.subtract(term, centre, out=term)
+        if coefficient != 1.0:
+            np.multiply(term, coefficient, out=term)
+        if term is total:
+            term = np.empty_like(total)
+        else:
+            np.add(total, term, out=total)
+    return total
+
+
+_REGISTRY: dict[str, type[Rule]] = {}
+
+R = TypeVar("R", bound=type[Rule])
+
+
+def register(rule: R) -> R:
+    """Make a rule known by its name and aliases."""
+    for name in (rule.name, *rule.aliases):
+        _REGISTRY[name] = rule
+    return rule
+
+
+def known_rules() -> dict[str, type[Rule]]:
+    """Every accepted name, aliases included, with its rule; sorted by name."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def create_rule(name: str, arguments: Mapping[str, Any] | None = None) -> Rule:
+    """The rule of that name with these arguments.
+
+    Raises
+    ------
+    RuleError
+        If the name or an argument is unknown, missing, or out of range; the message says what is
+        expected.
+    """
+    rule = _REGISTRY.get(name)
+    if rule is None:
+        raise RuleError(f"unknown aggregation rule {name!r}; known are {', '.join(known_rules())}")
+    return instantiate(rule, rule.name, arguments or {})

@@ -1,0 +1,97 @@
+"""Where the bytes of a weights object come from. A source is read by ranges, never as a whole."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import numpy as np
+
+from aggregation.errors import UpdateRejected
+
+Buffer = memoryview
+
+
+class ByteSource(Protocol):
+    """Bytes that do not change while they are read.
+
+    ``read_into`` may be called from several threads at once.
+    """
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on.
+
+        Raises
+        ------
+        UpdateRejected
+            If the bytes are not there, or are no longer those that were seen first.
+        """
+
+
+class FileSource:
+    """A file on disk, read with ``preadv``; it is opened anew for each read, so that any number of
+    sources may be held without running out of descriptors."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._identity = self._stat(os.stat(self.path))
+        self.size = self._identity[2]
+
+    @staticmethod
+    def _stat(status: os.stat_result) -> tuple[int, int, int, int]:
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if self._stat(os.fstat(descriptor)) != self._identity:
+                raise UpdateRejected(
+                    f"file {os.path.basename(self.path)!r} changed while it was read"
+                )
+            done = 0
+            while done < len(buffer):
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
+                if not count:
+                    raise UpdateRejected(
+                        f"the object ends at byte {offset + done}, expected {offset + len(buffer)}"
+                    )
+                done += count
+        finally:
+            os.close(descriptor)
+
+
+class BytesSource:
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._data = memoryview(data).cast("B")
+        self.size = len(self._data)
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        if offset + len(buffer) > self.size:
+            raise UpdateRejected(
+                f"the object ends at byte {self.size}, expected {offset + len(buffer)}"
+            )
+        buffer[:] = self._data[offset : offset + len(buffer)]
+
+
+def read(source: ByteSource, offset: int, length: int) -> bytes:
+    """``length`` bytes from ``offset`` on; fewer where the source ends before.
+
+    Returns
+    -------
+    bytes
+    """
+    return bytes(read_view(source, offset, length))
+
+
+def read_view(source: ByteSource, offset: int, length: int) -> memoryview:
+    """The same bytes without copying them."""
+    data = np.empty(max(0, min(length, source.size - offset)), np.uint8).data
+    if data:
+        source.read_into(offset, data)
+    return data
