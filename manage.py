@@ -1,0 +1,15 @@
+#!/usr/bin/env python
+"""Django's command line, with the admin switched on unless ADMIN says otherwise."""
+
+import os
+import secrets
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+    os.environ.setdefault("ADMIN", "true")
+    # Sessions of a command need not outlive it; a server that is to keep them sets its own key.
+    os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(50))
+    execute_from_command_line(sys.argv)
