@@ -1,0 +1,168 @@
+"""What the function may be invoked with, as what is to be done about it.
+
+Wire shapes: Amazon S3 User Guide, "Event message structure" and "EventBridge event message structure";
+Amazon EventBridge, "Scheduled Event"; `events/` holds one real payload of each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_plus
+
+from aggregation.errors import quoted
+
+
+class UnknownEvent(ValueError):
+    """The function was invoked with something it does not know; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """An object has been stored.
+
+    Parameters
+    ----------
+    bucket, key : str
+        The key as S3 has it, decoded.
+    etag : str
+    version : str
+        The version's id; empty in a bucket without versions.
+    size : int or None
+        In bytes, as the event claims.
+    """
+
+    bucket: str
+    key: str
+    etag: str
+    version: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class RoundRequest:
+    """A round of this federated model is wanted."""
+
+    model_id: int
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Whatever is due is wanted, of all models."""
+
+
+@dataclass(frozen=True)
+class StorageTest:
+    """S3 tries whether its notifications arrive; nothing is to be done."""
+
+
+Request = Upload | RoundRequest | SweepRequest | StorageTest
+
+
+def is_sqs_batch(event: Any) -> bool:
+    """Whether an event is a batch of messages from a queue."""
+    records = event.get("Records") if isinstance(event, Mapping) else None
+    return isinstance(records, list) and bool(records) and all(
+        isinstance(record, Mapping) and record.get("eventSource") == "aws:sqs" for record in records
+    )
+
+
+def parse_body(body: str) -> list[Request]:
+    """The requests in the body of one message.
+
+    Raises
+    ------
+    UnknownEvent
+    """
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnknownEvent(f"a message whose body is not JSON: {quoted(body)}") from error
+    if isinstance(event, Mapping) and event.keys() == {"model_id"}:
+        return [RoundRequest(_model_id(event["model_id"]))]
+    return parse(event)
+
+
+def parse(event: Any) -> list[Request]:
+    """The requests in an event that did not come through a queue.
+
+    Raises
+    ------
+    UnknownEvent
+    """
+    if not isinstance(event, Mapping):
+        raise UnknownEvent(f"expected a JSON object, got {quoted(event)}")
+    try:
+        return list(_requests(event))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnknownEvent(f"an event that lacks {error}: {_described(event)}") from error
+
+
+def _requests(event: Mapping[str, Any]) -> Iterator[Request]:
+    if event.get("Event") == "s3:TestEvent":
+        yield StorageTest()
+    elif event.get("Records"):
+        for record in event["Records"]:
+            yield _s3_record(record)
+    elif event.get("detail-type") == "Object Created" and event.get("source") == "aws.s3":
+        yield _eventbridge_object(event["detail"])
+    elif event.get("detail-type") == "Scheduled Event":
+        yield _schedule(event.get("detail") or {})
+    else:
+        raise UnknownEvent(
+            f"an event this function does not know: {_described(event)}. It takes S3 uploads, "
+            "schedules and messages; the table is in README.md"
+        )
+
+
+def _s3_record(record: Mapping[str, Any]) -> Upload:
+    """A record of an S3 notification: its key is encoded as a form's field is."""
+    if record.get("eventSource") != "aws:s3" or not record["eventName"].startswith(
+        "ObjectCreated:"
+    ):
+        raise UnknownEvent(f"expected an ObjectCreated record of aws:s3, got {_described(record)}")
+    stored = record["s3"]["object"]
+    return Upload(
+        bucket=record["s3"]["bucket"]["name"],
+        key=unquote_plus(stored["key"]),
+        etag=stored.get("eTag", "").strip('"'),
+        version=stored.get("versionId") or "",
+        size=stored.get("size"),
+    )
+
+
+def _eventbridge_object(detail: Mapping[str, Any]) -> Upload:
+    """An "Object Created" event: its key is not encoded."""
+    stored = detail["object"]
+    return Upload(
+        bucket=detail["bucket"]["name"],
+        key=stored["key"],
+        etag=stored.get("etag", "").strip('"'),
+        version=stored.get("version-id") or "",
+        size=stored.get("size"),
+    )
+
+
+def _schedule(detail: Mapping[str, Any] | str) -> Request:
+    # EventBridge Scheduler hands its input on as text.
+    fields = json.loads(detail) if isinstance(detail, str) else detail
+    return RoundRequest(_model_id(fields["model_id"])) if "model_id" in fields else SweepRequest()
+
+
+def _model_id(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise UnknownEvent(f"model_id must be a positive whole number, got {quoted(value)}")
+    return value
+
+
+def _described(event: Mapping[str, Any]) -> str:
+    """Enough of an event to know it by: its keys, and what it says it is."""
+    told = {name: event[name] for name in _TELLING if name in event}
+    return (
+        f"{quoted(json.dumps(told, default=str))} with the keys {quoted(sorted(map(str, event)))}"
+    )
+
+
+_TELLING = ("source", "detail-type", "eventSource", "eventName", "Event")

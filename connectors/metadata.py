@@ -1,0 +1,201 @@
+"""The metadata connector: models, updates, rounds and aggregates through Django's ORM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.db import transaction
+from django.utils import timezone
+
+from aggregation.errors import LostRound
+from aggregation.requirements import positional_arguments
+from connectors import queries
+from connectors.base import BaseMetadataConnector, Settings
+from connectors.queries import State, UpdateStatus, translated_errors
+from connectors.rounds import RoundLedger
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
+
+
+class DjangoMetadataConnector(BaseMetadataConnector):
+    """Metadata in the database that Django is configured for.
+
+    Parameters
+    ----------
+    settings : mapping, optional
+        ``lease_seconds``: how long a round is this process's own, by default the setting
+        LEASE_SECONDS; ``request_id``: kept with the rounds; ``clock``: tells the time.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        self._clock = self.settings.get("clock", timezone.now)
+        self.rounds = RoundLedger(
+            timedelta(seconds=self.settings.get("lease_seconds", django_settings.LEASE_SECONDS)),
+            self._clock,
+            str(self.settings.get("request_id", "")),
+        )
+
+    def pull_federated_model_w_id(self, fed_model_id: int) -> FederatedModel | None:
+        """The federated model with that id, or None."""
+        with translated_errors():
+            return FederatedModel.objects.filter(pk=fed_model_id).first()
+
+    def pull_latest_model_aggregate(self, model: FederatedModel) -> ModelAggregate | None:
+        """The model's newest aggregate, or None before its first round."""
+        with translated_errors():
+            return model.aggregates.order_by("-number").first()
+
+    def pull_model_requirements(self, model: FederatedModel) -> list[Any]:
+        """``[name, arguments by position]`` of the model's requirement."""
+        return [model.requirement or None, positional_arguments(model.requirement_object())]
+
+    def pull_model_updates_pending_aggregation(self, model: FederatedModel) -> list[ModelUpdate]:
+        """The members' updates that are PENDING or FAILED, in the order of their upload."""
+        with translated_errors():
+            return list(queries.pending_updates(model).order_by("uploaded_on", "pk"))
+
+    def pull_model_updates_ready_for_aggregation(
+        self, model: FederatedModel, parent_agg: ModelAggregate | None
+    ) -> list[ModelUpdate]:
+        """The newest pending update of each member whose base the model allows; by client."""
+        with translated_errors():
+            return list(queries.ready_updates(model, parent_agg.number if parent_agg else 0))
+
+    def pull_model_updates_registered_for_aggregation(
+        self, model: FederatedModel
+    ) -> list[ModelUpdate]:
+        """The updates that the model's running round has registered; by client."""
+        with translated_errors():
+            registered = model.model_updates.filter(status=UpdateStatus.RUNNING)
+            return list(registered.select_related("client").order_by("client_id"))
+
+    def register_model_updates_for_aggregation(self, model_updates: Sequence[ModelUpdate]) -> None:
+        """Open a round by hand with these updates: all of them or none."""
+        updates = list(model_updates)
+        named = {update.federated_model_id for update in updates}
+        if len(named) != 1:
+            raise ValueError(
+                f"expected the updates of one federated model, got those of {len(named)}"
+            )
+        with translated_errors(), transaction.atomic():
+            (model_id,) = named
+            queries.lock_model(model_id)
+            now = queries.situation(model_id)
+            if (
+                now.running
+                and now.running.by_hand
+                and now.running.lease_expires_at <= self._clock()
+            ):
+                self.rounds.recover(now.running)
+                now = queries.situation(model_id)
+            if now.running:
+                raise LostRound(f"{now.running} is running: its model can have no other")
+            self.rounds.open(now, updates, by_hand=True)
+
+    def model_weights(self, model: FederatedModel, parent_agg: ModelAggregate | None) -> str | None:
+        """An object that is laid out as the model is: its parent's, its initial artifact's, or that
+        of an update that is registered for a round."""
+        if parent_agg:
+            return str(parent_agg.result.name)
+        if model.current_artifact:
+            return str(model.current_artifact.values.name)
+        registered = self.pull_model_updates_registered_for_aggregation(model)
+        return str(registered[0].data.name) if registered else None
+
+    def post_new_model_aggregate(
+        self, model: FederatedModel, parent_agg: ModelAggregate | None, results: str
+    ) -> ModelAggregate:
+        """Create the model's next aggregate.
+
+        Parameters
+        ----------
+        model, parent_agg
+        results : str
+            Where the bytes are in storage.
+
+        Raises
+        ------
+        LostRound
+            If ``parent_agg`` is not the latest aggregate, or a round that is not by hand is running.
+        """
+        with translated_errors(), transaction.atomic():
+            queries.lock_model(model.pk)
+            now = queries.situation(model.pk)
+            latest = now.parent.pk if now.parent else None
+            given = parent_agg.pk if parent_agg else None
+            if latest != given:
+                raise LostRound(
+                    f"aggregate {given} is not the latest of model {model.pk}, {latest} is: "
+                    "the lineage is a line"
+                )
+            if now.running and not now.running.by_hand:
+                raise LostRound(f"{now.running} is running: it will make the next aggregate")
+            aggregate = ModelAggregate.objects.create(
+                federated_model=model, parent=parent_agg, number=now.number, result=results
+            )
+            if now.running:
+                AggregationRound.objects.filter(pk=now.running.pk).update(aggregate=aggregate)
+            return aggregate
+
+    def register_model_update_used_in_aggregate(
+        self, model_updates: Sequence[ModelUpdate], aggregate: ModelAggregate
+    ) -> None:
+        """Settle the round that made the aggregate: these updates are in it, its others wait on."""
+        ids = [update.pk for update in model_updates]
+        with translated_errors(), transaction.atomic():
+            chosen = ModelUpdate.objects.filter(pk__in=ids)
+            self._refuse(
+                chosen.exclude(applied_aggregate=None).exclude(applied_aggregate=aggregate),
+                "is already part of another aggregate",
+            )
+            chosen.update(applied_aggregate=aggregate, status=UpdateStatus.COMPLETE)
+            made_by = AggregationRound.objects.filter(aggregate=aggregate, state=State.RUNNING)
+            for held in made_by.select_for_update():
+                queries.registered_updates(held).order_by().update(status=UpdateStatus.FAILED)
+                self.rounds.close(held, State.PUBLISHED, updates_used=len(ids))
+
+    def register_model_updates_use_in_aggregation_complete(
+        self, model_updates: Sequence[ModelUpdate], is_successful: bool
+    ) -> None:
+        """Say how the aggregation of registered updates ended."""
+        ids = [update.pk for update in model_updates]
+        with translated_errors(), transaction.atomic():
+            chosen = ModelUpdate.objects.filter(pk__in=ids)
+            if is_successful:
+                self._refuse(
+                    chosen.filter(applied_aggregate=None),
+                    "is in no aggregate, so that it would be lost: register its use in one, or that "
+                    "its aggregation failed",
+                )
+                chosen.update(status=UpdateStatus.COMPLETE)
+                return
+            self._refuse(
+                chosen.exclude(applied_aggregate=None),
+                "is part of an aggregate: ready again, it would be counted twice",
+            )
+            self._give_back(ids)
+
+    def _give_back(self, ids: Sequence[int]) -> None:
+        """Make updates ready again, and close the rounds by hand that have none left."""
+        chosen = ModelUpdate.objects.filter(pk__in=ids)
+        held_by = list(chosen.exclude(round=None).values_list("round", flat=True))
+        chosen.update(status=UpdateStatus.FAILED)
+        emptied = AggregationRound.objects.filter(
+            pk__in=held_by, state=State.RUNNING, by_hand=True
+        ).exclude(updates__status=UpdateStatus.RUNNING)
+        for held in emptied:
+            self.rounds.close(held, State.FAILED, error="its workflow said that it failed")
+
+    @staticmethod
+    def _refuse(contradicting: Any, why: str) -> None:
+        first = contradicting.order_by("pk").values_list("pk", flat=True).first()
+        if first is not None:
+            raise ValueError(f"update {first} {why}")
+
+    def update_database(self) -> None:
+        """Apply all migrations."""
+        call_command("migrate", interactive=False, verbosity=0)

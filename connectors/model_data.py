@@ -1,0 +1,211 @@
+"""The model-data connector: updates and aggregates in Django's default storage."""
+
+from __future__ import annotations
+
+import copy
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from django.core.files.base import File
+from django.core.files.storage import FileSystemStorage, default_storage
+from django.core.files.uploadedfile import SimpleUploadedFile
+from numpy.typing import NDArray
+
+from aggregation.errors import UpdateRejected, quoted
+from aggregation.formats import Spool, encoder_for, format_of, open_weights, peek_layout
+from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout, layout_difference
+from aggregation.sources import BytesSource
+from aggregation.weights import Weights, read_tensors
+from connectors.base import BaseModelDataConnector
+from connectors.storage import FileObjects, Objects
+from models_app.models import ModelUpdate
+
+
+class DjangoModelDataConnector(BaseModelDataConnector):
+    """Reads and writes through Django's default storage: a bucket by django-storages, or a directory.
+
+    Weights are read by ranges and written part by part, which Django's file interface does not know:
+    for that the storage's own client is used, with the storage's own configuration.
+    """
+
+    @cached_property
+    def objects(self) -> Objects:
+        """The storage's objects.
+
+        Raises
+        ------
+        TypeError
+            If the storage is neither S3 nor a directory.
+        """
+        storage = default_storage
+        if isinstance(storage, FileSystemStorage):
+            return FileObjects(storage.location)
+        if not hasattr(storage, "bucket"):
+            raise TypeError(
+                f"DjangoModelDataConnector reads S3Storage and FileSystemStorage, not {storage!r}"
+            )
+        return _objects_of_bucket(storage)
+
+    def open(
+        self,
+        key: str,
+        *,
+        size: int | None = None,
+        etag: str = "",
+        like: TensorLayout | None = None,
+        spool: Spool,
+    ) -> Weights:
+        """Open a weights object; its extension tells the format.
+
+        Parameters
+        ----------
+        key : str
+        size, etag
+            As they were when the object was first seen; asked of storage where they are not known.
+        like : TensorLayout, optional
+            The model's, for formats that do not tell dtypes.
+        spool : Spool
+
+        Raises
+        ------
+        UpdateRejected
+            If the object is missing, replaced, or not a well-formed weights object.
+        """
+        if size is None or not etag:
+            seen = self.objects.stat(key, etag=etag)
+            size, etag = seen.size, seen.etag
+        source = self.objects.source(key, size=size, etag=etag)
+        return open_weights(source, format_of(key), like=like, spool=spool)
+
+    def layout(self, key: str) -> TensorLayout:
+        """How an object of our own is laid out."""
+        seen = self.objects.stat(key)
+        return peek_layout(self.objects.source(key, size=seen.size, etag=seen.etag), format_of(key))
+
+    def open_update(
+        self, update: ModelUpdate, *, like: TensorLayout | None = None, spool: Spool
+    ) -> Weights:
+        """Open the object of an update, which must be the one seen at the door."""
+        key = str(update.data.name)
+        return self.open(key, size=update.size, etag=update.etag, like=like, spool=spool)
+
+    def pull_model_updates_data(self, model_updates: Sequence[ModelUpdate]) -> list[ModelUpdate]:
+        """Copies of the updates whose ``data`` is a list of arrays, one a layer."""
+        loaded = []
+        for update in model_updates:
+            twin = copy.copy(update)
+            try:
+                with Spool() as spool:
+                    arrays = read_tensors(self.open_update(update, spool=spool))
+            except UpdateRejected as error:
+                raise UpdateRejected(f"update {update.pk}: {error}") from error
+            # The field's descriptor takes any value; a list is what a workflow averages.
+            twin.data = list(arrays.values())  
+            loaded.append(twin)
+        return loaded
+
+    def store_result(
+        self, file: File[Any], model_location: str | None, model_id: int, number: int
+    ) -> str:
+        """Store a result that a workflow computed, in the format and dtype of its model.
+
+        For results that fit in memory, as the workflow that made them had them.
+
+        Parameters
+        ----------
+        file : File
+            Its name tells the format.
+        model_location : str, optional
+            An object that is laid out as the model is.
+        model_id, number : int
+            Of the round.
+
+        Returns
+        -------
+        str
+            Where it is.
+
+        Raises
+        ------
+        UpdateRejected
+            If the result is not laid out as the model is, or is not finite.
+        """
+        with Spool() as spool:
+            model = self.open(model_location, spool=spool) if model_location else None
+            file.seek(0)
+            weights = open_weights(
+                BytesSource(file.read()),
+                format_of(str(file.name)),
+                like=model.layout if model else None,
+                spool=spool,
+            )
+            arrays = _checked(weights, model)
+        kind = model or weights
+        key = aggregate_key(model_id, number, kind.format)
+        sink = self.objects.sink(key, None)
+        sink.write_part(1, encoded(arrays, kind.format), last=True)
+        sink.complete()
+        return key
+
+    def prep_model_data_for_storage(self, data: Sequence[Any] | Mapping[str, Any]) -> SimpleUploadedFile:
+        """A result as an uploaded file: a mapping as safetensors, a list of layers as JSON."""
+        if isinstance(data, Mapping):
+            arrays = {str(name): np.asarray(array) for name, array in data.items()}
+            return SimpleUploadedFile("aggregate.safetensors", encoded(arrays, "safetensors"))
+        layers = [np.asarray(layer).tolist() for layer in data]
+        text = json.dumps(layers, allow_nan=False)
+        return SimpleUploadedFile("aggregate.json", text.encode(), "application/json")
+
+
+def aggregate_key(model_id: int, number: int, format: str) -> str:
+    """A new key for the aggregate of a round; no two attempts share one."""
+    return f"aggregates/{model_id}/round-{number:06d}-{uuid.uuid4().hex}.{format}"
+
+
+def _checked(weights: Weights, model: Weights | None) -> dict[str, NDArray[Any]]:
+    """The tensors of a result, named as the model's are, if they are laid out so and finite."""
+    arrays = read_tensors(weights)
+    for name, array in arrays.items():
+        if not np.isfinite(array.astype(np.float64)).all():
+            raise UpdateRejected(f"the result is not finite in tensor {quoted(name)}")
+    if model is None:
+        return arrays
+    difference = layout_difference(model.layout, weights.layout)
+    if difference:
+        raise UpdateRejected(f"the result is not laid out as the model is: {difference}")
+    names = [tensor.name for tensor in model.layout.tensors]
+    if weights.layout.named and model.layout.named:
+        return {name: arrays[name] for name in names}
+    return dict(zip(names, arrays.values(), strict=True))
+
+
+def _objects_of_bucket(storage: Any) -> Objects:
+    from connectors.s3 import S3Objects
+
+    return S3Objects(
+        storage.connection.meta.client, storage.bucket_name, storage.get_object_parameters("")
+    )
+
+
+def encoded(
+    arrays: Mapping[str, NDArray[Any]], format: str, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Arrays as a weights object of that format, in memory."""
+    tensors = []
+    for name, array in arrays.items():
+        if array.dtype not in DTYPE_NAMES:
+            known = ", ".join(str(dtype) for dtype in DTYPE_NAMES)
+            raise UpdateRejected(f"tensor {name!r} has dtype {array.dtype}; known are {known}")
+        tensors.append(Tensor(name, array.dtype, array.shape))
+    layout = TensorLayout(tuple(tensors))
+    encoder = encoder_for(format, layout, metadata)
+    pieces: list[bytes | memoryview] = [encoder.header()]
+    for tensor, start, array in zip(tensors, layout.starts, arrays.values(), strict=False):
+        if tensor.size:
+            flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            pieces += encoder.encode(layout.bytes_before(start), flat.data)
+    return b"".join([*pieces, encoder.footer()])

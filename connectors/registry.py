@@ -1,0 +1,37 @@
+"""Connectors by the name of their class, so that settings can name them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, Self
+
+
+class Registered:
+    """Base of a family of connectors. A concrete subclass is known by its name, in any case.
+
+    The family is the direct subclass of this class: `BaseAggConnector` and `BaseMetadataConnector`
+    do not know each other's members.
+    """
+
+    #: What settings name is missing, in words, for the family's messages.
+    family: ClassVar[str]
+    _known: ClassVar[dict[str, type[Any]]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Registered in cls.__bases__:
+            cls._known = {}
+        elif not inspect.isabstract(cls):
+            cls._known[cls.__name__.lower()] = cls
+
+    @classmethod
+    def known(cls) -> list[str]:
+        """Names of the family's members."""
+        return sorted(member.__name__ for member in cls._known.values())
+
+    @classmethod
+    def _member(cls, name: str) -> type[Self]:
+        member = cls._known.get(str(name).lower())
+        if member is None:
+            raise ValueError(f"unknown {cls.family} {name!r}; known are {', '.join(cls.known())}")
+        return member

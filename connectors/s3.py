@@ -1,0 +1,245 @@
+"""S3 as the core sees it: objects read by ranges, and written part by part.
+
+Errors of the SDK become the core's own here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from botocore.exceptions import (
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    ResponseStreamingError,
+)
+from botocore.exceptions import ConnectionError as NoConnection
+
+from aggregation.errors import (
+    ObjectMissing,
+    ProgressLost,
+    TemporarilyUnavailable,
+    UpdateRejected,
+)
+from aggregation.sources import Buffer
+from connectors.storage import StoredObject
+
+#: What passes: the network, and S3 asking for patience.
+PASSING_ERRORS = (NoConnection, HTTPClientError, IncompleteReadError, ResponseStreamingError)
+PASSING_CODES = {
+    "SlowDown",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "Throttling",
+    "429",
+    "500",
+    "503",
+}
+
+#: Times a request is made again where the SDK has given up or, as with a body that breaks off, does
+#: not try; with full jitter between, so that many functions do not come back at once.
+TRIES = 4
+FIRST_PAUSE_SECONDS = 0.2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """The SDK's errors as the core's own."""
+    try:
+        yield
+    except PASSING_ERRORS as error:
+        raise TemporarilyUnavailable(f"S3 cannot be reached: {error}") from error
+    except ClientError as error:
+        raise _translated(error) from error
+
+
+def _translated(error: ClientError) -> Exception:
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in ("NoSuchKey", "404"):
+        return ObjectMissing("the object is not there: deleted, or not visible yet")
+    if code in ("PreconditionFailed", "412"):
+        return UpdateRejected("the object was replaced after its upload was announced")
+    if code in ("InvalidRange", "416"):
+        return UpdateRejected("the object is shorter than expected")
+    if code == "NoSuchUpload":
+        return ProgressLost("the unfinished result is no longer in S3")
+    if status >= 500 or code in PASSING_CODES:
+        return TemporarilyUnavailable(f"S3 answers {code}: {error}")
+    return error
+
+
+def patiently(function: Callable[P, T]) -> Callable[P, T]:
+    """Call again, after a pause, what fails with `TemporarilyUnavailable`; in the end, raise it."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(TRIES - 1):
+            try:
+                return function(*args, **kwargs)
+            except TemporarilyUnavailable:
+                time.sleep(random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))
+        return function(*args, **kwargs)
+
+    return call
+
+
+class S3Objects:
+    """The objects of one bucket.
+
+    Parameters
+    ----------
+    client
+        boto3's S3 client; shared by threads.
+    bucket : str
+    write_parameters : mapping, optional
+        Added to every write: encryption, storage class.
+    """
+
+    def __init__(
+        self, client: Any, bucket: str, write_parameters: Mapping[str, Any] | None = None
+    ) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.write_parameters = dict(write_parameters or {})
+
+    @patiently
+    def stat(self, key: str, *, etag: str = "") -> StoredObject:
+        """What S3 says of an object; with an ``etag``, of that one only."""
+        condition = _only_if(etag)
+        with translated_errors():
+            head = self.client.head_object(Bucket=self.bucket, Key=key, **condition)
+        return StoredObject(
+            size=head["ContentLength"],
+            etag=head["ETag"].strip('"'),
+            uploaded_on=head["LastModified"],
+            metadata={name.lower(): value for name, value in head["Metadata"].items()},
+        )
+
+    def source(self, key: str, *, size: int, etag: str) -> S3Source:
+        """The object's bytes, as long as it is the one with this ``etag``."""
+        return S3Source(self, key, size, etag)
+
+    def sink(self, key: str, state: Mapping[str, Any] | None) -> S3Sink:
+        """A new object, or one that was begun."""
+        return S3Sink(self, key, state)
+
+
+def _only_if(etag: str) -> dict[str, str]:
+    return {"IfMatch": f'"{etag}"'} if etag else {}
+
+
+class S3Source:
+    """One object, read by ranged GETs that S3 refuses once the object is another one."""
+
+    def __init__(self, objects: S3Objects, key: str, size: int, etag: str) -> None:
+        self._objects = objects
+        self._key = key
+        self._condition = _only_if(etag)
+        self.size = size
+
+    @patiently
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        if offset + len(buffer) > self.size:
+            raise UpdateRejected(
+                f"the object ends at byte {self.size}, expected {offset + len(buffer)}"
+            )
+        with translated_errors():
+            response = self._objects.client.get_object(
+                Bucket=self._objects.bucket,
+                Key=self._key,
+                Range=f"bytes={offset}-{offset + len(buffer) - 1}",
+                **self._condition,
+            )
+            with response["Body"] as body:
+                while buffer:
+                    count = body.readinto(buffer)
+                    if not count:
+                        raise TemporarilyUnavailable("S3 ended a body too early")
+                    buffer = buffer[count:]
+
+
+class S3Sink:
+    """One object, written by a multipart upload; in a single request if one part is all of it.
+
+    Its state names the upload. The parts that are in it are asked of S3 when the upload is gone on
+    with, so that the state says no more than S3 does.
+    """
+
+    def __init__(self, objects: S3Objects, key: str, state: Mapping[str, Any] | None) -> None:
+        self._objects = objects
+        self.location = key
+        self._upload_id: str | None = None
+        self._parts: dict[int, dict[str, Any]] = {}
+        if state:
+            self.location = state["key"]
+            self._upload_id = state["upload_id"]
+            self._parts = self._stored_parts(state["parts"])
+
+    @property
+    def _upload(self) -> dict[str, Any]:
+        return {"Bucket": self._objects.bucket, "Key": self.location, "UploadId": self._upload_id}
+
+    @patiently
+    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+        client, bucket = self._objects.client, self._objects.bucket
+        with translated_errors():
+            if last and number == 1:
+                extra = self._objects.write_parameters
+                client.put_object(Bucket=bucket, Key=self.location, Body=data, **extra)
+                return
+            if self._upload_id is None:
+                extra = {**self._objects.write_parameters, "ChecksumAlgorithm": "CRC32"}
+                begun = client.create_multipart_upload(Bucket=bucket, Key=self.location, **extra)
+                self._upload_id = begun["UploadId"]
+            self._parts[number] = client.upload_part(
+                PartNumber=number, Body=data, ChecksumAlgorithm="CRC32", **self._upload
+            )
+
+    def state(self) -> dict[str, Any]:
+        return {"key": self.location, "upload_id": self._upload_id, "parts": len(self._parts)}
+
+    @patiently
+    def complete(self) -> None:
+        if self._upload_id is None:
+            return
+        parts = [
+            {"PartNumber": number, **{k: v for k, v in part.items() if k in _OF_A_PART}}
+            for number, part in sorted(self._parts.items())
+        ]
+        with translated_errors():
+            self._objects.client.complete_multipart_upload(
+                MultipartUpload={"Parts": parts}, **self._upload
+            )
+
+    def abort(self) -> None:
+        if self._upload_id is None:
+            return
+        try:
+            with translated_errors():
+                self._objects.client.abort_multipart_upload(**self._upload)
+        except ProgressLost:
+            pass
+        self._upload_id = None
+        self._parts = {}
+
+    @patiently
+    def _stored_parts(self, count: int) -> dict[int, dict[str, Any]]:
+        with translated_errors():
+            pages = self._objects.client.get_paginator("list_parts").paginate(**self._upload)
+            stored = {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+        if not all(number in stored for number in range(1, count + 1)):
+            raise ProgressLost("parts of the unfinished result are no longer in S3")
+        return {number: part for number, part in stored.items() if number <= count}
+
+
+#: What of S3's answer to a part it wants to hear again when the object is completed.
+_OF_A_PART = ("ETag", "ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA256")

@@ -1,0 +1,100 @@
+"""What the connectors ask of storage, and the answer of a directory on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from aggregation.errors import ObjectMissing, UpdateRejected
+from aggregation.parts import FileSink
+from aggregation.round import ResultSink
+from aggregation.sources import ByteSource, FileSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """What storage says of an object.
+
+    Parameters
+    ----------
+    size : int
+        In bytes.
+    etag : str
+        Changes when the object is written again.
+    uploaded_on : datetime
+    metadata : mapping
+        What the uploader said of it, by lower-case name.
+    """
+
+    size: int
+    etag: str
+    uploaded_on: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Objects(Protocol):
+    """Objects by key, read by ranges and written part by part."""
+
+    def stat(self, key: str, *, etag: str = "") -> StoredObject:
+        """What storage says of an object; with an ``etag``, of that one only.
+
+        Raises
+        ------
+        ObjectMissing
+        UpdateRejected
+            If the object was replaced.
+        """
+
+    def source(self, key: str, *, size: int, etag: str) -> ByteSource:
+        """The object's bytes, as long as it is the one with this ``etag``."""
+
+    def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
+        """A new object; with a state, the one that was begun."""
+
+
+class FileObjects:
+    """The files below a directory; a key is a path in it."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = Path(root).resolve()
+
+    def _path(self, key: str) -> Path:
+        path = (self._root / key).resolve()
+        if not path.is_relative_to(self._root):
+            raise UpdateRejected("the key leads out of the storage's directory")
+        return path
+
+    def stat(self, key: str, *, etag: str = "") -> StoredObject:
+        try:
+            status = self._path(key).stat()
+        except OSError as error:
+            raise ObjectMissing("the file is not there") from error
+        found = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+        if etag and found != etag:
+            raise UpdateRejected("the file was replaced after its upload was announced")
+        uploaded_on = datetime.fromtimestamp(status.st_mtime, UTC)
+        return StoredObject(size=status.st_size, etag=found, uploaded_on=uploaded_on)
+
+    def source(self, key: str, *, size: int, etag: str) -> ByteSource:
+        self.stat(key, etag=etag)
+        return FileSource(self._path(key))
+
+    def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _KeyedFileSink(key, path, dict(state) if state else None)
+
+
+class _KeyedFileSink(FileSink):
+    """A `FileSink` that tells its key rather than its path."""
+
+    def __init__(self, key: str, path: Path, state: dict[str, Any] | None) -> None:
+        self.location = state["key"] if state else key
+        super().__init__(path.with_name(Path(self.location).name), state)
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "key": self.location}
