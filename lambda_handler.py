@@ -1,0 +1,288 @@
+"""The Lambda function: boot Django once per environment, parse the event, act, answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+django.setup()
+
+from aws_lambda_powertools import Logger, Metrics, Tracer  # noqa: E402
+from aws_lambda_powertools.metrics import MetricUnit  # noqa: E402
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType  # noqa: E402
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord  # noqa: E402
+from aws_lambda_powertools.utilities.typing import LambdaContext  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.db import close_old_connections  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from aggregation.engine import Resources  # noqa: E402
+from aggregation.round import Claim, RoundAnswer, Status, run_round  # noqa: E402
+from connectors import DjangoAggConnector  # noqa: E402
+from connectors.door import Door, NotAnUpdate  # noqa: E402
+from connectors.events import (  # noqa: E402
+    Request,
+    RoundRequest,
+    StorageTest,
+    SweepRequest,
+    Upload,
+    is_sqs_batch,
+    parse,
+    parse_body,
+)
+from connectors.queries import due_models  # noqa: E402
+from connectors.queue import RoundQueue  # noqa: E402
+
+# An invocation that had nothing to count is no mistake.
+warnings.filterwarnings("ignore", "No application metrics to publish")
+
+logger = Logger()
+metrics = Metrics()
+tracer = Tracer()
+
+#: By what the logs of one event are found together, whatever the event is.
+CORRELATION_ID = 'id || Records[0].messageId || Records[0].responseElements."x-amz-request-id"'
+
+#: An attempt stops this long before the function's time is up, or at this share of it if that is
+#: less: enough to store a part and to ask for the rest.
+STOP_BEFORE_END_SECONDS = 20.0
+STOP_BEFORE_END_SHARE = 0.2
+
+#: How much longer than its time a function is trusted to live.
+LEASE_SLACK_SECONDS = 15.0
+
+
+@logger.inject_lambda_context(correlation_id_path=CORRELATION_ID, clear_state=True)
+@tracer.capture_lambda_handler(capture_response=False)
+@metrics.log_metrics
+def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
+    """Answer one invocation. The table of events is in README.md.
+
+    Raises
+    ------
+    connectors.events.UnknownEvent
+    connectors.queries.UnknownModel
+    aggregation.errors.TemporarilyUnavailable
+        The same event is to be delivered again.
+    """
+    close_old_connections()
+    invocation = Invocation(context)
+    if is_sqs_batch(event):
+        return invocation.answer_batch(event["Records"])
+    requests = parse(event)
+    match requests:
+        case [RoundRequest(model_id)]:
+            return told(invocation.run(model_id))
+        case [SweepRequest()]:
+            return invocation.sweep()
+        case _:
+            wanted = invocation.admit(requests)
+            return {"rounds": [told(invocation.run(model_id)) for model_id in wanted]}
+
+
+def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:
+    """Bring the database to the newest structure: the handler of the function that runs on deploy.
+
+    Raises
+    ------
+    Exception
+        Whatever kept a migration from being applied: the deployment is to fail.
+    """
+    DjangoAggConnector(AGGREGATOR).update_metadata_database_arch()
+    return {"migrated": True}
+
+
+AGGREGATOR: dict[str, Any] = {
+    "metadata_connector": {"type": "DjangoMetadataConnector"},
+    "model_data_connector": {"type": "DjangoModelDataConnector"},
+}
+
+
+@cache
+def door() -> Door:
+    """Where uploads are registered; keeps the layouts it has seen."""
+    return Door(DjangoAggConnector(AGGREGATOR).model_data)
+
+
+@cache
+def queue() -> RoundQueue | None:
+    """The function's own queue, if it has one."""
+    if not settings.QUEUE_URL:
+        return None
+    import boto3
+
+    return RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
+
+
+def told(answer: RoundAnswer) -> dict[str, Any]:
+    """An answer as the caller is given it."""
+    shown = {
+        "model_id": answer.model_id,
+        "status": str(answer.status),
+        "round": answer.round,
+        "aggregate_id": answer.aggregate_id,
+        "updates_used": answer.updates_used,
+        "updates_rejected": answer.updates_rejected,
+    }
+    return shown | ({"reason": answer.reason} if answer.reason else {})
+
+
+def _name_in_logs(claim: Claim) -> None:
+    logger.append_keys(round=claim.number, attempt=claim.attempt)
+    logger.info("round claimed", updates=len(claim.updates))
+
+
+class Invocation:
+    """One invocation: what it may still do follows from the time that is left of it."""
+
+    def __init__(self, context: LambdaContext) -> None:
+        self._context = context
+        seconds = self._seconds_left()
+        self._margin = min(STOP_BEFORE_END_SECONDS, seconds * STOP_BEFORE_END_SHARE)
+        metadata = {
+            "lease_seconds": seconds + LEASE_SLACK_SECONDS,
+            "request_id": context.aws_request_id,
+        }
+        kind = AGGREGATOR["metadata_connector"]["type"]
+        self._connector = DjangoAggConnector(
+            {**AGGREGATOR, "metadata_connector": {"type": kind, "settings": metadata}}
+        )
+
+    def _seconds_left(self) -> float:
+        return self._context.get_remaining_time_in_millis() / 1000
+
+    def _out_of_time(self) -> bool:
+        return self._seconds_left() <= self._margin
+
+    def answer_batch(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        """Act on a batch of messages: all are read first, then one round is run for each model that
+        is named, and the messages that named it share its fate."""
+        processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+        senders: dict[int, list[SQSRecord]] = {}
+
+        def read(record: SQSRecord) -> None:
+            try:
+                wanted = self.admit(parse_body(record.body))
+            except Exception:
+                logger.exception("message failed", message_id=record.message_id)
+                raise
+            for model_id in wanted:
+                senders.setdefault(model_id, []).append(record)
+
+        with processor(records=records, handler=read):
+            processor.process()
+            for model_id, named_by in senders.items():
+                try:
+                    self.run(model_id)
+                except Exception:
+                    for record in named_by:
+                        processor.failure_handler(record, sys.exc_info())
+        failed = {str(item["itemIdentifier"]) for item in processor.response()["batchItemFailures"]}
+        return {"batchItemFailures": [{"itemIdentifier": each} for each in sorted(failed)]}
+
+    def admit(self, requests: Iterable[Request]) -> list[int]:
+        """Register what was uploaded; the models for which a round is wanted, each once."""
+        wanted: dict[int, None] = {}
+        for request in requests:
+            match request:
+                case Upload():
+                    wanted |= dict.fromkeys(self._register(request))
+                case RoundRequest(model_id):
+                    wanted[model_id] = None
+                case SweepRequest():
+                    self.sweep()
+                case StorageTest():
+                    logger.info("S3 tried its notifications: ignored")
+        return list(wanted)
+
+    def _register(self, upload: Upload) -> list[int]:
+        try:
+            admission = door().admit(upload)
+        except NotAnUpdate as error:
+            logger.warning("upload ignored", key=ascii(upload.key), reason=str(error))
+            metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
+            return []
+        about: dict[str, Any] = {"model": admission.model_id, "client": admission.client}
+        if admission.reason:
+            about["reason"] = admission.reason
+            logger.warning("update rejected at the door", extra=about)
+            metrics.add_metric("UpdatesRejected", MetricUnit.Count, 1)
+            return []
+        about["seen_before"] = admission.seen_before
+        logger.info("update registered", extra=about)
+        return [admission.model_id]
+
+    def sweep(self) -> dict[str, Any]:
+        """See to every model that has ready updates or a round left behind."""
+        due = due_models(timezone.now())
+        to = queue()
+        if to is not None:
+            to.request_rounds(due)
+            logger.info("sweep", models=due)
+            return {"requested": due}
+        return {"rounds": [told(self.run(model_id)) for model_id in due]}
+
+    def run(self, model_id: int) -> RoundAnswer:
+        """Run a round of a model, and further ones while updates that came meanwhile suffice.
+
+        Returns
+        -------
+        RoundAnswer
+            Of the first round.
+        """
+        first = answer = self._run_one(model_id)
+        while answer.status is Status.PUBLISHED and not self._out_of_time():
+            answer = self._run_one(model_id)
+        to = queue()
+        if (answer.continues or answer.status is Status.PUBLISHED) and to is not None:
+            to.request_rounds([model_id])
+        return first
+
+    @tracer.capture_method(capture_response=False)
+    def _run_one(self, model_id: int) -> RoundAnswer:
+        logger.append_keys(model=model_id)
+        try:
+            answer = run_round(
+                self._connector,
+                model_id,
+                resources=Resources(
+                    memory_bytes=settings.MEMORY_BUDGET_MB << 20,
+                    readers=settings.READ_THREADS if settings.BUCKET else os.cpu_count() or 1,
+                    workers=os.cpu_count() or 1,
+                ),
+                out_of_time=self._out_of_time,
+                on_claim=_name_in_logs,
+            )
+        except Exception:
+            self._tell_failure(model_id)
+            raise
+        else:
+            self._tell(answer)
+            return answer
+        finally:
+            logger.remove_keys(["model", "round", "attempt"])
+
+    def _tell(self, answer: RoundAnswer) -> None:
+        logger.info(f"round {answer.status}", extra=told(answer))
+        if answer.status is Status.PUBLISHED:
+            metrics.add_metric("RoundsPublished", MetricUnit.Count, 1)
+            metrics.add_metric("UpdatesUsed", MetricUnit.Count, answer.updates_used)
+        if answer.status is Status.REJECTED:
+            metrics.add_metric("RoundsRejected", MetricUnit.Count, 1)
+        if answer.updates_rejected:
+            metrics.add_metric("UpdatesRejected", MetricUnit.Count, answer.updates_rejected)
+
+    def _tell_failure(self, model_id: int) -> None:
+        logger.exception("round failed")
+        metrics.add_metric("RoundsFailed", MetricUnit.Count, 1)
+        model = self._connector.pull_federated_model_w_id(model_id)
+        if model and not model.allow_aggregation:
+            logger.error("model paused", reason=model.pause_reason)
+            metrics.add_metric("ModelsPaused", MetricUnit.Count, 1)

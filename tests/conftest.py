@@ -1,0 +1,163 @@
+"""The real parts every test may ask for: moto's S3 and SQS over HTTP, SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_session = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Boot Django in the environment the function has, before a test module imports it."""
+    from local.cloud import embedded_cloud
+
+    cloud = _session.enter_context(embedded_cloud())
+    folder = Path(_session.enter_context(tempfile.TemporaryDirectory(prefix="federation-tests-")))
+    os.environ.pop("STORAGE_ROOT", None)
+    os.environ.update(
+        cloud.environment(),
+        DATABASE_URL=f"sqlite:///{folder / 'unused.sqlite3'}",
+        DJANGO_SETTINGS_MODULE="settings",
+        POWERTOOLS_SERVICE_NAME="tests",
+        POWERTOOLS_METRICS_NAMESPACE="tests",
+        POWERTOOLS_TRACE_DISABLED="true",
+    )
+    config.stash[_CLOUD], config.stash[_FOLDER] = cloud, folder
+    import django
+
+    django.setup()
+
+
+def pytest_unconfigure() -> None:
+    _session.close()
+
+
+_CLOUD = pytest.StashKey[Any]()
+_FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.fixture
+def cloud(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The embedded cloud with an empty bucket and empty queues."""
+    cloud = request.config.stash[_CLOUD]
+    yield cloud
+    s3, sqs = cloud.client("s3"), cloud.client("sqs")
+    for page in s3.get_paginator("list_object_versions").paginate(Bucket=cloud.bucket):
+        for version in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
+            s3.delete_object(
+                Bucket=cloud.bucket, Key=version["Key"], VersionId=version["VersionId"]
+            )
+    for upload in s3.list_multipart_uploads(Bucket=cloud.bucket).get("Uploads", ()):
+        s3.abort_multipart_upload(
+            Bucket=cloud.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+        )
+    for url in (cloud.dead_letter_url, cloud.queue_url):
+        _replace_queue(sqs, url)
+
+
+def _replace_queue(sqs: Any, url: str) -> None:
+    """Purging is allowed once a minute, and leaves alone what has been received."""
+    kept = ("VisibilityTimeout", "RedrivePolicy")
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    sqs.delete_queue(QueueUrl=url)
+    sqs.create_queue(
+        QueueName=url.rsplit("/", 1)[1],
+        Attributes={name: attributes[name] for name in kept if name in attributes},
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """An embedded PostgreSQL."""
+    from local.postgres import embedded_postgres
+
+    with embedded_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(request: pytest.FixtureRequest) -> Path:
+    """A SQLite file with all tables and no rows."""
+    from django.core.management import call_command
+
+    path = request.config.stash[_FOLDER] / "template.sqlite3"
+    with using_database(f"sqlite:///{path}"):
+        call_command("migrate", verbosity=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Any) -> str:
+    """The URL of a PostgreSQL database with all tables and no rows."""
+    from django.core.management import call_command
+
+    with using_database(postgres.url):
+        call_command("migrate", verbosity=0)
+    return str(postgres.url)
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """A fresh SQLite database."""
+    path = tmp_path / "test.sqlite3"
+    shutil.copyfile(migrated_sqlite, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh database that Django uses: the test runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        with using_database(request.getfixturevalue("sqlite_url")) as url:
+            yield url
+    else:
+        with using_database(request.getfixturevalue("migrated_postgres")) as url:
+            yield url
+            _empty_tables()
+
+
+@contextmanager
+def using_database(url: str) -> Iterator[str]:
+    """Point Django, and the processes a test starts, to another database."""
+    import dj_database_url
+    from django.db import connections
+
+    import settings as project
+
+    before = connections.settings["default"], os.environ["DATABASE_URL"]
+    config = project.database(dj_database_url.parse(url))
+    _switch({**before[0], "NAME": "", "OPTIONS": {}, **config})
+    os.environ["DATABASE_URL"] = url
+    try:
+        yield url
+    finally:
+        _switch(before[0])
+        os.environ["DATABASE_URL"] = before[1]
+
+
+def _switch(config: dict[str, Any]) -> None:
+    from django.db import connections
+
+    connections["default"].close()
+    connections.settings["default"] = config
+    del connections["default"]
+
+
+def _empty_tables() -> None:
+    from django.apps import apps
+    from django.db import connection
+
+    tables = ", ".join(
+        connection.ops.quote_name(model._meta.db_table)
+        for model in apps.get_models(include_auto_created=True)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")

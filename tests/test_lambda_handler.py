@@ -1,0 +1,268 @@
+"""The function: each row of the event table, against moto's S3 and SQS and both databases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from connectors.events import UnknownEvent
+from connectors.queries import UnknownModel
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
+from tests import factories
+from tests.factories import filled, make_model, ready_update, sqs_event, upload
+
+EVENTS = Path(__file__).parent.parent / "events"
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+
+
+class Context:
+    """What the runtime hands to a handler beside the event."""
+
+    function_name = "aggregator"
+    memory_limit_in_mb = 512
+    invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:aggregator"
+    aws_request_id = "6b1f3c1e-0000-4000-8000-000000000001"
+
+    def __init__(self, seconds: float = 300) -> None:
+        self.seconds = seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds * 1000)
+
+
+def invoke(event: Any, seconds: float = 300) -> dict[str, Any]:
+    from lambda_handler import handler
+
+    answer: dict[str, Any] = handler(event, Context(seconds))  # type: ignore[arg-type]
+    return answer
+
+
+def payload(name: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
+    return event
+
+
+def scheduled(model: FederatedModel) -> dict[str, Any]:
+    return {**payload("schedule-model"), "detail": {"model_id": model.pk}}
+
+
+def result_of(aggregate: ModelAggregate) -> dict[str, Any]:
+    return safetensors.numpy.load(factories.get(aggregate.result.name))
+
+
+def round_requests(cloud: Any) -> list[Any]:
+    """The messages in the queue that ask for rounds; the others announce the test's own uploads."""
+    answer = cloud.client("sqs").receive_message(QueueUrl=cloud.queue_url, MaxNumberOfMessages=10)
+    bodies = [json.loads(message["Body"]) for message in answer.get("Messages", ())]
+    return [body for body in bodies if "model_id" in body]
+
+
+def test_a_schedule_with_a_model_runs_one_round_of_it() -> None:
+    """A schedule that names a model publishes the mean of its updates, weighted by their counts."""
+    model = make_model(2, requirement="all_clients")
+    ready_update(model, 1, filled(1.0), num_examples=1)
+    ready_update(model, 2, filled(4.0), num_examples=2)
+    answer = invoke(scheduled(model))
+    aggregate = model.aggregates.get()
+    assert answer == {
+        "model_id": model.pk,
+        "status": "published",
+        "round": 1,
+        "aggregate_id": aggregate.pk,
+        "updates_used": 2,
+        "updates_rejected": 0,
+    }
+    np.testing.assert_array_equal(result_of(aggregate)["w"], filled(3.0)["w"])
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda r: {"Records": [r]}, lambda r: sqs_event({"Records": [r]})]
+)
+def test_an_upload_is_registered_and_starts_the_round_it_completes(wrap: Any) -> None:
+    """An upload event, direct or through the queue, makes an update; the last one makes a round."""
+    model = make_model(2, requirement="all_clients")
+    invoke(wrap(upload(model, 1, filled(1.0), num_examples=3)))
+    update = model.model_updates.get()
+    assert (update.status, update.num_examples) == (ModelUpdate.Status.PENDING, 3)
+    assert not model.aggregates.exists()
+    invoke(wrap(upload(model, 2, filled(5.0), num_examples=1)))
+    np.testing.assert_array_equal(result_of(model.aggregates.get())["b"], filled(2.0)["b"])
+
+
+def test_an_object_created_event_of_eventbridge_registers_an_update() -> None:
+    """EventBridge's form of an upload, whose key is not encoded, is an upload like any other."""
+    model = make_model(1)
+    record = upload(model, 1, filled(1.0), name="round 1+2.safetensors")
+    event = payload("eventbridge-object-created")
+    stored = record["s3"]["object"]
+    key = f"updates/{model.pk}/{factories.client_id(1)}/round 1+2.safetensors"
+    event["detail"] = {
+        "bucket": {"name": "federation"},
+        "object": {"key": key, "size": stored["size"], "etag": stored["eTag"]},
+    }
+    assert invoke(event)["rounds"][0]["status"] == "published"
+
+
+def test_a_sweep_asks_the_queue_for_a_round_of_each_model_that_is_due(cloud: Any) -> None:
+    """A schedule without a model sends one message for each model with ready updates."""
+    due, idle, paused = make_model(1), make_model(1), make_model(1, allow_aggregation=False)
+    ready_update(due, 1, filled(1.0))
+    ready_update(paused, 1, filled(1.0))
+    assert invoke(payload("schedule-sweep")) == {"requested": [due.pk]}
+    assert round_requests(cloud) == [{"model_id": due.pk}]
+    assert not idle.rounds.exists()
+
+
+def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no queue is configured, the sweep runs the rounds itself."""
+    import lambda_handler
+
+    monkeypatch.setattr(lambda_handler, "queue", lambda: None)
+    models = [make_model(1), make_model(1)]
+    for model in models:
+        ready_update(model, 1, filled(1.0))
+    answer = invoke(payload("schedule-sweep-scheduler"))
+    assert [each["status"] for each in answer["rounds"]] == ["published", "published"]
+
+
+def test_a_message_that_names_a_model_runs_a_round() -> None:
+    """The message {"model_id": n} is a request for one round."""
+    model = make_model(1)
+    ready_update(model, 1, filled(2.0))
+    assert invoke(sqs_event({"model_id": model.pk})) == {"batchItemFailures": []}
+    assert model.aggregates.count() == 1
+
+
+@pytest.mark.parametrize("name", ["s3-test-event", "sqs-s3-test-event"])
+def test_the_test_event_of_s3_is_ignored(name: str) -> None:
+    """S3's own test of a notification does nothing and is answered as done."""
+    assert invoke(payload(name)) in ({"rounds": []}, {"batchItemFailures": []})
+
+
+@pytest.mark.parametrize(
+    "event", [payload("unknown"), {}, {"Records": []}, [], "text", {"detail": {"model_id": 1}}]
+)
+def test_an_unknown_event_is_refused_by_what_it_is(event: Any) -> None:
+    """What the function does not know is an error, never an empty success."""
+    with pytest.raises(UnknownEvent):
+        invoke(event)
+
+
+def test_an_unknown_model_is_a_clear_error() -> None:
+    """A round of a model that does not exist is refused with the id that was asked for."""
+    event = {**payload("schedule-model"), "detail": {"model_id": 4711}}
+    with pytest.raises(UnknownModel, match="4711"):
+        invoke(event)
+
+
+def test_one_bad_message_does_not_block_its_batch() -> None:
+    """Only the messages that failed are named to SQS; the others have had their effect."""
+    model = make_model(1)
+    good = {"Records": [upload(model, 1, filled(1.0))]}
+    answer = invoke(sqs_event({"hello": "world"}, good, "not json", {"model_id": 4711}))
+    failed = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
+    assert failed == {"message-1", "message-3", "message-4"}
+    assert model.aggregates.count() == 1
+
+
+def test_a_message_seen_twice_counts_once() -> None:
+    """The same notification delivered again registers nothing and changes no aggregate."""
+    model = make_model(1)
+    event = sqs_event({"Records": [upload(model, 1, filled(1.0))]})
+    assert invoke(event) == invoke(event) == {"batchItemFailures": []}
+    assert (model.model_updates.count(), model.aggregates.count()) == (1, 1)
+
+
+def test_a_paused_model_waits_and_keeps_its_updates() -> None:
+    """No round of a paused model starts, and its updates are as ready as before."""
+    model = make_model(1, allow_aggregation=False)
+    update = ready_update(model, 1, filled(1.0))
+    assert invoke(scheduled(model))["status"] == "paused"
+    assert factories.statuses([update]) == ["PENDING"]
+
+
+def test_a_round_that_is_running_makes_the_next_request_busy() -> None:
+    """While one round holds its lease, another request is answered busy and changes nothing."""
+    from connectors import DjangoAggConnector
+    from lambda_handler import AGGREGATOR
+
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    DjangoAggConnector(AGGREGATOR).claim_round(model.pk)
+    assert invoke(scheduled(model))["status"] == "busy"
+    assert model.rounds.get().attempt == 1
+
+
+def test_bad_updates_are_left_out_and_named() -> None:
+    """A NaN keeps its update out of the aggregate, with the tensor's name and place as the reason."""
+    model = make_model(3, requirement="require_x_updates", requirement_args=[2])
+    poisoned = filled(1.0)
+    poisoned["w"][1, 2] = np.nan
+    updates = [
+        ready_update(model, 1, filled(1.0)),
+        ready_update(model, 2, poisoned),
+        ready_update(model, 3, filled(3.0)),
+    ]
+    answer = invoke(scheduled(model))
+    assert (answer["status"], answer["updates_used"], answer["updates_rejected"]) == (
+        "published",
+        2,
+        1,
+    )
+    assert factories.statuses(updates) == ["COMPLETE", "INVALID", "COMPLETE"]
+    updates[1].refresh_from_db()
+    assert updates[1].rejection_reason == "nan in tensor 'w' at [1, 2]"
+    np.testing.assert_array_equal(result_of(model.aggregates.get())["w"], filled(2.0)["w"])
+
+
+def test_a_round_left_with_too_few_updates_is_rejected_and_frees_the_good_ones() -> None:
+    """The requirement is checked again after rejections; what is left is ready for another round."""
+    model = make_model(2, requirement="all_clients")
+    updates = [ready_update(model, 1, filled(1.0)), ready_update(model, 2, filled(np.inf))]
+    answer = invoke(scheduled(model))
+    assert (answer["status"], answer["updates_rejected"]) == ("rejected", 1)
+    assert factories.statuses(updates) == ["PENDING", "INVALID"]
+    assert not model.aggregates.exists()
+    assert model.rounds.get().state == AggregationRound.State.REJECTED
+
+
+def test_updates_that_arrive_during_a_round_get_the_next_one() -> None:
+    """After publishing, the function looks again: what became ready meanwhile is not left lying."""
+    model = make_model(2)
+    ready_update(model, 1, filled(1.0))
+    from aggregation import round as core
+
+    original = core.Attempt.aggregate
+
+    def aggregate(self: Any) -> Any:
+        if not model.aggregates.exists() and model.model_updates.count() == 1:
+            ready_update(model, 2, filled(9.0))
+        return original(self)
+
+    core.Attempt.aggregate = aggregate  # type: ignore[method-assign]
+    try:
+        invoke(scheduled(model))
+    finally:
+        core.Attempt.aggregate = original  # type: ignore[method-assign]
+    assert model.aggregates.count() == 2
+
+
+def test_a_round_that_is_out_of_time_asks_to_be_continued(cloud: Any) -> None:
+    """A round that cannot finish gives up its lease and sends itself a message; the next one ends it."""
+    import aggregation.engine
+
+    model = make_model(1, initial=filled(0.0))
+    ready_update(model, 1, filled(1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregation.engine.Passes, "_chunk_elements", lambda *args: 4)
+        answer = invoke(scheduled(model), seconds=0)
+    assert (answer["status"], answer["round"]) == ("busy", 1)
+    assert round_requests(cloud) == [{"model_id": model.pk}]
+    assert invoke(scheduled(model))["status"] == "published"
+    assert model.rounds.get().attempt == 2
