@@ -6,6 +6,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -37,6 +39,7 @@ from connectors.events import (  # noqa: E402
     parse,
     parse_body,
 )
+from connectors.housekeeping import collect  # noqa: E402
 from connectors.queries import due_models  # noqa: E402
 from connectors.queue import RoundQueue  # noqa: E402
 
@@ -54,6 +57,9 @@ CORRELATION_ID = 'id || Records[0].messageId || Records[0].responseElements."x-a
 #: less: enough to store a part and to ask for the rest.
 STOP_BEFORE_END_SECONDS = 20.0
 STOP_BEFORE_END_SHARE = 0.2
+
+#: How often an environment that sweeps also looks for what dead rounds left behind.
+COLLECT_EVERY = timedelta(hours=1)
 
 #: How much longer than its time a function is trusted to live.
 LEASE_SLACK_SECONDS = 15.0
@@ -103,6 +109,16 @@ AGGREGATOR: dict[str, Any] = {
     "metadata_connector": {"type": "DjangoMetadataConnector"},
     "model_data_connector": {"type": "DjangoModelDataConnector"},
 }
+
+
+@dataclass
+class Collecting:
+    """When this environment looks for leftovers next; forgotten with it, and no harm done."""
+
+    next_on: datetime = datetime.min.replace(tzinfo=UTC)
+
+
+collecting = Collecting()
 
 
 @cache
@@ -225,9 +241,22 @@ class Invocation:
         to = queue()
         if to is not None:
             to.request_rounds(due)
-            logger.info("sweep", models=due)
-            return {"requested": due}
-        return {"rounds": [told(self.run(model_id)) for model_id in due]}
+            answer: dict[str, Any] = {"requested": due}
+        else:
+            answer = {"rounds": [told(self.run(model_id)) for model_id in due]}
+        logger.info("swept", extra=answer)
+        self._collect()
+        return answer
+
+    def _collect(self) -> None:
+        """Remove what dead rounds left behind: from time to time, since it lists the bucket."""
+        now = timezone.now()
+        if now < collecting.next_on:
+            return
+        collecting.next_on = now + COLLECT_EVERY
+        for collected in collect(self._connector.model_data.objects, now):
+            logger.warning("leftover collected", extra=asdict(collected))
+            metrics.add_metric("LeftoversCollected", MetricUnit.Count, 1)
 
     def run(self, model_id: int) -> RoundAnswer:
         """Run a round of a model, and further ones while updates that came meanwhile suffice.

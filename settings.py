@@ -96,7 +96,13 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 
-INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "models_app"]
+# `connectors` has no models; it is an app for its management commands.
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "models_app",
+    "connectors",
+]
 MIDDLEWARE: list[str] = []
 TEMPLATES: list[dict[str, Any]] = []
 USE_TZ = True

@@ -1,9 +1,17 @@
-"""Adapters between the aggregation core and the world: Django, storage, events."""
+"""Adapters between the aggregation core and the world: Django, storage, events.
 
-from connectors.aggregator import DjangoAggConnector
-from connectors.base import BaseAggConnector, BaseMetadataConnector, BaseModelDataConnector
-from connectors.metadata import DjangoMetadataConnector
-from connectors.model_data import DjangoModelDataConnector
+What is exported is imported when it is first asked for: Django imports this package, as the home of
+management commands, before its models can be.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from connectors.aggregator import DjangoAggConnector
+    from connectors.base import BaseAggConnector, BaseMetadataConnector, BaseModelDataConnector
+    from connectors.metadata import DjangoMetadataConnector
+    from connectors.model_data import DjangoModelDataConnector
 
 __all__ = [
     "BaseAggConnector",
@@ -13,3 +21,10 @@ __all__ = [
     "DjangoMetadataConnector",
     "DjangoModelDataConnector",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # It names all of them, and importing it makes the connectors known to `BaseAggConnector.create`.
+    return getattr(import_module("connectors.aggregator"), name)

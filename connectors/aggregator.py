@@ -36,6 +36,7 @@ from connectors.metadata import DjangoMetadataConnector
 from connectors.model_data import DjangoModelDataConnector, aggregate_key
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 
+#: What a connector is made with where nothing else is wanted.
 DEFAULT_SETTINGS: Settings = {"metadata_connector": {"type": "DjangoMetadataConnector"}}
 
 

@@ -64,8 +64,13 @@ Request = Upload | RoundRequest | SweepRequest | StorageTest
 def is_sqs_batch(event: Any) -> bool:
     """Whether an event is a batch of messages from a queue."""
     records = event.get("Records") if isinstance(event, Mapping) else None
-    return isinstance(records, list) and bool(records) and all(
-        isinstance(record, Mapping) and record.get("eventSource") == "aws:sqs" for record in records
+    return (
+        isinstance(records, list)
+        and bool(records)
+        and all(
+            isinstance(record, Mapping) and record.get("eventSource") == "aws:sqs"
+            for record in records
+        )
     )
 
 

@@ -104,7 +104,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
             except UpdateRejected as error:
                 raise UpdateRejected(f"update {update.pk}: {error}") from error
             # The field's descriptor takes any value; a list is what a workflow averages.
-            twin.data = list(arrays.values())  
+            twin.data = list(arrays.values())
             loaded.append(twin)
         return loaded
 
@@ -151,7 +151,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         sink.complete()
         return key
 
-    def prep_model_data_for_storage(self, data: Sequence[Any] | Mapping[str, Any]) -> SimpleUploadedFile:
+    def prep_model_data_for_storage(
+        self, data: Sequence[Any] | Mapping[str, Any]
+    ) -> SimpleUploadedFile:
         """A result as an uploaded file: a mapping as safetensors, a list of layers as JSON."""
         if isinstance(data, Mapping):
             arrays = {str(name): np.asarray(array) for name, array in data.items()}

@@ -183,9 +183,9 @@ def reject_superseded(claimed: AggregationRound) -> None:
     ModelUpdate.objects.filter(
         federated_model_id=claimed.federated_model_id,
         status__in=ModelUpdate.READY,
-        client__in=ModelUpdate.objects.filter(
-            round=claimed, status=UpdateStatus.RUNNING
-        ).values("client"),
+        client__in=ModelUpdate.objects.filter(round=claimed, status=UpdateStatus.RUNNING).values(
+            "client"
+        ),
     ).update(
         status=UpdateStatus.INVALID,
         rejection_reason=Concat(Value("superseded by update "), newest, output_field=TextField()),

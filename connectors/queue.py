@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -12,6 +13,15 @@ from aggregation.errors import TemporarilyUnavailable
 
 #: As many as SQS takes in one request.
 BATCH = 10
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """The SDK's errors as the core's own."""
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise TemporarilyUnavailable(f"the queue cannot be reached: {error}") from error
 
 
 class RoundQueue:
@@ -28,6 +38,45 @@ class RoundQueue:
         self._client = client
         self._url = url
 
+    def redrive(self) -> int:
+        """Put every dead letter back into the queue; how many there were.
+
+        A letter is deleted once the queue has it again, so that none is lost on the way.
+
+        Raises
+        ------
+        TemporarilyUnavailable
+            If a queue cannot be reached.
+        LookupError
+            If the queue has no dead-letter queue.
+        """
+        with translated_errors():
+            dead_letters = self._dead_letter_url()
+            moved = 0
+            while True:
+                answer = self._client.receive_message(
+                    QueueUrl=dead_letters, MaxNumberOfMessages=BATCH, WaitTimeSeconds=1
+                )
+                letters = answer.get("Messages", [])
+                if not letters:
+                    return moved
+                for letter in letters:
+                    self._client.send_message(QueueUrl=self._url, MessageBody=letter["Body"])
+                    self._client.delete_message(
+                        QueueUrl=dead_letters, ReceiptHandle=letter["ReceiptHandle"]
+                    )
+                moved += len(letters)
+
+    def _dead_letter_url(self) -> str:
+        asked = self._client.get_queue_attributes(
+            QueueUrl=self._url, AttributeNames=["RedrivePolicy"]
+        )
+        policy = asked.get("Attributes", {}).get("RedrivePolicy")
+        if not policy:
+            raise LookupError(f"{self._url} has no dead-letter queue: its RedrivePolicy is not set")
+        name = json.loads(policy)["deadLetterTargetArn"].rsplit(":", 1)[1]
+        return str(self._client.get_queue_url(QueueName=name)["QueueUrl"])
+
     def request_rounds(self, model_ids: Sequence[int]) -> None:
         """Ask for one round of each of these models.
 
@@ -41,9 +90,7 @@ class RoundQueue:
                 {"Id": str(model_id), "MessageBody": json.dumps({"model_id": model_id})}
                 for model_id in model_ids[first : first + BATCH]
             ]
-            try:
+            with translated_errors():
                 answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
-            except (BotoCoreError, ClientError) as error:
-                raise TemporarilyUnavailable(f"the queue cannot be reached: {error}") from error
             if answer.get("Failed"):
                 raise TemporarilyUnavailable(f"the queue refused messages: {answer['Failed']}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,7 +27,7 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from aggregation.sources import Buffer
-from connectors.storage import StoredObject
+from connectors.storage import Leftover, StoredObject
 
 #: What passes: the network, and S3 asking for patience.
 PASSING_ERRORS = (NoConnection, HTTPClientError, IncompleteReadError, ResponseStreamingError)
@@ -123,6 +123,28 @@ class S3Objects:
             uploaded_on=head["LastModified"],
             metadata={name.lower(): value for name, value in head["Metadata"].items()},
         )
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        """All objects and unfinished uploads whose keys begin so."""
+        asked = {"Bucket": self.bucket, "Prefix": prefix}
+        with translated_errors():
+            for page in self.client.get_paginator("list_objects_v2").paginate(**asked):
+                for stored in page.get("Contents", ()):
+                    yield Leftover(key=stored["Key"], since=stored["LastModified"])
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(**asked):
+                for begun in page.get("Uploads", ()):
+                    yield Leftover(
+                        key=begun["Key"], since=begun["Initiated"], upload_id=begun["UploadId"]
+                    )
+
+    def remove(self, leftover: Leftover) -> None:
+        """Delete an object, or end an unfinished upload. Gone already is as good."""
+        place = {"Bucket": self.bucket, "Key": leftover.key}
+        with suppress(ProgressLost), translated_errors():
+            if leftover.upload_id:
+                self.client.abort_multipart_upload(**place, UploadId=leftover.upload_id)
+            else:
+                self.client.delete_object(**place)
 
     def source(self, key: str, *, size: int, etag: str) -> S3Source:
         """The object's bytes, as long as it is the one with this ``etag``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,24 @@ class StoredObject:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """An object, or an unfinished upload, as a listing shows it.
+
+    Parameters
+    ----------
+    key : str
+    since : datetime
+        When it was stored, or begun.
+    upload_id : str
+        Empty for an object.
+    """
+
+    key: str
+    since: datetime
+    upload_id: str = ""
+
+
 class Objects(Protocol):
     """Objects by key, read by ranges and written part by part."""
 
@@ -54,6 +72,12 @@ class Objects(Protocol):
 
     def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
         """A new object; with a state, the one that was begun."""
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        """All objects and unfinished uploads whose keys begin so."""
+
+    def remove(self, leftover: Leftover) -> None:
+        """Delete an object, or end an unfinished upload. Gone already is as good."""
 
 
 class FileObjects:
@@ -87,6 +111,19 @@ class FileObjects:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return _KeyedFileSink(key, path, dict(state) if state else None)
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        for path in sorted(self._path(prefix).rglob("*")):
+            if path.is_file():
+                since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                name = path.relative_to(self._root).as_posix()
+                if name.endswith(".part"):  # as `FileSink` names what is not whole yet
+                    yield Leftover(key=name.rsplit(".", 2)[0], since=since, upload_id=name)
+                else:
+                    yield Leftover(key=name, since=since)
+
+    def remove(self, leftover: Leftover) -> None:
+        self._path(leftover.upload_id or leftover.key).unlink(missing_ok=True)
 
 
 class _KeyedFileSink(FileSink):
