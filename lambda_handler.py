@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -16,13 +16,13 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 django.setup()
 
-from aws_lambda_powertools import Logger, Metrics, Tracer  # noqa: E402
+from aws_lambda_powertools import Logger, Metrics  # noqa: E402
 from aws_lambda_powertools.metrics import MetricUnit  # noqa: E402
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType  # noqa: E402
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord  # noqa: E402
 from aws_lambda_powertools.utilities.typing import LambdaContext  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.db import close_old_connections  # noqa: E402
+from django.db import close_old_connections, connections  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from aggregation.engine import Resources  # noqa: E402
@@ -43,12 +43,27 @@ from connectors.housekeeping import collect  # noqa: E402
 from connectors.queries import due_models  # noqa: E402
 from connectors.queue import RoundQueue  # noqa: E402
 
+Handler = Callable[[Any, LambdaContext], dict[str, Any]]
+
 # An invocation that had nothing to count is no mistake.
 warnings.filterwarnings("ignore", "No application metrics to publish")
 
+
+def traced(function: Handler) -> Handler:
+    """Trace a handler, where X-Ray is on; its SDK is half of a cold start, and not imported else."""
+    if "AWS_XRAY_DAEMON_ADDRESS" not in os.environ or _is_set("POWERTOOLS_TRACE_DISABLED"):
+        return function
+    from aws_lambda_powertools import Tracer
+
+    return Tracer().capture_lambda_handler(function, capture_response=False)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+
+
 logger = Logger()
 metrics = Metrics()
-tracer = Tracer()
 
 #: By what the logs of one event are found together, whatever the event is.
 CORRELATION_ID = 'id || Records[0].messageId || Records[0].responseElements."x-amz-request-id"'
@@ -58,6 +73,9 @@ CORRELATION_ID = 'id || Records[0].messageId || Records[0].responseElements."x-a
 STOP_BEFORE_END_SECONDS = 20.0
 STOP_BEFORE_END_SHARE = 0.2
 
+#: Before every moment there is.
+NEVER = datetime.min.replace(tzinfo=UTC)
+
 #: How often an environment that sweeps also looks for what dead rounds left behind.
 COLLECT_EVERY = timedelta(hours=1)
 
@@ -66,7 +84,7 @@ LEASE_SLACK_SECONDS = 15.0
 
 
 @logger.inject_lambda_context(correlation_id_path=CORRELATION_ID, clear_state=True)
-@tracer.capture_lambda_handler(capture_response=False)
+@traced
 @metrics.log_metrics
 def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Answer one invocation. The table of events is in README.md.
@@ -115,7 +133,7 @@ AGGREGATOR: dict[str, Any] = {
 class Collecting:
     """When this environment looks for leftovers next; forgotten with it, and no harm done."""
 
-    next_on: datetime = datetime.min.replace(tzinfo=UTC)
+    next_on: datetime = NEVER
 
 
 collecting = Collecting()
@@ -124,7 +142,9 @@ collecting = Collecting()
 @cache
 def door() -> Door:
     """Where uploads are registered; keeps the layouts it has seen."""
-    return Door(DjangoAggConnector(AGGREGATOR).model_data)
+    model_data = DjangoAggConnector(AGGREGATOR).model_data
+    _ = model_data.objects
+    return Door(model_data)
 
 
 @cache
@@ -274,7 +294,6 @@ class Invocation:
             to.request_rounds([model_id])
         return first
 
-    @tracer.capture_method(capture_response=False)
     def _run_one(self, model_id: int) -> RoundAnswer:
         logger.append_keys(model=model_id)
         try:
@@ -315,3 +334,12 @@ class Invocation:
         if model and not model.allow_aggregation:
             logger.error("model paused", reason=model.pause_reason)
             metrics.add_metric("ModelsPaused", MetricUnit.Count, 1)
+
+
+def prepare() -> None:
+    """Load what every round needs while the environment starts, which the first event else would
+    wait for: the database driver, and the client of the bucket. Nothing is connected to yet."""
+    _ = connections["default"], door()
+
+
+prepare()

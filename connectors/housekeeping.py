@@ -93,5 +93,6 @@ def _wanted(keys: Iterable[str]) -> set[str]:
         )
         unfinished = AggregationRound.objects.filter(state=State.RUNNING).exclude(checkpoint=None)
         for checkpoint in unfinished.values_list("checkpoint", flat=True):
-            named.add(checkpoint["engine"]["progress"]["sink"]["key"])
+            if checkpoint:
+                named.add(checkpoint["engine"]["progress"]["sink"]["key"])
     return named
