@@ -26,6 +26,7 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 
 DATABASE = env.dj_db_url("DATABASE_URL")
 DATABASE_IAM_AUTH = env.bool("DATABASE_IAM_AUTH", False)
+DATABASE_CA_BUNDLE = env.str("DATABASE_CA_BUNDLE", str(BASE_DIR / "rds-global-bundle.pem"))
 BUCKET = env.str("BUCKET", "")
 STORAGE_ROOT = env.str("STORAGE_ROOT", "")
 QUEUE_URL = env.str("QUEUE_URL", "")
