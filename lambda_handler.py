@@ -26,6 +26,7 @@ from django.db import close_old_connections, connections  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from aggregation.engine import Resources  # noqa: E402
+from aggregation.errors import TemporarilyUnavailable  # noqa: E402
 from aggregation.round import Claim, RoundAnswer, Status, run_round  # noqa: E402
 from connectors import DjangoAggConnector  # noqa: E402
 from connectors.door import Door, NotAnUpdate  # noqa: E402
@@ -308,8 +309,14 @@ class Invocation:
                 out_of_time=self._out_of_time,
                 on_claim=_name_in_logs,
             )
+        except TemporarilyUnavailable:
+            logger.warning("round interrupted: it goes on later", exc_info=True)
+            metrics.add_metric("RoundsInterrupted", MetricUnit.Count, 1)
+            raise
         except Exception:
-            self._tell_failure(model_id)
+            logger.exception("round failed")
+            metrics.add_metric("RoundsFailed", MetricUnit.Count, 1)
+            self._tell_if_paused(model_id)
             raise
         else:
             self._tell(answer)
@@ -324,12 +331,12 @@ class Invocation:
             metrics.add_metric("UpdatesUsed", MetricUnit.Count, answer.updates_used)
         if answer.status is Status.REJECTED:
             metrics.add_metric("RoundsRejected", MetricUnit.Count, 1)
+        if answer.status is Status.PAUSED:
+            metrics.add_metric("ModelsPaused", MetricUnit.Count, 1)
         if answer.updates_rejected:
             metrics.add_metric("UpdatesRejected", MetricUnit.Count, answer.updates_rejected)
 
-    def _tell_failure(self, model_id: int) -> None:
-        logger.exception("round failed")
-        metrics.add_metric("RoundsFailed", MetricUnit.Count, 1)
+    def _tell_if_paused(self, model_id: int) -> None:
         model = self._connector.pull_federated_model_w_id(model_id)
         if model and not model.allow_aggregation:
             logger.error("model paused", reason=model.pause_reason)
