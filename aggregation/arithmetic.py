@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aggregation.layout import BFLOAT16
 from aggregation.rules.base import Float64s, Floats, Numbers
+from aggregation.rules.order import mean_of_ranks
 
 
 def as_floats(values: Numbers) -> Floats:
@@ -110,9 +111,16 @@ def overflowing_values(
         for row in np.flatnonzero(shares >= shares.max() / 2):
             blamed.setdefault(int(row), int(column))
     return [
-        BadValue(row, column, f"{block[row, column]}, which makes the result overflow {result.dtype},")
+        BadValue(
+            row, column, f"{block[row, column]}, which makes the result overflow {result.dtype},"
+        )
         for row, column in blamed.items()
     ]
+
+
+def median(rows: Numbers) -> Float64s:
+    """The median of each column; the rows are left as they are."""
+    return mean_of_ranks(np.array(as_floats(rows)), (len(rows) - 1) // 2, len(rows) // 2 + 1)
 
 
 def inner_products(rows: Numbers, centre: Numbers | None) -> Float64s:

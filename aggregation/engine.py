@@ -99,7 +99,11 @@ class Combination:
 
     def __post_init__(self) -> None:
         if self.parent is None and (self.differences or self.rule.on_differences):
-            what = "updates that are differences need" if self.differences else f"{self.rule.name} needs"
+            what = (
+                "updates that are differences need"
+                if self.differences
+                else f"{self.rule.name} needs"
+            )
             raise RuleError(f"{what} a parent to start from: give the model an initial artifact")
         if len(self.updates) < self.rule.min_updates:
             raise NotEnoughUpdates(
@@ -177,7 +181,7 @@ class Passes:
         counts = np.asarray(self._work.num_examples, np.float64)
         if not self._work.rule.needs_gram:
             return self._work.rule.select(Statistics(counts)), None
-        statistics = Statistics(counts, self._gram())
+        statistics = Statistics(counts, self.gram())
         norms = np.sqrt(statistics.squared_norms)
         return self._work.rule.select(statistics), norms.tolist()
 
@@ -200,8 +204,9 @@ class Passes:
         if bad:
             raise UpdatesRejected(bad)
 
-    def _gram(self) -> Float64s:
-        """(n, n) inner products of the updates' differences from the parent, or the first update."""
+    def gram(self) -> Float64s:
+        """(n, n) inner products of the updates' differences from one centre: the parent, or without
+        one their coordinate-wise median, which no single client can move away from the others."""
         work = self._work
         members = range(len(work.updates))
         with_parent = work.parent is not None and not work.differences
@@ -213,6 +218,10 @@ class Passes:
                 total = sum(self._on_cells(block, len(members), with_parent), start=total)
             if self._out_of_time():
                 raise OutOfTime(f"stopped at element {block.stop} of {work.layout.size}")
+        bad = bad or {
+            int(row): "values so large that their squares overflow float64"
+            for row in np.flatnonzero(~np.isfinite(np.diagonal(total)))
+        }
         if bad:
             raise UpdatesRejected(bad)
         return _rounded(total)
@@ -264,7 +273,9 @@ class Passes:
             rows = piece.rows
             if self._work.differences:
                 return arithmetic.inner_products(rows, None)
-            return arithmetic.inner_products(rows[:n], rows[n if with_parent else 0])
+            if with_parent:
+                return arithmetic.inner_products(rows[:n], rows[n])
+            return arithmetic.inner_products(rows, arithmetic.median(rows))
 
         return self._workers.map(product, block.slices(CELL))
 

@@ -93,8 +93,9 @@ class Selection:
         """All updates whose coefficient is not zero; divided by their sum unless ``total`` is given."""
         members = np.flatnonzero(coefficients)
         chosen = tuple(float(coefficients[member]) for member in members)
-        return cls(tuple(int(m) for m in members), chosen, float(sum(chosen)) if total is None else total)
-
+        return cls(
+            tuple(int(m) for m in members), chosen, float(sum(chosen)) if total is None else total
+        )
 
     def to_json(self) -> list[Any]:
         """The selection as `from_json` takes it."""

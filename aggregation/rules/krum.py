@@ -1,0 +1,194 @@
+"""Rules that trust the updates that have the most company: Krum, Multi-Krum and Bulyan.
+
+None of them weighs by the number of examples: a hostile client would claim many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregation.arguments import whole_number
+from aggregation.rules.base import (
+    Float64s,
+    LinearRule,
+    Numbers,
+    Rule,
+    Selection,
+    Statistics,
+    register,
+)
+from aggregation.rules.sorting import ordered_rows
+
+
+@register
+@dataclass(frozen=True)
+class Krum(LinearRule):
+    """The one update that is closest to its ``n - f - 2`` closest neighbours.
+
+    Blanchard et al., *Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent*,
+    NeurIPS 2017, section 4. Of updates with equal scores, the first in claim order.
+
+    Parameters
+    ----------
+    f : int
+        Hostile updates that are withstood; ``n >= 2 f + 3``.
+    """
+
+    f: int
+    name = "krum"
+    needs_gram = True
+
+    def __post_init__(self) -> None:
+        whole_number("f", self.f, at_least=0)
+
+    @property
+    def min_updates(self) -> int:
+        return 2 * self.f + 3
+
+    def select(self, statistics: Statistics) -> Selection:
+        scores = krum_scores(statistics.squared_distances, self.f)
+        return Selection.equal(np.argsort(scores, kind="stable")[:1])
+
+
+@register
+@dataclass(frozen=True)
+class MultiKrum(LinearRule):
+    """The mean of the ``m`` updates with the best Krum scores, each counting the same.
+
+    Blanchard et al., 2017, section 5.
+
+    Parameters
+    ----------
+    f : int
+        Hostile updates that are withstood; ``n >= 2 f + 3``.
+    m : int
+        Updates that are averaged; ``n >= m``.
+    """
+
+    f: int
+    m: int
+    name = "multi_krum"
+    needs_gram = True
+
+    def __post_init__(self) -> None:
+        whole_number("f", self.f, at_least=0)
+        whole_number("m", self.m, at_least=1)
+
+    @property
+    def min_updates(self) -> int:
+        return max(2 * self.f + 3, self.m)
+
+    def select(self, statistics: Statistics) -> Selection:
+        scores = krum_scores(statistics.squared_distances, self.f)
+        return Selection.equal(np.argsort(scores, kind="stable")[: self.m])
+
+
+@register
+@dataclass(frozen=True)
+class Bulyan(Rule):
+    """Krum, repeated to select updates, and then for each coordinate the values closest to the median.
+
+    ``theta = n - 2 f`` updates are selected one by one, each by Krum among those that are left; of
+    their values at a coordinate, the ``theta - 2 f`` closest to the median are averaged. El Mhamdi et
+    al., *The Hidden Vulnerability of Distributed Learning in Byzantium*, ICML 2018, section 4.
+
+    Parameters
+    ----------
+    f : int
+        Hostile updates that are withstood; ``n >= 4 f + 3``.
+    """
+
+    f: int
+    name = "bulyan"
+    needs_gram = True
+
+    def __post_init__(self) -> None:
+        whole_number("f", self.f, at_least=0)
+
+    @property
+    def min_updates(self) -> int:
+        return 4 * self.f + 3
+
+    def select(self, statistics: Statistics) -> Selection:
+        distances = statistics.squared_distances
+        left = list(range(len(distances)))
+        chosen = []
+        for _ in range(len(left) - 2 * self.f):
+            scores = krum_scores(distances[np.ix_(left, left)], self.f)
+            chosen.append(left.pop(int(np.argmin(scores))))
+        return Selection.equal(np.array(chosen))
+
+    def combine(
+        self, block: Numbers, selection: Selection, centre: Float64s | None = None
+    ) -> Float64s:
+        rows = ordered_rows(block, 0, len(block))
+        return mean_around_median(rows, len(rows) - 2 * self.f)
+
+
+def krum_scores(squared_distances: Float64s, f: int) -> Float64s:
+    """Sum of each update's squared distances to its ``n - f - 2`` closest neighbours, at least one.
+
+    Parameters
+    ----------
+    squared_distances : (n, n) float64
+    f : int
+
+    Returns
+    -------
+    (n,) float64
+    """
+    n = len(squared_distances)
+    # The closest of all is the update itself, at distance zero.
+    closest = np.sort(squared_distances, axis=1)[:, 1 : 1 + max(1, n - f - 2)]
+    return np.asarray(closest.sum(axis=1), np.float64)
+
+
+def mean_around_median(rows: Sequence[Numbers], count: int) -> Float64s:
+    """The mean, in float64, of the ``count`` values of each column that are closest to its median.
+
+    In order, they lie side by side: the window is looked for whose farther end is nearest; of equal
+    ones, the lower.
+
+    Parameters
+    ----------
+    rows : sequence of (c,) arrays
+        In order: ``rows[i] <= rows[i + 1]``.
+    count : int
+
+    Returns
+    -------
+    (c,) float64
+    """
+    n = len(rows)
+    median = (rows[(n - 1) // 2].astype(np.float64) + rows[n // 2]) / 2
+    first = np.zeros(len(median), np.intp)
+    nearest = _reach(rows, median, 0, count)
+    for start in range(1, n - count + 1):
+        reach = _reach(rows, median, start, count)
+        first[reach < nearest] = start
+        np.minimum(nearest, reach, out=nearest)
+    return _sum_from(rows, first, count) / count
+
+
+def _reach(rows: Sequence[Numbers], median: Float64s, start: int, count: int) -> Float64s:
+    return np.maximum(median - rows[start], rows[start + count - 1] - median)
+
+
+def _sum_from(rows: Sequence[Numbers], first: NDArray[np.intp], count: int) -> Float64s:
+    """Add ``count`` rows up in order, beginning in each column with the row that ``first`` tells.
+
+    Added, not subtracted from a running sum: what lies outside the window may be huge.
+    """
+    total = np.zeros(len(first))
+    last_start = len(rows) - count
+    for index, row in enumerate(rows):
+        if last_start <= index < count:
+            np.add(total, row, out=total)
+        else:
+            inside = (first <= index) & (index < first + count)
+            np.add(total, np.where(inside, row, 0), out=total)
+    return total

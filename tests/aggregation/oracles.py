@@ -1,0 +1,96 @@
+"""Each rule once more, in plain numpy and float64, written to be read: what the engine is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Updates = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def weighted_mean(w: Updates, n: Sequence[float], p: Updates) -> Updates:
+    return np.average(w, axis=0, weights=n)
+
+
+def unweighted_mean(w: Updates, n: Sequence[float], p: Updates) -> Updates:
+    return w.mean(axis=0)
+
+
+def coordinate_median(w: Updates, n: Sequence[float], p: Updates) -> Updates:
+    return np.median(w, axis=0)
+
+
+def trimmed_mean(w: Updates, n: Sequence[float], p: Updates, *, beta: float) -> Updates:
+    cut = int(beta * len(w))
+    return np.sort(w, axis=0)[cut : len(w) - cut].mean(axis=0)
+
+
+def krum_order(w: Updates, f: int) -> list[int]:
+    """Positions from the best score to the worst."""
+    scores = []
+    for i in range(len(w)):
+        others = sorted(float(((w[i] - w[j]) ** 2).sum()) for j in range(len(w)) if j != i)
+        scores.append(sum(others[: max(1, len(w) - f - 2)]))
+    return sorted(range(len(w)), key=lambda i: (scores[i], i))
+
+
+def krum(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
+    return w[krum_order(w, f)[0]]
+
+
+def multi_krum(w: Updates, n: Sequence[float], p: Updates, *, f: int, m: int) -> Updates:
+    return w[krum_order(w, f)[:m]].mean(axis=0)
+
+
+def bulyan(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
+    left = list(range(len(w)))
+    chosen: list[int] = []
+    while len(chosen) < len(w) - 2 * f:
+        chosen.append(left.pop(krum_order(w[left], f)[0]))
+    values = w[sorted(chosen)]
+    distance = np.abs(values - np.median(values, axis=0))
+    closest = np.argsort(distance, axis=0, kind="stable")[: len(values) - 2 * f]
+    return np.take_along_axis(values, closest, axis=0).mean(axis=0)
+
+
+def geometric_median(w: Updates, n: Sequence[float], p: Updates) -> Updates:
+    v = w.mean(axis=0)
+    for _ in range(5000):
+        closeness = 1 / np.maximum(1e-6, np.linalg.norm(w - v, axis=1))
+        v = (closeness[:, None] * w).sum(axis=0) / closeness.sum()
+    return v
+
+
+def norm_clipped_mean(w: Updates, n: Sequence[float], p: Updates, *, max_norm: float) -> Updates:
+    total = np.zeros_like(p)
+    for update, count in zip(w, n, strict=True):
+        difference = update - p
+        norm = np.linalg.norm(difference)
+        total += count * difference * min(1.0, max_norm / norm if norm else 1.0)
+    return p + total / sum(n)
+
+
+def centered_clipping(
+    w: Updates, n: Sequence[float], p: Updates, *, tau: float, iterations: int = 1
+) -> Updates:
+    v = p.copy()
+    for _ in range(iterations):
+        step = np.zeros_like(v)
+        for update in w:
+            norm = np.linalg.norm(update - v)
+            step += (update - v) * min(1.0, tau / norm if norm else 1.0)
+        v = v + step / len(w)
+    return v
+
+
+def norm_filtered_mean(
+    w: Updates, n: Sequence[float], p: Updates, *, threshold: float = 3.5
+) -> Updates:
+    norms = np.linalg.norm(w - p, axis=1)
+    deviation = np.abs(norms - np.median(norms))
+    mad = np.median(deviation)
+    scale = mad / 0.6745 if mad else 1.253314 * deviation.mean()
+    usual = deviation <= threshold * scale
+    return np.average(w[usual], axis=0, weights=np.asarray(n)[usual])

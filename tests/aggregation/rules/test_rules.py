@@ -1,0 +1,277 @@
+"""Every rule: against its oracle, by its laws, under attack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from aggregation.errors import NotEnoughUpdates, RuleError, UpdatesRejected
+from aggregation.rules import create_rule, known_rules
+from tests.aggregation import oracles
+from tests.aggregation.engine_tools import result_of, vectors
+
+RULES: list[tuple[str, dict[str, Any]]] = [
+    ("weighted_mean", {}),
+    ("unweighted_mean", {}),
+    ("coordinate_median", {}),
+    ("trimmed_mean", {"beta": 0.2}),
+    ("krum", {"f": 2}),
+    ("multi_krum", {"f": 2, "m": 4}),
+    ("bulyan", {"f": 2}),
+    ("geometric_median", {}),
+    ("norm_clipped_mean", {"max_norm": 2.5}),
+    ("centered_clipping", {"tau": 2.0, "iterations": 3}),
+    ("norm_filtered_mean", {}),
+]
+ROBUST = [
+    ("coordinate_median", {}),
+    ("trimmed_mean", {"beta": 0.3}),
+    ("krum", {"f": 2}),
+    ("multi_krum", {"f": 2, "m": 4}),
+    ("bulyan", {"f": 2}),
+]
+every_rule = pytest.mark.parametrize(("name", "arguments"), RULES, ids=[name for name, _ in RULES])
+robust_rules = pytest.mark.parametrize(
+    ("name", "arguments"), ROBUST, ids=[name for name, _ in ROBUST]
+)
+
+moderate = st.floats(-100, 100, width=32)
+
+
+def models(n: int, c: int = 4) -> Any:
+    return arrays(np.float32, (n, c), elements=moderate)
+
+
+def aggregated(
+    name: str, updates: Any, counts: Any = None, parent: Any = None, **arguments: Any
+) -> Any:
+    """The rule's result for rows of float64, at full precision."""
+    base = np.zeros(len(updates[0])) if parent is None else parent
+    return result_of(
+        name,
+        vectors(updates, np.float64),
+        None if counts is None else [float(count) for count in counts],
+        vectors([base], np.float64)[0],
+        **arguments,
+    )["w"]
+
+
+def test_no_rule_is_left_out_of_these_tests() -> None:
+    """Every rule in the registry, aliases aside, is among those tested here."""
+    assert {rule.name for rule in known_rules().values()} == {name for name, _ in RULES}
+
+
+@every_rule
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_rule_is_what_plain_numpy_says_it_is(
+    name: str, arguments: dict[str, Any], data: st.DataObject
+) -> None:
+    """On any updates, the engine's result is the oracle's, to the last digits of float64."""
+    n = data.draw(st.integers(11, 16))
+    # Away from ties, in which an oracle's own rounding decides.
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    updates = rng.normal(size=(n, 7)) * rng.choice([0.1, 1.0, 5.0], size=(n, 1))
+    counts = rng.integers(1, 50, size=n)
+    parent = rng.normal(size=7)
+    expected = getattr(oracles, name)(updates, counts, parent, **arguments)
+    result = aggregated(name, updates, counts, parent, **arguments)
+    tolerance = 1e-6 if name == "geometric_median" else 1e-10
+    np.testing.assert_allclose(result, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    # Bulyan's last selections are between two that are each other's closest: a tie by definition.
+    [(name, arguments) for name, arguments in RULES if name != "bulyan"],
+)
+@given(updates=models(11), order=st.permutations(range(11)))
+@settings(max_examples=15, deadline=None)
+def test_the_order_of_clients_does_not_matter(
+    name: str, arguments: dict[str, Any], updates: Any, order: list[int]
+) -> None:
+    """A permutation of updates and counts gives the same result."""
+    updates = updates + np.random.default_rng(7).normal(size=updates.shape)  # no ties
+    counts = np.arange(1, 12)
+    one = aggregated(name, updates, counts, **arguments)
+    other = aggregated(name, updates[order], counts[order], **arguments)
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@every_rule
+@given(row=arrays(np.float32, 5, elements=moderate))
+@settings(max_examples=15, deadline=None)
+def test_equal_clients_are_a_fixed_point(name: str, arguments: dict[str, Any], row: Any) -> None:
+    """Where all updates are the parent, so is the result, to the bit."""
+    result = result_of(name, vectors([row] * 11), list(range(1, 12)), {"w": row}, **arguments)["w"]
+    np.testing.assert_array_equal(result, row)
+
+
+@every_rule
+@given(factor=st.integers(2, 1000))
+@settings(max_examples=10, deadline=None)
+def test_only_the_ratio_of_counts_matters(
+    name: str, arguments: dict[str, Any], factor: int
+) -> None:
+    """Counts multiplied by one number give the same result."""
+    updates = np.random.default_rng(factor).normal(size=(11, 5))
+    counts = np.arange(1, 12)
+    one = aggregated(name, updates, counts, **arguments)
+    other = aggregated(name, updates, counts * factor, **arguments)
+    np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@robust_rules
+@pytest.mark.parametrize("parent", [True, False], ids=["with parent", "without parent"])
+@given(
+    honest=models(9),
+    hostile=arrays(np.float32, (2, 4), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
+)
+@settings(max_examples=40, deadline=None)
+def test_hostile_updates_do_not_lead_out_of_the_honest_range(
+    name: str, arguments: dict[str, Any], parent: bool, honest: Any, hostile: Any
+) -> None:
+    """With f hostile updates of eleven, each coordinate stays between the honest ones' extremes."""
+    updates = np.concatenate([honest, hostile]).astype(np.float64)
+    # The hostile ones come first: no rule may lean on the first update.
+    updates = np.roll(updates, 2, axis=0)
+    base = vectors([np.zeros(4)], np.float64)[0] if parent else None
+    result = result_of(name, vectors(updates, np.float64), None, base, **arguments)["w"]
+    if name in ("krum", "multi_krum"):
+        # What Krum selects is an update; a hostile one only if it lies among the honest ones.
+        spread = np.linalg.norm(honest.max(axis=0) - honest.min(axis=0))
+        distance = np.linalg.norm(result - honest, axis=1).min()
+        assert distance <= 4 * spread + 1e-6
+    else:
+        low, high = honest.min(axis=0), honest.max(axis=0)
+        slack = 1e-9 * (1 + np.abs(low) + np.abs(high))
+        assert (low - slack <= result).all()
+        assert (result <= high + slack).all()
+
+
+def test_krum_never_picks_the_outlier_among_updates_that_hardly_differ() -> None:
+    """Updates 1e-5 apart around weights of 0.05, an outlier at three times the distance: in a hundred
+    trials Krum never picks the outlier, and the distances are right to six digits."""
+    for trial in range(100):
+        rng = np.random.default_rng(trial)
+        base = np.full(2000, 0.05) + rng.normal(size=2000) * 0.01
+        updates = base + 1e-5 * rng.normal(size=(10, 2000))
+        updates[trial % 10] = base + 3e-5 * rng.normal(size=2000)
+        stored = updates.astype(np.float32)
+        result = result_of("krum", vectors(stored), f=2)["w"]
+        assert not (result == stored[trial % 10]).all()
+        assert (result == stored).all(axis=1).any()
+
+
+def test_distances_are_right_to_six_digits_where_updates_hardly_differ() -> None:
+    """Squared distances from the centred Gram matrix agree with float64 differences to 1e-6."""
+    from aggregation.rules import Statistics
+    from tests.aggregation.engine_tools import passes_of
+
+    rng = np.random.default_rng(0)
+    updates = (0.05 + 1e-5 * rng.normal(size=(8, 5000))).astype(np.float32)
+    with passes_of("krum", vectors(updates), f=2) as passes:
+        found = Statistics(np.ones(8), passes.gram()).squared_distances
+    exact = updates.astype(np.float64)
+    expected = ((exact[:, None] - exact[None]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_twenty_thousand_float16_ones_average_to_one() -> None:
+    """Accumulation is in float64, whatever the updates are stored in."""
+    ones = {"w": np.ones(3, np.float16)}
+    result = result_of("unweighted_mean", [ones] * 20_000)["w"]
+    assert result.dtype == np.float16
+    assert (result == 1).all()
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two() -> None:
+    """Of 1, 2, 4 and 100 the median is 3."""
+    result = result_of("coordinate_median", vectors([[100], [1], [4], [2]]))["w"]
+    assert result == 3
+
+
+def test_bulyan_follows_the_papers_example_of_a_hidden_coordinate() -> None:
+    """A hostile update that differs in one coordinate only is kept out of that coordinate."""
+    rng = np.random.default_rng(3)
+    honest = rng.normal(size=(9, 50)) * 0.1
+    hidden = honest.mean(axis=0)
+    hidden[7] = 1.5
+    updates = np.concatenate([honest, [hidden, hidden]])
+    result = aggregated("bulyan", updates, f=2)
+    assert abs(result[7]) <= np.abs(honest[:, 7]).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "n"),
+    [
+        ("krum", {"f": 2}, 7),
+        ("multi_krum", {"f": 1, "m": 6}, 6),
+        ("bulyan", {"f": 1}, 7),
+        ("weighted_mean", {}, 1),
+    ],
+)
+def test_a_rule_refuses_fewer_updates_than_it_is_defined_for(
+    name: str, arguments: dict[str, Any], n: int
+) -> None:
+    """With one update less than the rule needs, the error tells how many it needs."""
+    updates = vectors(np.eye(8)[:n])
+    result_of(name, updates, **arguments)
+    if n > 1:
+        with pytest.raises(NotEnoughUpdates, match=f"at least {n}"):
+            result_of(name, updates[1:], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("no_such_rule", {}, "unknown aggregation rule 'no_such_rule'; known are .*krum"),
+        ("krum", {}, "takes the arguments f"),
+        ("krum", {"f": -1}, "f must be a whole number, at least 0; got -1"),
+        ("krum", {"f": 1.5}, "f must be a whole number"),
+        ("krum", {"f": True}, "f must be a whole number"),
+        ("multi_krum", {"f": 1, "m": 0}, "m must be a whole number, at least 1"),
+        ("trimmed_mean", {"beta": 0.5}, "beta must be a number above 0 and below 0.5"),
+        ("trimmed_mean", {"beta": float("nan")}, "beta must be a number"),
+        ("weighted_mean", {"beta": 0.1}, "weighted_mean takes no arguments"),
+        ("norm_clipped_mean", {"max_norm": 0}, "max_norm must be a number above 0"),
+        ("norm_clipped_mean", {"max_norm": "1"}, "max_norm must be a number"),
+        ("centered_clipping", {"tau": float("inf")}, "tau must be a number"),
+        ("centered_clipping", {"tau": 1.0, "iterations": 0}, "iterations must be a whole number"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name(
+    name: str, arguments: dict[str, Any], message: str
+) -> None:
+    """Unknown rules and arguments that do not fit are refused with what is expected."""
+    with pytest.raises(RuleError, match=message):
+        create_rule(name, arguments)
+
+
+@pytest.mark.parametrize("name", ["norm_clipped_mean", "centered_clipping", "norm_filtered_mean"])
+def test_a_rule_on_differences_needs_a_parent(name: str) -> None:
+    """Without a parent there is nothing to measure differences from: the error says what to do."""
+    arguments = {"norm_clipped_mean": {"max_norm": 1.0}, "centered_clipping": {"tau": 1.0}}
+    with pytest.raises(RuleError, match="give the model an initial artifact"):
+        result_of(name, vectors(np.eye(3)), **arguments.get(name, {}))
+
+
+def test_the_old_names_of_the_mean_are_accepted() -> None:
+    """`average_layers` and `avg_values_if_data` are the unweighted mean."""
+    for name in ("average_layers", "avg_values_if_data"):
+        assert create_rule(name).name == "unweighted_mean"
+
+
+def test_an_update_too_large_to_measure_is_rejected() -> None:
+    """A finite value whose square overflows keeps its own update out, and no other."""
+    rows = np.random.default_rng(0).normal(size=(8, 3))
+    rows[5, 1] = 1e200
+    with pytest.raises(UpdatesRejected) as caught:
+        result_of("krum", vectors(rows, np.float64), f=1)
+    assert list(caught.value.reasons) == [5]

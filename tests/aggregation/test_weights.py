@@ -1,0 +1,81 @@
+"""Reading ranges of the flattened model from objects that hold it in another order."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregation import weights as module
+from aggregation.layout import Tensor, TensorLayout
+from aggregation.sources import BytesSource
+from aggregation.weights import MAX_GAP_BYTES, MAX_SPAN_BYTES, TensorIndex, Weights, shared_index
+from tests.aggregation.formats.samples import (
+    CountingSource,
+    flattened,
+    layouts,
+    read_flat,
+    values_of,
+)
+
+
+@given(layouts(), st.integers(0, 2**32), st.randoms(), st.integers(1, 9), st.integers(0, 40))
+def test_any_order_any_gaps_any_cuts(
+    layout: TensorLayout, seed: int, random: object, steps: int, gap: int
+) -> None:
+    """The bytes are those of the order asked for, wherever and with whatever between they lie."""
+    arrays = dict(zip(layout.tensors, values_of(layout, seed), strict=True))
+    held = list(layout.tensors)
+    random.shuffle(held)  # type: ignore[attr-defined]
+    data, offsets = bytearray(b"\xee" * 7), []
+    for tensor in held:
+        data += b"\xee" * gap
+        offsets.append(len(data) - 7)
+        data += arrays[tensor].tobytes()
+    index = TensorIndex(TensorLayout(tuple(held)), tuple(offsets))
+    weights = Weights(index=index, source=BytesSource(data), format="npz", base=7)
+    assert read_flat(weights, layout, steps) == flattened(arrays.values())
+
+
+def _weights(
+    tensors: int, elements: int, gap: int, backwards: bool
+) -> tuple[Weights, CountingSource]:
+    layout = TensorLayout(
+        tuple(Tensor(f"w{n}", np.dtype("<f4"), (elements,)) for n in range(tensors))
+    )
+    step = elements * 4 + gap
+    places = [n * step for n in range(tensors)]
+    source = CountingSource(BytesSource(bytes(tensors * step)))
+    index = TensorIndex(layout, tuple(reversed(places) if backwards else places))
+    return Weights(index=index, source=source, format="npz"), source
+
+
+def test_small_tensors_come_in_one_read() -> None:
+    """A request is paid for a chunk, not for a tensor, in whichever order they lie."""
+    for backwards in (False, True):
+        weights, source = _weights(267, 300, gap=250, backwards=backwards)
+        read_flat(weights, weights.layout)
+        assert source.reads == 1
+
+
+def test_what_is_read_along_is_bounded() -> None:
+    """Tensors far apart are read on their own, and no read that is scattered is large."""
+    weights, source = _weights(4, 10, gap=MAX_GAP_BYTES + 1, backwards=False)
+    read_flat(weights, weights.layout)
+    assert (source.reads, source.bytes_read) == (4, 160)
+    weights, source = _weights(40, MAX_SPAN_BYTES // 40, gap=10, backwards=True)
+    read_flat(weights, weights.layout)
+    assert 4 <= source.reads <= 5
+
+
+def test_an_index_lives_as_long_as_it_is_used() -> None:
+    """Equal structures share one index; nothing is left of it when the last user is gone."""
+    layout = TensorLayout((Tensor("only here", np.dtype("<f4"), (3,)),))
+    index = shared_index(layout, (0,))
+    assert shared_index(TensorLayout(layout.tensors), (0,)) is index
+    assert shared_index(layout, (4,)) is not index
+    del index
+    gc.collect()
+    assert not any(key[0] == layout for key in module._shared)
