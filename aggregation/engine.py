@@ -195,7 +195,7 @@ class Passes:
                 result = np.empty(block.raw.shape[1], np.uint8)
                 bad = self._combine_block(block, selection, with_parent, result)
                 if not bad:
-                    writer.write(block.stop, memoryview(result))
+                    writer.write(block.stop, result.data)
             if bad or block.unreadable:
                 bad |= self._scan(block, selection.members)
             if block.stop < work.layout.size and self._out_of_time():
@@ -336,7 +336,8 @@ def _rounded(gram: Float64s) -> Float64s:
     """Cut to 40 significant bits, so that a last bit in which two kinds of processor differ does not
     decide between updates, and a scaling factor comes out the same on both."""
     mantissa, exponent = np.frexp(gram)
-    return np.ldexp(np.rint(np.ldexp(mantissa, 40)), exponent - 40)
+    rounded = np.ldexp(np.rint(np.ldexp(mantissa, 40)), exponent - 40)
+    return np.asarray(rounded, np.float64)
 
 
 def combine(

@@ -70,4 +70,4 @@ def distances_from_mixture(gram: Float64s, weights: Float64s) -> Float64s:
     """
     with_mixture = gram @ weights
     squares = np.diagonal(gram) - 2.0 * with_mixture + weights @ with_mixture
-    return np.sqrt(squares.clip(min=0.0))
+    return np.asarray(np.sqrt(squares.clip(min=0.0)), np.float64)

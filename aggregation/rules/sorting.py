@@ -1,8 +1,8 @@
 """Sorting the columns of a block with a network of elementwise minima and maxima.
 
-A comparator takes two rows and leaves the smaller values in the one and the larger in the other: two numpy
-operations on whole rows, several times as fast as sorting columns one by one. Batcher, *Sorting networks and
-their applications*, 1968 (odd-even merge sort).
+A comparator takes two rows and leaves the smaller values in the one and the larger in the other: two
+numpy operations on whole rows, several times as fast as sorting columns one by one. Batcher, *Sorting
+networks and their applications*, 1968 (odd-even merge sort).
 """
 
 from __future__ import annotations
