@@ -51,10 +51,12 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Any]:
     yield cloud
     s3, sqs = cloud.client("s3"), cloud.client("sqs")
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=cloud.bucket):
-        for version in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
-            s3.delete_object(
-                Bucket=cloud.bucket, Key=version["Key"], VersionId=version["VersionId"]
-            )
+        versions = [
+            {"Key": version["Key"], "VersionId": version["VersionId"]}
+            for version in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+        ]
+        if versions:
+            s3.delete_objects(Bucket=cloud.bucket, Delete={"Objects": versions})
     for upload in s3.list_multipart_uploads(Bucket=cloud.bucket).get("Uploads", ()):
         s3.abort_multipart_upload(
             Bucket=cloud.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
