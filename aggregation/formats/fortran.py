@@ -22,8 +22,8 @@ def reorder(source: int, target: int, at: int, shape: tuple[int, ...], itemsize:
     Parameters
     ----------
     source, target : int
-        Descriptors of files. The array begins at the first byte of ``source``; ``target`` is open
-        for reading too.
+        Descriptors of files, open for reading and writing. The array begins at the first byte of
+        ``source``, of which nothing is left.
     at : int
         Where the array shall begin in ``target``.
     shape : tuple of int
@@ -49,9 +49,12 @@ def _reorder(
         return
     columns = size // shape[0]
     _transpose(source, start, target, at, shape[0], columns, itemsize)
-    if len(shape) > 2:
-        for row in range(at, at + size * itemsize, columns * itemsize):
-            _reorder(target, row, target, row, shape[1:], itemsize)
+    if len(shape) == 2:
+        return
+    step = columns * itemsize
+    for offset in range(0, size * itemsize, step):
+        _copy(target, at + offset, source, start + offset, step)
+        _reorder(source, start + offset, target, at + offset, shape[1:], itemsize)
 
 
 def _transpose(
@@ -86,6 +89,13 @@ def _write_rows(target: int, offset: int, columns: int, tile: NDArray[Any]) -> N
         return
     for row in range(height):
         _write(target, offset + row * columns * tile.itemsize, tile[row])
+
+
+def _copy(source: int, start: int, target: int, at: int, length: int) -> None:
+    for offset in range(0, length, TILE_BYTES):
+        _write(
+            target, at + offset, _read(source, start + offset, min(TILE_BYTES, length - offset), 1)
+        )
 
 
 def _read(descriptor: int, offset: int, elements: int, itemsize: int) -> NDArray[Any]:

@@ -29,6 +29,10 @@ MAX_JSON_BYTES = 16 << 20
 #: Most layers that are read of a text whose model is not known.
 MAX_LAYERS = 20_000
 
+#: Most lists that are read; each costs some microseconds, which a layer of lists of one number would
+#: make a minute of. Numbers of full precision, one to a list, stay below it up to `MAX_JSON_BYTES`.
+MAX_LISTS = 1 << 20
+
 #: Longest number. Python refuses to read an integer of more than 4300 digits.
 MAX_NUMBER_BYTES = 8192
 
@@ -138,6 +142,7 @@ class LayersParser:
         self._write = write
         self._layers: list[Tensor] = []
         self._rest = b""
+        self._lists = 0
         self._expected = _Expected.VALUE
         #: Elements so far of each list that is open, the outermost first.
         self._counts: list[int] = []
@@ -165,7 +170,7 @@ class LayersParser:
         self._take(text[start:cut])
         self._rest = text[cut:].lstrip(_BLANKS)
         if len(self._rest) > MAX_NUMBER_BYTES:
-            raise self._rejected(f"{quoted(self._rest.decode('latin-1'))} is too long for a number")
+            raise self._rejected(_what_is_wrong(self._rest))
 
     def finish(self) -> TensorLayout:
         """The layout, once all text has been taken."""
@@ -204,6 +209,9 @@ class LayersParser:
             if self._has_numbers:
                 raise self._rejected("ragged, a list beside numbers")
             self._lengths.append(None)
+        self._lists += 1
+        if self._lists > MAX_LISTS:
+            raise UpdateRejected(f"JSON text has more than {MAX_LISTS} lists")
         self._counts.append(0)
         self._expected = _Expected.VALUE_OR_END
 
@@ -321,7 +329,7 @@ def _what_is_wrong(text: bytes) -> str:
     """What text that should be numbers and commas is instead."""
     foreign = _FOREIGN.search(text)
     if not foreign and _TOO_LONG.search(text):
-        return "an integer of more than 4300 digits"
+        return "a number of more than 4300 digits"
     if not foreign:
         return f"expected numbers, found {quoted(text.decode('ascii'))}"
     if foreign[0] >= b"\x80":

@@ -11,7 +11,7 @@ from threading import Lock
 from types import TracebackType
 from typing import IO
 
-from aggregation.errors import SpoolFull
+from aggregation.errors import SpoolFull, UpdateRejected
 from aggregation.sources import FileSource
 
 
@@ -28,28 +28,31 @@ class SpoolFile:
 
         Raises
         ------
+        UpdateRejected
+            If the file would not fit even into an empty spool.
         SpoolFull
-            If the spool may not take it in.
+            If it does not fit beside the others.
         """
-        size = memoryview(data).nbytes
-        self._spool._take(size)
-        self.size += size
+        self._grow(memoryview(data).nbytes)
         self._file.write(data)
 
     def extend(self, size: int) -> int:
         """Make room for ``size`` bytes to be written through `descriptor`; return where it begins.
 
-        Raises
-        ------
-        SpoolFull
-            If the spool may not take them in.
+        Errors are those of `write`.
         """
-        self._spool._take(size)
         start = self.size
-        self.size += size
+        self._grow(size)
         self._file.truncate(self.size)
         self._file.seek(self.size)
         return start
+
+    def _grow(self, size: int) -> None:
+        limit = self._spool.max_bytes
+        if self.size + size > limit:
+            raise UpdateRejected(f"it takes more than {limit} bytes to unpack")
+        self._spool._take(size)
+        self.size += size
 
     @property
     def descriptor(self) -> int:

@@ -103,7 +103,9 @@ def read_directory(source: ByteSource) -> Directory:
             position += zf.CENTRAL.size + name + extra + comment
     except struct.error as error:
         raise UpdateRejected("npz directory is cut off within an entry") from error
-    if position != size or len(crcs) != count:
+    if position != size:
+        raise UpdateRejected("npz directory is cut off within an entry")
+    if len(crcs) != count:
         raise UpdateRejected(f"npz directory has {len(crcs)} entries, not {count} as it says")
     return Directory(bytes(data), offset, tuple(crcs))
 
@@ -169,7 +171,7 @@ def _parse_entry(directory: bytes, position: int) -> tuple[Entry, int]:
     if name > MAX_NAME_BYTES:
         raise UpdateRejected(f"{where}: a name of {name} bytes, at most {MAX_NAME_BYTES} are read")
     if flags & zf.ENCRYPTED:
-        raise UpdateRejected(f"{where} is encrypted")
+        raise UpdateRejected(f"{where} is encrypted, or a patch")
     if method not in (zf.STORED, zf.DEFLATED):
         raise UpdateRejected(f"{where} is compressed with method {method}, only deflate is read")
     compressed, size, offset = *places, at

@@ -20,8 +20,8 @@ DESCRIPTOR_SIGNATURE = b"PK\7\x08"
 
 STORED, DEFLATED = 0, 8
 
-#: Flag bits 0, 6 and 13: the member, or the directory, is encrypted.
-ENCRYPTED = 0x2041
+#: Flag bits 0, 6 and 13: the member, or the directory, is encrypted; 5: it is a patch of another one.
+ENCRYPTED = 0x2061
 #: Sizes and CRC follow the member.
 HAS_DESCRIPTOR = 0x0008
 UTF8 = 0x0800

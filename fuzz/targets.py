@@ -1,0 +1,169 @@
+"""What is fuzzed: valid files to begin with, how to spoil them, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from random import Random
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from aggregation.errors import UpdateRejected
+from aggregation.formats import Spool, open_weights, peek_layout
+from aggregation.layout import DTYPES, TensorLayout
+from aggregation.sources import BytesSource
+from aggregation.weights import read_tensors
+from fuzz.mutations import spoiled
+
+Array = NDArray[Any]
+Maker = Callable[[Random], bytes]
+
+MODELS: tuple[dict[str, Array], ...] = (
+    {"w": np.arange(6, dtype="f4").reshape(2, 3), "b": np.ones(3, "f8"), "n": np.array(7, "i8")},
+    {"h": np.ones((1, 2), "f2"), "e": np.ones((2, 0), "f4"), "u": np.arange(4, dtype="u1")},
+    {"brain": np.ones(5, ml_dtypes.bfloat16), "": np.zeros((1, 1, 1, 1), "u8")},
+    {"f": np.asfortranarray(np.arange(12.0).reshape(3, 4)), "swapped": np.arange(5, dtype=">f4")},
+)
+
+#: One that the spoiled files are compared with, at times.
+LIKE = TensorLayout(
+    peek_layout(BytesSource(safetensors.numpy.save(MODELS[0])), "safetensors").tensors
+)
+
+
+def _npz(model: Mapping[str, Array], compression: int, random: Random | None = None) -> bytes:
+    """An archive of the model's arrays, whose members are spoiled before they get their CRCs."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, array in model.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            data = member.getvalue()
+            if random and random.random() < 0.5:
+                data = spoiled(data[:128], random) + data[128:]
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data, compression)
+    return file.getvalue()
+
+
+def _safetensors(model: Mapping[str, Array], random: Random) -> bytes:
+    """A file whose header is spoiled and has the right length again."""
+    data = safetensors.numpy.save({name: _native(array) for name, array in model.items()})
+    length = struct.unpack("<Q", data[:8])[0]
+    header = spoiled(data[8 : 8 + length], random)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
+def _native(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("="), order="C")
+
+
+def _seeds() -> dict[str, list[bytes]]:
+    """Valid files by format."""
+    native = [{name: _native(array) for name, array in model.items()} for model in MODELS]
+    unnamed = {f"arr_{n}": np.full(n, n, "f4") for n in range(3)}
+    layers = [array.astype("f8").tolist() for model in native for array in model.values()]
+    return {
+        "safetensors": [safetensors.numpy.save(model, {"a": "b"}) for model in native],
+        "npz": [
+            _npz(model, compression)
+            for model in (*MODELS, unnamed)
+            for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        ],
+        "json": [
+            json.dumps(layers).encode(),
+            json.dumps(layers, indent=1).encode(),
+            b"[[0.1,2],3,[],[[1e-5,-7E+2],[0,1]]]",
+            b"[[[[1],[2]],[[3],[4]]]]",
+        ],
+    }
+
+
+SEEDS = _seeds()
+
+
+def inputs(random: Random) -> Iterator[tuple[str, bytes]]:
+    """Spoiled files without an end: ``(format, data)``."""
+    makers: tuple[tuple[str, Maker], ...] = (
+        ("safetensors", lambda random: spoiled(random.choice(SEEDS["safetensors"]), random)),
+        ("safetensors", lambda random: _safetensors(random.choice(MODELS), random)),
+        ("npz", lambda random: spoiled(random.choice(SEEDS["npz"]), random)),
+        ("npz", lambda random: spoiled(random.choice(SEEDS["npz"]), random)),
+        (
+            "npz",
+            lambda random: _npz(
+                random.choice(MODELS),
+                random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)),
+                random,
+            ),
+        ),
+        ("json", lambda random: spoiled(random.choice(SEEDS["json"]), random)),
+        ("json", lambda random: spoiled(random.choice(SEEDS["json"]), random)),
+    )
+    while True:
+        kind, make = random.choice(makers)
+        yield kind, make(random)
+
+
+def check(format: str, data: bytes, like: TensorLayout | None, spool: Spool) -> str:
+    """Open and read a file; what came of it in a few words.
+
+    Raises
+    ------
+    AssertionError
+        If it was read otherwise than the format's own library does.
+    """
+    source = BytesSource(data)
+    try:
+        peeked = peek_layout(source, format, like=like)
+        weights = open_weights(source, format, like=like, spool=spool)
+    except UpdateRejected as error:
+        reason = str(error)
+        assert reason.isascii()
+        assert reason.isprintable()
+        assert len(reason) < 500
+        return "rejected"
+    assert peeked == weights.layout
+    tensors = read_tensors(weights)
+    try:
+        expected = LIBRARIES[format](data)
+    except Exception:  # whatever else a library raises at a file that is read here
+        return "read, the library does not"
+    assert tensors.keys() == expected.keys()
+    for name, array in expected.items():
+        if like is None or format != "json":
+            assert tensors[name].shape == array.shape
+            assert tensors[name].tobytes() == array.tobytes()
+    return "read, as the library does"
+
+
+def _library_safetensors(data: bytes) -> dict[str, Array]:
+    return {
+        name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        for name, tensor in safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+    }
+
+
+def _library_npz(data: bytes) -> dict[str, Array]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    return {name: _native(array) for name, array in arrays.items()}
+
+
+def _library_json(data: bytes) -> dict[str, Array]:
+    layers = json.loads(data)
+    return {str(number): np.array(layer, np.float64) for number, layer in enumerate(layers)}
+
+
+LIBRARIES: dict[str, Callable[[bytes], dict[str, Array]]] = {
+    "safetensors": _library_safetensors,
+    "npz": _library_npz,
+    "json": _library_json,
+}
