@@ -1,0 +1,72 @@
+"""What the demonstration can be told on its command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.script import MIN_CLIENTS, MIN_ROUNDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Of one run.
+
+    Attributes
+    ----------
+    database : str
+        ``sqlite`` or ``postgres``.
+    out : Path
+        Folder for all that the run leaves.
+    """
+
+    clients: int
+    rounds: int
+    database: str
+    seed: int
+    out: Path
+
+
+def parse_options(arguments: Sequence[str] | None = None) -> Options:
+    """Read the command line; a wrong one ends the program with a sentence."""
+    parser = argparse.ArgumentParser(
+        prog="python -m local",
+        description="Trains a federation on this machine, through the function that runs on AWS.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--clients", type=_at_least(MIN_CLIENTS, 50), default=10, help="how many take part"
+    )
+    parser.add_argument(
+        "--rounds", type=_at_least(MIN_ROUNDS, 500), default=15, help="how many are run"
+    )
+    parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite", help="database")
+    parser.add_argument("--seed", type=_at_least(0), default=1, help="of the data and the training")
+    parser.add_argument(
+        "--out", type=Path, default=Path("run"), help="folder for what the run leaves"
+    )
+    given = parser.parse_args(arguments)
+    return Options(
+        clients=given.clients,
+        rounds=given.rounds,
+        database=given.db,
+        seed=given.seed,
+        out=given.out.resolve(),
+    )
+
+
+def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A type for argparse: a whole number in a range."""
+
+    def whole_number(text: str) -> int:
+        number = int(text) if text.isdecimal() else least - 1
+        if number < least or (most is not None and number > most):
+            upto = "" if most is None else f" to {most}"
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least}{upto}, got {text!r}"
+            )
+        return number
+
+    return whole_number

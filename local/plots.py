@@ -1,0 +1,123 @@
+"""The learning curve as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from local.references import References
+from local.script import Script
+
+INK, GREY, BLUE = "#1f2933", "#7b8794", "#1f6feb"
+GREEN, ORANGE, RED = "#15803d", "#c2570c", "#c81e1e"
+
+
+def plot_learning_curve(
+    path: Path, accuracies: Sequence[float], references: References, script: Script
+) -> None:
+    """Draw the accuracy of each round's aggregate, with both references and what went wrong.
+
+    Parameters
+    ----------
+    path : Path
+        Of the PNG.
+    accuracies : sequence of float
+        On the test set, from the first round on.
+    references : References
+    script : Script
+    """
+    with mpl.rc_context({"font.size": 10.5, "text.color": INK, "axes.labelcolor": INK}):
+        figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        _frame(axes, len(accuracies), lowest=min([*accuracies, references.mean_alone]))
+        axes.set_title(
+            f"{len(references.alone)} clients learn handwritten digits together",
+            loc="left",
+            weight="bold",
+        )
+        _reference(axes, references.central, "trained centrally", GREEN, x=0, align="left")
+        _reference(axes, references.mean_alone, "clients alone, mean", ORANGE, x=1, align="right")
+        _curve(axes, accuracies)
+        _departure(axes, script.last_round + 0.5, f"client {script.deserter + 1} drops out")
+        vandal = f"client {script.vandal + 1}"
+        for number, what in (
+            (script.wrong_shape_round, "wrong shape"),
+            (script.nan_round, "NaN"),
+        ):
+            _rejection(axes, number, accuracies[number - 1], f"{what} from\n{vandal} rejected")
+        figure.savefig(path)
+
+
+def _frame(axes: Axes, n_rounds: int, *, lowest: float) -> None:
+    axes.set_xlim(0.5, n_rounds + 0.5)
+    axes.set_ylim(max(0, lowest - 0.1), 1.01)
+    axes.set_xlabel("round")
+    axes.set_ylabel("accuracy on the test set")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=15))
+    axes.grid(axis="y", color=GREY, alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=GREY)
+
+
+def _curve(axes: Axes, accuracies: Sequence[float]) -> None:
+    n_rounds = len(accuracies)
+    axes.plot(
+        range(1, n_rounds + 1), accuracies, color=BLUE, linewidth=2.2, marker="o", markersize=4.5
+    )
+    axes.annotate(
+        f"federated  {accuracies[-1]:.3f}",
+        (n_rounds, accuracies[-1]),
+        xytext=(0, -18),
+        textcoords="offset points",
+        color=BLUE,
+        weight="bold",
+        ha="right",
+    )
+
+
+def _reference(axes: Axes, accuracy: float, what: str, color: str, *, x: float, align: str) -> None:
+    """A dashed line, with its label above one of its ends."""
+    axes.axhline(accuracy, color=color, linewidth=1.4, linestyle=(0, (5, 3)))
+    axes.annotate(
+        f"{what}  {accuracy:.3f}",
+        (x, accuracy),
+        xycoords=("axes fraction", "data"),
+        xytext=(4 if align == "left" else -4, 4),
+        textcoords="offset points",
+        color=color,
+        ha=align,
+    )
+
+
+def _departure(axes: Axes, x: float, what: str) -> None:
+    axes.axvline(x, color=GREY, linewidth=1, linestyle=":")
+    axes.annotate(
+        what,
+        (x, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 6),
+        textcoords="offset points",
+        color=GREY,
+        fontsize="small",
+    )
+
+
+def _rejection(axes: Axes, number: int, accuracy: float, what: str) -> None:
+    """A cross on the curve: the round went on without that update."""
+    axes.plot([number], [accuracy], color=RED, marker="X", markersize=9, markeredgecolor="white")
+    axes.annotate(
+        what,
+        (number, accuracy),
+        xytext=(0, -48),
+        textcoords="offset points",
+        color=RED,
+        fontsize="small",
+        ha="center",
+        arrowprops={"arrowstyle": "-", "color": RED, "alpha": 0.4, "shrinkB": 6},
+    )

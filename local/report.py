@@ -1,0 +1,129 @@
+"""The run as people see it: a line a round while it goes on, and tables at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from local.participant import Participant
+from local.references import References
+from local.script import Script
+
+#: Columns of the line of a round, with their widths; the last takes the rest.
+COLUMNS = {"round": 6, "updates": 8, "accuracy": 9, "seconds": 8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """How a round went.
+
+    Attributes
+    ----------
+    rejected : dict of str to str
+        Names of the clients whose updates were rejected, with the reasons.
+    accuracy : float
+        Of the round's aggregate on the test set.
+    seconds : float
+        From the first upload to the aggregate.
+    """
+
+    number: int
+    updates_used: int
+    rejected: dict[str, str]
+    accuracy: float
+    seconds: float
+
+
+class Report:
+    """Writes to a console; on one that is no terminal nothing moves, the lines are the same.
+
+    Parameters
+    ----------
+    console : Console
+    n_clients, n_rounds : int
+    """
+
+    def __init__(self, console: Console, n_clients: int, n_rounds: int) -> None:
+        self._console = console
+        self._n_clients = n_clients
+        self._n_rounds = n_rounds
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[Status]:
+        """Show what is going on; on a terminal only."""
+        with self._console.status(what) as status:
+            yield status
+
+    def heading(self) -> None:
+        """Above the rounds."""
+        self._line([*COLUMNS, "rejected"], style="bold")
+
+    def round(self, report: RoundReport) -> None:
+        """The line of a round."""
+        rejected = [f"{name}: {reason}" for name, reason in report.rejected.items()]
+        self._line(
+            [
+                f"{report.number}/{self._n_rounds}",
+                f"{report.updates_used}/{self._n_clients}",
+                f"{report.accuracy:.3f}",
+                f"{report.seconds:.2f}",
+                "\n".join(rejected),
+            ]
+        )
+
+    def clients(
+        self,
+        participants: Sequence[Participant],
+        references: References,
+        scores: Mapping[int, float],
+        script: Script,
+    ) -> None:
+        """A table of the clients: what each would have without the others, and what it has."""
+        table = Table(title="\nClients", title_justify="left", title_style="bold")
+        for column in ("client", "examples", "alone", "federated"):
+            table.add_column(column, justify="right")
+        table.add_column("remark")
+        for each in participants:
+            table.add_row(
+                str(each.index + 1),
+                str(len(each.training)),
+                f"{references.alone[each.index]:.3f}",
+                f"{scores[each.index]:.3f}" if each.index in scores else "",
+                script.remark(each.index),
+            )
+        self._console.print(table)
+        self._console.print(
+            "alone: its own model on the test set; federated: the last aggregate on its held-out part",
+            style="dim",
+        )
+
+    def outcome(self, federated: float, references: References) -> None:
+        """How the federated model compares."""
+        table = Table(title="\nAccuracy on the test set", title_justify="left", title_style="bold")
+        table.add_column("model")
+        table.add_column("accuracy", justify="right")
+        table.add_row("federated", f"[bold green]{federated:.3f}")
+        table.add_row("trained centrally", f"{references.central:.3f}")
+        table.add_row("clients alone, mean", f"{references.mean_alone:.3f}")
+        self._console.print(table)
+
+    def places(self, places: Mapping[str, Path]) -> None:
+        """Where everything lies."""
+        self._console.print("\nWhere everything is", style="bold")
+        for what, path in places.items():
+            self._console.print(f"  {what:<18}{path}", soft_wrap=True, highlight=False)
+
+    def _line(self, cells: Sequence[str], style: str = "") -> None:
+        line = Table.grid(padding=(0, 2, 0, 0))
+        for width in COLUMNS.values():
+            line.add_column(width=width, justify="right", no_wrap=True)
+        line.add_column()
+        line.add_row(*map(Text, cells), style=style)  # Reasons quote clients: no markup in them.
+        self._console.print(line, highlight=False)

@@ -1,0 +1,74 @@
+"""The schedule that EventBridge keeps on AWS: the sweep, every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+logger = logging.getLogger(__name__)
+
+#: How long closing waits for an invocation under way; the thread ends with the process at the latest.
+STOP_SECONDS = 5
+
+
+def scheduled_event(region: str, detail: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a schedule of EventBridge sends; without detail it asks for a sweep over all models."""
+    return {
+        "version": "0",
+        "id": str(uuid.uuid4()),
+        "detail-type": "Scheduled Event",
+        "source": "aws.events",
+        "account": "123456789012",
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "region": region,
+        "resources": [f"arn:aws:events:{region}:123456789012:rule/sweep"],
+        "detail": detail or {},
+    }
+
+
+class Schedule:
+    """Invokes a function with the sweep's event, again and again while the context is open.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the event; such as ``LambdaRuntime.invoke``.
+    every_seconds : float
+    region : str
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Any], *, every_seconds: float, region: str
+    ) -> None:
+        self._function = function
+        self._every_seconds = every_seconds
+        self._region = region
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._tick_until_stopped, name="schedule", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _tick_until_stopped(self) -> None:
+        while not self._stopped.wait(self._every_seconds):
+            try:
+                self._function(scheduled_event(self._region))
+            except Exception as error:  # A failed sweep is made up for by the next one.
+                logger.warning("the sweep failed: %s", error)

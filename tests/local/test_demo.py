@@ -1,0 +1,159 @@
+"""The whole demonstration, as `make run` starts it: moto, the real Lambda runtime, both databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+PROJECT = Path(__file__).parents[2]
+COMPLETE, INVALID = 2, 4
+
+
+@contextmanager
+def demonstration(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A demonstration under way, that leaves everything in a folder, temporary files included."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "local", "--out", str(folder / "run"), *options],
+        cwd=PROJECT,
+        env={**os.environ, "TMPDIR": str(folder), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def left_running(folder: Path) -> set[int]:
+    """Processes of the folder that do not go away; what was killed may take a moment."""
+    deadline = time.monotonic() + 10
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return processes_of(folder)
+
+
+def processes_of(folder: Path) -> set[int]:
+    """Processes that have the folder's name in their command or their environment."""
+    found = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            try:
+                told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            except OSError:
+                continue  # It ended meanwhile, or is none of ours.
+            if os.fsencode(folder) in told:
+                found.add(int(process.name))
+    return found
+
+
+def weights_at(run: Path, key: str) -> dict[str, np.ndarray]:
+    """An object that the run exported."""
+    return safetensors.numpy.load_file(run / "bucket" / key)
+
+
+def test_a_federation_trains_through_the_function_on_sqlite(tmp_path: Path) -> None:
+    """Three clients and two rounds: uploads become aggregates, each the mean of its updates weighted by
+    their examples; garbage is rejected with its reason; every aggregate is scored by who is left."""
+    folder = tmp_path / "no #1? 100% name"
+    folder.mkdir()
+    with demonstration(folder, "--clients", "3", "--rounds", "2") as process:
+        shown, _ = process.communicate()
+    assert process.returncode == 0, shown
+    run = folder / "run"
+    with closing(sqlite3.connect(run / "database.sqlite3")) as database:
+        database.row_factory = sqlite3.Row
+        updates = database.execute("SELECT * FROM models_app_modelupdate ORDER BY id").fetchall()
+        aggregates = database.execute(
+            "SELECT * FROM models_app_modelaggregate ORDER BY number"
+        ).fetchall()
+        scores = database.execute(
+            "SELECT aggregate_id FROM models_app_clientaggregatescore"
+        ).fetchall()
+    assert [aggregate["number"] for aggregate in aggregates] == [1, 2]
+    for aggregate, n_used in zip(aggregates, (2, 1), strict=True):
+        used = [each for each in updates if each["applied_aggregate_id"] == aggregate["id"]]
+        assert [each["status"] for each in used] == [COMPLETE] * n_used
+        assert_weighted_mean(run, aggregate, used)
+    rejected = [each for each in updates if each["status"] == INVALID]
+    assert len(updates) == 5
+    assert len({each["client_id"] for each in rejected}) == 1
+    assert [each["rejection_reason"] in shown for each in rejected] == [True, True]
+    assert "[9]" in rejected[0]["rejection_reason"]
+    assert "nan" in rejected[1]["rejection_reason"]
+    first, second = (aggregate["id"] for aggregate in aggregates)
+    assert [score["aggregate_id"] for score in scores] == [first] * 3 + [second] * 2
+    assert (run / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
+    assert '"round published"' in (run / "function.log").read_text()
+    assert left_running(tmp_path) == set()
+
+
+def assert_weighted_mean(run: Path, aggregate: Any, used: list[Any]) -> None:
+    """The aggregate's weights are what numpy makes of the updates' own files."""
+    result = weights_at(run, aggregate["result"])
+    counts = [update["num_examples"] for update in used]
+    models = [weights_at(run, update["data"]) for update in used]
+    assert min(counts) > 1
+    for name, tensor in result.items():
+        stacked = np.array([model[name] for model in models], np.float64)
+        expected = np.average(stacked, axis=0, weights=counts)
+        np.testing.assert_allclose(tensor, expected, rtol=1e-6)
+        assert tensor.dtype == np.float32
+
+
+def test_a_federation_trains_on_postgresql_too(tmp_path: Path) -> None:
+    """The same with the embedded PostgreSQL, whose rows are kept as a file and whose server is gone."""
+    with demonstration(tmp_path, "--clients", "4", "--rounds", "2", "--db", "postgres") as process:
+        shown, _ = process.communicate()
+    assert process.returncode == 0, shown
+    assert re.search(r"federated\s*│\s*0\.\d{3}", shown)
+    rows = json.loads((tmp_path / "run" / "database.json").read_text())
+    kept = [row["fields"] for row in rows if row["model"] == "models_app.modelaggregate"]
+    assert [fields["number"] for fields in kept] == [1, 2]
+    for fields in kept:
+        assert weights_at(tmp_path / "run", fields["result"])
+    assert left_running(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("number", "database"), [(signal.SIGINT, "postgres"), (signal.SIGTERM, "sqlite")]
+)
+def test_an_interrupted_run_leaves_no_process_behind(
+    tmp_path: Path, number: signal.Signals, database: str
+) -> None:
+    """Ctrl-C, or a request to terminate, in the middle of the rounds ends all that was started."""
+    with demonstration(tmp_path, "--rounds", "500", "--db", database) as process:
+        assert process.stdout is not None
+        assert any("1/500" in line for line in process.stdout)
+        running = processes_of(tmp_path)
+        process.send_signal(number)
+        shown, _ = process.communicate()
+    assert process.returncode == 130
+    assert "Stopped. Nothing is left running." in shown
+    assert "Traceback" not in shown
+    assert len(running) >= 3, "the demonstration, the emulator and the function at least"
+    assert left_running(tmp_path) == set()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """What is wrong is said without a traceback, and the exit code is 1."""
+    (tmp_path / "run").write_text("a file")
+    with demonstration(tmp_path) as process:
+        shown, _ = process.communicate()
+    assert process.returncode == 1
+    assert shown.strip() == f"cannot write to the folder {tmp_path / 'run'}: File exists"

@@ -1,0 +1,39 @@
+"""The demonstration's command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from local.options import Options, parse_options
+
+
+def test_what_is_given_is_taken(tmp_path: Path) -> None:
+    """Every option is read, and the folder made absolute."""
+    given = parse_options(
+        ["--clients", "20", "--rounds", "30", "--db", "postgres", "--seed", "0", "--out", "there"]
+    )
+    assert given == Options(
+        clients=20, rounds=30, database="postgres", seed=0, out=Path.cwd() / "there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--clients", "2"], "argument --clients: expected a whole number from 3 to 50, got '2'"),
+        (["--clients", "51"], "argument --clients: expected a whole number from 3 to 50, got '51'"),
+        (["--rounds", "x"], "argument --rounds: expected a whole number from 2 to 500, got 'x'"),
+        (["--seed", "-1"], "argument --seed: expected a whole number from 0, got '-1'"),
+        (["--db", "oracle"], "argument --db: invalid choice: 'oracle'"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_a_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong with the command line is said, with what was expected."""
+    with pytest.raises(SystemExit) as ended:
+        parse_options(arguments)
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
