@@ -1,0 +1,397 @@
+"""The resource types that moto's CloudFormation lacks, or makes in part only.
+
+Each is made by the API call that CloudFormation itself would make, through boto3, so the properties
+of the template pass botocore's own check of names and types.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+from moto.cloudformation import parsing
+from moto.core.common_models import CloudFormationModel
+
+Properties = dict[str, Any]
+#: What `Ref` gives, and what `Fn::GetAtt` gives by name.
+Made = tuple[str, dict[str, Any]]
+Maker = Callable[[str, Properties], Made]
+
+
+class ApiResource(CloudFormationModel):
+    """A resource that exists by virtue of an API call."""
+
+    maker: Maker
+    resource_type = ""
+
+    def __init__(self, made: Made) -> None:
+        self.physical_resource_id, self._attributes = made
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        """No type here takes its name from CloudFormation."""
+        return ""
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        """Checked when the attribute is read."""
+        return True
+
+    def get_cfn_attribute(self, attribute_name: str) -> Any:
+        """What `Fn::GetAtt` gives."""
+        return self._attributes[attribute_name]
+
+
+def register() -> None:
+    """Teach moto's CloudFormation the types of this module; a second call changes nothing."""
+    known = {model.cloudformation_type() for model in ApiResource.__subclasses__()}
+    for resource_type, maker in MAKERS.items():
+        if resource_type not in known:
+            _subclass(resource_type, maker)
+    for model in ApiResource.__subclasses__():
+        parsing.get_model_map()[model.cloudformation_type()] = model
+        parsing.get_name_type_map()[model.cloudformation_type()] = ""
+
+
+def _subclass(resource_type: str, maker: Maker) -> type[ApiResource]:
+    def create(
+        cls: type[ApiResource],
+        resource_name: str,
+        cloudformation_json: dict[str, Any],
+        account_id: str,
+        region_name: str,
+        **kwargs: Any,
+    ) -> ApiResource:
+        return cls(maker(resource_name, _without_none(cloudformation_json.get("Properties", {}))))
+
+    return type(
+        resource_type.replace("::", ""),
+        (ApiResource,),
+        {
+            "cloudformation_type": staticmethod(lambda: resource_type),
+            "create_from_cloudformation_json": classmethod(create),
+        },
+    )
+
+
+def _without_none(value: Any) -> Any:
+    """Drop what `AWS::NoValue` stands for."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value if item is not None]
+    return value
+
+
+def call(service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+    """Make an API call, its numbers and booleans taken from strings as CloudFormation does."""
+    client = boto3.client(service)
+    shape = client.meta.service_model.operation_model(
+        client.meta.method_to_api_mapping[operation]
+    ).input_shape
+    answer: dict[str, Any] = getattr(client, operation)(**_typed(shape, parameters))
+    return answer
+
+
+def _typed(shape: Any, value: Any) -> Any:
+    kind = shape.type_name
+    if kind == "structure" and isinstance(value, dict):
+        members = shape.members
+        return {k: _typed(members[k], v) if k in members else v for k, v in value.items()}
+    if kind == "list" and isinstance(value, list):
+        return [_typed(shape.member, item) for item in value]
+    if kind == "map" and isinstance(value, dict):
+        return {key: _typed(shape.value, item) for key, item in value.items()}
+    if kind in ("integer", "long") and isinstance(value, str):
+        return int(value)
+    if kind in ("float", "double") and isinstance(value, str | int):
+        return float(value)
+    if kind == "boolean" and isinstance(value, str):
+        return {"true": True, "false": False}[value]
+    if kind == "string" and isinstance(value, int | float):
+        return str(value)
+    return value
+
+
+def _bucket(name: str, properties: Properties) -> Made:
+    bucket = properties.pop("BucketName", name.lower())
+    region = boto3.session.Session().region_name
+    call(
+        "s3",
+        "create_bucket",
+        Bucket=bucket,
+        CreateBucketConfiguration={"LocationConstraint": region},
+    )
+    for key, (operation, parameter, to_api) in BUCKET_PARTS.items():
+        if key in properties:
+            call("s3", operation, Bucket=bucket, **{parameter: to_api(properties.pop(key))})
+    if properties:
+        raise ValueError(f"properties of a bucket that no call here sets: {sorted(properties)}")
+    return bucket, {"Arn": f"arn:aws:s3:::{bucket}"}
+
+
+def _encryption(given: Properties) -> Properties:
+    rules = given["ServerSideEncryptionConfiguration"]
+    return {
+        "Rules": [
+            {"ApplyServerSideEncryptionByDefault": rule["ServerSideEncryptionByDefault"]}
+            for rule in rules
+        ]
+    }
+
+
+def _lifecycle(given: Properties) -> Properties:
+    rules = []
+    for rule in given["Rules"]:
+        api = {"ID": rule.pop("Id"), "Filter": {"Prefix": rule.pop("Prefix", "")}}
+        if "ExpirationInDays" in rule:
+            api["Expiration"] = {"Days": rule.pop("ExpirationInDays")}
+        rules.append(api | rule)
+    return {"Rules": rules}
+
+
+def _notification(given: Properties) -> Properties:
+    return {
+        "QueueConfigurations": [
+            {
+                "QueueArn": one["Queue"],
+                "Events": [one["Event"]],
+                "Filter": {"Key": {"FilterRules": one["Filter"]["S3Key"]["Rules"]}},
+            }
+            for one in given["QueueConfigurations"]
+        ]
+    }
+
+
+def _logging(given: Properties) -> Properties:
+    return {
+        "LoggingEnabled": {
+            "TargetBucket": given["DestinationBucketName"],
+            "TargetPrefix": given["LogFilePrefix"],
+        }
+    }
+
+
+def _as_is(given: Properties) -> Properties:
+    return given
+
+
+BUCKET_PARTS: dict[str, tuple[str, str, Callable[[Properties], Properties]]] = {
+    "PublicAccessBlockConfiguration": (
+        "put_public_access_block",
+        "PublicAccessBlockConfiguration",
+        _as_is,
+    ),
+    "OwnershipControls": ("put_bucket_ownership_controls", "OwnershipControls", _as_is),
+    "BucketEncryption": ("put_bucket_encryption", "ServerSideEncryptionConfiguration", _encryption),
+    "VersioningConfiguration": ("put_bucket_versioning", "VersioningConfiguration", _as_is),
+    "LoggingConfiguration": ("put_bucket_logging", "BucketLoggingStatus", _logging),
+    "LifecycleConfiguration": (
+        "put_bucket_lifecycle_configuration",
+        "LifecycleConfiguration",
+        _lifecycle,
+    ),
+    "NotificationConfiguration": (
+        "put_bucket_notification_configuration",
+        "NotificationConfiguration",
+        _notification,
+    ),
+}
+
+
+def _bucket_policy(name: str, properties: Properties) -> Made:
+    policy = json.dumps(properties["PolicyDocument"])
+    call("s3", "put_bucket_policy", Bucket=properties["Bucket"], Policy=policy)
+    return name, {}
+
+
+def _queue_policy(name: str, properties: Properties) -> Made:
+    policy = json.dumps(properties["PolicyDocument"])
+    for url in properties["Queues"]:
+        call("sqs", "set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
+    return name, {}
+
+
+def _topic_policy(name: str, properties: Properties) -> Made:
+    policy = json.dumps(properties["PolicyDocument"])
+    for arn in properties["Topics"]:
+        call(
+            "sns",
+            "set_topic_attributes",
+            TopicArn=arn,
+            AttributeName="Policy",
+            AttributeValue=policy,
+        )
+    return name, {}
+
+
+def _subscription(_name: str, properties: Properties) -> Made:
+    return call("sns", "subscribe", **properties)["SubscriptionArn"], {}
+
+
+def _alarm(name: str, properties: Properties) -> Made:
+    call("cloudwatch", "put_metric_alarm", AlarmName=name, **properties)
+    (alarm,) = call("cloudwatch", "describe_alarms", AlarmNames=[name])["MetricAlarms"]
+    return name, {"Arn": alarm["AlarmArn"]}
+
+
+def _alias(_name: str, properties: Properties) -> Made:
+    arn = call("lambda", "create_alias", **properties)["AliasArn"]
+    return arn, {"AliasArn": arn}
+
+
+def _version(_name: str, properties: Properties) -> Made:
+    made = call("lambda", "publish_version", **properties)
+    return made["FunctionArn"], {"Version": made["Version"]}
+
+
+def _event_source_mapping(_name: str, properties: Properties) -> Made:
+    # Switched off, or moto would hand each message to the function, in Docker.
+    made = call("lambda", "create_event_source_mapping", Enabled=False, **properties)
+    return made["UUID"], {"Id": made["UUID"]}
+
+
+def _event_invoke_config(name: str, properties: Properties) -> Made:
+    call("lambda", "put_function_event_invoke_config", **properties)
+    return name, {}
+
+
+def _schedule_group(_name: str, properties: Properties) -> Made:
+    arn = call("scheduler", "create_schedule_group", **properties)["ScheduleGroupArn"]
+    return properties["Name"], {"Arn": arn}
+
+
+def _schedule(name: str, properties: Properties) -> Made:
+    arn = call("scheduler", "create_schedule", Name=name[:64], **properties)["ScheduleArn"]
+    return name[:64], {"Arn": arn}
+
+
+def _security_group_egress(name: str, properties: Properties) -> Made:
+    call(
+        "ec2",
+        "authorize_security_group_egress",
+        GroupId=properties["GroupId"],
+        IpPermissions=[
+            {
+                "IpProtocol": properties["IpProtocol"],
+                "FromPort": properties["FromPort"],
+                "ToPort": properties["ToPort"],
+                "UserIdGroupPairs": [
+                    {
+                        "GroupId": properties["DestinationSecurityGroupId"],
+                        "Description": properties["Description"],
+                    }
+                ],
+            }
+        ],
+    )
+    return name, {}
+
+
+def _cluster_parameter_group(name: str, properties: Properties) -> Made:
+    settings = properties.pop("Parameters")
+    name = name.lower()
+    call(
+        "rds",
+        "create_db_cluster_parameter_group",
+        DBClusterParameterGroupName=name,
+        DBParameterGroupFamily=properties["Family"],
+        Description=properties["Description"],
+    )
+    call(
+        "rds",
+        "modify_db_cluster_parameter_group",
+        DBClusterParameterGroupName=name,
+        Parameters=[
+            {"ParameterName": key, "ParameterValue": value, "ApplyMethod": "immediate"}
+            for key, value in settings.items()
+        ],
+    )
+    return name, {}
+
+
+def _cluster(name: str, properties: Properties) -> Made:
+    cluster = call("rds", "create_db_cluster", DBClusterIdentifier=name.lower(), **properties)
+    made = cluster["DBCluster"]
+    return name.lower(), {
+        "DBClusterArn": made["DBClusterArn"],
+        "DBClusterResourceId": made["DbClusterResourceId"],
+        "Endpoint.Address": made["Endpoint"],
+        "MasterUserSecret.SecretArn": made["MasterUserSecret"]["SecretArn"],
+    }
+
+
+def _subnet_group(name: str, properties: Properties) -> Made:
+    call("rds", "create_db_subnet_group", DBSubnetGroupName=name.lower(), **properties)
+    return name.lower(), {}
+
+
+def _instance(name: str, properties: Properties) -> Made:
+    cluster = properties["DBClusterIdentifier"]
+    (found,) = call("rds", "describe_db_clusters", DBClusterIdentifier=cluster)["DBClusters"]
+    # moto does not take the version from the cluster, as RDS does.
+    version = found["EngineVersion"]
+    identifier = name.lower()
+    call(
+        "rds",
+        "create_db_instance",
+        DBInstanceIdentifier=identifier,
+        EngineVersion=version,
+        **properties,
+    )
+    return identifier, {}
+
+
+def _proxy(_name: str, properties: Properties) -> Made:
+    # moto asks for what signing in with IAM from end to end makes superfluous.
+    made = call("rds", "create_db_proxy", Auth=[{"IAMAuth": "REQUIRED"}], **properties)["DBProxy"]
+    return made["DBProxyName"], {
+        "DBProxyArn": made["DBProxyArn"],
+        "Endpoint": made["Endpoint"],
+    }
+
+
+def _proxy_targets(name: str, properties: Properties) -> Made:
+    call(
+        "rds",
+        "register_db_proxy_targets",
+        DBProxyName=properties["DBProxyName"],
+        TargetGroupName=properties["TargetGroupName"],
+        DBClusterIdentifiers=properties["DBClusterIdentifiers"],
+    )
+    return name, {}
+
+
+#: What was asked of the functions behind custom resources, oldest first; moto would run them in Docker.
+custom_requests: list[Properties] = []
+
+
+def _custom(name: str, properties: Properties) -> Made:
+    custom_requests.append(properties)
+    return name, {}
+
+
+MAKERS: dict[str, Maker] = {
+    "AWS::CloudFormation::CustomResource": _custom,
+    "AWS::CloudWatch::Alarm": _alarm,
+    "AWS::EC2::SecurityGroupEgress": _security_group_egress,
+    "AWS::Lambda::Alias": _alias,
+    "AWS::Lambda::EventInvokeConfig": _event_invoke_config,
+    "AWS::Lambda::EventSourceMapping": _event_source_mapping,
+    "AWS::Lambda::Version": _version,
+    "AWS::RDS::DBCluster": _cluster,
+    "AWS::RDS::DBClusterParameterGroup": _cluster_parameter_group,
+    "AWS::RDS::DBInstance": _instance,
+    "AWS::RDS::DBProxy": _proxy,
+    "AWS::RDS::DBProxyTargetGroup": _proxy_targets,
+    "AWS::RDS::DBSubnetGroup": _subnet_group,
+    "AWS::S3::Bucket": _bucket,
+    "AWS::S3::BucketPolicy": _bucket_policy,
+    "AWS::SNS::Subscription": _subscription,
+    "AWS::SNS::TopicPolicy": _topic_policy,
+    "AWS::SQS::QueuePolicy": _queue_policy,
+    "AWS::Scheduler::Schedule": _schedule,
+    "AWS::Scheduler::ScheduleGroup": _schedule_group,
+}

@@ -1,0 +1,89 @@
+"""The function's role: enough for every call that the suite makes, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from connectors.s3 import S3Objects
+from local.cloud import Cloud
+from tests.deploy.aws_calls import recorder
+from tests.deploy.policy import Need, Place, UnknownCall, allowed, needs, permits
+from tests.deploy.stack import template
+
+PLACE = Place(bucket="federation", queue_url="http://127.0.0.1/queue", event_bus="federation")
+
+#: Allowed, though no API call shows it.
+JUSTIFIED = {
+    "rds-db:connect": "the token is computed locally; the database asks IAM when it is used",
+}
+
+
+def refused(operation: str, **parameters: Any) -> bool:
+    """Whether the function's role would refuse a call."""
+    grants = allowed(template(), "AggregatorRole")
+    wanted = needs(operation, parameters, PLACE)
+    return not all(any(permits(grant, need) for grant in grants) for need in wanted)
+
+
+@pytest.mark.parametrize("prefix", ["updates", "scores", "aggregates", "artifacts"])
+def test_weights_are_read(prefix: str) -> None:
+    """The function reads what clients, rounds and operators store."""
+    assert not refused("s3.GetObject", Bucket="federation", Key=f"{prefix}/3/a.safetensors")
+
+
+def test_only_aggregates_are_written() -> None:
+    """The function can neither forge nor remove a client's update, nor write elsewhere."""
+    assert not refused("s3.UploadPart", Bucket="federation", Key="aggregates/3/1.safetensors")
+    for operation in ("s3.PutObject", "s3.DeleteObject", "s3.CreateMultipartUpload"):
+        for key in (
+            "updates/3/client/a.npz",
+            "scores/3/client/7.json",
+            "artifacts/3/a.npz",
+            "else/a.npz",
+        ):
+            assert refused(operation, Bucket="federation", Key=key)
+
+
+def test_what_is_not_the_stacks_own_is_closed() -> None:
+    """Nothing is allowed outside the stack's own bucket, queue and the one event bus."""
+    assert refused("s3.GetObject", Bucket="another", Key="updates/3/client/a.npz")
+    assert refused("sqs.SendMessage", QueueUrl="http://127.0.0.1/another")
+    assert not refused("sqs.SendMessage", QueueUrl=PLACE.queue_url)
+    assert refused("events.PutEvents", Entries=[{"EventBusName": "default"}])
+    assert not refused("events.PutEvents", Entries=[{"EventBusName": "federation"}])
+
+
+def test_an_unknown_call_is_not_waved_through() -> None:
+    """A call that the table of needs lacks has to be looked up first."""
+    with pytest.raises(UnknownCall):
+        refused("s3.DeleteBucket", Bucket="federation")
+
+
+def test_the_row_user_is_the_only_one() -> None:
+    """The role signs in to one database as one user."""
+    (connect,) = [
+        one for one in allowed(template(), "AggregatorRole") if one.action == "rds-db:connect"
+    ]
+    assert connect.resource.endswith(":dbuser:${Id}/${DatabaseUser}")
+    assert "*" not in connect.resource
+
+
+def test_a_result_is_gone_on_with(cloud: Cloud) -> None:
+    """A round that was cut short asks S3 which parts of its result are stored, and adds the rest."""
+    objects = S3Objects(cloud.client("s3"), cloud.bucket)
+    begun = objects.sink("aggregates/3/1.safetensors", None)
+    begun.write_part(1, b"a" * (5 << 20))
+    resumed = objects.sink("aggregates/3/1.safetensors", begun.state())
+    resumed.write_part(2, b"b", last=True)
+    resumed.complete()
+    assert objects.stat("aggregates/3/1.safetensors").size == (5 << 20) + 1
+
+
+def test_nothing_is_allowed_that_nothing_uses() -> None:
+    """Over the whole suite, each allowed action was needed, or it is said above why it is allowed."""
+    grants = allowed(template(), "AggregatorRole")
+    idle = [one for one in grants if not any(permits(one, used) for used in recorder.used)]
+    assert {one.action for one in idle} <= JUSTIFIED.keys()
+    assert [Need(one.action, one.resource) for one in idle if one.action not in JUSTIFIED] == []
