@@ -6,7 +6,6 @@ import copy
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.formats import Spool, encoder_for, format_of, open_weights, peek_layout
-from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout, layout_difference
+from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
-from connectors.base import BaseModelDataConnector
+from connectors.base import BaseModelDataConnector, Settings
 from connectors.storage import FileObjects, Objects
 from models_app.models import ModelUpdate
 
@@ -30,25 +29,23 @@ class DjangoModelDataConnector(BaseModelDataConnector):
 
     Weights are read by ranges and written part by part, which Django's file interface does not know:
     for that the storage's own client is used, with the storage's own configuration.
+
+    Attributes
+    ----------
+    objects : Objects
+        The storage's.
+
+    Raises
+    ------
+    TypeError
+        If the storage is neither S3 nor a directory.
     """
 
-    @cached_property
-    def objects(self) -> Objects:
-        """The storage's objects.
-
-        Raises
-        ------
-        TypeError
-            If the storage is neither S3 nor a directory.
-        """
-        storage = default_storage
-        if isinstance(storage, FileSystemStorage):
-            return FileObjects(storage.location)
-        if not hasattr(storage, "bucket"):
-            raise TypeError(
-                f"DjangoModelDataConnector reads S3Storage and FileSystemStorage, not {storage!r}"
-            )
-        return _objects_of_bucket(storage)
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        # Here and not where they are first asked for, which is in a reader's thread: the storage
+        # makes another client in each thread, which takes longer than a small round.
+        self.objects = _objects_of(default_storage)
 
     def open(
         self,
@@ -137,12 +134,15 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         with Spool() as spool:
             model = self.open(model_location, spool=spool) if model_location else None
             file.seek(0)
-            weights = open_weights(
-                BytesSource(file.read()),
-                format_of(str(file.name)),
-                like=model.layout if model else None,
-                spool=spool,
-            )
+            try:
+                weights = open_weights(
+                    BytesSource(file.read()),
+                    format_of(str(file.name)),
+                    like=model.layout if model else None,
+                    spool=spool,
+                )
+            except UpdateRejected as error:
+                raise UpdateRejected(f"the result does not fit the model: {error}") from error
             arrays = _checked(weights, model)
         kind = model or weights
         key = aggregate_key(model_id, number, kind.format)
@@ -169,23 +169,26 @@ def aggregate_key(model_id: int, number: int, format: str) -> str:
 
 
 def _checked(weights: Weights, model: Weights | None) -> dict[str, NDArray[Any]]:
-    """The tensors of a result, named as the model's are, if they are laid out so and finite."""
+    """The tensors of a result, in the model's order and by its names, if they are finite."""
     arrays = read_tensors(weights)
     for name, array in arrays.items():
         if not np.isfinite(array.astype(np.float64)).all():
             raise UpdateRejected(f"the result is not finite in tensor {quoted(name)}")
     if model is None:
         return arrays
-    difference = layout_difference(model.layout, weights.layout)
-    if difference:
-        raise UpdateRejected(f"the result is not laid out as the model is: {difference}")
     names = [tensor.name for tensor in model.layout.tensors]
     if weights.layout.named and model.layout.named:
         return {name: arrays[name] for name in names}
     return dict(zip(names, arrays.values(), strict=True))
 
 
-def _objects_of_bucket(storage: Any) -> Objects:
+def _objects_of(storage: Any) -> Objects:
+    if isinstance(storage, FileSystemStorage):
+        return FileObjects(storage.location)
+    if not hasattr(storage, "bucket"):
+        raise TypeError(
+            f"DjangoModelDataConnector reads S3Storage and FileSystemStorage, not {storage!r}"
+        )
     from connectors.s3 import S3Objects
 
     return S3Objects(
