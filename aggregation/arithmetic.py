@@ -123,8 +123,8 @@ def median(rows: Numbers) -> Float64s:
     return mean_of_ranks(np.array(as_floats(rows)), (len(rows) - 1) // 2, len(rows) // 2 + 1)
 
 
-def inner_products(rows: Numbers, centre: Numbers | None) -> Float64s:
-    """Inner products of the rows' differences from the centre, over the columns given.
+def centred(rows: Numbers, centre: Float64s | None) -> Float64s:
+    """The rows' differences from the centre, or the rows themselves, in float64.
 
     Centred before they are multiplied: honest updates differ by a small fraction of what the weights
     are, and uncentred products would lose just that to cancellation.
@@ -132,15 +132,25 @@ def inner_products(rows: Numbers, centre: Numbers | None) -> Float64s:
     Parameters
     ----------
     rows : (n, c)
-    centre : (c,), optional
-        Zero if it is not given.
+    centre : (c,) float64, optional
 
     Returns
     -------
-    (n, n) float64
+    (n, c) float64
     """
     differences = rows.astype(np.float64)
     if centre is not None:
-        np.subtract(differences, centre.astype(np.float64), out=differences)
+        np.subtract(differences, centre, out=differences)
+    return differences
+
+
+def inner_products(differences: Float64s) -> Float64s:
+    """(n, n) inner products of all pairs of rows."""
     with np.errstate(over="ignore", invalid="ignore"):
         return differences @ differences.T
+
+
+def squared_norms(differences: Float64s) -> Float64s:
+    """(n,) inner product of each row with itself."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.square(differences).sum(axis=1), np.float64)

@@ -53,11 +53,20 @@ class Block:
         base = self.layout.bytes_before(self.start)
         for start, run_stop, dtype in self.layout.runs_between(self.start, self.stop):
             begin = self.layout.bytes_before(start) - base
-            while start < run_stop:
-                stop = min(run_stop, start - start % elements + elements)
-                end = begin + (stop - start) * dtype.itemsize
-                yield Slice(start, slice(begin, end), self.raw[:, begin:end].view(dtype))
-                start, begin = stop, end
+            for columns in grid(start, run_stop, elements):
+                end = begin + (columns.stop - columns.start) * dtype.itemsize
+                place = slice(begin, end)
+                yield Slice(start + columns.start, place, self.raw[:, place].view(dtype))
+                begin = end
+
+
+def grid(start: int, stop: int, elements: int) -> Iterator[slice]:
+    """The range cut at multiples of ``elements``; the pieces are counted from ``start``."""
+    begin = start
+    while begin < stop:
+        end = min(stop, begin - begin % elements + elements)
+        yield slice(begin - start, end - start)
+        begin = end
 
 
 class BlockReader:

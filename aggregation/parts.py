@@ -163,10 +163,15 @@ class MemorySink:
     """A result kept in memory: for notebooks and tests."""
 
     def __init__(self) -> None:
-        self.data = b""
+        self._parts: list[bytes] = []
+
+    @property
+    def data(self) -> bytes:
+        """What was written so far."""
+        return b"".join(self._parts)
 
     def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
-        self.data += data
+        self._parts.append(data)
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -175,4 +180,4 @@ class MemorySink:
         pass
 
     def abort(self) -> None:
-        self.data = b""
+        self._parts.clear()

@@ -7,9 +7,7 @@ what it claimed is either in its aggregate, ready again, or rejected with a reas
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -30,11 +28,11 @@ from aggregation.errors import (
     OutOfTime,
     ProgressLost,
     TemporarilyUnavailable,
-    UpdateRejected,
     UpdatesRejected,
 )
 from aggregation.formats import Spool, read_metadata
-from aggregation.layout import TensorLayout, layout_difference
+from aggregation.layout import TensorLayout
+from aggregation.opening import Opener, open_alike
 from aggregation.parts import Sink
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
@@ -61,6 +59,7 @@ class RoundAnswer:
     aggregate_id: int | None = None
     updates_used: int = 0
     updates_rejected: int = 0
+    bytes_read: int = 0
     reason: str = ""
     #: The round is unfinished, and may be gone on with at once.
     continues: bool = False
@@ -303,37 +302,14 @@ class Attempt:
 
     def _open_updates(self, parent: Weights | None, spool: Spool) -> dict[int, Weights]:
         """The updates that can be read and are laid out as the model is, by id."""
+
+        def opener(update: ClaimedUpdate) -> Opener:
+            return lambda like: self._connector.open_update(update, like, spool)
+
+        openers = {update.id: opener(update) for update in self._usable()}
         like = parent.layout if parent else None
-        opened = self._open_all(self._usable(), like, spool)
-        if like is None:
-            usable = self._usable()
-            like = _most_common_layout(opened.values())
-            # Text has no dtype; now that the model's is known, it can be given one.
-            text = [update for update in usable if not opened[update.id].layout.named]
-            opened |= self._open_all(text, like, spool)
-        for update_id, weights in list(opened.items()):
-            difference = layout_difference(like, weights.layout)
-            if difference:
-                self.rejected[update_id] = difference
-                del opened[update_id]
-        return opened
-
-    def _open_all(
-        self, updates: Sequence[ClaimedUpdate], like: TensorLayout | None, spool: Spool
-    ) -> dict[int, Weights]:
-        def attempt(update: ClaimedUpdate) -> Weights | UpdateRejected:
-            try:
-                return self._connector.open_update(update, like, spool)
-            except UpdateRejected as error:
-                return error
-
-        opened = {}
-        with ThreadPoolExecutor(self._resources.readers, "open") as pool:
-            for update, result in zip(updates, pool.map(attempt, updates), strict=True):
-                if isinstance(result, UpdateRejected):
-                    self.rejected[update.id] = str(result)
-                else:
-                    opened[update.id] = result
+        opened, rejected = open_alike(openers, like, self._resources.readers)
+        self.rejected |= rejected
         return opened
 
     def _usable(self) -> list[ClaimedUpdate]:
@@ -396,9 +372,3 @@ class Attempt:
         rejected = {str(update): reason for update, reason in self.rejected.items()}
         self.checkpoint = RoundCheckpoint(rejected=rejected, engine=engine)
         self._connector.save_checkpoint(self._claim, self.checkpoint)
-
-
-def _most_common_layout(weights: Iterable[Weights]) -> TensorLayout:
-    """The layout most updates have: where a model has no other, one client must not decide it."""
-    ((layout, _),) = Counter(each.layout for each in weights).most_common(1)
-    return layout

@@ -32,12 +32,15 @@ class Statistics:
     num_examples : (n,) float64
         What each update counts, capped by the model's setting; all positive.
     gram : (n, n) float64, optional
-        Inner products of the updates' differences from one common centre: the parent aggregate, or
-        the first update where the model has none. Only for rules with `Rule.needs_gram`.
+        Inner products of the updates' differences from one common centre: the parent aggregate for
+        rules with `Rule.on_differences`. Only for rules with `Rule.needs_gram`.
+    squares : (n,) float64, optional
+        The diagonal of that matrix. Only for rules with `Rule.needs_norms`.
     """
 
     num_examples: Float64s
     gram: Float64s | None = None
+    squares: Float64s | None = None
 
     @cached_property
     def inner_products(self) -> Float64s:
@@ -49,7 +52,7 @@ class Statistics:
     @cached_property
     def squared_norms(self) -> Float64s:
         """(n,) squared Euclidean distance of each update from the centre."""
-        return np.diagonal(self.inner_products).clip(min=0.0)
+        return np.diagonal(self.inner_products) if self.squares is None else self.squares
 
     @cached_property
     def squared_distances(self) -> Float64s:
@@ -123,6 +126,9 @@ class Rule(ABC):
 
     #: Whether `select` needs `Statistics.gram`, which costs one more pass over the updates.
     needs_gram: ClassVar[bool] = False
+
+    #: Whether `select` needs `Statistics.squares`: one more pass as well, but with less to compute.
+    needs_norms: ClassVar[bool] = False
 
     #: Whether the rule measures and combines the updates' differences from the parent aggregate.
     on_differences: ClassVar[bool] = False

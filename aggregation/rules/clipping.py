@@ -30,7 +30,7 @@ class NormClippedMean(LinearRule):
 
     max_norm: float
     name = "norm_clipped_mean"
-    needs_gram = True
+    needs_norms = True
     on_differences = True
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class NormFilteredMean(LinearRule):
 
     threshold: float = 3.5
     name = "norm_filtered_mean"
-    needs_gram = True
+    needs_norms = True
     on_differences = True
 
     def __post_init__(self) -> None:

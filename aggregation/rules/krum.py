@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aggregation.arguments import whole_number
 from aggregation.rules.base import (
@@ -21,6 +20,7 @@ from aggregation.rules.base import (
     Statistics,
     register,
 )
+from aggregation.rules.order import mean_of_rows
 from aggregation.rules.sorting import ordered_rows
 
 
@@ -150,13 +150,14 @@ def krum_scores(squared_distances: Float64s, f: int) -> Float64s:
 def mean_around_median(rows: Sequence[Numbers], count: int) -> Float64s:
     """The mean, in float64, of the ``count`` values of each column that are closest to its median.
 
-    In order, they lie side by side: the window is looked for whose farther end is nearest; of equal
-    ones, the lower.
+    In order, they lie side by side. The window that holds them starts as the lowest ``count`` rows
+    and moves up, in each column for as long as the value above it is closer to the median than its
+    lowest; of two as close, the lower stays.
 
     Parameters
     ----------
     rows : sequence of (c,) arrays
-        In order: ``rows[i] <= rows[i + 1]``.
+        In order: ``rows[i] <= rows[i + 1]``. Overwritten.
     count : int
 
     Returns
@@ -164,31 +165,10 @@ def mean_around_median(rows: Sequence[Numbers], count: int) -> Float64s:
     (c,) float64
     """
     n = len(rows)
-    median = (rows[(n - 1) // 2].astype(np.float64) + rows[n // 2]) / 2
-    first = np.zeros(len(median), np.intp)
-    nearest = _reach(rows, median, 0, count)
-    for start in range(1, n - count + 1):
-        reach = _reach(rows, median, start, count)
-        first[reach < nearest] = start
-        np.minimum(nearest, reach, out=nearest)
-    return _sum_from(rows, first, count) / count
-
-
-def _reach(rows: Sequence[Numbers], median: Float64s, start: int, count: int) -> Float64s:
-    return np.maximum(median - rows[start], rows[start + count - 1] - median)
-
-
-def _sum_from(rows: Sequence[Numbers], first: NDArray[np.intp], count: int) -> Float64s:
-    """Add ``count`` rows up in order, beginning in each column with the row that ``first`` tells.
-
-    Added, not subtracted from a running sum: what lies outside the window may be huge.
-    """
-    total = np.zeros(len(first))
-    last_start = len(rows) - count
-    for index, row in enumerate(rows):
-        if last_start <= index < count:
-            np.add(total, row, out=total)
-        else:
-            inside = (first <= index) & (index < first + count)
-            np.add(total, np.where(inside, row, 0), out=total)
-    return total
+    twice_median = rows[(n - 1) // 2].astype(np.float64) + rows[n // 2]
+    for lowest, above in enumerate(range(count, n)):
+        # above - median < median - lowest. Once it does not hold in a column, it does not hold again.
+        closer = np.add(rows[above], rows[lowest], dtype=np.float64) < twice_median
+        # What enters the window takes the row, modulo ``count``, of what leaves it.
+        np.copyto(rows[lowest % count], rows[above], where=closer)
+    return mean_of_rows(rows[:count])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +76,15 @@ def mean_of_ranks(block: Numbers, first: int, stop: int) -> Float64s:
     -------
     (c,) float64
     """
-    rows = ordered_rows(block, first, stop)
-    total = rows[0].astype(np.float64)
-    for row in rows[1:]:
+    return mean_of_rows(ordered_rows(block, first, stop))
+
+
+def mean_of_rows(rows: Sequence[Numbers]) -> Float64s:
+    """The mean of rows, added up in float64 from the first to the last.
+
+    It is never -0.0: which of two zeros a minimum gives depends on where in a row they are.
+    """
+    total = np.zeros(rows[0].shape)
+    for row in rows:
         np.add(total, row, out=total)
     return total / len(rows)

@@ -10,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from aggregation import arithmetic
 from aggregation.errors import NotEnoughUpdates, RuleError, UpdatesRejected
-from aggregation.rules import create_rule, known_rules
+from aggregation.measuring import Centre, measured
+from aggregation.rules import Statistics, create_rule, known_rules
+from aggregation.rules.krum import mean_around_median
+from aggregation.rules.sorting import ordered_rows
 from tests.aggregation import oracles
-from tests.aggregation.engine_tools import result_of, vectors
+from tests.aggregation.engine_tools import passes_of, result_of, vectors
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("weighted_mean", {}),
@@ -171,16 +175,74 @@ def test_krum_never_picks_the_outlier_among_updates_that_hardly_differ() -> None
 
 def test_distances_are_right_to_six_digits_where_updates_hardly_differ() -> None:
     """Squared distances from the centred Gram matrix agree with float64 differences to 1e-6."""
-    from aggregation.rules import Statistics
-    from tests.aggregation.engine_tools import passes_of
-
     rng = np.random.default_rng(0)
     updates = (0.05 + 1e-5 * rng.normal(size=(8, 5000))).astype(np.float32)
     with passes_of("krum", vectors(updates), f=2) as passes:
-        found = Statistics(np.ones(8), passes.gram()).squared_distances
+        found = Statistics(
+            np.ones(8), measured(passes, arithmetic.inner_products, Centre.MEDIAN)
+        ).squared_distances
     exact = updates.astype(np.float64)
     expected = ((exact[:, None] - exact[None]) ** 2).sum(axis=2)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("differences", [False, True])
+def test_a_parent_far_away_costs_no_digits(differences: bool) -> None:
+    """Updates that are far from the parent and close to each other: their distances are taken from
+    their median, and Krum picks as it does without a parent."""
+    rng = np.random.default_rng(5)
+    for outlier in range(6):
+        updates = 0.05 + 1e-5 * rng.normal(size=(6, 3000))
+        updates[outlier] = 0.05 + 1.02e-5 * rng.normal(size=3000)
+        stored = updates.astype(np.float32)
+        far = {"w": np.zeros(3000, np.float32)}
+        found = result_of("krum", vectors(stored), None, far, differences=differences, f=1)["w"]
+        expected = oracles.krum(stored.astype(np.float64), [], far["w"], f=1)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_far_away_first_update_blinds_nobody() -> None:
+    """A hostile update of 1e12, even the first, does not keep a second hostile one from being seen."""
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        updates = (0.05 + 1e-5 * rng.normal(size=(9, 500))).astype(np.float32)
+        updates[0] = 1e12
+        updates[5] = 0.05 + 4e-5 * rng.normal(size=500)
+        result = result_of("multi_krum", vectors(updates), f=2, m=7)["w"]
+        expected = np.delete(updates, [0, 5], axis=0).mean(axis=0, dtype=np.float64)
+        np.testing.assert_array_equal(result, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("n", [2, 3, 11, 50, 513])
+def test_any_number_of_rows_is_put_in_order(n: int) -> None:
+    """Median and trimmed mean, by network or by sorting, are those of numpy for few rows and many."""
+    updates = np.random.default_rng(n).normal(size=(n, 40)).astype(np.float32)
+    median = result_of("coordinate_median", vectors(updates))["w"]
+    exact = updates.astype(np.float64)
+    np.testing.assert_array_equal(median, np.median(exact, axis=0).astype(np.float32))
+    trimmed = result_of("trimmed_mean", vectors(updates), beta=0.25)["w"]
+    kept = np.sort(exact, axis=0)[int(0.25 * n) : n - int(0.25 * n)]
+    np.testing.assert_allclose(trimmed, kept.mean(axis=0), rtol=1e-6)
+
+
+@given(values=arrays(np.float64, (7, 3), elements=st.integers(-3, 3).map(float)))
+@settings(max_examples=40)
+def test_bulyan_takes_the_lower_of_two_values_as_close(values: Any) -> None:
+    """Where values tie, the ones closest to the median are still averaged, the lower first."""
+    rows = ordered_rows(values.copy(), 0, 7)
+    result = mean_around_median(rows, 5)
+    for column, found in zip(values.T, result, strict=True):
+        median = np.median(column)
+        closest = sorted(column, key=lambda value: (abs(value - median), value))[:5]
+        np.testing.assert_allclose(found, np.mean(closest), atol=1e-12)
+
+
+def test_the_sign_of_zero_is_not_left_to_chance() -> None:
+    """Zeros of both signs give 0.0 in every column, wherever it stands in a row."""
+    updates = np.where(np.random.default_rng(0).random((5, 1001)) < 0.5, -0.0, 0.0)
+    for name, arguments in (("coordinate_median", {}), ("trimmed_mean", {"beta": 0.2})):
+        result = result_of(name, vectors(updates), **arguments)["w"]
+        assert not np.signbit(result).any()
 
 
 def test_twenty_thousand_float16_ones_average_to_one() -> None:

@@ -1,0 +1,136 @@
+"""`aggregation.aggregate`: the engine on arrays in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import aggregation
+from aggregation.errors import AggregationError, NotEnoughUpdates, RuleError, UpdatesRejected
+
+
+def test_mappings_give_a_mapping_in_the_models_order_and_dtypes() -> None:
+    """Names, their order, shapes and dtypes are those of the first update, however others order them."""
+    one = {"b": np.float16([[1, 2]]), "a": np.float32(3), "none": np.zeros((0, 2), np.float64)}
+    other = {"none": one["none"], "a": np.float32(5), "b": np.float16([[3, 6]])}
+    result = aggregation.aggregate("unweighted_mean", [one, other])
+    assert list(result) == ["b", "a", "none"]
+    assert [array.dtype for array in result.values()] == [np.float16, np.float32, np.float64]
+    np.testing.assert_array_equal(result["b"], [[2, 4]])
+    assert result["a"].shape == ()
+    assert result["a"] == 4
+    assert result["none"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_lists_and_tuples_give_their_kind(kind: type) -> None:
+    """Layers by position come back by position, in the kind of sequence they came in."""
+    updates = [kind([[1.0, 2.0], [[3.0]]]), kind([[5.0, 6.0], [[7.0]]])]
+    result = aggregation.aggregate("weighted_mean", updates, [3, 1])
+    assert type(result) is kind
+    np.testing.assert_array_equal(result[0], [2, 3])
+    np.testing.assert_array_equal(result[1], [[4]])
+
+
+def test_arrays_may_lie_in_memory_in_any_way() -> None:
+    """Views, Fortran order and the other byte order are read by value; nothing is changed."""
+    plain = np.arange(12, dtype=np.float32).reshape(3, 4)
+    ways = [
+        plain,
+        np.asfortranarray(plain),
+        plain.astype(">f4"),
+        np.repeat(plain, 2, axis=1)[:, ::2],
+    ]
+    before = [way.copy() for way in ways]
+    result = aggregation.aggregate("coordinate_median", [[way] for way in ways])
+    np.testing.assert_array_equal(result[0], plain)
+    for way, copy in zip(ways, before, strict=True):
+        np.testing.assert_array_equal(way, copy)
+
+
+def test_bfloat16_stays_bfloat16() -> None:
+    """The dtype that numpy has not is taken and given back."""
+    updates = [[np.array([value], ml_dtypes.bfloat16)] for value in (1, 2)]
+    (result,) = aggregation.aggregate("unweighted_mean", updates)
+    assert result.dtype == ml_dtypes.bfloat16
+    assert float(result[0]) == 1.5
+
+
+def test_parent_and_arguments_reach_the_rule() -> None:
+    """A rule on differences measures from the parent, whose kind the result has."""
+    result = aggregation.aggregate(
+        "norm_clipped_mean", [[[10.0, 3.0]]], parent=([10.0, 0.0],), max_norm=1.0
+    )
+    assert isinstance(result, tuple)
+    np.testing.assert_allclose(result[0], [10, 1])
+
+
+def test_differences_are_added_to_the_parent() -> None:
+    """With ``differences=True`` the updates are steps."""
+    updates = [{"w": [1.0]}, {"w": [3.0]}]
+    result = aggregation.aggregate(
+        "unweighted_mean", updates, parent={"w": [5.0]}, differences=True
+    )
+    np.testing.assert_array_equal(result["w"], [7])
+
+
+def test_rejected_updates_are_named_and_can_be_left_out() -> None:
+    """The error tells by position which updates are bad and why; without them it works."""
+    updates: list[Any] = [[[1.0, 2.0]], [[1.0]], [[np.nan, 1.0]], [[3.0, 4.0]], [["a", "b"]]]
+    with pytest.raises(UpdatesRejected) as caught:
+        aggregation.aggregate("unweighted_mean", updates)
+    assert set(caught.value.reasons) == {1, 4}
+    assert "layer 0 has shape [1], the model's [2]" in caught.value.reasons[1]
+    updates = [update for position, update in enumerate(updates) if position not in (1, 4)]
+    with pytest.raises(UpdatesRejected) as caught:
+        aggregation.aggregate("unweighted_mean", updates)
+    assert caught.value.reasons == {1: "nan in tensor '0' at [0]"}
+    del updates[1]
+    np.testing.assert_array_equal(aggregation.aggregate("unweighted_mean", updates)[0], [2, 3])
+
+
+def test_one_odd_update_does_not_decide_the_layout() -> None:
+    """Without a parent, the layout that most updates have is the model's, even if the first differs."""
+    with pytest.raises(UpdatesRejected) as caught:
+        aggregation.aggregate("unweighted_mean", [[[1.0, 1.0]], [[1.0]], [[1.0]]])
+    assert set(caught.value.reasons) == {0}
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([1], "1 counts for 2 updates"),
+        ([1, 0], "positive"),
+        ([1, -1], "positive"),
+        ([1, float("nan")], "positive"),
+        ([1, float("inf")], "positive"),
+    ],
+)
+def test_counts_that_make_no_sense_are_refused(counts: list[float], message: str) -> None:
+    """One positive number for each update, or an error that says so."""
+    with pytest.raises(AggregationError, match=message):
+        aggregation.aggregate("weighted_mean", [[[1.0]], [[2.0]]], counts)
+
+
+def test_what_cannot_be_aggregated_is_refused_by_name() -> None:
+    """No updates, an unknown rule, a missing parent: each has its error."""
+    with pytest.raises(NotEnoughUpdates):
+        aggregation.aggregate("weighted_mean", [])
+    with pytest.raises(RuleError, match="unknown aggregation rule 'mode'"):
+        aggregation.aggregate("mode", [[[1.0]]])
+    with pytest.raises(RuleError, match="centered_clipping needs a parent"):
+        aggregation.aggregate("centered_clipping", [[[1.0]]], tau=1.0)
+    with pytest.raises(NotEnoughUpdates, match="krum needs at least 5 updates, 1 are there"):
+        aggregation.aggregate("krum", [[[1.0]]], f=1)
+
+
+def test_importing_the_package_is_light() -> None:
+    """``import aggregation`` loads neither numpy nor Django nor an SDK."""
+    code = "import aggregation, sys; print({'numpy', 'django', 'boto3'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

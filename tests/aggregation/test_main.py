@@ -1,0 +1,141 @@
+"""``python -m aggregation``: rounds on files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from aggregation.__main__ import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three updates of a model in three formats: ones, twos and threes."""
+    safetensors.numpy.save_file(_model(1), tmp_path / "one.safetensors", {"framework": "pt"})
+    np.savez_compressed(tmp_path / "two.npz", **_model(2))
+    layers = [array.tolist() for array in _model(3).values()]
+    (tmp_path / "three.json").write_text(json.dumps(layers))
+    return tmp_path
+
+
+def _model(value: float) -> dict[str, Any]:
+    return {"b": np.full(2, value, np.float32), "w": np.full((2, 3), value, np.float32)}
+
+
+def _run(folder: Path, *arguments: str, updates: Sequence[str]) -> int:
+    return main([*arguments, *(str(folder / update) for update in updates)])
+
+
+def test_mixed_formats_make_a_result_in_the_format_of_its_name(folder: Path) -> None:
+    """safetensors, npz and JSON are averaged by count, and written as the extension says."""
+    updates = ["one.safetensors", "two.npz", "three.json"]
+    for name in ("result.safetensors", "result.npz", "result.json"):
+        counts = ("--num-examples", "1,1,2")
+        out = ("--out", str(folder / name))
+        assert _run(folder, "--rule", "weighted_mean", *counts, *out, updates=updates) == 0
+    result = safetensors.numpy.load_file(folder / "result.safetensors")
+    assert {name: array.shape for name, array in result.items()} == {"b": (2,), "w": (2, 3)}
+    np.testing.assert_array_equal(result["w"], np.full((2, 3), 2.25, np.float32))
+    with np.load(folder / "result.npz") as archive:
+        np.testing.assert_array_equal(archive["w"], result["w"])
+    assert json.loads((folder / "result.json").read_text())[0] == [2.25, 2.25]
+
+
+def test_the_metadata_of_the_model_is_kept(folder: Path) -> None:
+    """What the first update's safetensors header says of itself is in the result's."""
+    out = folder / "result.safetensors"
+    _run(folder, "--rule", "weighted_mean", "--out", str(out), updates=["one.safetensors"])
+    with safetensors.safe_open(out, "numpy") as opened:
+        assert opened.metadata() == {"framework": "pt"}
+
+
+def test_bad_updates_are_named_and_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unreadable, differing and poisoned files are named on standard error; their counts go too."""
+    (folder / "junk.safetensors").write_bytes(b"junk")
+    safetensors.numpy.save_file({"b": np.ones(9, np.float32)}, folder / "other.safetensors")
+    poisoned = _model(np.nan)
+    safetensors.numpy.save_file(poisoned, folder / "poisoned.safetensors")
+    bad = ["junk.safetensors", "other.safetensors", "poisoned.safetensors"]
+    out = folder / "result.safetensors"
+    arguments = ("--rule", "weighted_mean", "--num-examples", "7,7,7,1,3", "--out", str(out))
+    good = ["one.safetensors", "two.npz"]
+    assert _run(folder, *arguments, updates=[*bad, *good]) == 0
+    errors = capsys.readouterr().err
+    for name in bad:
+        assert f"left out: {folder / name}: " in errors
+    np.testing.assert_array_equal(safetensors.numpy.load_file(out)["b"], np.float32([1.75, 1.75]))
+
+
+def test_a_parent_and_rule_arguments_can_be_given(folder: Path) -> None:
+    """Differences from a parent are clipped to the norm that is asked for, and added to it."""
+    safetensors.numpy.save_file(_model(10), folder / "parent.safetensors")
+    out = folder / "result.safetensors"
+    arguments = ("--rule", "norm_clipped_mean", "--arg", "max_norm=1", "--differences")
+    files = ("--parent", str(folder / "parent.safetensors"), "--out", str(out))
+    assert _run(folder, *arguments, *files, updates=["one.safetensors"]) == 0
+    result = safetensors.numpy.load_file(out)
+    np.testing.assert_allclose(result["b"], 10 + 1 / np.sqrt(8), rtol=1e-6)
+
+
+def test_without_a_result_the_exit_code_is_one_and_no_file_is_left(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no update, or too few for the rule, can be used, nothing is written."""
+    (folder / "junk.npz").write_bytes(b"junk")
+    before = set(folder.iterdir())
+    out = ("--out", str(folder / "result.npz"))
+    assert _run(folder, "--rule", "weighted_mean", *out, updates=["junk.npz"]) == 1
+    assert "no update can be used" in capsys.readouterr().err
+    assert _run(folder, "--rule", "krum", "--arg", "f=1", *out, updates=["one.safetensors"]) == 1
+    assert "krum needs at least 5 updates" in capsys.readouterr().err
+    assert _run(folder, "--rule", "weighted_mean", *out, updates=["missing.npz"]) == 1
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rule", "mode", "--out", "r.npz", "u.npz"], "unknown aggregation rule 'mode'"),
+        (["--rule", "krum", "--out", "r.npz", "u.npz"], "krum takes the arguments f"),
+        (["--rule", "krum", "--arg", "f", "--out", "r.npz", "u.npz"], "NAME=VALUE"),
+        (["--rule", "weighted_mean", "--out", "r.txt", "u.npz"], "none of the formats"),
+        (
+            ["--rule", "weighted_mean", "--num-examples", "1,2", "--out", "r.npz", "u.npz"],
+            "2 counts for 1 updates",
+        ),
+        (
+            ["--rule", "weighted_mean", "--out", "r.npz", "--num-examples=-1", "u.npz"],
+            "must be positive",
+        ),
+        (["--rule", "weighted_mean", "--out", "r.npz", "u.npz", "u.npz"], "named twice"),
+        (["--rule", "weighted_mean", "--memory-mb", "0", "--out", "r.npz", "u.npz"], "positive"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, and a message that says what is expected."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module_and_is_silent_where_nobody_watches(folder: Path) -> None:
+    """``python -m aggregation`` draws no progress bar into a pipe."""
+    out = folder / "result.npz"
+    command = [sys.executable, "-m", "aggregation", "--rule", "unweighted_mean", "--out", str(out)]
+    updates = [str(folder / "one.safetensors"), str(folder / "two.npz")]
+    done = subprocess.run([*command, *updates], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert out.exists()
