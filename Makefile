@@ -35,7 +35,7 @@ check: export DATABASE_URL := sqlite:///:memory:
 check: export STORAGE_ROOT := /nonexistent
 check: export SAM_CLI_TELEMETRY := 0
 check: export AWS_DEFAULT_REGION := eu-central-1
-check: install ## Lint, types, direction of imports, settings, migrations, template.
+check: install scan ## Lint, types, direction of imports, settings, migrations, template.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -57,5 +57,23 @@ bench-peers: install ## The same, beside Flower and NVFlare in an environment of
 fuzz: install ## Feed the parsers a million mutated files.
 	$(BIN)/python -m fuzz
 
+# The processor of the function that is built: arm64 or x86_64.
+ARCHITECTURE ?= arm64
+
+SCANNER := .venv-scan
+
+# What `sam build` calls, once for each function.
+.PHONY: build-AggregatorFunction build-MigrationFunction scan
+build-AggregatorFunction build-MigrationFunction:
+	$(PYTHON) -m local.package --architecture $(ARCHITECTURE) --into "$(ARTIFACTS_DIR)"
+
+scan: $(SCANNER)/.installed ## Scan the template for insecure settings (checkov, in an environment of its own).
+	$(SCANNER)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+
+$(SCANNER)/.installed: requirements-scan.txt
+	$(PYTHON) -m venv $(SCANNER)
+	$(SCANNER)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean: ## Remove what was installed and made.
-	rm -rf $(VENV) run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SCANNER) run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

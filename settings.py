@@ -30,6 +30,7 @@ DATABASE_CA_BUNDLE = env.str("DATABASE_CA_BUNDLE", str(BASE_DIR / "rds-global-bu
 BUCKET = env.str("BUCKET", "")
 STORAGE_ROOT = env.str("STORAGE_ROOT", "")
 QUEUE_URL = env.str("QUEUE_URL", "")
+EVENT_BUS = env.str("EVENT_BUS", "")
 
 FUNCTION_MEMORY_MB = env.int("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)
 MEMORY_BUDGET_MB = env.int(
@@ -73,7 +74,9 @@ def database(config: dict[str, Any]) -> dict[str, Any]:
         # An environment may sleep for minutes between invocations: connections are kept, and tried
         # before they are used again.
         config |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
-        config["OPTIONS"] = {"connect_timeout": 10} | config.get("OPTIONS", {})
+        # Aurora that has scaled to zero takes a while to wake.
+        patience = 60 if DATABASE_IAM_AUTH else 10
+        config["OPTIONS"] = {"connect_timeout": patience} | config.get("OPTIONS", {})
     if DATABASE_IAM_AUTH:
         config["ENGINE"] = "models_app.iam_postgresql"
     return config

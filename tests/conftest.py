@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+#: Records every AWS call of the suite, for the policy to be compared with.
+pytest_plugins = ["tests.deploy.aws_calls"]
+
 _session = ExitStack()
 
 
