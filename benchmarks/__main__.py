@@ -1,0 +1,51 @@
+"""``python -m benchmarks``: measure, compare with the bars, write `results.md`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.environments import python_with
+from benchmarks.measurements import Measurements
+from benchmarks.report import report
+
+RESULTS = Path(__file__).with_name("results.md")
+
+#: The largest set of files takes this much; the 10 GB of the sparse model's result come on top.
+DISK_BYTES = 16 << 30
+
+
+def main() -> int:
+    """Measure everything; the exit code tells whether all bars were met."""
+    parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--peers", action="store_true", help="beside Flower and NVFlare")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
+    parser.add_argument("--directory", help="where to put files (default: the temporary directory)")
+    options = parser.parse_args()
+    with TemporaryDirectory(prefix="benchmarks-", dir=options.directory) as directory:
+        if shutil.disk_usage(directory).free < DISK_BYTES:
+            parser.error(f"{DISK_BYTES >> 30} GiB of disk are needed in {directory}")
+        peers = python_with("peers") if options.peers else None
+        measurements = Measurements(
+            Path(directory),
+            options.repeat,
+            peer_python=peers,
+            server_python=python_with("s3"),
+            say=say,
+        )
+        text, met = report(measurements)
+    RESULTS.write_text(text)
+    print(text)
+    return 0 if met else 1
+
+
+def say(line: str) -> None:
+    """Tell how far the measuring is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
