@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -21,15 +22,18 @@ from aws_lambda_powertools.metrics import MetricUnit  # noqa: E402
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType  # noqa: E402
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord  # noqa: E402
 from aws_lambda_powertools.utilities.typing import LambdaContext  # noqa: E402
+from botocore.config import Config  # noqa: E402
 from django.conf import settings  # noqa: E402
+from django.core.management import call_command, get_commands  # noqa: E402
 from django.db import close_old_connections, connections  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from aggregation.engine import Resources  # noqa: E402
-from aggregation.errors import TemporarilyUnavailable  # noqa: E402
+from aggregation.errors import TemporarilyUnavailable, quoted  # noqa: E402
 from aggregation.round import Claim, RoundAnswer, Status, run_round  # noqa: E402
 from connectors import DjangoAggConnector  # noqa: E402
-from connectors.door import Door, NotAnUpdate  # noqa: E402
+from connectors.announcements import Announcer  # noqa: E402
+from connectors.door import Admission, Door, NotAnUpdate  # noqa: E402
 from connectors.events import (  # noqa: E402
     Request,
     RoundRequest,
@@ -41,8 +45,11 @@ from connectors.events import (  # noqa: E402
     parse_body,
 )
 from connectors.housekeeping import collect  # noqa: E402
+from connectors.latest import tell_latest, untold_models  # noqa: E402
 from connectors.queries import due_models  # noqa: E402
 from connectors.queue import RoundQueue  # noqa: E402
+from connectors.scores import PREFIX as SCORES  # noqa: E402
+from connectors.scores import ScoreDoor  # noqa: E402
 
 Handler = Callable[[Any, LambdaContext], dict[str, Any]]
 
@@ -80,6 +87,9 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 #: How often an environment that sweeps also looks for what dead rounds left behind.
 COLLECT_EVERY = timedelta(hours=1)
 
+#: Telling what has happened must not hold up a round.
+IN_PASSING = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
+
 #: How much longer than its time a function is trusted to live.
 LEASE_SLACK_SECONDS = 15.0
 
@@ -98,7 +108,13 @@ def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
         The same event is to be delivered again.
     """
     close_old_connections()
-    invocation = Invocation(context)
+    try:
+        return _answered(event, Invocation(context))
+    finally:
+        announce()
+
+
+def _answered(event: Any, invocation: Invocation) -> dict[str, Any]:
     if is_sqs_batch(event):
         return invocation.answer_batch(event["Records"])
     requests = parse(event)
@@ -113,15 +129,31 @@ def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
 
 
 def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:
-    """Bring the database to the newest structure: the handler of the function that runs on deploy.
+    """Bring the database to the newest structure, or run one of the project's own commands.
+
+    The handler of the function that runs on deploy. Being inside the network, it is also how an
+    operator reaches the database: ``{"command": "resume", "arguments": ["3"]}``.
 
     Raises
     ------
     Exception
         Whatever kept a migration from being applied: the deployment is to fail.
+    ValueError
+        If there is no such command.
     """
-    DjangoAggConnector(AGGREGATOR).update_metadata_database_arch()
-    return {"migrated": True}
+    if not event or "command" not in event:
+        DjangoAggConnector(AGGREGATOR).update_metadata_database_arch()
+        return {"migrated": True}
+    own = sorted(name for name, app in get_commands().items() if app in OPERATED)
+    if event["command"] not in own:
+        raise ValueError(f"no command {quoted(event['command'])}; there are {', '.join(own)}")
+    output = io.StringIO()
+    call_command(event["command"], *event.get("arguments", []), stdout=output, no_color=True)
+    return {"output": output.getvalue()}
+
+
+#: Apps whose commands an operator may run; Django's own can do anything.
+OPERATED = ("connectors", "models_app")
 
 
 AGGREGATOR: dict[str, Any] = {
@@ -143,9 +175,13 @@ collecting = Collecting()
 @cache
 def door() -> Door:
     """Where uploads are registered; keeps the layouts it has seen."""
-    model_data = DjangoAggConnector(AGGREGATOR).model_data
-    _ = model_data.objects
-    return Door(model_data)
+    return Door(DjangoAggConnector(AGGREGATOR).model_data)
+
+
+@cache
+def scores() -> ScoreDoor:
+    """Where scores are registered."""
+    return ScoreDoor(DjangoAggConnector(AGGREGATOR).model_data.objects)
 
 
 @cache
@@ -156,6 +192,28 @@ def queue() -> RoundQueue | None:
     import boto3
 
     return RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
+
+
+@cache
+def announcer() -> Announcer | None:
+    """Who tells what has happened to the event bus, if there is one."""
+    if not settings.EVENT_BUS:
+        return None
+    import boto3
+
+    return Announcer(boto3.client("events", config=IN_PASSING), settings.EVENT_BUS)
+
+
+def announce() -> None:
+    """Tell what has happened; what cannot be told now is told by the next invocation."""
+    to = announcer()
+    if to is None:
+        return
+    try:
+        metrics.add_metric("EventsSent", MetricUnit.Count, to.announce())
+    except Exception:
+        logger.exception("events not sent: they are sent later")
+        metrics.add_metric("EventsFailed", MetricUnit.Count, 1)
 
 
 def told(answer: RoundAnswer) -> dict[str, Any]:
@@ -169,6 +227,15 @@ def told(answer: RoundAnswer) -> dict[str, Any]:
         "updates_rejected": answer.updates_rejected,
     }
     return shown | ({"reason": answer.reason} if answer.reason else {})
+
+
+def _tell_score(admission: Admission, about: dict[str, Any]) -> None:
+    if admission.reason:
+        logger.warning("score rejected at the door", extra=about | {"reason": admission.reason})
+        metrics.add_metric("ScoresRejected", MetricUnit.Count, 1)
+    else:
+        logger.info("score registered", extra=about | {"seen_before": admission.seen_before})
+        metrics.add_metric("ScoresRegistered", MetricUnit.Count, 1)
 
 
 def _name_in_logs(claim: Claim) -> None:
@@ -241,12 +308,16 @@ class Invocation:
 
     def _register(self, upload: Upload) -> list[int]:
         try:
-            admission = door().admit(upload)
+            is_score = upload.key.startswith(SCORES)
+            admission = (scores() if is_score else door()).admit(upload)
         except NotAnUpdate as error:
             logger.warning("upload ignored", key=ascii(upload.key), reason=str(error))
             metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
             return []
         about: dict[str, Any] = {"model": admission.model_id, "client": admission.client}
+        if is_score:
+            _tell_score(admission, about)
+            return []
         if admission.reason:
             about["reason"] = admission.reason
             logger.warning("update rejected at the door", extra=about)
@@ -266,6 +337,8 @@ class Invocation:
         else:
             answer = {"rounds": [told(self.run(model_id)) for model_id in due]}
         logger.info("swept", extra=answer)
+        for model_id in untold_models():
+            self._tell_latest(model_id)
         self._collect()
         return answer
 
@@ -320,15 +393,25 @@ class Invocation:
             raise
         else:
             self._tell(answer)
+            if answer.status is Status.PUBLISHED:
+                self._tell_latest(model_id)
             return answer
         finally:
             logger.remove_keys(["model", "round", "attempt"])
+
+    def _tell_latest(self, model_id: int) -> None:
+        """Bring `latest.json` up to date; if that fails, the sweep does it."""
+        try:
+            tell_latest(self._connector.model_data.objects, model_id)
+        except Exception:
+            logger.exception("latest.json not written: it is written later", model_id=model_id)
 
     def _tell(self, answer: RoundAnswer) -> None:
         logger.info(f"round {answer.status}", extra=told(answer))
         if answer.status is Status.PUBLISHED:
             metrics.add_metric("RoundsPublished", MetricUnit.Count, 1)
             metrics.add_metric("UpdatesUsed", MetricUnit.Count, answer.updates_used)
+            metrics.add_metric("BytesRead", MetricUnit.Bytes, answer.bytes_read)
         if answer.status is Status.REJECTED:
             metrics.add_metric("RoundsRejected", MetricUnit.Count, 1)
         if answer.status is Status.PAUSED:

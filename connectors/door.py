@@ -17,7 +17,9 @@ from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout, layout_difference
 from connectors.events import Upload
 from connectors.model_data import DjangoModelDataConnector
+from connectors.patience import patient_with
 from connectors.queries import translated_errors
+from connectors.storage import StoredObject
 from models_app.models import Client, FederatedModel, ModelAggregate, ModelUpdate
 
 _KEY = re.compile(
@@ -131,12 +133,16 @@ class Door:
             raise UpdateRejected("the client is paused, or not a member of the model")
         _check_name(upload.key)
         _check_size(upload.size)
-        stored = self._model_data.objects.stat(upload.key, etag=upload.etag)
+        stored = self._stored(upload)
         update.size, update.etag, update.uploaded_on = stored.size, stored.etag, stored.uploaded_on
         _check_size(stored.size)
         update.num_examples = _num_examples(stored.metadata)
         update.base_aggregate = _base(stored.metadata, model)
         self._check_layout(update, model)
+
+    @patient_with(ObjectMissing)
+    def _stored(self, upload: Upload) -> StoredObject:
+        return self._model_data.objects.stat(upload.key, etag=upload.etag)
 
     def _check_layout(self, update: ModelUpdate, model: Any) -> None:
         expected = self._layout_of(model)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from connectors.latest import is_pointer
 from connectors.queries import State, translated_errors
 from connectors.storage import Leftover, Objects
 from models_app.models import AggregationRound, ModelAggregate, ModelArtifact
@@ -58,7 +59,11 @@ def collect(
     """
     collected = []
     for page in _pages(objects.leftovers(PREFIX)):
-        old = [leftover for leftover in page if leftover.since <= now - older_than]
+        old = [
+            leftover
+            for leftover in page
+            if leftover.since <= now - older_than and not is_pointer(leftover.key)
+        ]
         wanted = _wanted(leftover.key for leftover in old)
         for leftover in old:
             if leftover.key in wanted:

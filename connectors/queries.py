@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 from django.db.models import (
     Case,
     CharField,
@@ -43,6 +43,8 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
+        # Or all that follows in this invocation would meet the same broken connection.
+        connection.close_if_unusable_or_obsolete()
         raise TemporarilyUnavailable(f"the database cannot be reached: {error}") from error
 
 

@@ -30,7 +30,13 @@ from aggregation.round import (
 from aggregation.rules import create_rule
 from connectors import queries
 from connectors.queries import Situation, State, UpdateStatus, translated_errors
-from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
+from models_app.models import (
+    AggregationRound,
+    FederatedModel,
+    ModelAggregate,
+    ModelUpdate,
+    pause,
+)
 
 #: Attempts in a row that may end without storing a part before their round is given up.
 MAX_FRUITLESS_ATTEMPTS = 5
@@ -258,6 +264,7 @@ class RoundLedger:
             aggregate_id=aggregate.pk,
             updates_used=len(result.used),
             updates_rejected=len(result.rejected),
+            bytes_read=result.combined.bytes_read,
         )
 
     def reject(self, claim: Claim, rejected: Mapping[int, str], reason: str) -> RoundAnswer:
@@ -298,8 +305,10 @@ class RoundLedger:
         model.filter(
             failed_rounds__gte=django_settings.MAX_FAILED_ROUNDS, allow_aggregation=True
         ).update(
-            allow_aggregation=False,
-            pause_reason=f"{django_settings.MAX_FAILED_ROUNDS} rounds failed in a row; the last: {reason}",
+            **pause(
+                f"{django_settings.MAX_FAILED_ROUNDS} rounds failed in a row; the last: {reason}",
+                self._clock(),
+            )
         )
 
     def recover(self, left: AggregationRound) -> None:

@@ -5,12 +5,9 @@ Errors of the SDK become the core's own here, and nowhere else.
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from botocore.exceptions import (
     ClientError,
@@ -27,7 +24,8 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from aggregation.sources import Buffer
-from connectors.storage import Leftover, StoredObject
+from connectors.patience import patient_with
+from connectors.storage import Leftover, Outrun, StoredObject
 
 #: What passes: the network, and S3 asking for patience.
 PASSING_ERRORS = (NoConnection, HTTPClientError, IncompleteReadError, ResponseStreamingError)
@@ -36,18 +34,11 @@ PASSING_CODES = {
     "RequestTimeout",
     "RequestTimeTooSkewed",
     "Throttling",
+    "ConditionalRequestConflict",
     "429",
     "500",
     "503",
 }
-
-#: Times a request is made again where the SDK has given up or, as with a body that breaks off, does
-#: not try; with full jitter between, so that many functions do not come back at once.
-TRIES = 4
-FIRST_PAUSE_SECONDS = 0.2
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @contextmanager
@@ -77,19 +68,8 @@ def _translated(error: ClientError) -> Exception:
     return error
 
 
-def patiently(function: Callable[P, T]) -> Callable[P, T]:
-    """Call again, after a pause, what fails with `TemporarilyUnavailable`; in the end, raise it."""
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        for attempt in range(TRIES - 1):
-            try:
-                return function(*args, **kwargs)
-            except TemporarilyUnavailable:
-                time.sleep(random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))
-        return function(*args, **kwargs)
-
-    return call
+#: What the SDK has given up or, as with a body that breaks off, does not try again.
+patiently = patient_with(TemporarilyUnavailable)
 
 
 class S3Objects:
@@ -123,6 +103,19 @@ class S3Objects:
             uploaded_on=head["LastModified"],
             metadata={name.lower(): value for name, value in head["Metadata"].items()},
         )
+
+    @patiently
+    def replace(self, key: str, data: bytes, *, etag: str) -> None:
+        """Write a small JSON object in place of the one with this ``etag``; empty: of none."""
+        condition = _only_if(etag) or {"IfNoneMatch": "*"}
+        extra = {**self.write_parameters, "ContentType": "application/json", **condition}
+        try:
+            with translated_errors():
+                self.client.put_object(
+                    Bucket=self.bucket, Key=key, Body=data, CacheControl="no-cache", **extra
+                )
+        except UpdateRejected as error:  # Another object is there, or none any more.
+            raise Outrun(key) from error
 
     def leftovers(self, prefix: str) -> Iterator[Leftover]:
         """All objects and unfinished uploads whose keys begin so."""
@@ -210,19 +203,34 @@ class S3Sink:
     def _upload(self) -> dict[str, Any]:
         return {"Bucket": self._objects.bucket, "Key": self.location, "UploadId": self._upload_id}
 
-    @patiently
     def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
-        client, bucket = self._objects.client, self._objects.bucket
+        if last and number == 1:
+            self._put(data)
+            return
+        if self._upload_id is None:
+            self._begin()
+        self._put_part(number, data)
+
+    @patiently
+    def _put(self, data: bytes) -> None:
+        bucket, extra = self._objects.bucket, self._objects.write_parameters
         with translated_errors():
-            if last and number == 1:
-                extra = self._objects.write_parameters
-                client.put_object(Bucket=bucket, Key=self.location, Body=data, **extra)
-                return
-            if self._upload_id is None:
-                extra = {**self._objects.write_parameters, "ChecksumAlgorithm": "CRC32"}
-                begun = client.create_multipart_upload(Bucket=bucket, Key=self.location, **extra)
-                self._upload_id = begun["UploadId"]
-            self._parts[number] = client.upload_part(
+            self._objects.client.put_object(Bucket=bucket, Key=self.location, Body=data, **extra)
+
+    @patiently
+    def _begin(self) -> None:
+        bucket = self._objects.bucket
+        extra = {**self._objects.write_parameters, "ChecksumAlgorithm": "CRC32"}
+        with translated_errors():
+            begun = self._objects.client.create_multipart_upload(
+                Bucket=bucket, Key=self.location, **extra
+            )
+        self._upload_id = begun["UploadId"]
+
+    @patiently
+    def _put_part(self, number: int, data: bytes) -> None:
+        with translated_errors():
+            self._parts[number] = self._objects.client.upload_part(
                 PartNumber=number, Body=data, ChecksumAlgorithm="CRC32", **self._upload
             )
 

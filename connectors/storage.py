@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +55,10 @@ class Leftover:
     upload_id: str = ""
 
 
+class Outrun(Exception):
+    """Somebody else wrote the object first."""
+
+
 class Objects(Protocol):
     """Objects by key, read by ranges and written part by part."""
 
@@ -73,11 +78,39 @@ class Objects(Protocol):
     def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
         """A new object; with a state, the one that was begun."""
 
+    def replace(self, key: str, data: bytes, *, etag: str) -> None:
+        """Write a small JSON object in place of the one with this ``etag``; empty: of none.
+
+        Raises
+        ------
+        Outrun
+            If another one is there by now. What was written may be the caller's own, where an
+            answer was lost.
+        """
+
     def leftovers(self, prefix: str) -> Iterator[Leftover]:
         """All objects and unfinished uploads whose keys begin so."""
 
     def remove(self, leftover: Leftover) -> None:
         """Delete an object, or end an unfinished upload. Gone already is as good."""
+
+
+def read_small(objects: Objects, key: str, *, etag: str = "", at_most: int) -> tuple[bytes, str]:
+    """A small object as a whole, and its ETag; with an ``etag``, that one only.
+
+    Raises
+    ------
+    ObjectMissing
+    UpdateRejected
+        If the object was replaced, or is larger than ``at_most`` bytes.
+    """
+    stored = objects.stat(key, etag=etag)
+    if stored.size > at_most:
+        raise UpdateRejected(f"{stored.size} bytes, at most {at_most} are taken")
+    body = bytearray(stored.size)
+    if body:
+        objects.source(key, size=stored.size, etag=stored.etag).read_into(0, memoryview(body))
+    return bytes(body), stored.etag
 
 
 class FileObjects:
@@ -112,6 +145,20 @@ class FileObjects:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _KeyedFileSink(key, path, dict(state) if state else None)
 
+    def replace(self, key: str, data: bytes, *, etag: str) -> None:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(f".{path.name}.lock")):
+            try:
+                found = self.stat(key).etag
+            except ObjectMissing:
+                found = ""
+            if found != etag:
+                raise Outrun(key)
+            new = path.with_name(f".{path.name}.new")
+            new.write_bytes(data)
+            new.replace(path)
+
     def leftovers(self, prefix: str) -> Iterator[Leftover]:
         for path in sorted(self._path(prefix).rglob("*")):
             if path.is_file():
@@ -124,6 +171,16 @@ class FileObjects:
 
     def remove(self, leftover: Leftover) -> None:
         self._path(leftover.upload_id or leftover.key).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock among the processes of this machine; it ends with the process at the latest."""
+    import fcntl  # Only a directory needs it.
+
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class _KeyedFileSink(FileSink):

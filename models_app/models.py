@@ -8,6 +8,7 @@ lineage: what an aggregate was made from cannot be deleted.
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -20,6 +21,21 @@ from django.utils import timezone
 from aggregation.errors import RuleError
 from aggregation.requirements import Requirement, create_requirement
 from aggregation.rules import Rule, create_rule
+from models_app.schemas import SchemaError, compiled
+
+
+def events_wanted() -> bool:
+    """Whether what happens from now on is to be announced: there is a bus to announce it on."""
+    return bool(settings.EVENT_BUS)
+
+
+def pause(reason: str, now: datetime) -> dict[str, Any]:
+    """What is written to pause a model, as the arguments of an update."""
+    return {
+        "allow_aggregation": False,
+        "pause_reason": reason,
+        "to_announce": now if events_wanted() else None,
+    }
 
 
 class Client(models.Model):
@@ -92,9 +108,29 @@ class FederatedModel(models.Model):
         help_text="An update may be based on one of this many latest aggregates; empty: on any.",
     )
     update_schema = models.JSONField(null=True, blank=True)
-    client_agg_results_schema = models.JSONField(null=True, blank=True)
+    client_agg_results_schema = models.JSONField(
+        null=True, blank=True, help_text="JSON schema of the scores that clients report."
+    )
+    score_metric = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="Which of the numbers clients report is the score; empty: none is.",
+    )
+    lower_is_better = models.BooleanField(default=False, help_text="The score is a loss.")
+    max_score_drop = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text="No version is made of an aggregate that scores worse than its parent by more.",
+    )
+    told_number = models.PositiveIntegerField(
+        null=True, editable=False, help_text="Of the aggregate that latest.json tells, at least."
+    )
     allow_aggregation = models.BooleanField(default=True, help_text="Unset: the model is paused.")
     pause_reason = models.TextField(blank=True, editable=False)
+    to_announce = models.DateTimeField(
+        null=True, editable=False, help_text="When it was paused, until that is announced."
+    )
     failed_rounds = models.PositiveIntegerField(
         default=0, editable=False, help_text="In a row, since a round was published or resumed."
     )
@@ -124,6 +160,10 @@ class FederatedModel(models.Model):
                 create()
             except RuleError as error:
                 problems[field] = str(error)
+        try:
+            compiled(self.client_agg_results_schema)
+        except SchemaError as error:
+            problems["client_agg_results_schema"] = str(error)
         if problems:
             raise ValidationError(problems)
 
@@ -233,6 +273,7 @@ class AggregationRound(models.Model):
     fruitless_attempts = models.PositiveIntegerField(
         default=0, help_text="Attempts in a row that ended without storing a part of the result."
     )
+    to_announce = models.BooleanField(default=events_wanted, editable=False)
 
     class Meta:
         constraints = [
@@ -240,6 +281,14 @@ class AggregationRound(models.Model):
                 fields=["federated_model"],
                 condition=Q(state=0),
                 name="one_running_round_per_model",
+            )
+        ]
+        indexes = [
+            # "What has ended and is not announced yet": next to nothing at any time.
+            models.Index(
+                fields=["id"],
+                condition=Q(to_announce=True, state__gt=0),
+                name="rounds_to_announce",
             )
         ]
 
@@ -299,6 +348,7 @@ class ModelUpdate(models.Model):
     norm = models.FloatField(
         null=True, blank=True, help_text="Of its difference from the parent, where it was measured."
     )
+    to_announce = models.BooleanField(default=events_wanted, editable=False)
     created_on = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -313,6 +363,12 @@ class ModelUpdate(models.Model):
         indexes = [
             # "The ready updates of a model", and "the updates of a round that are RUNNING".
             models.Index(fields=["federated_model", "status"], name="updates_by_status"),
+            # "The rejected updates that are not announced yet".
+            models.Index(
+                fields=["id"],
+                condition=Q(to_announce=True, status=4),
+                name="updates_to_announce",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ from aggregation.round import run_round
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.housekeeping import OLD_ENOUGH, collect
+from connectors.latest import tell_latest, untold_models
 from connectors.queries import due_models
 
 
@@ -46,6 +47,11 @@ class Command(BaseCommand):
             self.stdout.write(f"model {model_id}: {answer.status}{reason}")
         age = timedelta(minutes=older_than)
         objects = connector.model_data.objects
+        for model_id in untold_models():
+            if not dry_run:
+                tell_latest(objects, model_id)
+            verb = "would tell" if dry_run else "told"
+            self.stdout.write(f"model {model_id}: {verb} its latest weights in latest.json")
         for leftover in collect(objects, now, older_than=age, dry_run=dry_run):
             verb = "would remove" if dry_run else "removed"
             self.stdout.write(f"{verb} {leftover.kind} {leftover.key}")

@@ -6,8 +6,9 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 
-from models_app.models import FederatedModel
+from models_app.models import FederatedModel, pause
 
 
 class Command(BaseCommand):
@@ -20,9 +21,7 @@ class Command(BaseCommand):
         parser.add_argument("--reason", default="paused by hand", help="shown wherever it is asked")
 
     def handle(self, *args: Any, model: int, reason: str, **options: Any) -> None:
-        changed = FederatedModel.objects.filter(pk=model).update(
-            allow_aggregation=False, pause_reason=reason
-        )
+        changed = FederatedModel.objects.filter(pk=model).update(**pause(reason, timezone.now()))
         if not changed:
             raise CommandError(f"there is no federated model with id {model}")
         self.stdout.write(f"model {model} is paused: {reason}")

@@ -23,7 +23,7 @@ class Command(BaseCommand):
         paused = found.values_list("allow_aggregation", "pause_reason").first()
         if paused is None:
             raise CommandError(f"there is no federated model with id {model}")
-        found.update(allow_aggregation=True, pause_reason="", failed_rounds=0)
+        found.update(allow_aggregation=True, pause_reason="", failed_rounds=0, to_announce=None)
         was = (
             f"it had been paused: {paused[1] or 'by hand'}"
             if not paused[0]

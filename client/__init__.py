@@ -1,0 +1,42 @@
+"""What a client of a federation needs: the latest weights, a place for its update, and the round's end.
+
+    from client import Bucket, Client
+
+    me = Client(Bucket("federation"), model_id=3, client_id="11111111-1111-4111-8111-000000000001")
+    weights = me.fetch()
+    me.upload(train(weights), num_examples=120)
+    me.wait()
+    me.report_score(num_examples=30, accuracy=0.93)
+
+It needs numpy, and boto3 for `Bucket`; `Posts` needs neither credentials nor boto3. Where the `safetensors`
+package is installed updates are safetensors files, else npz.
+"""
+
+from client.errors import (
+    AccessDenied,
+    BadWeights,
+    ClientError,
+    NoBucket,
+    NotThere,
+    RoundOverdue,
+    StorageUnreachable,
+    UploadRefused,
+)
+from client.federation import Client, Latest
+from client.https import Posts
+from client.s3 import Bucket
+
+__all__ = [
+    "AccessDenied",
+    "BadWeights",
+    "Bucket",
+    "Client",
+    "ClientError",
+    "Latest",
+    "NoBucket",
+    "NotThere",
+    "Posts",
+    "RoundOverdue",
+    "StorageUnreachable",
+    "UploadRefused",
+]

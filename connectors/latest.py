@@ -1,0 +1,163 @@
+"""`latest.json`: how a client that sees only the bucket knows which aggregate to train from.
+
+The object follows the database. It is written after the round is published, on the condition that it is
+still what was read, and only ever to tell a higher number: whoever comes late writes nothing. An attempt
+that dies before it has written leaves `told_number` behind the latest aggregate, by which the next sweep
+finds the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from django.db.models import F, IntegerField, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
+
+from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected
+from connectors.queries import UnknownModel, translated_errors
+from connectors.storage import Objects, Outrun, read_small
+from models_app.models import FederatedModel, ModelAggregate
+
+#: Times a pointer is read and written again because somebody else wrote it meanwhile.
+TRIES = 5
+
+#: A pointer is some 300 bytes; an object that is larger is none, and is replaced.
+MAX_BYTES = 1 << 16
+
+
+def latest_key(model_id: int) -> str:
+    """Where a model's pointer is."""
+    return f"aggregates/{model_id}/latest.json"
+
+
+def is_pointer(key: str) -> bool:
+    """Whether a key below ``aggregates/`` is a pointer's, or of a file beside it, not a result's."""
+    return _POINTER.fullmatch(key) is not None
+
+
+_POINTER = re.compile(r"aggregates/[0-9]+/(latest\.json|\.latest\.json\.(lock|new))")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latest:
+    """What `latest.json` tells, field by field.
+
+    Parameters
+    ----------
+    model_id : int
+    aggregate_id : int or None
+        What an update that is trained from it gives as its `base-aggregate`; None for the initial model.
+    number : int
+        Of the aggregate; 0 for the initial model.
+    key, etag : str
+        Of the weights, in the same bucket.
+    published_on : str
+        ISO 8601, with its zone.
+    schema : int
+        The version of this format.
+    """
+
+    model_id: int
+    aggregate_id: int | None
+    number: int
+    key: str
+    etag: str
+    published_on: str
+    schema: int = 1
+
+
+def tell_latest(objects: Objects, model_id: int) -> Latest | None:
+    """Make a model's `latest.json` tell its latest aggregate, or one that is later still.
+
+    Returns
+    -------
+    Latest or None
+        What was, or had been, written; None where the model has neither aggregate nor initial model.
+
+    Raises
+    ------
+    UnknownModel
+    TemporarilyUnavailable
+        If the database or storage did not answer; the sweep tries again.
+    """
+    latest = _read(objects, model_id)
+    if latest is None:
+        return None
+    for _ in range(TRIES):
+        told, etag = _told(objects, latest_key(model_id))
+        if told is not None and (told > latest.number or told == latest.number > 0):
+            break
+        try:
+            text = json.dumps(asdict(latest), indent=1)
+            objects.replace(latest_key(model_id), text.encode(), etag=etag)
+            break
+        except Outrun:
+            continue
+    else:
+        raise TemporarilyUnavailable(f"{latest_key(model_id)} is being written by many at once")
+    _remember(model_id, latest.number)
+    return latest
+
+
+def untold_models() -> list[int]:
+    """Ids of the models whose `latest.json` is not known to tell their latest weights."""
+    latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
+    numbered = FederatedModel.objects.annotate(
+        latest=Coalesce(Subquery(latest.values("number")[:1]), 0, output_field=IntegerField())
+    )
+    has_weights = Q(latest__gt=0) | Q(current_artifact__isnull=False)
+    untold = numbered.filter(has_weights).filter(
+        Q(told_number=None) | Q(told_number__lt=F("latest"))
+    )
+    with translated_errors():
+        return list(untold.order_by("pk").values_list("pk", flat=True))
+
+
+def _read(objects: Objects, model_id: int) -> Latest | None:
+    """The latest weights, as the database has them."""
+    with translated_errors():
+        model = (
+            FederatedModel.objects.select_related("current_artifact").filter(pk=model_id).first()
+        )
+        if model is None:
+            raise UnknownModel(f"there is no federated model with id {model_id}")
+        aggregate = model.aggregates.order_by("-number").first()
+    if aggregate:
+        key, since = str(aggregate.result.name), aggregate.created_on
+    elif model.current_artifact:
+        key, since = str(model.current_artifact.values.name), model.current_artifact.created_on
+    else:
+        return None
+    return Latest(
+        model_id=model_id,
+        aggregate_id=aggregate.pk if aggregate else None,
+        number=aggregate.number if aggregate else 0,
+        key=key,
+        etag=objects.stat(key).etag,
+        published_on=since.isoformat(),
+    )
+
+
+def _told(objects: Objects, key: str) -> tuple[int | None, str]:
+    """The number that the pointer tells, and its ETag; no number where it is missing or no pointer."""
+    try:
+        etag = objects.stat(key).etag
+    except ObjectMissing:
+        return None, ""
+    try:
+        body, _ = read_small(objects, key, etag=etag, at_most=MAX_BYTES)
+        number: Any = json.loads(body)["number"]
+    except UpdateRejected:  # Replaced since, which the write will find out; or much too large.
+        return None, etag
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None, etag
+    return (number if type(number) is int else None), etag
+
+
+def _remember(model_id: int, number: int) -> None:
+    behind = Q(told_number=None) | Q(told_number__lt=number)
+    with translated_errors():
+        FederatedModel.objects.filter(behind, pk=model_id).update(told_number=number)

@@ -1,0 +1,107 @@
+"""``manage.py export_metrics MODEL``: rounds, updates or scores, for other tools to plot."""
+
+from __future__ import annotations
+
+import csv
+from argparse import ArgumentParser
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from connectors.management.commands import rounds, updates
+from connectors.management.reports import Row, found, told_plainly
+from models_app.models import ClientAggregateScore, FederatedModel
+
+FORMATS = (".csv", ".parquet")
+
+
+class Command(BaseCommand):
+    """Exports what is known of a model's training."""
+
+    help = (
+        "Export a model's rounds, updates or scores as CSV, or Parquet where pyarrow is installed. "
+        "Example: manage.py export_metrics 3 --of rounds --out rounds.csv"
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("model", type=int, help="id of the federated model")
+        parser.add_argument("--of", choices=sorted(_ROWS), default="rounds")
+        parser.add_argument(
+            "--out", type=Path, required=True, metavar="FILE", help=".csv or .parquet"
+        )
+
+    def handle(self, *args: Any, model: int, of: str, out: Path, **options: Any) -> None:
+        if out.suffix not in FORMATS:
+            raise CommandError(f"{out} must end with one of {', '.join(FORMATS)}")
+        with told_plainly():
+            rows = _ROWS[of](found(FederatedModel, model))
+        if not rows:
+            raise CommandError(f"model {model} has no {of} yet: there is nothing to export")
+        try:
+            _write_csv(rows, out) if out.suffix == ".csv" else _write_parquet(rows, out)
+        except OSError as error:
+            raise CommandError(f"{out} cannot be written: {error.strerror}") from error
+        self.stdout.write(f"{len(rows)} {of} in {out}")
+
+
+def _round_rows(model: FederatedModel) -> list[Row]:
+    rows: list[Row] = []
+    for each in model.rounds.select_related("aggregate").order_by("pk"):
+        score = each.aggregate.validation_score if each.aggregate else None
+        rows.append(rounds.row_of(each) | {"score": score})
+    return rows
+
+
+def _update_rows(model: FederatedModel) -> list[Row]:
+    return [updates.row_of(each) for each in model.model_updates.order_by("pk")]
+
+
+def _score_rows(model: FederatedModel) -> list[Row]:
+    """A row for each number that a client reported."""
+    scores = ClientAggregateScore.objects.filter(aggregate__federated_model=model)
+    return [
+        {
+            "number": each.aggregate.number,
+            "aggregate": each.aggregate_id,
+            "client": str(each.client_id),
+            "metric": metric,
+            "value": float(value),
+        }
+        for each in scores.select_related("aggregate").order_by("aggregate__number", "client_id")
+        for metric, value in each.validation_results.items()
+        if type(value) in (int, float)
+    ]
+
+
+_ROWS: dict[str, Callable[[FederatedModel], list[Row]]] = {
+    "rounds": _round_rows,
+    "updates": _update_rows,
+    "scores": _score_rows,
+}
+
+
+def _write_csv(rows: list[Row], out: Path) -> None:
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula; some text comes from strangers."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
+def _write_parquet(rows: list[Row], out: Path) -> None:
+    try:
+        pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise CommandError(
+            "Parquet needs pyarrow, which is not installed: pip install pyarrow, or export .csv"
+        ) from error
+    parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), out)

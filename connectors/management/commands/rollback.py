@@ -1,0 +1,34 @@
+"""``manage.py rollback AGGREGATE``: an earlier aggregate becomes the next one."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.management.reports import found, told_plainly
+from connectors.publishing import roll_back
+from models_app.models import ModelAggregate
+
+
+class Command(BaseCommand):
+    """Publishes the bytes of an earlier aggregate anew."""
+
+    help = (
+        "Go back to an earlier aggregate: its bytes become the model's next aggregate, so that the "
+        "lineage stays a line. Example: manage.py rollback 14"
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("aggregate", type=int, help="id of the aggregate to go back to")
+
+    def handle(self, *args: Any, aggregate: int, **options: Any) -> None:
+        with told_plainly():
+            earlier = found(ModelAggregate, aggregate, "federated_model")
+            new = roll_back(DjangoAggConnector(DEFAULT_SETTINGS), earlier)
+        self.stdout.write(
+            f"aggregate {new.pk}, number {new.number}, is aggregate {aggregate} again"
+        )

@@ -1,0 +1,54 @@
+"""``manage.py updates MODEL``: what clients sent, and what became of it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from connectors.management.reports import ReportCommand, found, told_plainly
+from connectors.queries import UpdateStatus
+from models_app.models import FederatedModel, ModelUpdate
+
+
+class Command(ReportCommand):
+    """Lists the updates of a model, with the reasons of those that were rejected."""
+
+    help = "List a model's updates, the latest first. Example: manage.py updates 3 --status invalid"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("model", type=int, help="id of the federated model")
+        parser.add_argument("--status", choices=[name.lower() for name in UpdateStatus.names])
+        parser.add_argument("--limit", type=int, default=50, help="default: %(default)s")
+
+    def handle(
+        self,
+        *args: Any,
+        model: int,
+        status: str | None,
+        limit: int,
+        as_json: bool,
+        **options: Any,
+    ) -> None:
+        with told_plainly():
+            updates = found(FederatedModel, model).model_updates.order_by("-pk")
+            if status:
+                updates = updates.filter(status=getattr(UpdateStatus, status.upper()))
+            rows = [row_of(each) for each in updates[: max(limit, 0)]]
+        what = f"{status} update" if status else "update"
+        self.report(rows, as_json=as_json, empty=f"model {model} has no {what}")
+
+
+def row_of(update: ModelUpdate) -> dict[str, Any]:
+    """An update as the tables show it."""
+    return {
+        "id": update.pk,
+        "client": str(update.client_id),
+        "status": UpdateStatus(update.status).name.lower(),
+        "examples": update.num_examples,
+        "base": update.base_aggregate_id,
+        "aggregate": update.applied_aggregate_id,
+        "norm": update.norm,
+        "uploaded": update.uploaded_on,
+        "reason": update.rejection_reason,
+    }

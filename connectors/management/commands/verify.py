@@ -1,0 +1,33 @@
+"""``manage.py verify AGGREGATE``: is an aggregate what its updates make?"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.auditing import verify
+from connectors.management.commands.run_round import resources
+from connectors.management.reports import found, told_plainly
+from models_app.models import ModelAggregate
+
+
+class Command(BaseCommand):
+    """Recomputes an aggregate and compares the bytes."""
+
+    help = (
+        "Recompute an aggregate from its updates, under the terms of its round, and compare the bytes. "
+        "Example: manage.py verify 17"
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("aggregate", type=int, help="id of the aggregate")
+
+    def handle(self, *args: Any, aggregate: int, **options: Any) -> None:
+        with told_plainly():
+            model_data = DjangoAggConnector(DEFAULT_SETTINGS).model_data
+            what = verify(model_data, found(ModelAggregate, aggregate), resources())
+        self.stdout.write(f"aggregate {aggregate} is verified: {what}")

@@ -1,0 +1,139 @@
+"""What the commands share: tables for people, JSON for scripts, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, models
+
+from aggregation.errors import AggregationError
+
+Row = Mapping[str, Any]
+
+#: Cells up to the length of a UUID stay on one line.
+WHOLE = 36
+
+M = TypeVar("M", bound=models.Model)
+
+
+class ReportCommand(BaseCommand):
+    """A command that prints rows: as a table, or with ``--json`` as JSON."""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", dest="as_json", help="for scripts")
+
+    def report(self, rows: Sequence[Row], *, as_json: bool, empty: str = "nothing to show") -> None:
+        """Print a table of rows that have the same columns."""
+        if as_json:
+            self.stdout.write(as_text(rows))
+        elif rows:
+            self.stdout.write(table(rows), ending="")
+        else:
+            self.stdout.write(empty)
+
+    def report_one(self, row: Row, *, as_json: bool) -> None:
+        """Print one row, a line for each of its columns."""
+        if as_json:
+            self.stdout.write(as_text(row))
+            return
+        width = max(map(len, row))
+        for name, value in row.items():
+            self.stdout.write(f"{name:<{width}}  {shown(value)}")
+
+
+def as_text(value: Any) -> str:
+    """JSON; times in ISO 8601."""
+    return json.dumps(value, indent=1, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def shown(value: Any) -> str:
+    """A value as people read it; on one line, and nothing in it can steer the terminal."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return "".join(each if each.isprintable() else " " for each in str(value))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a table: rich's where it is installed, which it need not be in production."""
+    cells = [[shown(value) for value in row.values()] for row in rows]
+    try:
+        return _rich_table(list(rows[0]), cells)
+    except ImportError:
+        return _plain_table([list(rows[0]), *cells])
+
+
+def _rich_table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head, column in zip(heads, zip(*cells, strict=True), strict=True):
+        # What is short, ids above all, is whole or it is of no use; sentences may be folded.
+        made.add_column(head, overflow="fold", no_wrap=max(map(len, column)) <= WHOLE)
+    for row in cells:
+        made.add_row(*(Text(cell) for cell in row))
+    console = Console(width=max(shutil.get_terminal_size((120, 24)).columns, 60))
+    with console.capture() as captured:
+        console.print(made)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def _plain_table(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        + "\n"
+        for line in lines
+    )
+
+
+def found(kind: type[M], pk: int, *related: str) -> M:
+    """The row with that id.
+
+    Raises
+    ------
+    CommandError
+        If there is none; it names the command that lists those there are.
+    """
+    rows = kind._default_manager.filter(pk=pk)
+    row = (rows.select_related(*related) if related else rows).first()
+    if row is None:
+        name, listing = _LISTED[kind.__name__]
+        raise CommandError(f"there is no {name} with id {pk}: {listing} lists those there are")
+    return row
+
+
+_LISTED = {
+    "FederatedModel": ("federated model", "manage.py models"),
+    "ModelAggregate": ("aggregate", "manage.py lineage MODEL"),
+    "AggregationRound": ("round", "manage.py rounds MODEL"),
+}
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """What AWS, storage, the database or the core refuse, as an error of the command."""
+    try:
+        yield
+    except (AggregationError, BotoCoreError, ClientError, DatabaseError) as error:
+        raise CommandError(f"{error}") from error

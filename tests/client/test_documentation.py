@@ -1,0 +1,51 @@
+"""What docs/clients.md shows is what works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from connectors.latest import Latest
+from local.cloud import Cloud
+from tests.client.delivery import deliver
+from tests.factories import client_id, filled, make_model
+from tests.test_lambda_handler import invoke, payload
+
+PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_few_lines_send_an_update_and_a_score(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first block of the page, with nothing but the model's number changed, makes a round."""
+    model = make_model(1, initial=filled(0.0), score_metric="accuracy")
+    invoke(payload("schedule-sweep"))
+    monkeypatch.setattr("time.sleep", lambda seconds: deliver(cloud))
+    (lines, *_) = blocks("python")
+    assert str(client_id(1)) in lines
+    lines = lines.replace("model_id=3", f"model_id={model.pk}")
+    scope: dict[str, Any] = {"train": lambda weights: {k: v + 1 for k, v in weights.items()}}
+    exec(lines, scope)
+    assert scope["latest"].number == 1
+    np.testing.assert_array_equal(scope["trained"]["w"], filled(1.0)["w"])
+    while deliver(cloud):
+        pass
+    aggregate = model.aggregates.get()
+    assert aggregate.validation_score == 0.93
+    assert model.model_updates.get().num_examples == 120
+
+
+def test_latest_json_is_documented_field_by_field() -> None:
+    """The page shows every field the function writes, and no other."""
+    (shown,) = blocks("json")
+    assert set(re.findall(r'"(\w+)":', shown)) == Latest.__dataclass_fields__.keys()
