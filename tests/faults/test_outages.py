@@ -1,0 +1,232 @@
+"""The database and S3 go away for a while, and nothing comes of it but a delay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from local.event_pump import EventPump
+from local.postgres import EmbeddedPostgres
+from models_app.models import FederatedModel
+from tests.factories import make_model, ready_update, sqs_event, upload
+from tests.faults.processes import WarmFunction, warm_function
+from tests.faults.proxy import (
+    Proxy,
+    at_first,
+    outage,
+    refuse,
+    reset,
+    s3_proxy,
+    swallow,
+    truncate,
+)
+from tests.faults.world import end_state, expire_leases, tensors
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+
+
+def an_upload() -> tuple[FederatedModel, Any]:
+    """A model with an update that is ready, and the message that announces the one it waits for."""
+    model = make_model(2, requirement="all_clients")
+    ready_update(model, 1, tensors(1), suffix="safetensors")
+    record = upload(model, 2, tensors(2), name="2.safetensors")
+    return model, sqs_event({"Records": [record]})
+
+
+FAILED = {"batchItemFailures": [{"itemIdentifier": "message-1"}]}
+DONE = {"batchItemFailures": []}
+
+
+@pytest.fixture(scope="module")
+def s3(request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    """S3 as the function sees it."""
+    from tests.conftest import _CLOUD
+
+    with s3_proxy(request.config.stash[_CLOUD].endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def well(s3: Proxy) -> Iterator[Proxy]:
+    """S3 on a good day, before and after."""
+    s3.requests.clear()
+    yield s3
+    s3.fault = lambda request: None
+
+
+@pytest.fixture(scope="module")
+def behind_proxy(s3: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmFunction]:
+    """The function, whose SDK tries each request once: what is tried again is its own doing."""
+    with warm_function(
+        tmp_path_factory.mktemp("function"),
+        constants={"connectors.patience.FIRST_PAUSE_SECONDS": 0.001},
+        AWS_ENDPOINT_URL=s3.endpoint,
+        AWS_MAX_ATTEMPTS="1",
+    ) as function:
+        yield function
+
+
+FAULTS = {
+    "500": refuse(500, "InternalError"),
+    "503": refuse(503, "SlowDown"),
+    "reset": reset,
+    "truncated": truncate,
+    "lost answer": swallow,
+}
+
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+on_postgres = pytest.mark.parametrize("database", ["postgres"], indirect=True)
+
+
+@on_sqlite
+class TestS3:
+    """What S3 may do."""
+
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_what_passes_soon_is_not_noticed(
+        self, behind_proxy: WarmFunction, well: Proxy, fault: str
+    ) -> None:
+        """Where every request fails twice before it works, the round is published all the same, in one
+        invocation and to the byte."""
+        model, event = an_upload()
+        assert behind_proxy.answer("invoke", event=event) == DONE
+        expected = end_state(model)
+        model, event = an_upload()
+        well.fault = at_first(2, FAULTS[fault])
+        assert behind_proxy.answer("invoke", event=event) == DONE
+        assert end_state(model) == expected
+
+    @pytest.mark.parametrize("fault", ["503", "lost answer"])
+    @pytest.mark.parametrize("only", ["updates/", "aggregates/"])
+    def test_what_lasts_is_left_to_the_queue(
+        self, behind_proxy: WarmFunction, well: Proxy, fault: str, only: str
+    ) -> None:
+        """Where S3 fails longer than the function is patient, the message is named as failed and no
+        update is lost; delivered again, it ends as if undisturbed, and no round counts as failed."""
+        model, event = an_upload()
+        behind_proxy.answer("invoke", event=event)
+        expected = end_state(model)
+        model, event = an_upload()
+        well.fault = outage(6, FAULTS[fault], only=only)
+        assert behind_proxy.answer("invoke", event=event) == FAILED
+        assert behind_proxy.answer("invoke", event=event) == DONE
+        assert end_state(model) == expected
+        model.refresh_from_db()
+        assert model.failed_rounds == 0
+
+    def test_an_object_that_is_visible_late_is_waited_for(
+        self, behind_proxy: WarmFunction, well: Proxy
+    ) -> None:
+        """A message that comes a moment before its object can be seen is dealt with all the same."""
+        model, event = an_upload()
+        well.fault = outage(2, refuse(404, "NoSuchKey"), only="updates/")
+        assert behind_proxy.answer("invoke", event=event) == DONE
+        assert model.aggregates.count() == 1
+
+    def test_an_object_that_does_not_appear_ends_as_a_dead_letter_and_can_be_redriven(
+        self, behind_proxy: WarmFunction, well: Proxy, cloud: Any
+    ) -> None:
+        """A message whose object stays invisible is delivered again until it is a dead letter, each time
+        with the reason in the log; once the object is there, `redrive` brings it to its end."""
+        model, event = an_upload()
+        sqs = cloud.client("sqs")
+        pump = EventPump(
+            cloud.queue_url,
+            lambda event: behind_proxy.answer("invoke", event=event),
+            sqs=sqs,
+            wait_seconds=0,
+        )
+        well.fault = lambda request: (
+            refuse(404, "NoSuchKey") if request.key.endswith("/2.safetensors") else None
+        )
+        while pump.pump_once():
+            pass
+        (letter,) = sqs.receive_message(QueueUrl=cloud.dead_letter_url, VisibilityTimeout=0)[
+            "Messages"
+        ]
+        assert "2.safetensors" in letter["Body"]
+        failures = behind_proxy.logged("message failed")[-5:]
+        assert {each["message_id"] for each in failures} == {letter["MessageId"]}
+        assert all("deleted, or not visible yet" in each["exception"] for each in failures)
+        well.fault = lambda request: None
+        call_command("redrive")
+        while pump.pump_once():
+            pass
+        assert [update[1] for update in end_state(model)["updates"]] == ["COMPLETE", "COMPLETE"]
+
+
+def ready() -> tuple[FederatedModel, Any]:
+    """A model whose round may start, and the message that asks for it."""
+    model = make_model(2)
+    for client in (1, 2):
+        ready_update(model, client, tensors(client))
+    return model, sqs_event({"model_id": model.pk})
+
+
+@on_postgres
+class TestDatabase:
+    """What PostgreSQL may do."""
+
+    def test_a_connection_broken_at_any_step_costs_nothing_but_time(
+        self, function: WarmFunction
+    ) -> None:
+        """Where the server ends the connection before any of a round's statements, the message is named
+        as failed, the round's lease is given up at once, and the next delivery ends as if undisturbed."""
+        model, event = ready()
+        undisturbed = function.run("invoke", event=event)
+        expected = end_state(model)
+        seen: Counter[str] = Counter()
+        for name in undisturbed.steps[:-1]:
+            if name[0].islower() or " " not in name and name != "COMMIT":
+                continue
+            seen[name] += 1
+            model, event = ready()
+            invocation = function.start(
+                "invoke", at=f"{name} {seen[name]}", signal="SIGSTOP", event=event
+            )
+            assert invocation.wait().ended == "SIGSTOP"
+            break_connections()
+            answer = invocation.go_on().answer
+            assert answer in (FAILED, DONE)
+            function.answer("settle", events=[event])
+            assert end_state(model) == expected, name
+        assert sum(seen.values()) > 20
+
+    def test_a_server_that_stops_and_starts_in_mid_round_costs_nothing_but_time(
+        self, function: WarmFunction, postgres: EmbeddedPostgres
+    ) -> None:
+        """Where PostgreSQL stops in mid-round, the message is named as failed; once it is back, and the
+        lease that could not be given up has ended, the round goes on and ends as if undisturbed."""
+        model, event = ready()
+        function.answer("invoke", event=event)
+        expected = end_state(model)
+        model, event = ready()
+        invocation = function.start("invoke", at="UploadPart 2", signal="SIGSTOP", event=event)
+        assert invocation.wait().ended == "SIGSTOP"
+        connection.close()
+        postgres.stop()
+        try:
+            assert invocation.go_on().answer == FAILED
+            assert function.answer("invoke", event=event) == FAILED
+        finally:
+            postgres.start()
+        expire_leases()
+        settled = function.run("settle", events=[event])
+        assert end_state(model) == expected
+        assert "ListParts" in settled.steps
+        assert settled.steps.count("UploadPart") < 3
+
+
+def break_connections() -> None:
+    """End all connections but our own, as a failover does."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )

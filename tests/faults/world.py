@@ -1,0 +1,61 @@
+"""What the world looks like after a round: what the tests of faults compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from django.core.files.storage import default_storage
+from django.utils import timezone
+
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
+from tests import factories
+
+#: Tensors that make a model of several parts: see `tests.faults.function.PART_BYTES`.
+SEVERAL_PARTS = {"w": np.zeros((3, 3000), np.float32), "b": np.zeros(100, np.float32)}
+
+
+def tensors(seed: int, like: dict[str, Any] = SEVERAL_PARTS) -> dict[str, Any]:
+    """Values no two of which are equal."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(each.shape).astype(each.dtype) for name, each in like.items()}
+
+
+def end_state(model: FederatedModel) -> dict[str, Any]:
+    """All that a model's clients and operators can see, but for ids and names."""
+    aggregates = model.aggregates.order_by("number").select_related("parent")
+    updates = model.model_updates.select_related("applied_aggregate").order_by("client", "data")
+    return {
+        "aggregates": [
+            (each.number, each.parent and each.parent.number, factories.get(each.result.name))
+            for each in aggregates
+        ],
+        "updates": [
+            (
+                str(each.client_id),
+                ModelUpdate.Status(each.status).name,
+                each.rejection_reason,
+                each.applied_aggregate and each.applied_aggregate.number,
+            )
+            for each in updates
+        ],
+        "unfinished rounds": model.rounds.filter(state=AggregationRound.State.RUNNING).count(),
+        "paused": not model.allow_aggregation,
+    }
+
+
+def expire_leases() -> int:
+    """As if the time of whoever holds a round had passed; how many there are."""
+    running = AggregationRound.objects.filter(state=AggregationRound.State.RUNNING)
+    return running.update(lease_expires_at=timezone.now())
+
+
+def leftovers() -> list[str]:
+    """Keys of the results, and of unfinished uploads, that belong to no aggregate."""
+    client, bucket = default_storage.connection.meta.client, default_storage.bucket_name
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="aggregates/")
+    stored = {each["Key"] for page in pages for each in page.get("Contents", ())}
+    begun = client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
+    named = set(ModelAggregate.objects.values_list("result", flat=True))
+    orphans = {key for key in stored - named if not key.endswith("/latest.json")}
+    return sorted(orphans | {each["Key"] for each in begun})
