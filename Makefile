@@ -11,7 +11,7 @@ ROUNDS ?= 15
 DB ?= sqlite
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench bench-peers fuzz clean
+.PHONY: help install run admin test check format bench bench-peers fuzz clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,18 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 
 run: install ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres.
 	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB)
+
+admin: export DATABASE_URL := sqlite:///$(CURDIR)/run/database.sqlite3
+admin: export STORAGE_ROOT := $(CURDIR)/run/bucket
+admin: export BUCKET :=
+admin: export QUEUE_URL :=
+admin: export DJANGO_SUPERUSER_PASSWORD := admin
+admin: install ## Open the admin on what `make run` left.
+	@test -f run/database.sqlite3 || { echo "there is nothing to show yet: make run comes first"; exit 1; }
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@$(BIN)/python manage.py createsuperuser --noinput --username admin --email admin@localhost 2>/dev/null || true
+	@echo "http://127.0.0.1:8000/ user admin, password admin; Ctrl-C ends it"
+	@$(BIN)/python manage.py runserver --noreload --insecure 127.0.0.1:8000
 
 test: install ## Run the whole test suite.
 	$(BIN)/python -m pytest

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -109,6 +110,8 @@ def _models() -> Iterator[Finding]:
 
 def _storage() -> Iterator[Finding]:
     """Whether this process may do what a round does; leaves nothing behind."""
+    if settings.STORAGE_ROOT and not Path(settings.STORAGE_ROOT).is_dir():
+        raise NotADirectoryError(f"{settings.STORAGE_ROOT} is no directory")
     objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
     key = f"aggregates/0/doctor-{uuid.uuid4().hex}.json"
     sink = objects.sink(key, None)

@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, models
 
-from aggregation.errors import AggregationError
+from aggregation.errors import AggregationError, TemporarilyUnavailable
 
 Row = Mapping[str, Any]
 
@@ -135,5 +135,8 @@ def told_plainly() -> Iterator[None]:
     """What AWS, storage, the database or the core refuse, as an error of the command."""
     try:
         yield
-    except (AggregationError, BotoCoreError, ClientError, DatabaseError) as error:
-        raise CommandError(f"{error}") from error
+    except (TemporarilyUnavailable, BotoCoreError, ClientError, DatabaseError) as error:
+        why = " ".join(str(error).split())
+        raise CommandError(f"{why}; `manage.py doctor` tells what is wrong") from error
+    except AggregationError as error:
+        raise CommandError(str(error)) from error

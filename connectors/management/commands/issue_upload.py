@@ -13,11 +13,20 @@ from django.core.management.base import CommandError
 
 from connectors.management.membership import client_uuid
 from connectors.management.reports import ReportCommand, as_text, found, told_plainly
+from connectors.scores import MAX_SCORE_BYTES
+from connectors.scores import PREFIX as SCORES
 from models_app.models import FederatedModel
 
 #: A week: what S3 signs for at most.
 MAX_MINUTES = 7 * 24 * 60
 FORMATS = ("safetensors", "npz", "json")
+
+#: S3 takes no larger body by a post.
+MAX_POST_BYTES = 5 << 30
+
+#: What an update says of itself, with what it means to say nothing. A field that the policy has a condition
+#: for must be in the form, or S3 refuses it: so each is there from the start, for the client to fill in.
+SAID_OF_UPDATES = {"x-amz-meta-num-examples": "1", "x-amz-meta-base-aggregate": ""}
 
 
 class Command(ReportCommand):
@@ -36,7 +45,12 @@ class Command(ReportCommand):
         parser.add_argument(
             "--minutes", type=int, default=60, help="valid for; default: %(default)s"
         )
-        parser.add_argument("--max-bytes", type=int, help="default: the setting MAX_UPDATE_BYTES")
+        parser.add_argument(
+            "--max-bytes", type=int, help="default: the setting MAX_UPDATE_BYTES, 5 GiB at most"
+        )
+        parser.add_argument(
+            "--scores", action="store_true", help="one more post, for any number of scores"
+        )
         parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
 
     def handle(self, *args: Any, model: int, client: uuid.UUID, **options: Any) -> None:
@@ -45,8 +59,10 @@ class Command(ReportCommand):
         _check_range("--count", options["count"], 1000)
         _check_range("--minutes", options["minutes"], MAX_MINUTES)
         limit = options["max_bytes"]
-        limit = settings.MAX_UPDATE_BYTES if limit is None else limit
-        _check_range("--max-bytes", limit, settings.MAX_UPDATE_BYTES)
+        most = min(settings.MAX_UPDATE_BYTES, MAX_POST_BYTES)
+        limit = most if limit is None else limit
+        _check_range("--max-bytes", limit, most)
+        seconds = options["minutes"] * 60
         with told_plainly():
             if not found(FederatedModel, model).clients.filter(pk=client, paused=False).exists():
                 raise CommandError(
@@ -56,10 +72,14 @@ class Command(ReportCommand):
                 _post(
                     f"updates/{model}/{client}/{uuid.uuid4().hex}.{options['format']}",
                     limit,
-                    options["minutes"] * 60,
+                    seconds,
+                    SAID_OF_UPDATES,
                 )
                 for _ in range(options["count"])
             ]
+            if options["scores"]:
+                key = f"{SCORES}{model}/{client}/${{filename}}"
+                posts.append(_post(key, MAX_SCORE_BYTES, seconds, {}))
         self.stdout.write(as_text(posts))
 
 
@@ -68,13 +88,13 @@ def _check_range(option: str, value: int, most: int) -> None:
         raise CommandError(f"{option} must be between 1 and {most}; got {value}")
 
 
-def _post(key: str, max_bytes: int, seconds: int) -> Mapping[str, Any]:
-    """One post. What the client says of its update it may fill in; the key it may not."""
-    said = ("x-amz-meta-num-examples", "x-amz-meta-base-aggregate")
+def _post(key: str, max_bytes: int, seconds: int, said: Mapping[str, str]) -> Mapping[str, Any]:
+    """One post. The fields in ``said`` the client may fill in; the key it may not change."""
     storage: Any = default_storage
     signed: Mapping[str, Any] = storage.connection.meta.client.generate_presigned_post(
         storage.bucket_name,
         key,
+        Fields=dict(said),
         Conditions=[
             ["content-length-range", 1, max_bytes],
             *(["starts-with", f"${name}", ""] for name in said),

@@ -1,0 +1,190 @@
+"""The page of a federated model: what it shows, who may see it, who may act."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from aggregation.round import run_round
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
+from models_app.control_room import control_room
+from models_app.models import ClientAggregateScore, FederatedModel, ModelUpdate
+from tests.admin.conftest import Visitor, messages
+from tests.factories import client_id, filled, make_model, ready_update
+
+LogIn = Callable[..., Visitor]
+
+
+def trained(rounds: int = 2, **fields: Any) -> FederatedModel:
+    """A model with some rounds and one rejected update, whose reason is no friend of HTML."""
+    model = make_model(2, initial=filled(0.0), **fields)
+    for number in range(rounds):
+        for client in (1, 2):
+            ready_update(model, client, filled(number + client / 2), num_examples=client)
+        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+    status = ModelUpdate.Status.INVALID
+    reason = "<script>alert(1)</script>"
+    ready_update(model, 1, filled(1.0), status=status, rejection_reason=reason)
+    for client, accuracy in ((1, 0.5), (2, 0.8)):
+        for aggregate in model.aggregates.all():
+            results = {"accuracy": accuracy, "num_examples": client}
+            ClientAggregateScore.objects.create(
+                aggregate=aggregate, client_id=client_id(client), validation_results=results
+            )
+    return model
+
+
+def page(model: FederatedModel) -> str:
+    return f"/models_app/federatedmodel/{model.pk}/change/"
+
+
+def act(model: FederatedModel, name: str) -> str:
+    return f"/models_app/federatedmodel/{model.pk}/act/{name}/"
+
+
+@pytest.mark.usefixtures("database", "cloud")
+def test_the_room_is_read_in_few_statements() -> None:
+    """On both databases, what is shown is right, and more updates ask for no more statements."""
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    counts = []
+    for rounds in (1, 4):
+        model = trained(rounds, aggregator="norm_clipped_mean", aggregator_args={"max_norm": 9.0})
+        with CaptureQueriesContext(
+            connection,
+        ) as captured:
+            room = control_room(model)
+            list(room["rejected"])
+        counts.append(len(captured))
+        assert [row["aggregate"].number for row in room["lineage"]] == [*range(rounds, 0, -1)]
+        assert [round(row["score"], 6) for row in room["lineage"]] == [0.7] * rounds
+        assert room["reasons"][0]["count"] == 1
+        assert len(room["plots"]) == 5
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.usefixtures("database", "cloud")
+def test_the_score_of_the_model_is_what_is_plotted() -> None:
+    """Where a model names its metric, its aggregates' validation scores are shown, the best marked."""
+    model = trained(2, score_metric="loss", lower_is_better=True, requirement="")
+    for aggregate, score in zip(model.aggregates.order_by("number"), (0.25, 0.5), strict=True):
+        aggregate.validation_score = score
+        aggregate.save()
+    room = control_room(model)
+    assert [(row["score"], row["is_best"]) for row in room["lineage"]] == [
+        (0.5, False),
+        (0.25, True),
+    ]
+    assert "loss from 0.25 at 1 to 0.5 at 2" in room["plots"][0]
+
+
+@pytest.mark.usefixtures("database", "cloud")
+def test_a_model_without_rounds_has_an_empty_room() -> None:
+    """Before the first round there is nothing to plot, and no error."""
+    room = control_room(make_model(1))
+    assert (room["plots"], room["lineage"], room["running"]) == ([], [], None)
+
+
+def test_plots_have_words_and_ask_for_nothing(visitor: LogIn) -> None:
+    """Each plot is whole SVG with a text alternative; the page loads from its own site only."""
+    model = trained()
+    answer = visitor("root", superuser=True).get(page(model))
+    plots = re.findall(r"<svg viewBox.*?</svg>", answer.text, re.S)
+    assert len(plots) == 4
+    for plot in plots:
+        root = ElementTree.fromstring(plot)
+        assert root.get("role") == "img"
+        assert len(root.get("aria-label", "")) > 20
+    loaded = re.findall(r'(?:src|href|action)="([^"]*)"', answer.text)
+    assert not [url for url in loaded if "//" in url]
+    assert "<script>alert(1)</script>" not in answer.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
+
+
+def test_the_stylesheet_is_served(visitor: LogIn) -> None:
+    """The page's stylesheet is there, and knows the dark."""
+    answer = visitor("root", superuser=True).get("/static/models_app/control-room.css")
+    assert answer.ok
+    assert "prefers-color-scheme: dark" in answer.text
+
+
+def test_who_may_change_models_pauses_and_resumes_them(visitor: LogIn) -> None:
+    """The buttons do what the commands do, and the admin's history keeps who did it."""
+    model, someone = trained(1), visitor("operator", "view", "change")
+    said = messages(someone.post(act(model, "pause"), reason="-- review"))
+    assert said == [f"Model {model.pk} is paused: -- review"]
+    model.refresh_from_db()
+    assert (model.allow_aggregation, model.pause_reason) == (False, "-- review")
+    someone.post(act(model, "resume"))
+    model.refresh_from_db()
+    assert model.allow_aggregation
+    assert "is paused: -- review" in someone.get(page(model).replace("change", "history")).text
+
+
+def test_rounds_are_run_published_and_rolled_back(visitor: LogIn) -> None:
+    """A round, a version and a rollback, all from the page."""
+    model, someone = trained(1), visitor("operator", "view", "change")
+    for client in (1, 2):
+        ready_update(model, client, filled(7.0))
+    assert messages(someone.post(act(model, "run_round")))[0].startswith("Published, aggregate")
+    first, second = model.aggregates.order_by("number")
+    someone.post(act(model, "publish"), aggregate=str(second.pk), version="1.0")
+    assert model.artifacts.get(version="1.0").values.name == second.result.name
+    someone.post(act(model, "rollback"), aggregate=str(first.pk))
+    assert model.aggregates.get(number=3).parent == second
+
+
+def test_what_cannot_be_done_is_told_on_the_page(visitor: LogIn) -> None:
+    """A command's error becomes a message; another model's aggregate is not taken."""
+    model, other = trained(1), trained(1)
+    someone = visitor("operator", "view", "change")
+    latest, foreign = model.aggregates.get(), other.aggregates.get()
+    for name, form, why in (
+        ("rollback", {"aggregate": str(latest.pk)}, "is the latest already"),
+        ("rollback", {"aggregate": str(foreign.pk)}, "Choose one of the model's aggregates"),
+        ("publish", {"aggregate": "x", "version": "1"}, "Choose one of the model's aggregates"),
+        ("publish", {"aggregate": str(latest.pk)}, "needs a name"),
+    ):
+        assert why in messages(someone.post(act(model, name), **form))[0]
+    assert someone.post(act(model, "flush")).status_code == 404
+    assert someone.get(act(model, "pause")).status_code == 405
+    assert someone.post("/models_app/federatedmodel/999999/act/pause/").status_code == 404
+
+
+def test_staff_who_may_only_see_do_not_act(visitor: LogIn) -> None:
+    """With the permission to view, the page shows no button, and an act is forbidden."""
+    model, someone = trained(1), visitor("viewer", "view")
+    answer = someone.get(page(model))
+    assert "Lineage" in answer.text
+    assert 'action="/models_app' not in answer.text
+    assert someone.post(act(model, "pause"), reason="x").status_code == 403
+    model.refresh_from_db()
+    assert model.allow_aggregation
+
+
+def test_developers_see_their_own_models(visitor: LogIn) -> None:
+    """Staff without a permission see the models they develop, no others, and change none."""
+    own, other, someone = trained(1), trained(1), visitor("developer")
+    FederatedModel.objects.filter(pk=own.pk).update(developer=someone.user)  # type: ignore[attr-defined]
+    assert "Lineage" in someone.get(page(own)).text
+    assert "Lineage" not in someone.get(page(other)).text
+    listing = someone.get("/models_app/federatedmodel/").text
+    assert page(own) in listing
+    assert page(other) not in listing
+    assert someone.post(act(own, "pause"), reason="x").status_code == 403
+    assert someone.post(act(other, "pause"), reason="x").status_code == 404
+
+
+def test_strangers_are_sent_to_the_door(site: tuple[str, str], admin_database: None) -> None:
+    """Without a login nothing is shown and nothing done."""
+    model, stranger = trained(1), Visitor(site[0])
+    assert "/login/" in stranger.get(page(model)).url
+    assert stranger.post(act(model, "pause"), reason="x").status_code in (200, 403)
+    model.refresh_from_db()
+    assert model.allow_aggregation

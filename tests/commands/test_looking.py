@@ -1,0 +1,171 @@
+"""`models`, `rounds`, `updates`, `show_round`, `lineage`, `export_metrics`, `download`."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+
+from connectors.management import reports
+from models_app.models import ClientAggregateScore, ModelAggregate, ModelUpdate
+from tests.factories import client_id, filled, get, make_model, ready_update
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+Said = Callable[..., str]
+Line = list[ModelAggregate]
+
+
+def in_json(said: Said, *arguments: Any) -> Any:
+    return json.loads(said(*arguments, "--json"))
+
+
+def test_models_are_listed_with_how_they_do(said: Said, line: Line) -> None:
+    """`models` tells members, ready updates, aggregates, and why a model is paused."""
+    model = line[0].federated_model
+    ready_update(model, 1, filled(4.0), base_aggregate=line[-1])
+    said("pause", model.pk, "--reason", "review")
+    (row,) = in_json(said, "models")
+    assert (row["id"], row["clients"], row["ready"], row["aggregates"]) == (model.pk, 1, 1, 3)
+    assert row["state"] == "paused: review"
+    assert "paused: review" in said("models")
+
+
+def test_there_may_be_nothing_yet(said: Said) -> None:
+    """Empty tables say so, and JSON is empty; not an error."""
+    assert "create_model makes one" in said("models")
+    assert in_json(said, "models") == []
+    model = make_model(1)
+    assert "no round yet" in said("rounds", model.pk)
+    assert "no invalid update" in said("updates", model.pk, "--status", "invalid")
+    assert "no aggregate yet" in said("lineage", model.pk)
+
+
+def test_rejected_updates_are_listed_with_their_reasons(said: Said) -> None:
+    """`updates --status invalid` shows the reason, and nothing a stranger put in it steers a terminal."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    status = ModelUpdate.Status.INVALID
+    ready_update(model, 1, filled(2.0), status=status, rejection_reason="bad \x1b[2J tensor")
+    (row,) = in_json(said, "updates", model.pk, "--status", "invalid")
+    assert row["reason"] == "bad \x1b[2J tensor"
+    out = said("updates", model.pk, "--status", "invalid")
+    assert "bad  [2J tensor" in out
+    assert str(client_id(1)) in out
+    assert len(in_json(said, "updates", model.pk)) == 2
+
+
+def test_a_round_is_shown_with_its_terms_and_updates(said: Said, line: Line) -> None:
+    """`rounds` lists the latest first; `show_round` tells one in full."""
+    model = line[0].federated_model
+    rows = in_json(said, "rounds", model.pk, "--limit", 2)
+    assert [(row["round"], row["state"], row["used"]) for row in rows] == [
+        (3, "published", 1),
+        (2, "published", 1),
+    ]
+    shown = in_json(said, "show_round", rows[0]["id"])
+    assert shown["terms"]["rule"] == "weighted_mean"
+    assert [each["status"] for each in shown["updates"]] == ["complete"]
+    assert str(client_id(1)) in said("show_round", rows[0]["id"])
+
+
+def test_the_lineage_is_a_tree(said: Said, line: Line) -> None:
+    """`lineage` draws the line of aggregates, with versions and with what was rolled back to."""
+    model = line[0].federated_model
+    said("publish", line[1].pk, "--version", "1.0")
+    said("rollback", line[0].pk)
+    drawn = said("lineage", model.pk).splitlines()
+    assert drawn[0] == f"{model.name} (model {model.pk})"
+    assert drawn[2].startswith("├─ 2: ")
+    assert drawn[2].endswith("version 1.0")
+    assert drawn[4].startswith("└─ 4: ")
+    assert f"the bytes of aggregate {line[0].pk} again" in drawn[4]
+    assert [row["number"] for row in in_json(said, "lineage", model.pk)] == [1, 2, 3, 4]
+
+
+def test_metrics_are_exported(said: Said, line: Line, tmp_path: Path) -> None:
+    """Rounds, updates and scores come out as CSV, a row each."""
+    model = line[0].federated_model
+    results = {"accuracy": 0.5, "num_examples": 10, "note": "text"}
+    ClientAggregateScore.objects.create(
+        aggregate=line[0], client_id=client_id(1), validation_results=results
+    )
+    lengths = {}
+    for of in ("rounds", "updates", "scores"):
+        out = tmp_path / f"{of}.csv"
+        said("export_metrics", model.pk, "--of", of, "--out", out)
+        with out.open(newline="") as file:
+            lengths[of] = len(list(csv.DictReader(file)))
+    assert lengths == {"rounds": 3, "updates": 3, "scores": 2}
+
+
+def test_text_of_strangers_is_no_formula(said: Said, tmp_path: Path) -> None:
+    """A cell that a spreadsheet would compute is exported as text."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0), rejection_reason="=cmd()")
+    out = tmp_path / "updates.csv"
+    said("export_metrics", model.pk, "--of", "updates", "--out", out)
+    assert out.read_text().rstrip().endswith(",'=cmd()")
+
+
+def test_parquet_needs_pyarrow(said: Said, line: Line, tmp_path: Path) -> None:
+    """Parquet is written where pyarrow is; else the error says what to install."""
+    arguments = ("export_metrics", line[0].federated_model_id, "--out", tmp_path / "rounds.parquet")
+    if importlib.util.find_spec("pyarrow"):
+        assert "3 rounds" in said(*arguments)
+    else:
+        with pytest.raises(CommandError, match="pip install pyarrow"):
+            said(*arguments)
+
+
+def test_an_aggregate_is_downloaded_whole(said: Said, line: Line, tmp_path: Path) -> None:
+    """`download` writes the object's bytes, and replaces a file only when told to."""
+    out = tmp_path / "weights" / "model.safetensors"
+    out.parent.mkdir()
+    said("download", line[0].pk, "--out", out)
+    assert out.read_bytes() == get(str(line[0].result.name))
+    with pytest.raises(CommandError, match="--force"):
+        said("download", line[1].pk, "--out", out)
+    said("download", line[1].pk, "--out", out, "--force")
+    assert out.read_bytes() == get(str(line[1].result.name))
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["rounds", "999"], "no federated model with id 999: manage.py models"),
+        (["updates", "999"], "no federated model with id 999"),
+        (["updates", "MODEL", "--status", "lost"], "invalid choice"),
+        (["lineage", "999"], "no federated model with id 999"),
+        (["lineage", "digits"], "invalid int value"),
+        (["show_round", "999"], "no round with id 999: manage.py rounds"),
+        (["export_metrics", "MODEL", "--out", "x.xlsx"], "must end with one of .csv, .parquet"),
+        (["export_metrics", "MODEL", "--out", "x.csv"], "has no rounds yet"),
+        (["download", "999", "--out", "x"], "no aggregate with id 999: manage.py lineage"),
+    ],
+)
+def test_what_is_not_there_is_named(said: Said, arguments: list[str], why: str) -> None:
+    """Wrong input is told with what to do."""
+    model = make_model(1)
+    with pytest.raises(CommandError, match=why):
+        said(*(str(model.pk) if each == "MODEL" else each for each in arguments))
+
+
+def test_files_that_cannot_be_written_are_named(said: Said, line: Line) -> None:
+    """A folder that does not exist is told as such."""
+    with pytest.raises(CommandError, match="cannot be written: No such file or directory"):
+        said("download", line[0].pk, "--out", "/nonexistent/x")
+    model = line[0].federated_model_id
+    with pytest.raises(CommandError, match="cannot be written: No such file or directory"):
+        said("export_metrics", model, "--out", "/nonexistent/x.csv")
+
+
+def test_tables_need_no_rich() -> None:
+    """Without rich, which production need not have, a table is plain text."""
+    assert reports._plain_table([["id", "name"], ["1", "digits"]]) == "id  name\n1   digits\n"
