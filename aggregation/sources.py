@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from aggregation.errors import UpdateRejected
+from aggregation.errors import ObjectMissing, UpdateRejected
 
 Buffer = memoryview
 
@@ -46,7 +46,10 @@ class FileSource:
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ObjectMissing("the file is not there any more") from error
         try:
             if self._stat(os.fstat(descriptor)) != self._identity:
                 raise UpdateRejected(

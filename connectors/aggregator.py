@@ -88,7 +88,30 @@ class DjangoAggConnector(BaseAggConnector):
         return self.metadata.pull_model_updates_registered_for_aggregation(model)
 
     def pull_model_updates_data(self, model_updates: Sequence[ModelUpdate]) -> list[ModelUpdate]:
-        return self.model_data.pull_model_updates_data(model_updates)
+        updates = list(model_updates)
+        loaded: list[ModelUpdate] = []
+        rejected: dict[int, str] = {}
+        for model_id in {update.federated_model_id: None for update in updates}:
+            of_model = [update for update in updates if update.federated_model_id == model_id]
+            found, bad = self.model_data.load(
+                of_model, self._layout_of(of_model[0].federated_model)
+            )
+            loaded += found
+            rejected |= bad
+        if rejected:
+            with suppress(LostRound):  # The round that has it finds that out by itself.
+                self.metadata.reject_model_updates(updates, rejected)
+            told = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
+            raise UpdateRejected(told)
+        return loaded
+
+    def _layout_of(self, model: FederatedModel) -> TensorLayout | None:
+        """The layout of a model that has an aggregate or an initial artifact."""
+        location = self.metadata.model_weights(model, self.pull_latest_model_aggregate(model))
+        try:
+            return self.model_data.layout(location) if location else None
+        except UpdateRejected as error:
+            raise AggregationError(f"{location}, the model, cannot be read: {error}") from error
 
     def prep_model_data_for_storage(self, data: Sequence[Any] | Mapping[str, Any]) -> Any:
         return self.model_data.prep_model_data_for_storage(data)
@@ -98,6 +121,9 @@ class DjangoAggConnector(BaseAggConnector):
     ) -> ModelAggregate:
         file = results if isinstance(results, File) else self.prep_model_data_for_storage(results)
         known = self.metadata.model_weights(model, parent_agg)
+        if known is None:
+            registered = self.pull_model_updates_registered_for_aggregation(model)
+            known = str(registered[0].data.name) if registered else None
         number = parent_agg.number + 1 if parent_agg else 1
         location = self.model_data.store_result(file, known, model.pk, number)
         return self.metadata.post_new_model_aggregate(model, parent_agg, location)

@@ -85,10 +85,13 @@ class BaseAggConnector(Registered, ABC):
     def pull_model_updates_data(self, model_updates: Sequence[Any]) -> Sequence[Any]:
         """Copies of the updates whose ``data`` is a list of arrays, one a layer.
 
+        The layers of all of them come in the same order.
+
         Raises
         ------
         aggregation.errors.UpdateRejected
-            If one cannot be read; the message names it.
+            If some cannot be read, or are not laid out as the model is; the message names them. They
+            are INVALID from then on, so that the next round goes without them.
         """
 
     @abstractmethod
@@ -112,7 +115,8 @@ class BaseAggConnector(Registered, ABC):
         Raises
         ------
         aggregation.errors.LostRound
-            If ``parent_agg`` is not the latest, or another workflow's round is running.
+            If ``parent_agg`` is not the latest, the function's own round is running, or the workflow's
+            round has its aggregate already.
         aggregation.errors.UpdateRejected
             If the result is not laid out as the model is, or is not finite.
         """
@@ -139,6 +143,8 @@ class BaseAggConnector(Registered, ABC):
         ------
         ValueError
             If an update is already part of another aggregate; nothing is changed then.
+        aggregation.errors.LostRound
+            If one is registered for the function's own round; nothing is changed then.
         """
 
     @abstractmethod
@@ -147,13 +153,16 @@ class BaseAggConnector(Registered, ABC):
     ) -> None:
         """Say how the aggregation of registered updates ended.
 
-        Successful: they are complete. Not successful: they are ready again.
+        Successful: they are complete. Not successful: they are ready again, but for those that have
+        been rejected.
 
         Raises
         ------
         ValueError
             If they are said to be complete and one is in no aggregate, or to have failed and one is;
             nothing is changed then.
+        aggregation.errors.LostRound
+            If one is registered for the function's own round; nothing is changed then.
         """
 
     def register_model_updates_use_in_aggregation_failed(

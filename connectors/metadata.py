@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from aggregation.errors import LostRound
@@ -97,14 +98,10 @@ class DjangoMetadataConnector(BaseMetadataConnector):
             self.rounds.open(now, updates, by_hand=True)
 
     def model_weights(self, model: FederatedModel, parent_agg: ModelAggregate | None) -> str | None:
-        """An object that is laid out as the model is: its parent's, its initial artifact's, or that
-        of an update that is registered for a round."""
+        """The object that the model's next aggregate succeeds: its parent, or the initial artifact."""
         if parent_agg:
             return str(parent_agg.result.name)
-        if model.current_artifact:
-            return str(model.current_artifact.values.name)
-        registered = self.pull_model_updates_registered_for_aggregation(model)
-        return str(registered[0].data.name) if registered else None
+        return str(model.current_artifact.values.name) if model.current_artifact else None
 
     def post_new_model_aggregate(
         self, model: FederatedModel, parent_agg: ModelAggregate | None, results: str
@@ -120,7 +117,8 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         Raises
         ------
         LostRound
-            If ``parent_agg`` is not the latest aggregate, or a round that is not by hand is running.
+            If ``parent_agg`` is not the latest aggregate, a round that is not by hand is running, or
+            the one that is by hand has an aggregate already.
         """
         with translated_errors(), transaction.atomic():
             queries.lock_model(model.pk)
@@ -134,6 +132,8 @@ class DjangoMetadataConnector(BaseMetadataConnector):
                 )
             if now.running and not now.running.by_hand:
                 raise LostRound(f"{now.running} is running: it will make the next aggregate")
+            if now.running and now.running.aggregate_id:
+                raise LostRound(f"{now.running} has made its aggregate: its updates count once")
             aggregate = ModelAggregate.objects.create(
                 federated_model=model, parent=parent_agg, number=now.number, result=results
             )
@@ -145,26 +145,25 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         self, model_updates: Sequence[ModelUpdate], aggregate: ModelAggregate
     ) -> None:
         """Settle the round that made the aggregate: these updates are in it, its others wait on."""
-        ids = [update.pk for update in model_updates]
+        updates = list(model_updates)
         with translated_errors(), transaction.atomic():
-            chosen = ModelUpdate.objects.filter(pk__in=ids)
+            chosen = self._held_still(updates, aggregate.federated_model_id)
             self._refuse(
                 chosen.exclude(applied_aggregate=None).exclude(applied_aggregate=aggregate),
                 "is already part of another aggregate",
             )
             chosen.update(applied_aggregate=aggregate, status=UpdateStatus.COMPLETE)
             made_by = AggregationRound.objects.filter(aggregate=aggregate, state=State.RUNNING)
-            for held in made_by.select_for_update():
+            for held in made_by:
                 queries.registered_updates(held).order_by().update(status=UpdateStatus.FAILED)
-                self.rounds.close(held, State.PUBLISHED, updates_used=len(ids))
+                self.rounds.close(held, State.PUBLISHED, updates_used=len(updates))
 
     def register_model_updates_use_in_aggregation_complete(
         self, model_updates: Sequence[ModelUpdate], is_successful: bool
     ) -> None:
         """Say how the aggregation of registered updates ended."""
-        ids = [update.pk for update in model_updates]
         with translated_errors(), transaction.atomic():
-            chosen = ModelUpdate.objects.filter(pk__in=ids)
+            chosen = self._held_still(model_updates)
             if is_successful:
                 self._refuse(
                     chosen.filter(applied_aggregate=None),
@@ -173,15 +172,58 @@ class DjangoMetadataConnector(BaseMetadataConnector):
                 )
                 chosen.update(status=UpdateStatus.COMPLETE)
                 return
+            posted = Q(status=UpdateStatus.RUNNING, round__aggregate__isnull=False)
             self._refuse(
-                chosen.exclude(applied_aggregate=None),
+                chosen.filter(posted | Q(applied_aggregate__isnull=False)),
                 "is part of an aggregate: ready again, it would be counted twice",
             )
-            self._give_back(ids)
+            self._give_back(chosen.exclude(status=UpdateStatus.INVALID))
 
-    def _give_back(self, ids: Sequence[int]) -> None:
+    def reject_model_updates(
+        self, model_updates: Sequence[ModelUpdate], reasons: Mapping[int, str]
+    ) -> None:
+        """Mark updates INVALID that a workflow cannot use, so that its next round goes without them.
+
+        Parameters
+        ----------
+        model_updates
+        reasons : mapping of int to str
+            By the ids of those that cannot be used.
+
+        Raises
+        ------
+        LostRound
+            If one of them is registered for a round that is not by hand.
+        """
+        bad = [update for update in model_updates if update.pk in reasons]
+        with translated_errors(), transaction.atomic():
+            unsettled = (*ModelUpdate.READY, UpdateStatus.RUNNING)
+            queries.reject_updates(self._held_still(bad).filter(status__in=unsettled), reasons)
+
+    def _held_still(
+        self, model_updates: Iterable[ModelUpdate], *model_ids: int
+    ) -> QuerySet[ModelUpdate]:
+        """These updates, while no round of their models, or of those given, begins or ends.
+
+        Raises
+        ------
+        LostRound
+            If one of them is registered for a round that is not by hand.
+        """
+        updates = list(model_updates)
+        for model_id in sorted({*model_ids, *(update.federated_model_id for update in updates)}):
+            queries.lock_model(model_id)
+        chosen = ModelUpdate.objects.filter(pk__in=[update.pk for update in updates])
+        running = Q(status=UpdateStatus.RUNNING, round__state=State.RUNNING, round__by_hand=False)
+        held = chosen.filter(running).select_related("round__federated_model").first()
+        if held:
+            raise LostRound(
+                f"update {held.pk} is registered for {held.round}, which settles it itself"
+            )
+        return chosen
+
+    def _give_back(self, chosen: QuerySet[ModelUpdate]) -> None:
         """Make updates ready again, and close the rounds by hand that have none left."""
-        chosen = ModelUpdate.objects.filter(pk__in=ids)
         held_by = list(chosen.exclude(round=None).values_list("round", flat=True))
         chosen.update(status=UpdateStatus.FAILED)
         emptied = AggregationRound.objects.filter(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from django.conf import settings as django_settings
 from django.core.files.base import File
 from django.core.files.storage import FileSystemStorage, default_storage
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.formats import Spool, encoder_for, format_of, open_weights, peek_layout
 from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
+from aggregation.opening import Opener, open_alike
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
 from connectors.base import BaseModelDataConnector, Settings
@@ -90,20 +92,40 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         key = str(update.data.name)
         return self.open(key, size=update.size, etag=update.etag, like=like, spool=spool)
 
-    def pull_model_updates_data(self, model_updates: Sequence[ModelUpdate]) -> list[ModelUpdate]:
-        """Copies of the updates whose ``data`` is a list of arrays, one a layer."""
-        loaded = []
-        for update in model_updates:
-            twin = copy.copy(update)
-            try:
-                with Spool() as spool:
-                    arrays = read_tensors(self.open_update(update, spool=spool))
-            except UpdateRejected as error:
-                raise UpdateRejected(f"update {update.pk}: {error}") from error
-            # The field's descriptor takes any value; a list is what a workflow averages.
-            twin.data = list(arrays.values())
-            loaded.append(twin)
-        return loaded
+    def load(
+        self, updates: Sequence[ModelUpdate], like: TensorLayout | None
+    ) -> tuple[list[ModelUpdate], dict[int, str]]:
+        """Updates in memory, as workflows that run a round step by step want them.
+
+        Parameters
+        ----------
+        updates : sequence of ModelUpdate
+        like : TensorLayout, optional
+            The model's; without one, the layout that most of the updates have.
+
+        Returns
+        -------
+        loaded : list of ModelUpdate
+            Copies whose ``data`` is a list of arrays, one a layer, in the same order for all.
+        rejected : dict of int to str
+            Why others cannot be used, by their ids.
+        """
+        with Spool() as spool:
+            openers = {update.pk: self._opener(update, spool) for update in updates}
+            opened, rejected = open_alike(openers, like, django_settings.READ_THREADS)
+            layouts = [like, *(weights.layout for weights in opened.values())]
+            order = next((each for each in layouts if each and each.named), None)
+            loaded = []
+            for update in updates:
+                if update.pk in opened:
+                    twin = copy.copy(update)
+                    # The field's descriptor takes any value; a list is what a workflow averages.
+                    twin.data = _layers(opened[update.pk], order)
+                    loaded.append(twin)
+        return loaded, rejected
+
+    def _opener(self, update: ModelUpdate, spool: Spool) -> Opener:
+        return lambda like: self.open_update(update, like=like, spool=spool)
 
     def store_result(
         self, file: File[Any], model_location: str | None, model_id: int, number: int
@@ -134,12 +156,14 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         with Spool() as spool:
             model = self.open(model_location, spool=spool) if model_location else None
             file.seek(0)
+            source = BytesSource(file.read())
             try:
                 weights = open_weights(
-                    BytesSource(file.read()),
+                    source,
                     format_of(str(file.name)),
                     like=model.layout if model else None,
                     spool=spool,
+                    max_json_bytes=source.size,  # It is no stranger's.
                 )
             except UpdateRejected as error:
                 raise UpdateRejected(f"the result does not fit the model: {error}") from error
@@ -166,6 +190,14 @@ class DjangoModelDataConnector(BaseModelDataConnector):
 def aggregate_key(model_id: int, number: int, format: str) -> str:
     """A new key for the aggregate of a round; no two attempts share one."""
     return f"aggregates/{model_id}/round-{number:06d}-{uuid.uuid4().hex}.{format}"
+
+
+def _layers(weights: Weights, order: TensorLayout | None) -> list[NDArray[Any]]:
+    """The tensors of a weights object, those that have names in the given order."""
+    arrays = read_tensors(weights)
+    if order is None or not (order.named and weights.layout.named):
+        return list(arrays.values())
+    return [arrays[tensor.name] for tensor in order.tensors]
 
 
 def _checked(weights: Weights, model: Weights | None) -> dict[str, NDArray[Any]]:

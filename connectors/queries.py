@@ -211,11 +211,11 @@ def registered_updates(held: AggregationRound) -> QuerySet[ModelUpdate]:
     return ModelUpdate.objects.filter(round=held, status=UpdateStatus.RUNNING).order_by("client_id")
 
 
-def reject_updates(held: AggregationRound, reasons: Mapping[int, str]) -> None:
-    """Mark updates of a round INVALID, each with its reason, in one statement."""
+def reject_updates(updates: QuerySet[ModelUpdate], reasons: Mapping[int, str]) -> None:
+    """Mark some of the updates INVALID, each with its reason, in one statement."""
     if reasons:
         cases = [When(pk=pk, then=Value(reason)) for pk, reason in reasons.items()]
-        registered_updates(held).filter(pk__in=reasons).update(
+        updates.filter(pk__in=reasons).update(
             status=UpdateStatus.INVALID,
             rejection_reason=Case(*cases, output_field=TextField()),
         )

@@ -182,7 +182,9 @@ class RoundLedger:
             attempt=held.attempt,
             rule=create_rule(terms["rule"], terms["rule_args"]),
             requirement=create_requirement(terms["requirement"], terms["requirement_args"]),
-            readiness=dataclasses.replace(now, ready=list(updates)).readiness(self._clock()),
+            readiness=dataclasses.replace(
+                now, ready=list(updates), members=terms["members"]
+            ).readiness(self._clock()),
             updates=tuple(_claimed(update, cap) for update in updates),
             differences=terms["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
             parent=terms["parent"],
@@ -243,7 +245,7 @@ class RoundLedger:
                 number=held.number,
                 result=result.location,
             )
-            queries.reject_updates(held, result.rejected)
+            queries.reject_updates(queries.registered_updates(held), result.rejected)
             queries.registered_updates(held).order_by().update(
                 status=UpdateStatus.COMPLETE, applied_aggregate=aggregate, norm=_norms(result)
             )
@@ -276,7 +278,7 @@ class RoundLedger:
         """
         with translated_errors(), transaction.atomic():
             held = _locked(claim)
-            queries.reject_updates(held, rejected)
+            queries.reject_updates(queries.registered_updates(held), rejected)
             queries.registered_updates(held).order_by().update(status=UpdateStatus.PENDING)
             self.close(held, State.REJECTED, updates_rejected=len(rejected), error=reason)
         return RoundAnswer(
@@ -341,6 +343,8 @@ def _held(claim: Claim) -> QuerySet[AggregationRound]:
 
 
 def _locked(claim: Claim) -> AggregationRound:
+    """The round, if this attempt still holds it, locked; as by whoever claims, after its model."""
+    queries.lock_model(claim.model_id)
     held = _held(claim).select_for_update(of=("self",)).select_related("federated_model").first()
     if held is None:
         raise _lost(claim)
@@ -363,6 +367,7 @@ def _terms(now: Situation) -> dict[str, Any]:
         "rule_args": model.aggregator_args,
         "requirement": model.requirement,
         "requirement_args": model.requirement_args,
+        "members": now.members,
         "update_kind": model.update_kind,
         "max_num_examples": model.max_num_examples,
         "parent": now.parent.result.name if now.parent else initial,

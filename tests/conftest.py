@@ -52,6 +52,19 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The embedded cloud with an empty bucket and empty queues."""
     cloud = request.config.stash[_CLOUD]
     yield cloud
+    empty_cloud(cloud)
+
+
+@pytest.fixture(scope="module")
+def shared_cloud(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The embedded cloud, emptied once a module: for many quick tests that see their own keys only."""
+    cloud = request.config.stash[_CLOUD]
+    yield cloud
+    empty_cloud(cloud)
+
+
+def empty_cloud(cloud: Any) -> None:
+    """Delete what is in the bucket and the queues."""
     s3, sqs = cloud.client("s3"), cloud.client("sqs")
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=cloud.bucket):
         versions = [
@@ -126,7 +139,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         with using_database(request.getfixturevalue("migrated_postgres")) as url:
             yield url
-            _empty_tables()
+            empty_tables()
 
 
 @contextmanager
@@ -156,13 +169,15 @@ def _switch(config: dict[str, Any]) -> None:
     del connections["default"]
 
 
-def _empty_tables() -> None:
+def empty_tables() -> None:
+    """Delete every row. In one transaction, since it is at its end that foreign keys are looked at; and
+    not by TRUNCATE, which takes fifty times as long for as few rows as these."""
     from django.apps import apps
-    from django.db import connection
+    from django.db import connection, transaction
 
-    tables = ", ".join(
+    tables = [
         connection.ops.quote_name(model._meta.db_table)
         for model in apps.get_models(include_auto_created=True)
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+    ]
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("; ".join(f"DELETE FROM {table}" for table in tables))

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
-import numpy as np
+from django.core.files.base import File
 
-from aggregation.errors import LostRound, UpdateRejected
-from aggregation.formats import Spool, open_weights
+from aggregation.errors import LostRound, ProgressLost, UpdateRejected
+from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
 from aggregation.parts import MemorySink
 from aggregation.requirements import Readiness, create_requirement, positional_arguments
@@ -30,18 +30,37 @@ from aggregation.round import (
 )
 from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
-from aggregation.weights import Weights, read_tensors
+from aggregation.weights import Weights
 from connectors.base import BaseAggConnector
+from connectors.model_data import DjangoModelDataConnector, aggregate_key
+from connectors.storage import StoredObject
 
 PENDING, RUNNING, COMPLETE, FAILED, INVALID = range(5)
+
+
+class Stored(NamedTuple):
+    """An object in storage, as Django's file fields name it."""
+
+    name: str
+
+
+class Members(list[str]):
+    """The clients of a model; `all` is what workflows written for Django call."""
+
+    def all(self) -> Members:
+        return self
 
 
 @dataclass(eq=False)
 class MemoryAggregate:
     id: int
     number: int
-    result: str
+    result: Stored
     parent: MemoryAggregate | None
+
+    @property
+    def pk(self) -> int:
+        return self.id
 
 
 @dataclass(eq=False)
@@ -55,7 +74,9 @@ class MemoryUpdate:
     status: int = PENDING
     applied_aggregate: MemoryAggregate | None = None
     rejection_reason: str = ""
-    created_on: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    round: MemoryRound | None = None
+    size: int | None = None
+    etag: str = ""
 
     @property
     def pk(self) -> int:
@@ -66,23 +87,31 @@ class MemoryUpdate:
 class MemoryRound:
     id: int
     number: int
-    attempt: int
     lease_expires_at: datetime
     updates: list[MemoryUpdate]
+    parent: str | None
+    members: int
     by_hand: bool = False
+    attempt: int = 1
     state: str = "running"
     aggregate: MemoryAggregate | None = None
     checkpoint: RoundCheckpoint | None = None
+
+    @property
+    def registered(self) -> list[MemoryUpdate]:
+        """Its updates that are not settled."""
+        return [each for each in self.updates if each.round is self and each.status == RUNNING]
 
 
 @dataclass(eq=False)
 class MemoryModel:
     id: int
-    clients: list[str]
+    clients: Members
     aggregator: str = "weighted_mean"
     aggregator_args: dict[str, Any] = field(default_factory=dict)
     requirement: str = ""
     requirement_args: Any = None
+    update_kind: str = "weights"
     furthest_base_agg: int | None = None
     allow_aggregation: bool = True
     initial: str | None = None
@@ -91,32 +120,106 @@ class MemoryModel:
     rounds: list[MemoryRound] = field(default_factory=list)
 
     @property
+    def pk(self) -> int:
+        return self.id
+
+    @property
     def running(self) -> MemoryRound | None:
         return next((each for each in self.rounds if each.state == "running"), None)
+
+    @property
+    def latest(self) -> MemoryAggregate | None:
+        return self.aggregates[-1] if self.aggregates else None
+
+    @property
+    def parent(self) -> str | None:
+        """Where the weights are that the next aggregate succeeds."""
+        return self.latest.result.name if self.latest else self.initial
+
+
+class MemoryObjects:
+    """What `connectors.storage.Objects` asks of storage, of a dictionary."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+        self.unfinished: dict[str, MemorySink] = {}
+
+    def stat(self, key: str, *, etag: str = "") -> StoredObject:
+        body = self.bodies[key]
+        return StoredObject(size=len(body), etag="", uploaded_on=datetime(2026, 1, 1, tzinfo=UTC))
+
+    def source(self, key: str, *, size: int, etag: str) -> BytesSource:
+        return BytesSource(self.bodies[key])
+
+    def sink(self, key: str, state: Mapping[str, Any] | None) -> StoredSink:
+        return StoredSink(self, key, state)
+
+
+class StoredSink(MemorySink):
+    """A result that shows in the dictionary once it is complete."""
+
+    def __init__(self, objects: MemoryObjects, key: str, state: Mapping[str, Any] | None) -> None:
+        super().__init__()
+        self._objects = objects
+        self.location = state["key"] if state else key
+        if state:
+            if self.location not in objects.unfinished:
+                raise ProgressLost("the unfinished result is no longer there")
+            self._parts = objects.unfinished[self.location]._parts[: state["parts"]]
+        objects.unfinished[self.location] = self
+
+    def state(self) -> dict[str, Any]:
+        return {"key": self.location, "parts": len(self._parts)}
+
+    def complete(self) -> None:
+        self._objects.bodies[self.location] = self.data
+        self._objects.unfinished.pop(self.location, None)
+
+    def abort(self) -> None:
+        super().abort()
+        self._objects.unfinished.pop(self.location, None)
+
+
+class MemoryModelData(DjangoModelDataConnector):
+    """The real one but for where the bytes are."""
+
+    def __init__(self, objects: MemoryObjects) -> None:
+        self.objects: Any = objects
 
 
 class InMemoryAggConnector(BaseAggConnector):
     """Models, updates and objects in dictionaries."""
 
-    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(settings or {})
-        self.clock: Callable[[], datetime] = lambda: datetime(2026, 1, 1, tzinfo=UTC)
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__(settings)
+        self.clock: Callable[[], datetime] = settings.get(
+            "clock", lambda: datetime(2026, 1, 1, tzinfo=UTC)
+        )
+        self.lease = timedelta(seconds=settings.get("lease_seconds", 900))
         self.models: dict[int, MemoryModel] = {}
-        self.objects: dict[str, bytes] = {}
-        self._ids = iter(range(1, 1_000_000))
+        self.storage = MemoryObjects()
+        self.model_data = MemoryModelData(self.storage)
+        self._ids: Iterator[int] = count(1)
 
     # Setting up
 
-    def add_model(self, clients: Sequence[str], **fields: Any) -> MemoryModel:
-        model = MemoryModel(next(self._ids), list(clients), **fields)
+    def add_model(
+        self, clients: Sequence[str], initial: bytes | None = None, **fields: Any
+    ) -> MemoryModel:
+        model = MemoryModel(next(self._ids), Members(clients), **fields)
+        if initial is not None:
+            model.initial = f"artifacts/{model.id}/initial.safetensors"
+            self.storage.bodies[model.initial] = initial
         self.models[model.id] = model
         return model
 
     def add_update(
-        self, model: MemoryModel, client: str, key: str, data: bytes, **fields: Any
+        self, model: MemoryModel, client: str, body: bytes, suffix: str, **fields: Any
     ) -> MemoryUpdate:
-        self.objects[key] = data
-        update = MemoryUpdate(next(self._ids), client, model, key, **fields)
+        number = next(self._ids)
+        data = Stored(f"updates/{model.id}/{client}/{number}.{suffix}")
+        update = MemoryUpdate(number, client, model, data, **fields)
+        self.storage.bodies[data.name] = body
         model.updates.append(update)
         return update
 
@@ -126,7 +229,7 @@ class InMemoryAggConnector(BaseAggConnector):
         return self.models.get(fed_model_id)
 
     def pull_latest_model_aggregate(self, model: MemoryModel) -> MemoryAggregate | None:
-        return model.aggregates[-1] if model.aggregates else None
+        return model.latest
 
     def pull_model_requirements(self, model: MemoryModel) -> list[Any]:
         requirement = create_requirement(model.requirement, model.requirement_args)
@@ -146,7 +249,7 @@ class InMemoryAggConnector(BaseAggConnector):
         newest = {
             update.client: update
             for update in self.pull_model_updates_pending_aggregation(model)
-            if _allowed(update, model, latest)
+            if not _is_stale(update, model, latest)
         }
         return [newest[client] for client in sorted(newest)]
 
@@ -156,35 +259,40 @@ class InMemoryAggConnector(BaseAggConnector):
         registered = [update for update in model.updates if update.status == RUNNING]
         return sorted(registered, key=lambda update: update.client)
 
-    def pull_model_updates_data(self, model_updates: Sequence[MemoryUpdate]) -> list[MemoryUpdate]:
-        loaded = []
-        for update in model_updates:
-            twin = copy.copy(update)
-            try:
-                with Spool() as spool:
-                    twin.data = list(read_tensors(self._open(update.data, None, spool)).values())
-            except UpdateRejected as error:
-                raise UpdateRejected(f"update {update.id}: {error}") from error
-            loaded.append(twin)
+    def pull_model_updates_data(self, model_updates: Sequence[Any]) -> list[Any]:
+        updates: Any = list(model_updates)
+        model = updates[0].federated_model if updates else None
+        like = self.model_data.layout(model.parent) if model and model.parent else None
+        loaded, rejected = self.model_data.load(updates, like)
+        if rejected:
+            for update in map(self._stored, updates):
+                held_by_hand = update.status == RUNNING and update.round.by_hand
+                if update.id in rejected and (update.status in (PENDING, FAILED) or held_by_hand):
+                    _reject(update, rejected[update.id])
+            told = "; ".join(f"update {key}: {reason}" for key, reason in rejected.items())
+            raise UpdateRejected(told)
         return loaded
 
-    def prep_model_data_for_storage(self, data: Any) -> bytes:
-        return json.dumps([np.asarray(layer).tolist() for layer in data], allow_nan=False).encode()
+    def prep_model_data_for_storage(self, data: Any) -> Any:
+        return self.model_data.prep_model_data_for_storage(data)
 
     def post_new_model_aggregate(
         self, model: MemoryModel, parent_agg: MemoryAggregate | None, results: Any
     ) -> MemoryAggregate:
-        latest = self.pull_latest_model_aggregate(model)
-        if parent_agg is not latest:
+        file = results if isinstance(results, File) else self.prep_model_data_for_storage(results)
+        running = model.running
+        known = model.parent or (running.updates[0].data.name if running else None)
+        number = parent_agg.number + 1 if parent_agg else 1
+        location = self.model_data.store_result(file, known, model.id, number)
+        if parent_agg is not model.latest:
             raise LostRound("not the latest aggregate: the lineage is a line")
-        if model.running and not model.running.by_hand:
+        if running and not running.by_hand:
             raise LostRound("a round is running: it will make the next aggregate")
-        data = results if isinstance(results, bytes) else self.prep_model_data_for_storage(results)
-        location = f"aggregates/{uuid.uuid4()}.json"
-        self.objects[location] = data
+        if running and running.aggregate:
+            raise LostRound("the round has made its aggregate: its updates count once")
         aggregate = self._new_aggregate(model, location)
-        if model.running:
-            model.running.aggregate = aggregate
+        if running:
+            running.aggregate = aggregate
         return aggregate
 
     def register_model_updates_for_aggregation(self, model_updates: Sequence[Any]) -> None:
@@ -193,6 +301,7 @@ class InMemoryAggConnector(BaseAggConnector):
         if len(models) != 1:
             raise ValueError(f"expected updates of one federated model, got {len(models)}")
         model = updates[0].federated_model
+        self._recover(model)
         if model.running:
             raise LostRound("a round is running: its model can have no other")
         if any(update.status not in (PENDING, FAILED) for update in updates):
@@ -202,27 +311,30 @@ class InMemoryAggConnector(BaseAggConnector):
     def register_model_update_used_in_aggregate(
         self, model_updates: Sequence[Any], aggregate: MemoryAggregate
     ) -> None:
-        updates = [self._stored(update) for update in model_updates]
+        updates = self._settled_by_hand(model_updates)
         if any(update.applied_aggregate not in (None, aggregate) for update in updates):
             raise ValueError("an update is already part of another aggregate")
         for update in updates:
             update.status, update.applied_aggregate = COMPLETE, aggregate
         for model in self.models.values():
-            running = model.running
-            if running and running.aggregate is aggregate:
-                self._close(running, "published", FAILED)
+            if model.running and model.running.aggregate is aggregate:
+                _close(model.running, "published", FAILED)
 
     def register_model_updates_use_in_aggregation_complete(
         self, model_updates: Sequence[Any], is_successful: bool
     ) -> None:
-        updates = [self._stored(update) for update in model_updates]
+        updates = self._settled_by_hand(model_updates)
         for update in updates:
+            posted = update.status == RUNNING and update.round and update.round.aggregate
+            if not is_successful and posted:
+                raise ValueError("its round has posted its aggregate")
             if bool(update.applied_aggregate) != is_successful:
                 raise ValueError("what is said contradicts whether the update is in an aggregate")
         for update in updates:
-            update.status = COMPLETE if is_successful else FAILED
+            if update.status != INVALID:
+                update.status = COMPLETE if is_successful else FAILED
             running = update.federated_model.running
-            if running and not any(each.status == RUNNING for each in running.updates):
+            if running and not running.registered:
                 running.state = "failed"
 
     def update_metadata_database_arch(self) -> None:
@@ -234,18 +346,25 @@ class InMemoryAggConnector(BaseAggConnector):
         model = self.models[model_id]
         if not model.allow_aggregation:
             return RoundAnswer(model_id=model_id, status=Status.PAUSED)
+        self._recover(model)
         if model.running:
             if model.running.lease_expires_at > self.clock():
-                return RoundAnswer(model_id=model_id, status=Status.BUSY)
+                return RoundAnswer(
+                    model_id=model_id, status=Status.BUSY, round=model.running.number
+                )
             model.running.attempt += 1
+            model.running.lease_expires_at = self.clock() + self.lease
             return self._claim(model, model.running)
-        latest = self.pull_latest_model_aggregate(model)
-        ready = self.pull_model_updates_ready_for_aggregation(model, latest)
+        ready = self.pull_model_updates_ready_for_aggregation(model, model.latest)
         requirement = create_requirement(model.requirement, model.requirement_args)
         unmet = requirement.unmet(Readiness(members=len(model.clients), ready=len(ready)))
         if unmet:
             return RoundAnswer(model_id=model_id, status=Status.WAITING, reason=unmet)
-        return self._claim(model, self._open_round(model, ready))
+        opened = self._open_round(model, ready)
+        for update in self.pull_model_updates_pending_aggregation(model):
+            if newer := [each for each in ready if each.client == update.client]:
+                _reject(update, f"superseded by update {newer[0].id}")
+        return self._claim(model, opened)
 
     def open_parent(self, claim: Claim, spool: Spool) -> Weights | None:
         return self._open(claim.parent, None, spool) if claim.parent else None
@@ -253,47 +372,55 @@ class InMemoryAggConnector(BaseAggConnector):
     def open_update(
         self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool
     ) -> Weights:
+        if update.location not in self.storage.bodies:
+            raise UpdateRejected("the object is not there")
         return self._open(update.location, like, spool)
 
-    def new_result(self, claim: Claim, format: str, state: Any) -> _StoredSink:
-        location = f"aggregates/{claim.model_id}/{uuid.uuid4()}.{format}"
-        return _StoredSink(self.objects, location, state)
+    def new_result(self, claim: Claim, format: str, state: Any) -> StoredSink:
+        return self.storage.sink(aggregate_key(claim.model_id, claim.number, format), state)
 
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
-        self._held(claim).checkpoint = checkpoint
+        self._held(claim).checkpoint = _kept(checkpoint)
 
     def suspend_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> RoundAnswer:
-        self.release_round(claim, checkpoint)
-        return RoundAnswer(model_id=claim.model_id, status=Status.BUSY, continues=True)
+        self._let_go(claim, checkpoint)
+        return RoundAnswer(
+            model_id=claim.model_id, status=Status.BUSY, round=claim.number, continues=True
+        )
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
-        held = self._held(claim)
-        held.lease_expires_at, held.checkpoint = self.clock(), checkpoint
+        with suppress(LostRound):
+            self._let_go(claim, checkpoint)
 
     def publish_round(self, claim: Claim, result: RoundResult) -> RoundAnswer:
         held = self._held(claim)
-        aggregate = self._new_aggregate(self.models[claim.model_id], result.location)
-        for update in held.updates:
+        model = self.models[claim.model_id]
+        held.aggregate = self._new_aggregate(model, result.location)
+        for update in held.registered:
             if update.id in result.rejected:
-                update.status, update.rejection_reason = INVALID, result.rejected[update.id]
+                _reject(update, result.rejected[update.id])
             else:
-                update.status, update.applied_aggregate = COMPLETE, aggregate
-        held.state, held.aggregate = "published", aggregate
+                update.status, update.applied_aggregate = COMPLETE, held.aggregate
+        _close(held, "published", FAILED)
+        for update in model.updates:
+            if update.status in (PENDING, FAILED) and _is_stale(update, model, held.number):
+                _reject(update, "based on an older aggregate than the model allows")
         return RoundAnswer(
             model_id=claim.model_id,
             status=Status.PUBLISHED,
             round=claim.number,
-            aggregate_id=aggregate.id,
+            aggregate_id=held.aggregate.id,
             updates_used=len(result.used),
             updates_rejected=len(result.rejected),
+            bytes_read=result.combined.bytes_read,
         )
 
     def reject_round(self, claim: Claim, rejected: Mapping[int, str], reason: str) -> RoundAnswer:
         held = self._held(claim)
-        for update in held.updates:
+        for update in held.registered:
             if update.id in rejected:
-                update.status, update.rejection_reason = INVALID, rejected[update.id]
-        self._close(held, "rejected", PENDING)
+                _reject(update, rejected[update.id])
+        _close(held, "rejected", PENDING)
         return RoundAnswer(
             model_id=claim.model_id,
             status=Status.REJECTED,
@@ -303,31 +430,60 @@ class InMemoryAggConnector(BaseAggConnector):
         )
 
     def fail_round(self, claim: Claim, error: Exception) -> None:
-        self._close(self._held(claim), "failed", FAILED)
+        with suppress(LostRound):
+            _close(self._held(claim), "failed", FAILED)
 
     # How it is done
 
     def _open(self, key: str, like: TensorLayout | None, spool: Spool) -> Weights:
-        source = BytesSource(self.objects[key])
-        return open_weights(source, key.rsplit(".", 1)[1], like=like, spool=spool)
+        source = BytesSource(self.storage.bodies[key])
+        return open_weights(source, format_of(key), like=like, spool=spool)
 
     def _stored(self, update: Any) -> MemoryUpdate:
-        model = update.federated_model
-        return next(each for each in model.updates if each.id == update.id)
+        """The update itself, of which a workflow may have a copy."""
+        return next(each for each in update.federated_model.updates if each.id == update.id)
+
+    def _settled_by_hand(self, model_updates: Sequence[Any]) -> list[MemoryUpdate]:
+        """The updates, unless a round that is not by hand has registered one of them."""
+        updates = [self._stored(update) for update in model_updates]
+        for update in updates:
+            if update.status == RUNNING and update.round and not update.round.by_hand:
+                raise LostRound("a round that is running settles its updates itself")
+        return updates
 
     def _open_round(
         self, model: MemoryModel, updates: list[MemoryUpdate], *, by_hand: bool = False
     ) -> MemoryRound:
+        opened = MemoryRound(
+            id=next(self._ids),
+            number=len(model.aggregates) + 1,
+            lease_expires_at=self.clock() + self.lease,
+            updates=updates,
+            parent=model.parent,
+            members=len(model.clients),
+            by_hand=by_hand,
+        )
         for update in updates:
-            update.status = RUNNING
-        lease = self.clock() + timedelta(minutes=15)
-        number = len(model.aggregates) + 1
-        opened = MemoryRound(next(self._ids), number, 1, lease, updates, by_hand)
+            update.status, update.round = RUNNING, opened
         model.rounds.append(opened)
         return opened
 
+    def _recover(self, model: MemoryModel) -> None:
+        """Close a round by hand whose workflow did not finish it in time."""
+        left = model.running
+        if not left or not left.by_hand or left.lease_expires_at > self.clock():
+            return
+        for update in left.registered:
+            update.status, update.applied_aggregate = (
+                (COMPLETE, left.aggregate) if left.aggregate else (FAILED, None)
+            )
+        left.state = "published" if left.aggregate else "failed"
+
     def _claim(self, model: MemoryModel, held: MemoryRound) -> Claim:
-        latest = self.pull_latest_model_aggregate(model)
+        updates = tuple(
+            ClaimedUpdate(id=update.id, num_examples=update.num_examples, location=update.data.name)
+            for update in held.registered
+        )
         return Claim(
             model_id=model.id,
             round_id=held.id,
@@ -335,12 +491,10 @@ class InMemoryAggConnector(BaseAggConnector):
             attempt=held.attempt,
             rule=create_rule(model.aggregator, model.aggregator_args),
             requirement=create_requirement(model.requirement, model.requirement_args),
-            readiness=Readiness(members=len(model.clients), ready=len(held.updates)),
-            updates=tuple(
-                ClaimedUpdate(id=update.id, num_examples=update.num_examples, location=update.data)
-                for update in held.updates
-            ),
-            parent=latest.result if latest else model.initial,
+            readiness=Readiness(members=held.members, ready=len(updates)),
+            updates=updates,
+            differences=model.update_kind == "differences",
+            parent=held.parent,
             checkpoint=held.checkpoint,
         )
 
@@ -350,41 +504,34 @@ class InMemoryAggConnector(BaseAggConnector):
             raise LostRound("this attempt no longer holds the round")
         return running
 
+    def _let_go(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
+        held = self._held(claim)
+        held.lease_expires_at, held.checkpoint = self.clock(), _kept(checkpoint)
+
     def _new_aggregate(self, model: MemoryModel, location: str) -> MemoryAggregate:
-        parent = self.pull_latest_model_aggregate(model)
         number = len(model.aggregates) + 1
-        model.aggregates.append(MemoryAggregate(next(self._ids), number, location, parent))
-        return model.aggregates[-1]
-
-    def _close(self, held: MemoryRound, state: str, status: int) -> None:
-        for update in held.updates:
-            if update.status == RUNNING:
-                update.status = status
-        held.state = state
+        aggregate = MemoryAggregate(next(self._ids), number, Stored(location), model.latest)
+        model.aggregates.append(aggregate)
+        return aggregate
 
 
-class _StoredSink(MemorySink):
-    """A result whose parts so far are in the dictionary, under a name nobody looks for."""
-
-    def __init__(self, objects: dict[str, bytes], location: str, state: Any) -> None:
-        super().__init__()
-        self._objects = objects
-        self.location = state["location"] if state else location
-        self.data = objects[self.location + ".part"] if state else b""
-
-    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
-        super().write_part(number, data, last=last)
-        self._objects[self.location + ".part"] = self.data
-
-    def state(self) -> dict[str, Any]:
-        return {"location": self.location}
-
-    def complete(self) -> None:
-        self._objects[self.location] = self._objects.pop(self.location + ".part")
+def _kept(checkpoint: RoundCheckpoint | None) -> Any:
+    """The checkpoint as a database gives it back."""
+    return json.loads(json.dumps(checkpoint))
 
 
-def _allowed(update: MemoryUpdate, model: MemoryModel, latest: int) -> bool:
+def _close(held: MemoryRound, state: str, status: int) -> None:
+    for update in held.registered:
+        update.status = status
+    held.state = state
+
+
+def _reject(update: MemoryUpdate, reason: str) -> None:
+    update.status, update.rejection_reason = INVALID, reason
+
+
+def _is_stale(update: MemoryUpdate, model: MemoryModel, latest: int) -> bool:
     if model.furthest_base_agg is None:
-        return True
+        return False
     number = update.base_aggregate.number if update.base_aggregate else 0
-    return number > latest - model.furthest_base_agg
+    return number <= latest - model.furthest_base_agg

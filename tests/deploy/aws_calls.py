@@ -3,13 +3,19 @@
 Which code calls is read off the stack: a call is the function's if the nearest frame of this project is
 in what is deployed, and the test's own if it is in the tests or in the embedded cloud. An operator's
 command calls with the operator's permissions. Calls in a process that a test starts are not seen.
+
+The suite runs in several processes: where AWS_CALLS names a file, each adds what it has seen to it, and a
+run of the last test alone reads what all of them have.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +42,10 @@ class Recorder:
         self.latest: list[Need] = []
         self.unknown: list[str] = []
         self.used: set[Need] = set()
+        self._file = Path(os.environ["AWS_CALLS"]) if "AWS_CALLS" in os.environ else None
+        if self._file and self._file.exists():
+            lines = self._file.read_text().splitlines()
+            self.used = {Need(*json.loads(line)) for line in lines}
 
     def record(self, params: dict[str, Any], model: Any, **_: Any) -> None:
         """Called by botocore before each request."""
@@ -52,7 +62,13 @@ class Recorder:
                 self.unknown.append(operation)
             else:
                 self.latest += found
-                self.used |= set(found)
+                self._keep(set(found) - self.used)
+
+    def _keep(self, new: set[Need]) -> None:
+        self.used |= new
+        if self._file and new:
+            with self._file.open("a") as file:
+                file.writelines(json.dumps(astuple(need)) + "\n" for need in new)
 
     def forget(self) -> None:
         """Begin a test."""
@@ -94,6 +110,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Run the last test last; in a part of the suite, which proves nothing about it, not at all."""
     last = [item for item in items if item.name == LAST]
     items[:] = [item for item in items if item.name != LAST]
+    alone = [argument.rsplit("::", 1)[-1] for argument in config.args] == [LAST]
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    if whole and not config.option.keyword and not config.option.markexpr:
+    in_one = whole and not config.option.keyword and "PYTEST_XDIST_WORKER" not in os.environ
+    if alone or in_one:
         items += last
