@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import struct
 import threading
@@ -176,9 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def s3_proxy(target: str) -> Iterator[Proxy]:
-    """A proxy before an endpoint, on a free port."""
-    proxy = Proxy(target)
+def s3_proxy() -> Iterator[Proxy]:
+    """A proxy before the endpoint that the environment names, on a free port."""
+    proxy = Proxy(os.environ["AWS_ENDPOINT_URL"])
     handler = type("Handler", (_Handler,), {"proxy": proxy})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

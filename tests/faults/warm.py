@@ -139,6 +139,7 @@ def pump(queue_url: str, until: str, batch_size: int) -> int:
 
 def _child(command: dict[str, Any]) -> None:
     """Do what a command says and write what came of it to a file."""
+
     def tell(**outcome: Any) -> None:
         Path(command["outcome"]).write_text(json.dumps({**outcome, "steps": steps.names}))
 
@@ -154,7 +155,12 @@ def _child(command: dict[str, Any]) -> None:
         tell(answer=answer)
 
 
-ACTS: dict[str, Callable[..., Any]] = {"invoke": invoke, "settle": settle, "tick": tick, "pump": pump}
+ACTS: dict[str, Callable[..., Any]] = {
+    "invoke": invoke,
+    "settle": settle,
+    "tick": tick,
+    "pump": pump,
+}
 
 
 def _fork(command: dict[str, Any]) -> int:
@@ -199,7 +205,7 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         answer = _wait(command["wait"]) if "wait" in command else _fork(command)
-        print(json.dumps(answer), file=answers)  # noqa: T201
+        print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":

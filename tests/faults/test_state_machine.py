@@ -1,0 +1,490 @@
+"""Whatever happens, in whatever order, the promises hold after every step: a model-based test.
+
+The connector, its database and its storage are real: SQLite and a directory. Processes die by an exception
+that nothing in the code under test catches, or sleep in a thread of their own until they wake up too late.
+
+`pytest tests/faults/test_state_machine.py --hypothesis-profile=long` drives it for hours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from django.conf import settings as django_settings
+from django.core.files.storage import default_storage
+from django.db import connections
+from django.test import override_settings
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from aggregation.errors import LostRound, TemporarilyUnavailable, UpdateRejected
+from aggregation.round import RoundAnswer, Status, run_round
+from connectors import DjangoAggConnector
+from connectors.door import Door
+from connectors.events import Upload
+from connectors.housekeeping import collect
+from models_app.models import AggregationRound, Client, FederatedModel, ModelArtifact, ModelUpdate
+from tests.factories import client_id, make_model
+
+State = AggregationRound.State
+ENDS = (ModelUpdate.Status.COMPLETE, ModelUpdate.Status.INVALID)
+
+CLIENTS = 3
+
+#: A client that is no member of the model.
+STRANGER = 4
+LAYOUT = {"w": (7, 3), "b": (4,)}
+LEASE = timedelta(minutes=15)
+
+#: A part of the result holds so many bytes of the hundred that the model has.
+PART_BYTES = 32
+
+SEEDS = st.integers(1, 1000)
+
+#: Before which of its calls to the connector something happens to a process.
+CALLS = st.integers(2, 16)
+REQUIREMENTS = st.sampled_from(
+    [("", None), ("all_clients", None), ("require_x_updates", [2]), ("require_fraction", [0.6])]
+)
+BAD = {
+    "nan": lambda tensors: {**tensors, "w": np.where(tensors["w"] > 0, np.nan, tensors["w"])},
+    "infinite": lambda tensors: {**tensors, "b": np.full_like(tensors["b"], np.inf)},
+    "reshaped": lambda tensors: {**tensors, "w": tensors["w"].T.copy()},
+    "lacking": lambda tensors: {"w": tensors["w"]},
+}
+
+
+class Killed(BaseException):
+    """The process is gone: nobody catches this."""
+
+
+class Mortal:
+    """A connector to whose process something happens before one of the calls to it.
+
+    Parameters
+    ----------
+    connector : DjangoAggConnector
+    call : int
+        Which, counted from 1.
+    act : callable
+        Kills, fails, or waits.
+    """
+
+    def __init__(
+        self, connector: DjangoAggConnector, call: int, act: Callable[[], None], calls: Any = None
+    ) -> None:
+        self._of = connector
+        self._call = call
+        self._act = act
+        self._calls = calls or iter(range(1, 1_000_000))
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._of, name)
+        if not callable(member):
+            return member
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(self._calls) == self._call:
+                self._act()
+            result = member(*args, **kwargs)
+            is_sink = name == "new_result"
+            return Mortal(result, self._call, self._act, self._calls) if is_sink else result
+
+        return call
+
+
+class Sleeper:
+    """A process that stops before one of its calls until it is woken."""
+
+    def __init__(self, connector: DjangoAggConnector, model_id: int, call: int) -> None:
+        self.is_asleep = True
+        self._asleep = threading.Event()
+        self._woken = threading.Event()
+        self.answer: RoundAnswer | Exception | None = None
+        mortal = Mortal(connector, call, self._sleep)
+        self._thread = threading.Thread(target=self._run, args=(mortal, model_id))
+        self._thread.start()
+        self._asleep.wait()
+
+    def _sleep(self) -> None:
+        self._asleep.set()
+        self._woken.wait()
+
+    def _run(self, connector: Any, model_id: int) -> None:
+        try:
+            self.answer = run_round(connector, model_id)
+        except Exception as error:
+            self.answer = error
+        finally:
+            connections.close_all()
+            self.is_asleep = False
+            self._asleep.set()
+
+    def wake(self) -> RoundAnswer | Exception | None:
+        """Go on; how it ended."""
+        self._woken.set()
+        self._thread.join()
+        return self.answer
+
+
+class Federation(RuleBasedStateMachine):
+    """One model, its clients, and everybody who can do something about a round of it."""
+
+    uploads = Bundle("uploads")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = datetime(2027, 1, 1, tzinfo=UTC)
+        self.admitted: set[tuple[str, str]] = set()
+        self.bytes: dict[tuple[str, str], bytes] = {}
+        self.ended: dict[int, tuple[int, int | None]] = {}
+        self.sleepers: list[Sleeper] = []
+        self.root = Path(default_storage.location)
+
+    def connector(self) -> DjangoAggConnector:
+        """As a process that starts now has it."""
+        metadata = {"clock": lambda: self.now, "lease_seconds": LEASE.total_seconds()}
+        return DjangoAggConnector(
+            {"metadata_connector": {"type": "DjangoMetadataConnector", "settings": metadata}}
+        )
+
+    # What clients do
+
+    @initialize(
+        requirement=REQUIREMENTS, furthest=st.sampled_from([None, 1, 2]), initial=st.booleans()
+    )
+    def begin(self, requirement: Any, furthest: int | None, initial: bool) -> None:
+        self.model = make_model(
+            CLIENTS,
+            requirement=requirement[0],
+            requirement_args=requirement[1],
+            furthest_base_agg=furthest,
+        )
+        Client.objects.get_or_create(pk=client_id(STRANGER))
+        Client.objects.update(paused=False)
+        if initial:
+            key = f"artifacts/{self.model.pk}/initial.safetensors"
+            self._write(key, safetensors.numpy.save(_tensors(0)))
+            self.model.current_artifact = ModelArtifact.objects.create(
+                federated_model=self.model, values=key, version="initial"
+            )
+            self.model.save()
+
+    @rule(
+        target=uploads,
+        client=st.sampled_from([*range(1, CLIENTS + 1), STRANGER]),
+        seed=SEEDS,
+        bad=st.sampled_from(["", *BAD]),
+        back=st.integers(0, 3),
+    )
+    def upload(self, client: int, seed: int, bad: str, back: int) -> Any:
+        """An update of a client, sound or bad, based on one of the latest aggregates."""
+        return self._upload(client, seed, bad, back)
+
+    @rule(target=uploads, seed=SEEDS)
+    def upload_all(self, seed: int) -> Any:
+        """Each client has trained from the latest aggregate."""
+        return multiple(*[self._upload(client, seed + client) for client in range(1, CLIENTS + 1)])
+
+    def _upload(self, client: int, seed: int, bad: str = "", back: int = 0) -> Upload:
+        tensors = _tensors(seed)
+        body = safetensors.numpy.save(BAD[bad](tensors) if bad else tensors)
+        name = f"{len(self.admitted)}.safetensors"
+        upload = self._store(f"updates/{self.model.pk}/{client_id(client)}/{name}", body)
+        if self._admit(upload):
+            # A directory keeps no metadata with a file, as S3 does.
+            base = self.model.aggregates.order_by("-number")[back : back + 1].first()
+            ModelUpdate.objects.filter(data=upload.key).update(
+                num_examples=1 + seed % 9, base_aggregate=base
+            )
+        return upload
+
+    @rule(target=uploads, upload=uploads, seed=SEEDS)
+    def overwrite(self, upload: Upload, seed: int) -> Any:
+        """A client puts another object in the place of an earlier one."""
+        again = self._store(upload.key, safetensors.numpy.save(_tensors(seed)))
+        self._admit(again)
+        return again
+
+    @rule(upload=uploads)
+    def delete(self, upload: Upload) -> None:
+        """A client takes its object away."""
+        (self.root / upload.key).unlink(missing_ok=True)
+
+    @rule(upload=uploads)
+    def deliver_again(self, upload: Upload) -> None:
+        """A message comes a second time, perhaps long after the first."""
+        with suppress(TemporarilyUnavailable):  # As long as the object is not there.
+            self._admit(upload)
+
+    # What the world does
+
+    @rule()
+    def tick(self) -> None:
+        """The schedule asks for a round."""
+        run_round(self.connector(), self.model.pk)
+
+    @rule(call=CALLS)
+    def tick_and_be_killed(self, call: int) -> None:
+        """So it does, and the process dies."""
+        with suppress(Killed):
+            run_round(Mortal(self.connector(), call, _raise(Killed())), self.model.pk)
+
+    @rule(chunks=st.integers(0, 4))
+    def tick_and_run_out_of_time(self, chunks: int) -> None:
+        """So it does, and the time is up after some chunks."""
+        left = iter(range(chunks))
+        run_round(self.connector(), self.model.pk, out_of_time=lambda: next(left, None) is None)
+
+    @rule(call=CALLS)
+    def tick_and_meet_an_outage(self, call: int) -> None:
+        """So it does, and storage or the database is out of reach for a moment."""
+        outage = TemporarilyUnavailable("out of reach")
+        with suppress(TemporarilyUnavailable):
+            run_round(Mortal(self.connector(), call, _raise(outage)), self.model.pk)
+
+    @rule(call=CALLS)
+    def tick_and_meet_a_bug(self, call: int) -> None:
+        """So it does, and something fails that nobody thought of."""
+        bug = ZeroDivisionError("a bug")
+        with suppress(ZeroDivisionError):
+            run_round(Mortal(self.connector(), call, _raise(bug)), self.model.pk)
+
+    @precondition(lambda self: len(self.sleepers) < 3)
+    @rule(call=CALLS)
+    def tick_and_fall_asleep(self, call: int) -> None:
+        """So it does, and the process stops, for nobody knows how long."""
+        sleeper = Sleeper(self.connector(), self.model.pk, call)
+        if sleeper.is_asleep:
+            self.sleepers.append(sleeper)
+        else:
+            self._wake(sleeper)
+
+    @precondition(lambda self: self.sleepers)
+    @rule(which=st.integers(0, 2))
+    def wake(self, which: int) -> None:
+        """One that stopped goes on, in time or too late."""
+        self._wake(self.sleepers.pop(which % len(self.sleepers)))
+
+    @rule(minutes=st.sampled_from([1, 8, 16, 60]))
+    def wait(self, minutes: int) -> None:
+        """Time passes, and leases end."""
+        self.now += timedelta(minutes=minutes)
+
+    @rule()
+    def take_over(self) -> None:
+        """A lease ends, if there is one, and the schedule ticks."""
+        self.now += LEASE
+        self.tick()
+
+    # What operators and workflows do
+
+    @rule(allow=st.sampled_from([True, True, False]))
+    def pause_or_resume(self, allow: bool) -> None:
+        FederatedModel.objects.filter(pk=self.model.pk).update(
+            allow_aggregation=allow, pause_reason="" if allow else "by hand", failed_rounds=0
+        )
+
+    @rule(paused=st.sets(st.integers(1, CLIENTS), max_size=1))
+    def pause_a_client(self, paused: set[int]) -> None:
+        """One client or none is paused, and no other."""
+        Client.objects.update(paused=False)
+        Client.objects.filter(pk__in=map(client_id, paused)).update(paused=True)
+
+    @rule(steps=st.integers(1, 5), sound=st.booleans())
+    def run_a_round_by_hand(self, steps: int, sound: bool) -> None:
+        """A workflow calls the connector step by step, and ends or stops after some of the steps."""
+        left = iter(range(steps))
+        with suppress(LostRound, UpdateRejected):
+            for _ in zip(left, self._by_hand(sound), strict=False):
+                pass
+
+    def _by_hand(self, sound: bool) -> Iterator[None]:
+        connector = self.connector()
+        model: Any = connector.pull_federated_model_w_id(self.model.pk)
+        parent = connector.pull_latest_model_aggregate(model)
+        updates = connector.pull_model_updates_ready_for_aggregation(model, parent)
+        if not updates or not model.allow_aggregation:
+            return
+        connector.register_model_updates_for_aggregation(updates)
+        yield
+        registered = connector.pull_model_updates_registered_for_aggregation(model)
+        if not sound:
+            connector.register_model_updates_use_in_aggregation_failed(registered)
+            return
+        result = _mean([(self._tensors_of(each), each.num_examples) for each in registered])
+        yield
+        aggregate = connector.post_new_model_aggregate(model, parent, result)
+        yield
+        connector.register_model_update_used_in_aggregate(registered, aggregate)
+        yield
+        connector.register_model_updates_use_in_aggregation_complete(registered, True)
+
+    # The promises
+
+    @invariant()
+    def promises(self) -> None:
+        """All of them, with the database as it is now."""
+        updates = list(self.model.model_updates.select_related("round"))
+        aggregates = list(self.model.aggregates.order_by("number"))
+        rounds = list(self.model.rounds.all())
+        running = [each for each in rounds if each.state == State.RUNNING]
+
+        assert [each.number for each in aggregates] == list(range(1, len(aggregates) + 1))
+        assert [each.parent_id for each in aggregates] == [
+            None,
+            *[each.pk for each in aggregates[:-1]],
+        ][: len(aggregates)]
+
+        assert len(running) <= 1
+        published = [each.aggregate_id for each in rounds if each.state == State.PUBLISHED]
+        posted = [each.aggregate_id for each in running if each.aggregate_id]
+        assert sorted([*published, *posted]) == [each.pk for each in aggregates]
+
+        assert {(str(each.data), each.etag) for each in updates} == self.admitted
+        for update in updates:
+            self._check(update)
+        for aggregate in aggregates:
+            if aggregate.pk in published:
+                used = [each for each in updates if each.applied_aggregate_id == aggregate.pk]
+                self._check_mean(aggregate, used)
+
+    def _check(self, update: ModelUpdate) -> None:
+        status = ModelUpdate.Status(update.status)
+        assert (status == status.COMPLETE) == (update.applied_aggregate_id is not None)
+        assert (status == status.INVALID) == bool(update.rejection_reason)
+        if status == status.RUNNING:
+            assert update.round.state == State.RUNNING
+        end = (update.status, update.applied_aggregate_id)
+        assert self.ended.get(update.pk, end) == end, "what is settled is settled"
+        if update.status in ENDS:
+            self.ended[update.pk] = end
+
+    def _check_mean(self, aggregate: Any, used: list[ModelUpdate]) -> None:
+        """The bytes are the mean of exactly these updates, one of each client."""
+        assert used
+        used.sort(key=lambda update: update.client_id)
+        assert len({update.client_id for update in used}) == len(used)
+        stored = safetensors.numpy.load((self.root / aggregate.result.name).read_bytes())
+        expected = _mean([(self._tensors_of(each), each.num_examples) for each in used])
+        assert stored.keys() == expected.keys()
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(stored[name], tensor, strict=True)
+
+    def teardown(self) -> None:
+        """Left alone, everything comes to an end: sleepers wake, leases end, the schedule ticks."""
+        for sleeper in self.sleepers:
+            self._wake(sleeper)
+        if not hasattr(self, "model"):
+            return
+        self.pause_or_resume(True)
+        self.now += 2 * LEASE
+        for _ in range(20):
+            answer = run_round(self.connector(), self.model.pk)
+            if answer.status == Status.WAITING:
+                break
+        assert answer.status == Status.WAITING
+        self.promises()
+        assert not self.model.rounds.filter(state=State.RUNNING).exists()
+        objects = self.connector().model_data.objects
+        collect(objects, datetime.now(UTC) + timedelta(hours=2))
+        folder = self.root / "aggregates" / str(self.model.pk)
+        left = {f"aggregates/{self.model.pk}/{path.name}" for path in folder.glob("*")}
+        assert left == set(self.model.aggregates.values_list("result", flat=True))
+
+    # How it is done
+
+    def _wake(self, sleeper: Sleeper) -> None:
+        answer = sleeper.wake()
+        if isinstance(answer, Exception):
+            raise answer
+
+    def _write(self, key: str, body: bytes) -> str:
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_bytes(body)
+        new.replace(path)
+        return self.connector().model_data.objects.stat(key).etag
+
+    def _store(self, key: str, body: bytes) -> Upload:
+        etag = self._write(key, body)
+        self.bytes[key, etag] = body
+        bucket = django_settings.BUCKET
+        return Upload(bucket=bucket, key=key, etag=etag, version="", size=len(body))
+
+    def _admit(self, upload: Upload) -> bool:
+        """Whether it became an update that is ready."""
+        admission = Door(self.connector().model_data).admit(upload)
+        assert admission.seen_before == ((upload.key, upload.etag) in self.admitted)
+        self.admitted.add((upload.key, upload.etag))
+        return not admission.seen_before and not admission.reason
+
+    def _tensors_of(self, update: ModelUpdate) -> dict[str, Any]:
+        return safetensors.numpy.load(self.bytes[str(update.data), update.etag])
+
+
+def _tensors(seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in LAYOUT.items()}
+
+
+def _mean(weighted: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:
+    """The weighted mean in float64, rounded once; without the code under test."""
+    total = sum(count for _, count in weighted)
+    return {
+        name: (
+            sum(tensors[name].astype(np.float64) * count for tensors, count in weighted) / total
+        ).astype(np.float32)
+        for name in weighted[0][0]
+    }
+
+
+def _raise(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("database")
+def test_the_promises_hold_whatever_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads, duplicates, deaths, outages, bugs, late sleepers, clocks, pauses and workflows by hand, in
+    any order: after every step all promises hold, and in the end nothing is left over."""
+    monkeypatch.setattr("aggregation.parts.PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("connectors.rounds.CHECKPOINT_EVERY", timedelta(0))
+    monkeypatch.setattr("connectors.patience.FIRST_PAUSE_SECONDS", 0)
+    storage = {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(tmp_path / "storage")},
+    }
+    with override_settings(STORAGES={**django_settings.STORAGES, "default": storage}):
+        run_state_machine_as_test(
+            Federation,
+            settings=settings(
+                max_examples=settings.default.max_examples // 5,
+                stateful_step_count=40,
+                deadline=None,
+            ),
+        )
