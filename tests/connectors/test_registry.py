@@ -26,14 +26,14 @@ def test_a_connector_is_known_by_its_name_in_any_case(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "Django", "object", "DjangoMetadataConnector", None])
 def test_an_unknown_connector_is_refused_with_the_known(name: Any) -> None:
     """A type there is not is refused, and the message lists those there are."""
-    with pytest.raises(ValueError, match="unknown aggregation connector .*DjangoAggConnector"):
+    with pytest.raises(ValueError, match=r"unknown aggregation connector .*DjangoAggConnector"):
         BaseAggConnector.create(name, SETTINGS)
 
 
 @pytest.mark.parametrize("settings", [None, {}, {"metadata_connector": {}}])
 def test_a_missing_metadata_connector_is_named(settings: Any) -> None:
     """Without metadata_connector there is no connector, and the message shows what is expected."""
-    with pytest.raises(ValueError, match="metadata_connector is not specified .*DjangoMetadata"):
+    with pytest.raises(ValueError, match=r"metadata_connector is not specified .*DjangoMetadata"):
         BaseAggConnector.create("DjangoAggConnector", settings)
     with pytest.raises(ValueError, match="metadata_connector is not specified"):
         DjangoAggConnector(settings or {})
