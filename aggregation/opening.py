@@ -39,7 +39,7 @@ def open_alike(
     """
     opened, rejected = _open_all(openers, like, threads)
     if like is None and opened:
-        like = _most_common_layout(opened.values())
+        like = typical(opened.values()).layout
         # Text has no dtype; now that the model's is known, it can be given one.
         text = {key: openers[key] for key, each in opened.items() if not each.layout.named}
         again, refused = _open_all(text, like, threads)
@@ -72,6 +72,8 @@ def _open_all(
     return opened, rejected
 
 
-def _most_common_layout(weights: Iterable[Weights]) -> TensorLayout:
-    ((layout, _),) = Counter(each.layout for each in weights).most_common(1)
-    return layout
+def typical(weights: Iterable[Weights]) -> Weights:
+    """The first that is laid out as most of them are: what the model is where nothing else says so."""
+    known = list(weights)
+    ((layout, _),) = Counter(each.layout for each in known).most_common(1)
+    return next(each for each in known if each.layout == layout)

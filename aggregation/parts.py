@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any, Protocol, TypedDict
+from typing import Any, BinaryIO, Protocol, TypedDict
 
+from aggregation.errors import ProgressLost
 from aggregation.formats import Encoder
 from aggregation.layout import TensorLayout
 
@@ -132,25 +135,56 @@ class PartWriter:
 
 
 class FileSink:
-    """A file that appears under its name only when it is whole."""
+    """A file that appears under its name only when it is whole.
+
+    Each sink writes to a file of its own, and one that goes on copies what it goes on from: the
+    process that left it may be late rather than dead, and still be writing.
+
+    Raises
+    ------
+    ProgressLost
+        If what was written so far is not there any more.
+    """
 
     def __init__(self, path: str | os.PathLike[str], state: dict[str, Any] | None = None) -> None:
         self._path = os.fspath(path)
-        self._partial = state["partial"] if state else f"{self._path}.{os.getpid()}.part"
-        self._size = state["size"] if state else 0
-        with open(self._partial, "ab") as file:
+        self._partial = f"{self._path}.{uuid.uuid4().hex}.part"
+        self._size: int = state["size"] if state else 0
+        if state:
+            self._copy(os.path.join(os.path.dirname(self._path), state["partial"]))
+        else:
+            open(self._partial, "xb").close()
+
+    def _copy(self, left: str) -> None:
+        try:
+            shutil.copyfile(left, self._partial)
+        except FileNotFoundError as error:
+            raise ProgressLost("the unfinished file is no longer there") from error
+        with self._opened() as file:
             file.truncate(self._size)
 
+    def _opened(self) -> BinaryIO:
+        """The file as it was left; a sweep may have taken it away."""
+        try:
+            file = open(self._partial, "r+b")  # noqa: SIM115
+        except FileNotFoundError as error:
+            raise ProgressLost("the unfinished file is no longer there") from error
+        if file.seek(0, os.SEEK_END) < self._size:
+            file.close()
+            raise ProgressLost("the unfinished file is shorter than it was")
+        file.seek(self._size)
+        return file
+
     def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
-        with open(self._partial, "ab") as file:
+        with self._opened() as file:
             file.write(data)
         self._size += len(data)
 
     def state(self) -> dict[str, Any]:
-        return {"partial": self._partial, "size": self._size}
+        return {"partial": os.path.basename(self._partial), "size": self._size}
 
     def complete(self) -> None:
-        with open(self._partial, "rb") as file:
+        with self._opened() as file:
             os.fsync(file.fileno())
         os.replace(self._partial, self._path)
 

@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 from aggregation.arguments import instantiate, number, whole_number
 from aggregation.errors import RuleError
 
+#: A hundred years; beyond some thousands, no time can be told any more.
+MAX_MINUTES = 100 * 365 * 24 * 60
+
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
@@ -113,7 +116,7 @@ class Quorum(Requirement):
     def __post_init__(self) -> None:
         whole_number("x", self.x, at_least=1)
         if self.after_minutes != 0:
-            number("after_minutes", self.after_minutes, above=0)
+            number("after_minutes", self.after_minutes, above=0, below=MAX_MINUTES)
 
     def needed(self, readiness: Readiness) -> int:
         if readiness.waited >= timedelta(minutes=self.after_minutes):

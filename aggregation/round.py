@@ -28,11 +28,12 @@ from aggregation.errors import (
     OutOfTime,
     ProgressLost,
     TemporarilyUnavailable,
+    UpdateRejected,
     UpdatesRejected,
 )
 from aggregation.formats import Spool, read_metadata
 from aggregation.layout import TensorLayout
-from aggregation.opening import Opener, open_alike
+from aggregation.opening import Opener, open_alike, typical
 from aggregation.parts import Sink
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
@@ -291,9 +292,10 @@ class Attempt:
             opened = self._open_updates(parent, spool)
             while True:
                 usable = self._usable()
-                work = self._combination(usable, opened, parent)
+                updates = [opened[update.id] for update in usable]
+                model = parent or typical(updates)
                 try:
-                    return self._combine(usable, work, parent or work.updates[0])
+                    return self._combine(usable, updates, parent, model)
                 except UpdatesRejected as error:
                     self.rejected |= {usable[i].id: why for i, why in error.reasons.items()}
                 except ProgressLost:
@@ -310,6 +312,8 @@ class Attempt:
         like = parent.layout if parent else None
         opened, rejected = open_alike(openers, like, self._resources.readers)
         self.rejected |= rejected
+        if rejected:
+            self.checkpoint = None  # What is stored so far was made with them.
         return opened
 
     def _usable(self) -> list[ClaimedUpdate]:
@@ -321,23 +325,22 @@ class Attempt:
             raise NotEnoughUpdates(f"{len(self.rejected)} updates rejected, {unmet}")
         return usable
 
-    def _combination(
-        self, usable: Sequence[ClaimedUpdate], opened: Mapping[int, Weights], parent: Weights | None
-    ) -> Combination:
-        updates = [opened[update.id] for update in usable]
-        return Combination(
+    def _combine(
+        self,
+        usable: Sequence[ClaimedUpdate],
+        updates: Sequence[Weights],
+        parent: Weights | None,
+        model: Weights,
+    ) -> RoundResult:
+        """Combine into a new object of the model's format, or go on with one that was begun."""
+        work = Combination(
             rule=self._claim.rule,
-            layout=(parent or updates[0]).layout,
+            layout=model.layout,
             updates=updates,
             num_examples=[update.num_examples for update in usable],
             parent=parent,
             differences=self._claim.differences,
         )
-
-    def _combine(
-        self, usable: Sequence[ClaimedUpdate], work: Combination, model: Weights
-    ) -> RoundResult:
-        """Combine into a new object of the model's format, or go on with one that was begun."""
         resume = self.checkpoint["engine"] if self.checkpoint else None
         state = resume["progress"]["sink"] if resume else None
         self._sink = self._connector.new_result(self._claim, model.format, state)
@@ -346,7 +349,7 @@ class Attempt:
                 work,
                 self._sink,
                 format=model.format,
-                metadata=read_metadata(model.source) if model.format == "safetensors" else None,
+                metadata=_free_text(model, updates),
                 resources=self._resources,
                 resume=resume,
                 checkpoint=self._keep,
@@ -372,3 +375,22 @@ class Attempt:
         rejected = {str(update): reason for update, reason in self.rejected.items()}
         self.checkpoint = RoundCheckpoint(rejected=rejected, engine=engine)
         self._connector.save_checkpoint(self._claim, self.checkpoint)
+
+
+def _free_text(model: Weights, updates: Sequence[Weights]) -> dict[str, str] | None:
+    """What a safetensors model says beside its tensors.
+
+    Raises
+    ------
+    UpdatesRejected
+        If one of the updates stands for the model, and can no longer be read.
+    """
+    if model.format != "safetensors":
+        return None
+    try:
+        return read_metadata(model.source)
+    except UpdateRejected as error:
+        reasons = {i: str(error) for i, each in enumerate(updates) if each is model}
+        if not reasons:
+            raise
+        raise UpdatesRejected(reasons) from error

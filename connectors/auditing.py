@@ -7,7 +7,7 @@ from typing import Any
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
 from aggregation.errors import AggregationError, UpdateRejected
 from aggregation.formats import Spool, read_metadata
-from aggregation.opening import Opener, open_alike
+from aggregation.opening import Opener, open_alike, typical
 from aggregation.rules import create_rule
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
@@ -110,7 +110,7 @@ def _recompute(
     with Spool() as spool:
         parent = _parent(model_data, terms["parent"], spool)
         updates = _opened(model_data, used, parent, spool, resources.readers)
-        model = parent or updates[0]
+        model = parent or typical(updates)
         work = Combination(
             rule=create_rule(terms["rule"], terms["rule_args"]),
             layout=model.layout,

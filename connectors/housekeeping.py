@@ -66,7 +66,7 @@ def collect(
         ]
         wanted = _wanted(leftover.key for leftover in old)
         for leftover in old:
-            if leftover.key in wanted:
+            if (leftover.upload_id or leftover.key) in wanted:
                 continue
             if not dry_run:
                 objects.remove(leftover)
@@ -86,7 +86,8 @@ def _pages(leftovers: Iterable[Leftover]) -> Iterator[list[Leftover]]:
 
 
 def _wanted(keys: Iterable[str]) -> set[str]:
-    """Those of the keys that an aggregate or artifact names, or an unfinished round goes on with."""
+    """Those of the keys that an aggregate or artifact names, and what unfinished rounds go on with:
+    their uploads' ids, and the keys these will have."""
     asked = list(keys)
     if not asked:
         return set()
@@ -99,5 +100,6 @@ def _wanted(keys: Iterable[str]) -> set[str]:
         unfinished = AggregationRound.objects.filter(state=State.RUNNING).exclude(checkpoint=None)
         for checkpoint in unfinished.values_list("checkpoint", flat=True):
             if checkpoint:
-                named.add(checkpoint["engine"]["progress"]["sink"]["key"])
+                sink = checkpoint["engine"]["progress"]["sink"]
+                named |= {sink["key"], sink["upload_id"]}
     return named

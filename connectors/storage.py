@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from aggregation.errors import ObjectMissing, UpdateRejected
@@ -126,10 +126,13 @@ class FileObjects:
         return path
 
     def stat(self, key: str, *, etag: str = "") -> StoredObject:
+        path = self._path(key)
         try:
-            status = self._path(key).stat()
+            status = path.stat()
         except OSError as error:
             raise ObjectMissing("the file is not there") from error
+        if not path.is_file():
+            raise ObjectMissing("it is a directory")
         found = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
         if etag and found != etag:
             raise UpdateRejected("the file was replaced after its upload was announced")
@@ -191,4 +194,6 @@ class _KeyedFileSink(FileSink):
         super().__init__(path.with_name(Path(self.location).name), state)
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "key": self.location}
+        state = super().state()
+        folder = PurePosixPath(self.location).parent
+        return {**state, "key": self.location, "upload_id": str(folder / state["partial"])}

@@ -101,7 +101,7 @@ def test_a_dry_sweep_tells_and_does_nothing() -> None:
     model = make_model(1)
     update = ready_update(model, 1, filled(1.0))
     factories.put("aggregates/1/orphan.safetensors", b"x")
-    out = said("sweep", "--dry-run", "--older-than", "-1")
+    out = said("sweep", "--dry-run", "--older-than", "0")
     assert f"model {model.pk}: a round is due" in out
     assert "would remove orphaned object aggregates/1/orphan.safetensors" in out
     assert factories.statuses([update]) == ["PENDING"]
