@@ -1,6 +1,6 @@
 """Django settings, read from the environment; every value that is missing or wrong is refused by name.
 
-The table of variables is in README.md, section "Settings".
+What stands after ``#:`` is what docs/reference/settings.md says of a variable.
 """
 
 from __future__ import annotations
@@ -19,30 +19,50 @@ ENGINE_SHARE = 0.4
 
 env = environs.Env(eager=False)
 
+#: Django's debug mode, for development: errors are shown in the browser.
 DEBUG = env.bool("DEBUG", False)
+#: Whether Django's admin is there, for `manage.py runserver`. It needs `SECRET_KEY`.
 ADMIN = env.bool("ADMIN", False)
+#: What the admin signs its sessions with: a long random text.
 SECRET_KEY = env.str("SECRET_KEY", "")
+#: Names under which the admin may be reached, with commas between.
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 
+#: `postgres://user:password@host:5432/name` or `sqlite:////path`.
 DATABASE = env.dj_db_url("DATABASE_URL")
+#: A fresh IAM token for each connection instead of a password; PostgreSQL only.
 DATABASE_IAM_AUTH = env.bool("DATABASE_IAM_AUTH", False)
+#: What the database's certificate is verified against, with `DATABASE_IAM_AUTH`. By default
+#: `rds-global-bundle.pem` beside the code.
 DATABASE_CA_BUNDLE = env.str("DATABASE_CA_BUNDLE", str(BASE_DIR / "rds-global-bundle.pem"))
+#: The S3 bucket of updates and aggregates. Either this or `STORAGE_ROOT` is required.
 BUCKET = env.str("BUCKET", "")
+#: A directory instead of a bucket. Nothing announces what is put there, so that clients need a bucket.
 STORAGE_ROOT = env.str("STORAGE_ROOT", "")
-QUEUE_URL = env.str("QUEUE_URL", "")
+#: The function's own queue, by which it asks for rounds that are due or go on.
+QUEUE_URL = env.str("QUEUE_URL", "", validate=validate.Regexp(r"(https?://[!-~]+)?\Z"))
+#: Name or ARN of the EventBridge bus on which rounds, rejections and pauses are announced.
 EVENT_BUS = env.str("EVENT_BUS", "")
 
 FUNCTION_MEMORY_MB = env.int("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)
+#: What the chunk engine may use. By default 40 % of the function's memory, and 256 where there is
+#: no function.
 MEMORY_BUDGET_MB = env.int(
     "MEMORY_BUDGET_MB",
     max(32, int(FUNCTION_MEMORY_MB * ENGINE_SHARE)) if FUNCTION_MEMORY_MB else 256,
     validate=validate.Range(min=16),
 )
+#: Ranges that are read from S3 at the same time.
 READ_THREADS = env.int("READ_THREADS", 16, validate=validate.Range(min=1, max=256))
+#: A larger update is rejected.
 MAX_UPDATE_BYTES = env.int("MAX_UPDATE_BYTES", 10 << 30, validate=validate.Range(min=1))
+#: An update or score that claims more examples is rejected.
 MAX_NUM_EXAMPLES = env.int("MAX_NUM_EXAMPLES", 10**9, validate=validate.Range(min=1))
+#: Failed rounds in a row that pause a model.
 MAX_FAILED_ROUNDS = env.int("MAX_FAILED_ROUNDS", 3, validate=validate.Range(min=1))
-LEASE_SECONDS = env.int("LEASE_SECONDS", 900, validate=validate.Range(min=1))
+#: How long a round belongs to a process that is not a Lambda function; in a function, as long as the
+#: invocation may last.
+LEASE_SECONDS = env.int("LEASE_SECONDS", 900, validate=validate.Range(min=1, max=86_400))
 
 try:
     env.seal()
@@ -50,6 +70,12 @@ except environs.EnvValidationError as error:
     found = dict(error.error_messages)  # type: ignore[arg-type]
     problems = "; ".join(f"{name}: {' '.join(why)}" for name, why in found.items())
     raise ImproperlyConfigured(f"environment variables missing or wrong: {problems}") from error
+if not DATABASE["ENGINE"].endswith((".sqlite3", ".postgresql")):
+    raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
+if DATABASE_IAM_AUTH and not DATABASE["ENGINE"].endswith(".postgresql"):
+    raise ImproperlyConfigured("DATABASE_IAM_AUTH needs a DATABASE_URL of PostgreSQL")
+if DATABASE_IAM_AUTH and not Path(DATABASE_CA_BUNDLE).is_file():
+    raise ImproperlyConfigured(f"DATABASE_CA_BUNDLE: there is no file {DATABASE_CA_BUNDLE!r}")
 if bool(BUCKET) == bool(STORAGE_ROOT):
     raise ImproperlyConfigured(
         "set BUCKET (an S3 bucket) or STORAGE_ROOT (a directory): exactly one of the two; "

@@ -30,8 +30,11 @@ _KEY = re.compile(
 )
 KEY_FORM = "updates/<federated_model_id>/<client_uuid>/<name>.<ext>"
 
-#: Longest version id, or ETag, that is kept.
-MAX_VERSION = 255
+#: Bytes of the longest key that S3 has.
+MAX_KEY = 1024
+
+#: What S3 has for versions and ETags, as long as it can be kept.
+_VERSION = re.compile(r"[!-~]{0,255}", re.ASCII)
 
 _COUNT = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -160,7 +163,12 @@ class Door:
         if location is None:
             return None
         if location not in self._layouts:
-            self._layouts = {location: self._model_data.layout(location)}
+            try:
+                self._layouts = {location: self._model_data.layout(location)}
+            except (
+                UpdateRejected
+            ):  # Not the client's doing: the round will fail, and keep its update.
+                return None
         return self._layouts[location]
 
 
@@ -169,11 +177,14 @@ def _parsed(upload: Upload) -> tuple[int, uuid.UUID, str]:
     if upload.bucket != settings.BUCKET:
         raise NotAnUpdate(f"bucket {quoted(upload.bucket)} is not the one this function serves")
     match = _KEY.fullmatch(upload.key) if upload.key.isprintable() else None
-    if not match:
+    if not match or len(upload.key.encode()) > MAX_KEY:
         raise NotAnUpdate("the key is not of the form " + KEY_FORM)
     version = upload.version or upload.etag
-    if not 0 < len(version) <= MAX_VERSION:
-        raise NotAnUpdate(f"the event tells neither a version nor an ETag: {quoted(version)}")
+    if not version:
+        raise NotAnUpdate("the event tells neither a version nor an ETag")
+    for told in (upload.version, upload.etag):
+        if not _VERSION.fullmatch(told):
+            raise NotAnUpdate(f"{quoted(told)} is neither a version nor an ETag of S3")
     return int(match["model"]), uuid.UUID(match["client"]), version
 
 

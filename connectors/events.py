@@ -97,12 +97,14 @@ def parse(event: Any) -> list[Request]:
     ------
     UnknownEvent
     """
-    if not isinstance(event, Mapping):
-        raise UnknownEvent(f"expected a JSON object, got {quoted(event)}")
     try:
+        if not isinstance(event, Mapping):
+            raise UnknownEvent(f"expected a JSON object, got {quoted(event)}")
         return list(_requests(event))
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownEvent(f"an event that lacks {error}: {_described(event)}") from error
+    except RecursionError as error:
+        raise UnknownEvent("an event that is nested too deeply to be looked at") from error
 
 
 def _requests(event: Mapping[str, Any]) -> Iterator[Request]:
@@ -129,10 +131,10 @@ def _s3_record(record: Mapping[str, Any]) -> Upload:
     ):
         raise UnknownEvent(f"expected an ObjectCreated record of aws:s3, got {_described(record)}")
     stored = record["s3"]["object"]
-    return Upload(
+    return _upload(
         bucket=record["s3"]["bucket"]["name"],
         key=unquote_plus(stored["key"]),
-        etag=stored.get("eTag", "").strip('"'),
+        etag=stored.get("eTag", ""),
         version=stored.get("versionId") or "",
         size=stored.get("size"),
     )
@@ -141,18 +143,37 @@ def _s3_record(record: Mapping[str, Any]) -> Upload:
 def _eventbridge_object(detail: Mapping[str, Any]) -> Upload:
     """An "Object Created" event: its key is not encoded."""
     stored = detail["object"]
-    return Upload(
+    return _upload(
         bucket=detail["bucket"]["name"],
         key=stored["key"],
-        etag=stored.get("etag", "").strip('"'),
+        etag=stored.get("etag", ""),
         version=stored.get("version-id") or "",
         size=stored.get("size"),
     )
 
 
+def _upload(*, bucket: Any, key: Any, etag: Any, version: Any, size: Any) -> Upload:
+    """An upload, if what is told of it has the types that S3 tells it with."""
+    for told in (bucket, key, etag, version):
+        if not isinstance(told, str):
+            raise UnknownEvent(f"expected a text in an upload's event, got {quoted(told)}")
+    if size is not None and (type(size) is not int or not 0 <= size <= MAX_SIZE):
+        raise UnknownEvent(f"expected a size in bytes, got {quoted(size)}")
+    return Upload(bucket=bucket, key=key, etag=etag.strip('"'), version=version, size=size)
+
+
+#: More bytes than an object can have, and as many as a database can count.
+MAX_SIZE = (1 << 63) - 1
+
+
 def _schedule(detail: Mapping[str, Any] | str) -> Request:
     # EventBridge Scheduler hands its input on as text.
-    fields = json.loads(detail) if isinstance(detail, str) else detail
+    try:
+        fields = json.loads(detail) if isinstance(detail, str) else detail
+    except ValueError as error:
+        raise UnknownEvent(f"a schedule whose detail is not JSON: {quoted(detail)}") from error
+    if not isinstance(fields, Mapping):
+        raise UnknownEvent(f"a schedule whose detail is no JSON object: {quoted(fields)}")
     return RoundRequest(_model_id(fields["model_id"])) if "model_id" in fields else SweepRequest()
 
 

@@ -219,7 +219,8 @@ def _objects_of(storage: Any) -> Objects:
         return FileObjects(storage.location)
     if not hasattr(storage, "bucket"):
         raise TypeError(
-            f"DjangoModelDataConnector reads S3Storage and FileSystemStorage, not {storage!r}"
+            "DjangoModelDataConnector reads S3Storage and FileSystemStorage, not "
+            f"{storage.__class__.__name__}"
         )
     from connectors.s3 import S3Objects
 

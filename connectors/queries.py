@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.db.models import (
     Case,
     CharField,
@@ -39,12 +39,17 @@ class UnknownModel(LookupError):
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """A database out of reach, as the core's own error."""
+    """A database out of reach, as the core's own error.
+
+    An `InternalError` is how PostgreSQL says that it ended a transaction left idle, or that the server
+    has become a replica meanwhile.
+    """
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
-        # Or all that follows in this invocation would meet the same broken connection.
-        connection.close_if_unusable_or_obsolete()
+    except (OperationalError, InterfaceError, InternalError) as error:
+        # What follows in this invocation gets another connection, perhaps to another server.
+        if not connection.in_atomic_block:
+            connection.close()
         raise TemporarilyUnavailable(f"the database cannot be reached: {error}") from error
 
 

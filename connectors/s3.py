@@ -35,10 +35,8 @@ PASSING_CODES = {
     "RequestTimeTooSkewed",
     "Throttling",
     "ConditionalRequestConflict",
-    "429",
-    "500",
-    "503",
 }
+TOO_MANY_REQUESTS = 429
 
 
 @contextmanager
@@ -63,9 +61,26 @@ def _translated(error: ClientError) -> Exception:
         return UpdateRejected("the object is shorter than expected")
     if code == "NoSuchUpload":
         return ProgressLost("the unfinished result is no longer in S3")
-    if status >= 500 or code in PASSING_CODES:
+    if status >= 500 or status == TOO_MANY_REQUESTS or code in PASSING_CODES:
         return TemporarilyUnavailable(f"S3 answers {code}: {error}")
     return error
+
+
+@contextmanager
+def translated_reads() -> Iterator[None]:
+    """The same, where an uploader may have stored an object so that nobody else can read it."""
+    try:
+        with translated_errors():
+            yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code not in LOCKED_AWAY:
+            raise
+        raise UpdateRejected(f"the object is stored so that it cannot be read: {code}") from error
+
+
+#: In an archive; encrypted with a key that its uploader has kept.
+LOCKED_AWAY = ("InvalidObjectState", "InvalidRequest")
 
 
 #: What the SDK has given up or, as with a body that breaks off, does not try again.
@@ -94,15 +109,22 @@ class S3Objects:
     @patiently
     def stat(self, key: str, *, etag: str = "") -> StoredObject:
         """What S3 says of an object; with an ``etag``, of that one only."""
-        condition = _only_if(etag)
-        with translated_errors():
-            head = self.client.head_object(Bucket=self.bucket, Key=key, **condition)
+        with translated_reads():
+            head = self._head({"Bucket": self.bucket, "Key": key, **_only_if(etag)})
         return StoredObject(
             size=head["ContentLength"],
             etag=head["ETag"].strip('"'),
             uploaded_on=head["LastModified"],
             metadata={name.lower(): value for name, value in head["Metadata"].items()},
         )
+
+    def _head(self, place: dict[str, str]) -> Any:
+        try:
+            return self.client.head_object(**place)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "400":  # The answer to a HEAD cannot tell more.
+                self.client.get_object(**place, Range="bytes=0-0")["Body"].close()
+            raise
 
     @patiently
     def replace(self, key: str, data: bytes, *, etag: str) -> None:
@@ -167,7 +189,7 @@ class S3Source:
             raise UpdateRejected(
                 f"the object ends at byte {self.size}, expected {offset + len(buffer)}"
             )
-        with translated_errors():
+        with translated_reads():
             response = self._objects.client.get_object(
                 Bucket=self._objects.bucket,
                 Key=self._key,
@@ -175,6 +197,8 @@ class S3Source:
                 **self._condition,
             )
             with response["Body"] as body:
+                if response["ContentLength"] < len(buffer):
+                    raise UpdateRejected("the object is shorter than expected")
                 while buffer:
                     count = body.readinto(buffer)
                     if not count:

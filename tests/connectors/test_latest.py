@@ -12,7 +12,7 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 
-from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from connectors.housekeeping import collect
 from connectors.latest import latest_key, tell_latest, untold_models
 from connectors.storage import FileObjects, Objects, Outrun
@@ -25,9 +25,7 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 @pytest.fixture
 def objects() -> Objects:
-    from lambda_handler import AGGREGATOR
-
-    return DjangoAggConnector(AGGREGATOR).model_data.objects
+    return DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
 
 
 def pointer(model: FederatedModel) -> dict[str, Any]:
@@ -79,10 +77,8 @@ def test_a_pointer_that_was_not_written_is_written_by_the_sweep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A function that dies between publishing and telling leaves the telling to the next sweep."""
-    import lambda_handler
-
     with monkeypatch.context() as patch:
-        patch.setattr(lambda_handler, "tell_latest", lambda *_: 1 / 0)
+        patch.setattr("connectors.followup.tell_latest", lambda *_: 1 / 0)
         model = with_aggregate()
     assert untold_models() == [model.pk]
     invoke(payload("schedule-sweep"))

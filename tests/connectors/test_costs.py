@@ -1,0 +1,238 @@
+"""What the estimate counts is what the code asks for."""
+
+from __future__ import annotations
+
+import io
+import runpy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import boto3.s3.transfer
+import numpy as np
+import pytest
+import safetensors.numpy
+from django.conf import settings
+from django.core.files.storage import default_storage
+from django.test import override_settings
+
+from aggregation.engine import Resources
+from aggregation.round import run_round
+from aggregation.rules import Statistics, create_rule
+from client import Bucket
+from connectors import DjangoAggConnector, invocation
+from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.costs import rounds
+from connectors.costs.rounds import NeverEnds, Work, client_writes, duration, members
+from connectors.costs.stack import Stack
+from connectors.latest import tell_latest
+from models_app.models import FederatedModel
+from tests.factories import client_id, make_model, ready_update, s3_record
+from tests.test_lambda_handler import invoke
+
+FLOAT32 = np.dtype("<f4")
+
+#: Of a part of a result, where models are to be small and have several all the same.
+SMALL_PART = 1 << 13
+
+
+def work(params: int, updates: int, rule: str = "weighted_mean", memory: int = 64 << 20) -> Work:
+    arguments = RULES.get(rule, {})
+    return Work(
+        params=params,
+        dtype=FLOAT32,
+        updates=updates,
+        rule=create_rule(rule, arguments),
+        memory_bytes=memory,
+    )
+
+
+#: A rule of each kind, with its arguments: one pass, two of all updates, two of which one is of some.
+RULES: dict[str, dict[str, Any]] = {
+    "weighted_mean": {},
+    "coordinate_median": {},
+    "krum": {"f": 1},
+    "multi_krum": {"f": 1, "m": 3},
+    "bulyan": {"f": 1},
+    "geometric_median": {},
+    "norm_clipped_mean": {"max_norm": 1.0},
+}
+
+
+@contextmanager
+def counted(client: Any) -> Iterator[Counter[str]]:
+    """What an S3 client asks for, by operation."""
+    asked: Counter[str] = Counter()
+
+    def note(model: Any, **_: Any) -> None:
+        asked[model.name] += 1
+
+    client.meta.events.register("before-call.s3", note)
+    try:
+        yield asked
+    finally:
+        client.meta.events.unregister("before-call.s3", note)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts so small that a model of some kilobytes has several."""
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
+    for module in ("aggregation.parts", "aggregation.passes", "connectors.costs.rounds"):
+        monkeypatch.setattr(f"{module}.PART_BYTES", SMALL_PART)
+
+
+def values(params: int, seed: int) -> dict[str, Any]:
+    return {"w": np.random.default_rng(seed).standard_normal(params).astype(FLOAT32)}
+
+
+def ready_model(rule: str, params: int, updates: int) -> FederatedModel:
+    """A model with its initial weights and an update of each client, seen at the door."""
+    fields = {"aggregator": rule, "aggregator_args": RULES[rule]}
+    model = make_model(updates, initial=values(params, 0), **fields)
+    for client in range(1, updates + 1):
+        update = ready_update(model, client, values(params, client))
+        seen = default_storage.connection.meta.client.head_object(
+            Bucket=default_storage.bucket_name, Key=update.data.name
+        )
+        update.size, update.etag = seen["ContentLength"], seen["ETag"].strip('"')
+        update.save()
+    return model
+
+
+@pytest.mark.usefixtures("database", "cloud", "small_parts")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("memory", [1 << 15, 1 << 24])
+@pytest.mark.parametrize("rule", RULES)
+def test_the_requests_of_a_round_are_those_that_are_estimated(rule: str, memory: int) -> None:
+    """For each kind of rule, whatever its memory: S3 is asked exactly what the estimate counts."""
+    params, updates = 5_000, 7
+    model = ready_model(rule, params, updates)
+    with counted(default_storage.connection.meta.client) as asked:
+        answer = run_round(
+            DjangoAggConnector(DEFAULT_SETTINGS),
+            model.pk,
+            resources=Resources(memory_bytes=memory),
+        )
+    estimated = work(params, updates, rule, memory)
+    assert estimated.parts == 3
+    assert asked == estimated.requests()
+    assert answer.bytes_read == estimated.nbytes
+
+
+@pytest.mark.usefixtures("database", "cloud", "small_parts")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_round_that_goes_on_costs_the_requests_that_are_estimated() -> None:
+    """A second invocation opens the updates again, and asks for the parts that are there; what was read
+    ahead when the first one stopped is read again."""
+    params, updates, memory = 5_000, 3, 1 << 24
+    model = ready_model("weighted_mean", params, updates)
+    with counted(default_storage.connection.meta.client) as asked:
+        for stop in (True, False):
+            run_round(
+                DjangoAggConnector(DEFAULT_SETTINGS),
+                model.pk,
+                resources=Resources(memory_bytes=memory),
+                out_of_time=lambda stop=stop: stop,
+            )
+    read_ahead = Counter(GetObject=updates)
+    assert asked == work(params, updates, memory=memory).requests(2) + read_ahead
+
+
+@pytest.mark.usefixtures("database", "cloud")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_requests_from_uploads_to_the_pointer_are_those_that_are_estimated(cloud: Any) -> None:
+    """Real sizes, the client package's uploads, the whole handler: S3 is asked what the estimate counts,
+    at the door, in the round and for `latest.json`."""
+    params, updates = 3_300_000, 3
+    model = make_model(updates, initial=values(params, 0), requirement="all_clients")
+    tell_latest(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
+    s3 = cloud.client("s3")
+    with counted(s3) as sent:
+        records = [send(model, client, values(params, client), s3) for client in (1, 2, 3)]
+    budget = {"MEMORY_BUDGET_MB": 16}
+    with override_settings(**budget), counted(default_storage.connection.meta.client) as asked:
+        for record in records:
+            invoke({"Records": [record]})
+    assert model.aggregates.count() == 1
+    estimated = work(params, updates, memory=16 << 20)
+    outside = rounds.door_requests(updates) + rounds.pointer_requests()
+    assert asked == outside + estimated.requests()
+    assert sent.total() == updates * client_writes(estimated.layout.nbytes)
+
+
+_names = count(1)
+
+
+def send(model: FederatedModel, client: int, tensors: Any, s3: Any) -> dict[str, Any]:
+    """Upload as the client package does; the record of S3's notification."""
+    body = safetensors.numpy.save(tensors)
+    key = f"updates/{model.pk}/{client_id(client)}/sent-{next(_names)}.safetensors"
+    bucket = default_storage.bucket_name
+    Bucket(bucket, s3).put(key, io.BytesIO(body), {"num-examples": "1"}, None)
+    plain = default_storage.connection.meta.client
+    etag = plain.head_object(Bucket=bucket, Key=key)["ETag"].strip('"')
+    return s3_record(key, etag, len(body))
+
+
+def test_the_client_uploads_in_parts_as_boto3_does() -> None:
+    """From 8 MiB on, in parts of 8 MiB, between two requests that begin and end the upload."""
+    config = boto3.s3.transfer.TransferConfig()
+    size = rounds.CLIENT_PART_BYTES
+    assert config.multipart_threshold == config.multipart_chunksize == size
+    assert [client_writes(each) for each in (1, size - 1, size, 10 * size)] == [1, 1, 3, 12]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_as_many_updates_are_read_again_as_the_rule_selects(rule: str) -> None:
+    """What `members` counts is what the rule makes of eleven updates that are all alike far apart."""
+    made = create_rule(rule, RULES[rule])
+    statistics = Statistics(np.ones(11), gram=np.eye(11), squares=None)
+    assert len(made.select(statistics).members) == members(made, 11)
+
+
+@pytest.mark.parametrize("memory_mb", [64, 512, 1769, 10240])
+def test_the_engine_has_the_memory_that_settings_give_it(
+    memory_mb: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate's budget is the one that `settings.py` derives from the function's memory."""
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", str(memory_mb))
+    monkeypatch.delenv("MEMORY_BUDGET_MB", raising=False)
+    read = runpy.run_path(str(settings.BASE_DIR / "settings.py"))
+    assert rounds.memory_budget(memory_mb, read["ENGINE_SHARE"]) == read["MEMORY_BUDGET_MB"] << 20
+
+
+def test_an_invocation_stops_when_the_handler_says() -> None:
+    """The time of an invocation that a round may use is the one that the function uses."""
+    for name in ("STOP_BEFORE_END_SECONDS", "STOP_BEFORE_END_SHARE"):
+        assert getattr(rounds, name) == getattr(invocation, name)
+
+
+def test_a_longer_round_takes_more_invocations() -> None:
+    """Each invocation opens the updates again and reads half a part again, and no more."""
+    round_of = work(100_000_000, 50)
+    one = duration(round_of, Stack(timeout_seconds=900), 70)
+    many = duration(round_of, Stack(timeout_seconds=60), 70)
+    assert one.invocations == 1
+    assert one.seconds == one.billed_seconds == many.seconds
+    assert many.invocations > one.seconds / 60
+    assert many.billed_seconds <= many.invocations * 48
+
+
+def test_small_updates_wait_for_requests_rather_than_for_bytes() -> None:
+    """A thousand updates of forty kilobytes take as long as their requests, sixteen at a time."""
+    requests = 1000 + 3 + 1000 * 2  # headers, and the two chunks of each
+    took = duration(work(10_000, 1000), Stack(), 70)
+    waiting = requests * rounds.REQUEST_SECONDS / 16
+    assert took.seconds == pytest.approx(rounds.REST_SECONDS + waiting)
+
+
+@pytest.mark.parametrize(
+    ("updates", "rule"), [(2000, "weighted_mean"), (300, "geometric_median")]
+)
+def test_a_round_that_cannot_end_is_told(updates: int, rule: str) -> None:
+    """Where measuring, or the first part, takes longer than an invocation, each would begin anew."""
+    with pytest.raises(NeverEnds, match="no part of the result is stored within 280 s"):
+        duration(work(25_000_000, updates, rule), Stack(), 70)

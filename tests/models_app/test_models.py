@@ -1,0 +1,291 @@
+"""What the database holds by itself, and what is refused when a model is saved."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.db.models import Model, ProtectedError
+from django.utils import timezone
+
+from aggregation.requirements import known_requirements
+from aggregation.rules import known_rules
+from models_app.models import (
+    AggregationRound,
+    Client,
+    ClientAggregateScore,
+    FederatedModel,
+    ModelAggregate,
+    ModelArtifact,
+    ModelUpdate,
+)
+from tests.factories import client_id, make_model
+
+pytestmark = pytest.mark.usefixtures("database")
+
+State = AggregationRound.State
+
+
+def aggregate(model: FederatedModel, number: int = 1, **fields: Any) -> ModelAggregate:
+    return ModelAggregate.objects.create(
+        federated_model=model, number=number, result=f"aggregates/{uuid.uuid4()}.npz", **fields
+    )
+
+
+def update(model: FederatedModel, **fields: Any) -> ModelUpdate:
+    given = {"client_id": client_id(1), "data": f"updates/{uuid.uuid4()}.npz", **fields}
+    return ModelUpdate.objects.create(federated_model=model, **given)
+
+
+def a_round(model: FederatedModel, **fields: Any) -> AggregationRound:
+    now = timezone.now()
+    return AggregationRound.objects.create(
+        federated_model=model, **{"number": 1, "lease_expires_at": now, "started_on": now, **fields}
+    )
+
+
+def refused(create: Any) -> None:
+    """The database refuses, and is as it was."""
+    with pytest.raises(IntegrityError), transaction.atomic():
+        create()
+
+
+# What the database holds
+
+
+def test_a_model_has_one_running_round() -> None:
+    """Two rounds at the same time are impossible; any number may have ended, and others' may run."""
+    model = make_model(1)
+    for state in (State.PUBLISHED, State.FAILED, State.REJECTED, State.FAILED):
+        a_round(model, state=state)
+    running = a_round(model)
+    refused(lambda: a_round(model))
+    refused(lambda: model.rounds.filter(state=State.REJECTED).update(state=State.RUNNING))
+    a_round(make_model(1))
+    AggregationRound.objects.filter(pk=running.pk).update(state=State.PUBLISHED)
+    a_round(model)
+
+
+def test_the_lineage_is_a_line() -> None:
+    """A model has one aggregate of each number, and an aggregate one successor."""
+    model = make_model(1)
+    first = aggregate(model)
+    second = aggregate(model, 2, parent=first)
+    refused(lambda: aggregate(model, 2, parent=second))
+    refused(lambda: aggregate(model, 3, parent=first))
+    aggregate(make_model(1))
+
+
+def test_an_upload_is_registered_once() -> None:
+    """The same version of the same object is one update; another version is another."""
+    model = make_model(1)
+    update(model, data="updates/1.npz", storage_version="a")
+    refused(lambda: update(model, data="updates/1.npz", storage_version="a"))
+    update(model, data="updates/1.npz", storage_version="b")
+    update(model, data="updates/2.npz", storage_version="a")
+
+
+def test_a_version_is_one_artifact() -> None:
+    """Versions never change; two models may use the same names."""
+    model, other = make_model(1), make_model(1)
+    ModelArtifact.objects.create(federated_model=model, version="1.0", values="a.npz")
+    refused(
+        lambda: ModelArtifact.objects.create(federated_model=model, version="1.0", values="b.npz")
+    )
+    ModelArtifact.objects.create(federated_model=other, version="1.0", values="a.npz")
+
+
+def test_a_client_scores_an_aggregate_once() -> None:
+    """One score for each client and aggregate."""
+    found = aggregate(make_model(1))
+    score = {"aggregate": found, "client_id": client_id(1), "validation_results": {}}
+    ClientAggregateScore.objects.create(**score)
+    refused(lambda: ClientAggregateScore.objects.create(**score))
+
+
+def test_an_aggregate_is_made_by_one_round() -> None:
+    """Two rounds cannot both have made it."""
+    model = make_model(1)
+    made = aggregate(model)
+    a_round(model, aggregate=made, state=State.PUBLISHED)
+    refused(lambda: a_round(model, aggregate=made, state=State.PUBLISHED))
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_update_counts_at_least_one_example(count: int) -> None:
+    """Whoever writes it, and however."""
+    model = make_model(1)
+    refused(lambda: update(model, num_examples=count))
+    found = update(model)
+    refused(lambda: ModelUpdate.objects.filter(pk=found.pk).update(num_examples=count))
+
+
+@pytest.mark.parametrize("field", ["furthest_base_agg", "max_num_examples"])
+@pytest.mark.parametrize("count", [0, -1])
+def test_limits_count_from_one(field: str, count: int) -> None:
+    """A limit of nothing would stop a model for ever."""
+    refused(lambda: make_model(1, **{field: count}))
+    model = make_model(1, **{field: 1})
+    refused(lambda: FederatedModel.objects.filter(pk=model.pk).update(**{field: count}))
+
+
+# What cannot be deleted
+
+
+def history() -> dict[str, Model]:
+    """One of everything, each holding on to others."""
+    model = make_model(1)
+    model.developer = get_user_model().objects.create(username=f"developer {model.pk}")
+    first = aggregate(model)
+    made_by = a_round(model, aggregate=first, state=State.PUBLISHED)
+    model.current_artifact = ModelArtifact.objects.create(
+        federated_model=model, version="1", values="a.npz"
+    )
+    model.save()
+    update(model, base_aggregate=first, applied_aggregate=first, round=made_by)
+    ClientAggregateScore.objects.create(
+        aggregate=first, client_id=client_id(1), validation_results={}
+    )
+    aggregate(model, 2, parent=first)
+    return {
+        "model": model,
+        "developer": model.developer,
+        "client": Client.objects.get(pk=client_id(1)),
+        "aggregate": first,
+        "round": made_by,
+        "artifact": model.current_artifact,
+    }
+
+
+@pytest.mark.parametrize("name", ["model", "developer", "client", "aggregate", "round", "artifact"])
+def test_deleting_does_not_cascade_into_the_lineage(name: str) -> None:
+    """What an aggregate was made from, or was made of it, keeps it from being deleted."""
+    found = history()[name]
+    with pytest.raises(ProtectedError):
+        found.delete()
+    assert ModelAggregate.objects.count() == 2
+    assert ModelUpdate.objects.count() == AggregationRound.objects.count() == 1
+
+
+def test_a_client_without_a_history_can_be_deleted() -> None:
+    """Membership alone holds nobody."""
+    model = make_model(2)
+    Client.objects.get(pk=client_id(2)).delete()
+    assert list(model.clients.all()) == [Client.objects.get(pk=client_id(1))]
+
+
+# What is refused when a model is saved
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        ({"aggregator": "nope"}, "aggregator", "unknown aggregation rule 'nope'; known are "),
+        ({"aggregator": ""}, "aggregator", "unknown aggregation rule ''"),
+        (
+            {"aggregator": "weighted_mean", "aggregator_args": {"f": 1}},
+            "aggregator",
+            "no arguments",
+        ),
+        ({"aggregator": "krum"}, "aggregator", "krum takes the arguments f"),
+        ({"aggregator": "krum", "aggregator_args": {"f": -1}}, "aggregator", "f must be"),
+        ({"aggregator": "krum", "aggregator_args": [1]}, "aggregator", "by name"),
+        ({"aggregator": "trimmed_mean", "aggregator_args": {"beta": 0.5}}, "aggregator", "beta"),
+        ({"requirement": "nope"}, "requirement", "unknown requirement 'nope'; known are "),
+        ({"requirement": "require_x_updates"}, "requirement", "takes the arguments x"),
+        (
+            {"requirement": "require_x_updates", "requirement_args": [0]},
+            "requirement",
+            "at least 1",
+        ),
+        ({"requirement_args": [3]}, "requirement", "without a requirement"),
+        (
+            {"client_agg_results_schema": {"type": "nope"}},
+            "client_agg_results_schema",
+            "not a JSON schema",
+        ),
+    ],
+)
+def test_what_a_round_could_not_run_with_is_not_saved(
+    fields: dict[str, Any], field: str, message: str
+) -> None:
+    """Whoever saves it is told which field is wrong, and what is expected: no round ever fails of it."""
+    with pytest.raises(ValidationError) as problem:
+        FederatedModel.objects.create(name="model", **fields)
+    assert message in str(problem.value.message_dict[field])
+    model = make_model(1)
+    for name, value in fields.items():
+        setattr(model, name, value)
+    with pytest.raises(ValidationError):
+        model.save()
+    model.refresh_from_db()
+    assert (model.aggregator, model.requirement) == ("weighted_mean", "")
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    """Each field has its own message."""
+    with pytest.raises(ValidationError) as problem:
+        FederatedModel(aggregator="nope", requirement="nope").clean()
+    assert problem.value.message_dict.keys() == {"aggregator", "requirement"}
+
+
+@pytest.mark.parametrize("name", ["average_layers", "avg_values_if_data"])
+def test_the_rules_of_the_original_are_known(name: str) -> None:
+    """Models that were set up for it need no other rule."""
+    assert make_model(1, aggregator=name).rule().name == "unweighted_mean"
+
+
+def test_every_known_name_fits_its_column() -> None:
+    """No rule or requirement has a name that could not be stored."""
+    limit = FederatedModel._meta.get_field("aggregator").max_length or 0
+    assert all(len(name) <= limit for name in (*known_rules(), *known_requirements()))
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "arguments"),
+    [("weighted_mean", {}), ("krum", {"f": 1}), ("trimmed_mean", {"beta": 0.1})],
+)
+def test_a_model_comes_back_with_its_rule(aggregator: str, arguments: dict[str, Any]) -> None:
+    """What was saved is what a round is run with."""
+    model = make_model(1, aggregator=aggregator, aggregator_args=arguments)
+    found = FederatedModel.objects.get(pk=model.pk)
+    assert found.rule() == model.rule()
+    assert found.rule().name == aggregator
+
+
+@pytest.mark.parametrize("arguments", [[2, 5], {"x": 2, "after_minutes": 5}])
+def test_a_model_comes_back_with_its_requirement(arguments: Any) -> None:
+    """By position or by name, the arguments are kept as they were given."""
+    model = make_model(1, requirement="quorum", requirement_args=arguments)
+    found = FederatedModel.objects.get(pk=model.pk)
+    assert found.requirement_args == arguments
+    assert found.requirement_object() == model.requirement_object()
+
+
+# What is shown
+
+
+def test_everything_says_what_it_is() -> None:
+    """Rows are told apart in the admin, in messages and in errors."""
+    shown = {name: str(found) for name, found in history().items()}
+    name = shown["model"]
+    assert shown["client"] == str(client_id(1))
+    assert shown["aggregate"] == f"aggregate 1 of {name}"
+    assert shown["round"] == f"round 1 of {name}, attempt 1"
+    assert shown["artifact"] == f"{name} 1"
+    assert str(ModelUpdate.objects.get()).startswith("update ")
+
+
+def test_the_statuses_have_the_values_of_the_original() -> None:
+    """What reads the database of the original reads this one."""
+    assert [(status.name, status.value) for status in ModelUpdate.Status] == [
+        ("PENDING", 0),
+        ("RUNNING", 1),
+        ("COMPLETE", 2),
+        ("FAILED", 3),
+        ("INVALID", 4),
+    ]

@@ -1,0 +1,192 @@
+"""Settings come from the environment; what is missing or wrong is refused by name."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+PROJECT = Path(__file__).parents[1]
+
+#: What a function needs at least.
+ENOUGH = {"DATABASE_URL": "postgres://u:secret@db.example:5432/federation", "BUCKET": "federation"}
+
+
+@pytest.fixture
+def settings_with(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the settings in an environment of nothing but these variables."""
+
+    def run(**variables: str | None) -> dict[str, Any]:
+        for name in list(os.environ):
+            monkeypatch.delenv(name)
+        for name, value in {**ENOUGH, **variables}.items():
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        return runpy.run_path(str(PROJECT / "settings.py"))
+
+    return run
+
+
+def test_a_database_and_a_bucket_are_enough(settings_with: Any) -> None:
+    """Everything else has a value that is right for most."""
+    found = settings_with()
+    database = found["DATABASES"]["default"]
+    assert (database["ENGINE"], database["HOST"]) == (
+        "django.db.backends.postgresql",
+        "db.example",
+    )
+    assert found["STORAGES"]["default"]["OPTIONS"]["bucket_name"] == "federation"
+    assert (found["ADMIN"], found["DEBUG"], found["SECRET_KEY"]) == (False, False, "")
+    assert (found["QUEUE_URL"], found["EVENT_BUS"]) == ("", "")
+    assert (found["READ_THREADS"], found["MAX_FAILED_ROUNDS"]) == (16, 3)
+    assert (found["MAX_UPDATE_BYTES"], found["MEMORY_BUDGET_MB"]) == (10 << 30, 256)
+    assert not {"django.contrib.admin", "django.contrib.sessions"} & set(found["INSTALLED_APPS"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", None),
+        ("DATABASE_URL", ""),
+        ("DATABASE_URL", "nonsense"),
+        ("DATABASE_URL", "mysql://u:secret@db.example/federation"),
+        ("DATABASE_URL", "postgres://u:secret@db.example:port/federation"),
+        ("DATABASE_IAM_AUTH", "maybe"),
+        ("BUCKET", None),
+        ("BUCKET", ""),
+        ("STORAGE_ROOT", "/srv/federation"),
+        ("ADMIN", "maybe"),
+        ("DEBUG", "2"),
+        ("QUEUE_URL", "federation-events"),
+        ("QUEUE_URL", "arn:aws:sqs:eu-central-1:123456789012:federation-events"),
+        ("QUEUE_URL", "https://queue.example/1/x\n"),
+        ("MEMORY_BUDGET_MB", "15"),
+        ("MEMORY_BUDGET_MB", "1 GB"),
+        ("MEMORY_BUDGET_MB", ""),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much"),
+        ("READ_THREADS", "0"),
+        ("READ_THREADS", "1000"),
+        ("READ_THREADS", "1.5"),
+        ("MAX_UPDATE_BYTES", "0"),
+        ("MAX_UPDATE_BYTES", "10GiB"),
+        ("MAX_NUM_EXAMPLES", "0"),
+        ("MAX_FAILED_ROUNDS", "0"),
+        ("MAX_FAILED_ROUNDS", "-1"),
+        ("LEASE_SECONDS", "0"),
+        ("LEASE_SECONDS", "1e3"),
+        ("LEASE_SECONDS", "9" * 30),
+    ],
+)
+def test_what_is_missing_or_wrong_is_refused_by_name(
+    settings_with: Any, name: str, value: str | None
+) -> None:
+    """The message names the variable, and no secret that stands beside it."""
+    with pytest.raises(ImproperlyConfigured, match=name) as refused:
+        settings_with(**{name: value})
+    assert "secret" not in str(refused.value)
+
+
+def test_all_that_is_wrong_is_named_at_once(settings_with: Any) -> None:
+    """Whoever sets up a function need not find out one by one."""
+    with pytest.raises(ImproperlyConfigured) as refused:
+        settings_with(DATABASE_URL=None, READ_THREADS="none", ADMIN="maybe")
+    for name in ("DATABASE_URL", "READ_THREADS", "ADMIN"):
+        assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("secret", [None, ""])
+def test_the_admin_needs_a_secret(settings_with: Any, secret: str | None) -> None:
+    """There is no default to sign sessions with."""
+    with pytest.raises(ImproperlyConfigured, match="SECRET_KEY"):
+        settings_with(ADMIN="true", SECRET_KEY=secret)
+    found = settings_with(ADMIN="true", SECRET_KEY="x" * 50)
+    assert found["SECRET_KEY"] == "x" * 50
+    assert "django.contrib.admin" in found["INSTALLED_APPS"]
+
+
+def test_storage_is_a_bucket_or_a_directory(settings_with: Any) -> None:
+    """Offline, a directory takes the bucket's place."""
+    found = settings_with(BUCKET=None, STORAGE_ROOT="/srv/federation")
+    assert found["STORAGES"]["default"] == {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": "/srv/federation"},
+    }
+    assert settings_with()["STORAGES"]["default"]["OPTIONS"]["file_overwrite"] is False
+
+
+@pytest.mark.parametrize(
+    ("memory", "budget"), [("128", 51), ("512", 204), ("10240", 4096), ("64", 32)]
+)
+def test_the_budget_follows_the_functions_memory(
+    settings_with: Any, memory: str, budget: int
+) -> None:
+    """A share of what the function has; what is set explicitly wins."""
+    found = settings_with(AWS_LAMBDA_FUNCTION_MEMORY_SIZE=memory)
+    assert found["MEMORY_BUDGET_MB"] == budget
+    told = settings_with(AWS_LAMBDA_FUNCTION_MEMORY_SIZE=memory, MEMORY_BUDGET_MB="100")
+    assert told["MEMORY_BUDGET_MB"] == 100
+
+
+def test_sqlite_waits_for_its_turn(settings_with: Any) -> None:
+    """Writers queue from the start of a transaction, rather than fail in its middle."""
+    found = settings_with(DATABASE_URL="sqlite:////srv/federation.sqlite3")
+    options = found["DATABASES"]["default"]["OPTIONS"]
+    assert (options["transaction_mode"], options["timeout"]) == ("IMMEDIATE", 30)
+
+
+def test_connections_are_kept_and_tried_before_use(settings_with: Any) -> None:
+    """An environment that has slept finds out before a statement fails."""
+    database = settings_with()["DATABASES"]["default"]
+    assert (database["CONN_MAX_AGE"], database["CONN_HEALTH_CHECKS"]) == (None, True)
+    assert database["OPTIONS"] == {"connect_timeout": 10}
+
+
+def test_options_of_the_url_are_kept(settings_with: Any) -> None:
+    """What an operator asks of the driver in the URL is not lost."""
+    url = ENOUGH["DATABASE_URL"] + "?sslmode=require&connect_timeout=3"
+    options = settings_with(DATABASE_URL=url)["DATABASES"]["default"]["OPTIONS"]
+    assert options == {"sslmode": "require", "connect_timeout": 3}
+
+
+def test_iam_authentication_is_for_postgresql(settings_with: Any) -> None:
+    """It replaces the engine, and is refused where there is none to replace, or nothing to verify with."""
+    found = settings_with(DATABASE_IAM_AUTH="true")
+    assert found["DATABASES"]["default"]["ENGINE"] == "models_app.iam_postgresql"
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_IAM_AUTH"):
+        settings_with(DATABASE_IAM_AUTH="true", DATABASE_URL="sqlite:////srv/x.sqlite3")
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_CA_BUNDLE"):
+        settings_with(DATABASE_IAM_AUTH="true", DATABASE_CA_BUNDLE="/nowhere.pem")
+
+
+def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command in an environment of nothing but these variables."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_process_that_is_half_configured_does_not_start() -> None:
+    """It ends with the name of the variable, before anything is done."""
+    done = manage("check", DATABASE_URL=ENOUGH["DATABASE_URL"])
+    assert done.returncode != 0
+    assert "BUCKET" in done.stderr.splitlines()[-1]
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("admin", ["true", "false"])
+def test_django_has_nothing_to_complain_about(admin: str) -> None:
+    """`manage.py check` is clean, with the admin and without."""
+    done = manage("check", ADMIN=admin, DATABASE_URL="sqlite:///:memory:", BUCKET="federation")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no issues" in done.stdout
