@@ -165,21 +165,22 @@ class TestDatabase:
         undisturbed = function.run("invoke", event=event)
         expected = end_state(model)
         seen: Counter[str] = Counter()
-        for name in undisturbed.steps[:-1]:
-            if " " not in name and name != "COMMIT":
-                continue
-            seen[name] += 1
-            model, event = ready()
-            invocation = function.start(
-                "invoke", at=f"{name} {seen[name]}", signal="SIGSTOP", event=event
-            )
-            assert invocation.wait().ended == "SIGSTOP"
-            break_connections()
-            answer = invocation.go_on().answer
-            assert answer in (FAILED, DONE)
-            function.answer("settle", events=[event])
-            assert end_state(model) == expected, name
-        assert sum(seen.values()) > 20
+        stopped = []
+        for name in undisturbed.steps:
+            if " " in name or name == "COMMIT":  # Not one of S3's.
+                seen[name] += 1
+                at = f"{name} {seen[name]}"
+                model, event = ready()
+                process = function.start("invoke", at=at, signal="SIGSTOP", event=event)
+                stopped.append((at, model, event, process))
+        assert len(stopped) > 20
+        assert {process.wait().ended for *_, process in stopped} == {"SIGSTOP"}
+        break_connections()
+        for *_, process in stopped:
+            assert process.go_on().answer in (FAILED, DONE)
+        function.answer("settle", events=[event for _, _, event, _ in stopped])
+        for at, model, _, _ in stopped:
+            assert end_state(model) == expected, at
 
     def test_a_server_that_stops_and_starts_in_mid_round_costs_nothing_but_time(
         self, function: WarmFunction, postgres: EmbeddedPostgres

@@ -21,9 +21,11 @@ from django.core.files.storage import default_storage
 from django.db import connections
 from django.utils import timezone
 
-import lambda_handler
 from tests.conftest import using_database
 from tests.faults.function import handler
+
+#: No process needs as long; one that hangs is ended, so that its test fails rather than hangs, too.
+PATIENCE_SECONDS = 60
 
 READS = ("GetObject", "HeadObject", "ListObjectsV2", "ListMultipartUploads", "ListParts")
 
@@ -106,9 +108,10 @@ def invoke(event: Any, seconds: float = 300) -> Any:
         return {"errorType": type(error).__name__, "errorMessage": str(error)}
 
 
-def settle(events: list[Any]) -> list[Any]:
-    """Deliver events, then let the schedule tick until all is quiet."""
-    answers = [invoke(event) for event in events]
+def settle(events: list[Any], tick_first: bool = False) -> list[Any]:
+    """Deliver events, then let the schedule tick until all is quiet; or tick once before, too."""
+    answers = tick() if tick_first else []
+    answers += [invoke(event) for event in events]
     for _ in range(5):
         asked = tick()
         answers += asked
@@ -167,6 +170,7 @@ def _fork(command: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
+    signal.alarm(PATIENCE_SECONDS)
     try:
         _child(command)
         os._exit(0)
@@ -190,8 +194,11 @@ def _warm_up() -> None:
     import django.db.backends.postgresql.base
     import django.db.backends.sqlite3.base  # noqa: F401
 
-    lambda_handler.queue()
-    lambda_handler.collecting.next_on = timezone.now() + lambda_handler.COLLECT_EVERY
+    from connectors.followup import COLLECT_EVERY, collecting
+    from connectors.services import queue
+
+    queue()
+    collecting.next_on = timezone.now() + COLLECT_EVERY
     client = default_storage.connection.meta.client
     client.list_objects_v2(Bucket=default_storage.bucket_name, MaxKeys=1)
     client.close()

@@ -11,11 +11,12 @@ from django.utils import timezone
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from tests import factories
 
-#: Tensors that make a model of several parts: see `tests.faults.function.PART_BYTES`.
-SEVERAL_PARTS = {"w": np.zeros((3, 3000), np.float32), "b": np.zeros(100, np.float32)}
+#: Tensors that make a model of two and of three parts: see `tests.faults.processes.PART_BYTES`.
+TWO_PARTS = {"w": np.zeros((2, 3000), np.float32)}
+THREE_PARTS = {"w": np.zeros((3, 3000), np.float32), "b": np.zeros(100, np.float32)}
 
 
-def tensors(seed: int, like: dict[str, Any] = SEVERAL_PARTS) -> dict[str, Any]:
+def tensors(seed: int, like: dict[str, Any] = THREE_PARTS) -> dict[str, Any]:
     """Values no two of which are equal."""
     rng = np.random.default_rng(seed)
     return {name: rng.standard_normal(each.shape).astype(each.dtype) for name, each in like.items()}

@@ -1,0 +1,145 @@
+"""The process is killed at every step of a round, and nothing comes of it but a delay."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from django.core.files.storage import default_storage
+from django.core.management import call_command
+
+from models_app.models import AggregationRound, FederatedModel
+from tests.factories import client_id, make_model, ready_update, sqs_event, upload
+from tests.faults.processes import WarmFunction
+from tests.faults.world import TWO_PARTS, end_state, expire_leases, leftovers, tensors
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+
+
+#: Processes that are killed at the same time, each in a round of its own.
+AT_ONCE = 6
+
+
+def an_upload() -> tuple[FederatedModel, Any]:
+    """A model with two updates that are ready, and the message that announces a third; the second is
+    bad, which shows in its last part."""
+    model = make_model(3, requirement="require_x_updates", requirement_args=[2])
+    good, bad, last = (tensors(client, TWO_PARTS) for client in (1, 2, 3))
+    bad["w"][-1, -1] = np.nan
+    ready_update(model, 1, good)
+    ready_update(model, 2, bad)
+    return model, sqs_event({"Records": [upload(model, 3, last, num_examples=3)]})
+
+
+def test_killed_at_any_step_it_ends_as_if_undisturbed(function: WarmFunction) -> None:
+    """Killed before any of its steps, an upload and the round it starts end with the same aggregate, to
+    the byte, and every update settled once, whether the message comes again or the schedule ticks first."""
+    model, event = an_upload()
+    function.answer("settle", events=[event])
+    undisturbed = end_state(model)
+    assert [update[1] for update in undisturbed["updates"]] == ["COMPLETE", "INVALID", "COMPLETE"]
+    killed_at: list[str] = []
+    for batch in itertools.count():
+        steps = range(batch * AT_ONCE + 1, (batch + 1) * AT_ONCE + 1)
+        uploads = [an_upload() for _ in steps]
+        started = [
+            function.start("invoke", at=step, event=event)
+            for step, (_, event) in zip(steps, uploads, strict=True)
+        ]
+        outcomes = [process.wait() for process in started]
+        assert {outcome.ended for outcome in outcomes} <= {0, "SIGKILL"}
+        expire_leases()
+        events = [event for _, event in uploads]
+        function.answer("settle", events=events, tick_first=batch % 2 == 1)
+        for (model, _), outcome in zip(uploads, outcomes, strict=True):
+            assert end_state(model) == undisturbed, outcome
+        killed_at += [outcome.at for outcome in outcomes if outcome.ended == "SIGKILL"]
+        if len(killed_at) < (batch + 1) * AT_ONCE:
+            break
+    assert len(killed_at) > 35
+    assert {"INSERT modelupdate", "COMMIT", "CompleteMultipartUpload", "answer"} <= set(killed_at)
+    assert leftovers()
+    call_command("sweep", older_than=0)
+    assert leftovers() == []
+
+
+def ready() -> tuple[FederatedModel, Any]:
+    """A model with three updates, and the message that asks for a round."""
+    model = make_model(3)
+    for client in (1, 2, 3):
+        ready_update(model, client, tensors(client))
+    return model, sqs_event({"model_id": model.pk})
+
+
+def test_what_a_killed_attempt_stored_is_not_stored_again(function: WarmFunction) -> None:
+    """Killed with its last part stored, an attempt leaves to the next all parts but that one."""
+    model, event = ready()
+    killed = function.run("invoke", at="CompleteMultipartUpload", event=event)
+    assert killed.steps.count("UploadPart") == 3
+    expire_leases()
+    second = function.run("invoke", event=event)
+    assert second.steps.count("UploadPart") == 1
+    assert "CreateMultipartUpload" not in second.steps
+    assert model.aggregates.count() == 1
+
+
+def test_parts_made_with_an_update_that_is_gone_are_made_again(function: WarmFunction) -> None:
+    """Where an update can no longer be read when a round is gone on with, the parts that have it in are
+    not used, and the aggregate is that of the updates that are left."""
+    expected, event = ready()
+    expected.model_updates.get(client=client_id(2)).delete()
+    function.answer("settle", events=[event])
+    model, event = ready()
+    function.run("invoke", at="CompleteMultipartUpload", event=event)
+    default_storage.delete(model.model_updates.get(client=client_id(2)).data.name)
+    expire_leases()
+    function.answer("settle", events=[event])
+    assert end_state(model)["aggregates"] == end_state(expected)["aggregates"]
+    assert [update[1] for update in end_state(model)["updates"]] == [
+        "COMPLETE",
+        "INVALID",
+        "COMPLETE",
+    ]
+    held = model.rounds.get()
+    assert (held.state, held.attempt) == (AggregationRound.State.PUBLISHED, 2)
+
+
+def test_a_round_that_kills_its_function_is_given_up(function: WarmFunction) -> None:
+    """After five attempts in a row that die without a part of the result, the round has failed, which
+    says so, and its updates are ready for another."""
+    model, event = ready()
+    for _ in range(5):
+        assert function.run("invoke", at="CreateMultipartUpload", event=event).ended == "SIGKILL"
+        expire_leases()
+    function.answer("invoke", event=event)
+    assert model.rounds.get().error == "given up: 5 attempts ended without a part of the result"
+    function.answer("tick")
+    assert [update[1] for update in end_state(model)["updates"]] == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("at", ["GetObject 4", "GetObject 5"])
+def test_an_object_that_is_deleted_in_mid_round_is_left_out(
+    function: WarmFunction, at: str
+) -> None:
+    """Whether it is gone when the free text in its header is read, or its first chunk: its update is
+    INVALID, and the others' round goes on."""
+    model, event = ready()
+    for update in model.model_updates.all():
+        stored = default_storage.connection.meta.client.head_object(
+            Bucket=default_storage.bucket_name, Key=update.data.name
+        )
+        update.size, update.etag = stored["ContentLength"], stored["ETag"].strip('"')
+        update.save()
+    process = function.start("invoke", at=at, signal="SIGSTOP", event=event)
+    assert process.wait().ended == "SIGSTOP"
+    default_storage.delete(model.model_updates.get(client=client_id(1)).data.name)
+    assert process.go_on().ended == 0
+    assert [update[1] for update in end_state(model)["updates"]] == [
+        "INVALID",
+        "COMPLETE",
+        "COMPLETE",
+    ]
+    assert model.rounds.get().state == AggregationRound.State.PUBLISHED

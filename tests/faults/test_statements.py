@@ -1,0 +1,175 @@
+"""What a round asks of the database and of S3 is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from django.conf import settings
+from django.core.files.storage import default_storage
+from django.db import connection
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+
+from aggregation.round import run_round
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
+from models_app.models import Client, FederatedModel, ModelUpdate
+from tests.factories import client_id, filled, make_model, ready_update, upload
+from tests.faults.processes import PART_BYTES
+from tests.faults.world import tensors
+from tests.test_lambda_handler import invoke, scheduled
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """Storage is a directory: what is counted here does not depend on it."""
+    folder = tmp_path / "storage"
+    storage = {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": str(folder)},
+    }
+    with override_settings(STORAGES={**settings.STORAGES, "default": storage}):
+        yield folder
+
+
+def model_with(updates: int, folder: Path) -> FederatedModel:
+    """A model whose clients all have an update that is ready; one in ten is bad."""
+    model = make_model(0, requirement="require_fraction", requirement_args=[0.5])
+    clients = [Client(pk=client_id(n)) for n in range(1, updates + 1)]
+    Client.objects.bulk_create(clients, ignore_conflicts=True)
+    model.clients.set(clients)
+    good, bad = (safetensors.numpy.save(filled(value)) for value in (1.0, np.nan))
+    made = []
+    for number, client in enumerate(clients):
+        path = folder / f"updates/{model.pk}/{client.pk}/update.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(good if number % 10 else bad)
+        key = path.relative_to(folder).as_posix()
+        made.append(ModelUpdate(federated_model=model, client=client, data=key))
+    ModelUpdate.objects.bulk_create(made)
+    return model
+
+
+def statements_of_a_round(model: FederatedModel) -> list[str]:
+    """What each statement does, and to which table."""
+    with CaptureQueriesContext(connection) as captured:
+        answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+    assert answer.updates_rejected == answer.updates_used // 9
+    assert answer.updates_used
+    return [query["sql"][:50] for query in captured.captured_queries]
+
+
+def test_the_statements_of_a_round_do_not_grow_with_its_updates(directory: Path) -> None:
+    """A round of 500 updates, 50 of them bad, makes the very statements that a round of 10 makes."""
+    few = statements_of_a_round(model_with(10, directory))
+    many = statements_of_a_round(model_with(500, directory))
+    assert few == many
+    assert len(many) < 25
+
+
+@contextmanager
+def counted_requests() -> Iterator[Counter[str]]:
+    """What the SDK's client of the bucket asks, by operation."""
+    events = default_storage.connection.meta.client.meta.events
+    counts: Counter[str] = Counter()
+
+    def count(model: Any, **_: Any) -> None:
+        counts[model.name] += 1
+
+    events.register("before-call.s3", count)
+    try:
+        yield counts
+    finally:
+        events.unregister("before-call.s3", count)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("updates", [2, 5])
+def test_the_requests_of_a_round_are_what_its_chunks_need(
+    updates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each update its header is read and each of its chunks, once; each part of the result is stored
+    once; nothing else is asked of S3 but what the parent is, and for the free text in its header."""
+    parts = 3
+    monkeypatch.setattr("aggregation.parts.PART_BYTES", PART_BYTES)
+    model = make_model(updates, initial=tensors(0), allow_aggregation=False)
+    for client in range(1, updates + 1):
+        invoke({"Records": [upload(model, client, tensors(client))]})
+    FederatedModel.objects.update(allow_aggregation=True)
+    with counted_requests() as counts:
+        assert run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk).updates_used == updates
+    assert counts == {
+        "HeadObject": 1,
+        "GetObject": updates * (1 + parts) + 2,
+        "CreateMultipartUpload": 1,
+        "UploadPart": parts,
+        "CompleteMultipartUpload": 1,
+    }
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_result_of_one_part_is_stored_in_one_request() -> None:
+    """A small result needs no multipart upload."""
+    model = make_model(1, initial=filled(0.0))
+    ready_update(model, 1, filled(1.0))
+    with counted_requests() as counts:
+        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+    assert {
+        name: count for name, count in counts.items() if name not in ("GetObject", "HeadObject")
+    } == {"PutObject": 1}
+
+
+def duplicate() -> Any:
+    """The second delivery of a message."""
+    model = make_model(2, requirement="all_clients")
+    event = {"Records": [upload(model, 1, filled(1.0))]}
+    invoke(event)
+    return event
+
+
+def busy() -> Any:
+    """A request while a round is running."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    return scheduled(model)
+
+
+def waiting() -> Any:
+    """A request where a client is missing."""
+    model = make_model(2, requirement="all_clients")
+    ready_update(model, 1, filled(1.0))
+    return scheduled(model)
+
+
+def idle() -> Any:
+    """A request where nothing is ready."""
+    return scheduled(make_model(1))
+
+
+def paused() -> Any:
+    """A request for a model that is paused."""
+    model = make_model(1, allow_aggregation=False)
+    ready_update(model, 1, filled(1.0))
+    return scheduled(model)
+
+
+@pytest.mark.parametrize("event", [duplicate, busy, waiting, idle, paused])
+def test_an_event_that_changes_nothing_costs_three_statements_at_most(event: Any) -> None:
+    """Whether the event is a duplicate, or the model busy, waiting, idle or paused: it is told by three
+    statements, none of which writes."""
+    nothing = event()
+    with CaptureQueriesContext(connection) as captured:
+        invoke(nothing)
+    asked = [query["sql"] for query in captured.captured_queries]
+    assert 0 < len(asked) <= 3
+    assert all(sql.startswith("SELECT") for sql in asked)
