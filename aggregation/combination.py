@@ -94,9 +94,21 @@ class Combined:
     bytes_read: int
 
 
-class Checkpoint(TypedDict):
-    """How far a combination is; JSON-able. Made after each part that was stored."""
+class Measuring(TypedDict):
+    """How far the pass is that measures the updates; JSON-able."""
 
-    selection: Any
+    next_element: int
+    products: str
+
+
+class Checkpoint(TypedDict):
+    """How far a combination is; JSON-able. Made for each part of the model that was measured or stored.
+
+    While the updates are still being measured there is no ``selection`` and no ``progress`` of the
+    result; with ``norms``, it is the second time that they are.
+    """
+
+    measuring: Measuring | None
     norms: Sequence[float] | None
-    progress: Progress
+    selection: Any
+    progress: Progress | None

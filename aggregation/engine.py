@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aggregation import arithmetic
 from aggregation.arithmetic import BadValue
-from aggregation.blocks import Block, Slice
+from aggregation.blocks import Slice
 from aggregation.combination import (
     DEFAULT_RESOURCES,
     Checkpoint,
@@ -34,7 +34,7 @@ from aggregation.errors import OutOfTime, UpdatesRejected
 from aggregation.formats import encoder_for
 from aggregation.measuring import select
 from aggregation.parts import PartWriter, Progress, Sink
-from aggregation.passes import SLICE, Passes
+from aggregation.passes import Passes
 from aggregation.rules import Selection
 from aggregation.rules.base import Numbers
 
@@ -76,7 +76,7 @@ def combine(
     resume : Checkpoint, optional
         Where an earlier call with the same ``work`` got to.
     checkpoint : callable
-        Told after each stored part how far the work is.
+        Told how far the work is, after each part of the model that was measured or stored.
     out_of_time : callable
         Asked after every chunk.
     on_bytes : callable
@@ -89,21 +89,28 @@ def combine(
     Raises
     ------
     UpdatesRejected
-        If updates turned out bad. All of them have been read to the end, so that the reasons name
-        every bad one; nothing of the result is visible.
+        If updates turned out bad. All of them have been read to the end, or as far as there was time,
+        so that the reasons name every bad one; nothing of the result is visible.
     OutOfTime
         If the time was up before the last chunk.
     """
     with ExitStack() as stack:
         passes = Passes(work, resources, stack, out_of_time, on_bytes)
-        if resume:
+        progress = resume["progress"] if resume else None
+        if resume and progress:
             selection, norms = Selection.from_json(resume["selection"]), resume["norms"]
         else:
-            selection, norms = select(passes)
-        progress = resume["progress"] if resume else None
+            selection, norms = select(passes, resume, checkpoint)
 
         def tell(progress: Progress) -> None:
-            checkpoint({"selection": selection.to_json(), "norms": norms, "progress": progress})
+            checkpoint(
+                Checkpoint(
+                    measuring=None,
+                    norms=norms,
+                    selection=selection.to_json(),
+                    progress=progress,
+                )
+            )
 
         writer = PartWriter(
             layout=work.layout,
@@ -120,60 +127,44 @@ def combine(
 
 def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter) -> None:
     """Combine the selected updates, from where the writer stands to the end."""
-    work = passes.work
+    work, members = passes.work, selection.members
     with_parent = work.differences or work.rule.on_differences
+
+    def combine(piece: Slice) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        stored, bad = _combine_slice(work, piece, selection)
+        return stored.view(np.uint8), passes.described(bad, members, piece.start)
+
     bad: dict[int, str] = {}
-    for block in passes.blocks(selection.members, writer.next_element, with_parent=with_parent):
-        if not bad and not block.unreadable:
-            result = np.empty(block.raw.shape[1], np.uint8)
-            bad = _combine_block(passes, block, selection, with_parent, result)
-            if not bad:
-                writer.write(block.stop, result.data)
-        if bad or block.unreadable:
-            bad = passes.scan(block, selection.members) | bad
+    for block in passes.each(combine, members, writer.next_element, with_parent=with_parent):
+        for _, found in block.of_slices:
+            bad = found | bad
+        bad |= {members[row]: why for row, why in block.unreadable.items()}
+        if not bad:
+            writer.write(block.stop, np.concatenate([data for data, _ in block.of_slices]).data)
         if block.stop < work.layout.size:
             try:
                 passes.check_time(block)
             except OutOfTime:
+                if bad:
+                    break  # Or, found anew and anew, they would keep a long round from its end.
                 writer.flush()
                 raise
     if bad:
         raise UpdatesRejected(bad)
 
 
-def _combine_block(
-    passes: Passes,
-    block: Block,
-    selection: Selection,
-    with_parent: bool,
-    result: NDArray[np.uint8],
-) -> dict[int, str]:
-    """Write the result's bytes; return why members cannot be used, if any cannot."""
-    n = len(selection.members)
-
-    def combine(piece: Slice) -> dict[int, str]:
-        parent = piece.rows[n] if with_parent else None
-        stored, bad = _combine_slice(passes.work, piece.rows[:n], selection, parent)
-        result[piece.place] = stored.view(np.uint8)
-        return passes.described(bad, selection.members, piece.start)
-
-    bad: dict[int, str] = {}
-    for found in passes.workers.map(combine, block.slices(SLICE)):
-        bad = found | bad
-    return bad
-
-
 def _combine_slice(
-    work: Combination, rows: Numbers, selection: Selection, parent: Numbers | None
+    work: Combination, piece: Slice, selection: Selection
 ) -> tuple[Numbers, list[BadValue]]:
     """The result in the model's dtype, and what in the rows keeps it from being finite."""
-    dtype = rows.dtype
+    rows, dtype = piece.rows, piece.rows.dtype
     if not work.rule.linear:
+        rows = np.asarray(rows)
         bad = arithmetic.bad_values(rows)
         if bad:
             return np.zeros(rows.shape[1], dtype), bad
         rows = arithmetic.as_floats(rows)
-    base = None if parent is None else parent.astype(np.float64)
+    base = None if piece.parent is None else piece.parent.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         combined = work.rule.combine(rows, selection, None if work.differences else base)
         if base is not None:
@@ -181,5 +172,6 @@ def _combine_slice(
         stored = arithmetic.as_stored(combined, dtype)
     if np.isfinite(arithmetic.as_floats(stored)).all():
         return stored, []
+    rows = np.asarray(rows)
     bad = arithmetic.bad_values(rows)
     return stored, bad or arithmetic.overflowing_values(rows, stored, selection.coefficients)

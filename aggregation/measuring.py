@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
 import numpy as np
 
-from aggregation import arithmetic
+from aggregation import arithmetic, parts
 from aggregation.blocks import Block, Slice, grid
-from aggregation.combination import Combination
-from aggregation.errors import UpdatesRejected
+from aggregation.combination import Checkpoint, Combination, Measuring
+from aggregation.errors import OutOfTime, UpdatesRejected
 from aggregation.passes import CELL, SLICE, Passes
 from aggregation.rules import Selection, Statistics
 from aggregation.rules.base import Float64s, Numbers
@@ -35,8 +36,20 @@ class Centre(Enum):
     ORIGIN = "origin"
 
 
-def select(passes: Passes) -> tuple[Selection, Sequence[float] | None]:
+def select(
+    passes: Passes,
+    resume: Checkpoint | None = None,
+    checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+) -> tuple[Selection, Sequence[float] | None]:
     """Let the rule decide, after measuring what it needs to know.
+
+    Parameters
+    ----------
+    passes : Passes
+    resume : Checkpoint, optional
+        Where an earlier call got to.
+    checkpoint : callable
+        Told after each part of the model how far it is.
 
     Returns
     -------
@@ -44,20 +57,44 @@ def select(passes: Passes) -> tuple[Selection, Sequence[float] | None]:
     norms : tuple of float, optional
         See `aggregation.combination.Combined`.
     """
-    rule, centre = passes.work.rule, usual_centre(passes.work)
+    rule = passes.work.rule
     counts = np.asarray(passes.work.num_examples, np.float64)
-    if rule.needs_gram:
-        statistics = Statistics(counts, gram=measured(passes, arithmetic.inner_products, centre))
-    elif rule.needs_norms:
-        statistics = Statistics(counts, squares=measured(passes, arithmetic.squared_norms, centre))
-    else:
+    if not (rule.needs_gram or rule.needs_norms):
         return rule.select(Statistics(counts)), None
-    norms = np.sqrt(statistics.squared_norms).tolist()
-    may_move = rule.needs_gram and not rule.on_differences and centre is not Centre.MEDIAN
-    if may_move and _are_bunched(statistics):
-        gram = measured(passes, arithmetic.inner_products, Centre.MEDIAN)
-        statistics = Statistics(counts, gram=gram)
-    return rule.select(statistics), norms
+    left = resume["measuring"] if resume else None
+    norms = resume["norms"] if resume else None
+
+    def tell(measuring: Measuring) -> None:
+        checkpoint(
+            Checkpoint(measuring=measuring, norms=norms, selection=None, progress=None),
+        )
+
+    if norms is None:
+        statistics = _first(passes, counts, left, tell)
+        norms = np.sqrt(statistics.squared_norms).tolist()
+        if not (_may_move(passes.work) and _are_bunched(statistics)):
+            return rule.select(statistics), norms
+        left = None
+    gram = measured(passes, arithmetic.inner_products, Centre.MEDIAN, left, tell)
+    return rule.select(Statistics(counts, gram=gram)), norms
+
+
+def _first(
+    passes: Passes, counts: Float64s, left: Measuring | None, tell: Callable[[Measuring], None]
+) -> Statistics:
+    """What is measured first; mostly, that is enough."""
+    centre = usual_centre(passes.work)
+    if passes.work.rule.needs_gram:
+        gram = measured(passes, arithmetic.inner_products, centre, left, tell)
+        return Statistics(counts, gram=gram)
+    squares = measured(passes, arithmetic.squared_norms, centre, left, tell)
+    return Statistics(counts, squares=squares)
+
+
+def _may_move(work: Combination) -> bool:
+    """Whether the rule would take distances measured from elsewhere as well."""
+    free = work.rule.needs_gram and not work.rule.on_differences
+    return free and usual_centre(work) is not Centre.MEDIAN
 
 
 def usual_centre(work: Combination) -> Centre:
@@ -68,24 +105,41 @@ def usual_centre(work: Combination) -> Centre:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is rejected, not warned of
-def measured(passes: Passes, products: Products, centre: Centre) -> Float64s:
+def measured(
+    passes: Passes,
+    products: Products,
+    centre: Centre,
+    left: Measuring | None,
+    tell: Callable[[Measuring], None],
+) -> Float64s:
     """Products of the updates' differences from the centre, over the whole model.
 
     Raises
     ------
     UpdatesRejected
         If values are not finite, or too large for it.
+    OutOfTime
     """
     members = range(len(passes.work.updates))
-    total = products(np.zeros((len(members), 0)))
+    start, total = _begin(products(np.zeros((len(members), 0))), left)
+    told, bytes_before = start, passes.work.layout.bytes_before
     bad: dict[int, str] = {}
-    for block in passes.blocks(members, 0, with_parent=centre is Centre.PARENT, on_grid=True):
+    for block in passes.blocks(members, start, with_parent=centre is Centre.PARENT, on_grid=True):
         if not bad and not block.unreadable:
             total = sum(_on_cells(passes, block, products, centre), start=total)
         # What is not finite shows in the products: where they are, nothing need be looked for.
         if bad or block.unreadable or not np.isfinite(_squares(total)).all():
             bad = passes.scan(block, members) | bad
-        passes.check_time(block)
+        try:
+            passes.check_time(block)
+        except OutOfTime:
+            if bad:
+                break  # Or, found anew and anew, they would keep a long round from its end.
+            tell(_kept(block.stop, total))
+            raise
+        if not bad and bytes_before(block.stop) - bytes_before(told) >= parts.PART_BYTES:
+            told = block.stop
+            tell(_kept(told, total))
     bad = bad or {
         int(row): "values so large that their squares overflow float64"
         for row in np.flatnonzero(~np.isfinite(_squares(total)))
@@ -93,6 +147,20 @@ def measured(passes: Passes, products: Products, centre: Centre) -> Float64s:
     if bad:
         raise UpdatesRejected(bad)
     return _rounded(total)
+
+
+def _begin(nothing: Float64s, left: Measuring | None) -> tuple[int, Float64s]:
+    """The first element to take in, and what those before it come to."""
+    if left is None:
+        return 0, nothing
+    products = np.frombuffer(b64decode(left["products"]), "<f8")
+    return left["next_element"], products.reshape(nothing.shape)
+
+
+def _kept(next_element: int, products: Float64s) -> Measuring:
+    """For `_begin`: as text that takes half of what JSON's numbers do."""
+    data = np.ascontiguousarray(products, "<f8").tobytes()
+    return Measuring(next_element=next_element, products=b64encode(data).decode())
 
 
 def _squares(products: Float64s) -> Float64s:
@@ -103,11 +171,11 @@ def _on_cells(
     passes: Passes, block: Block, products: Products, centre: Centre
 ) -> Iterator[Float64s]:
     """Products of the differences from the centre over the cells of a block, in their order."""
-    n = len(passes.work.updates)
 
     @np.errstate(over="ignore", invalid="ignore")
     def of_cells(piece: Slice) -> list[Float64s]:
-        rows, base = piece.rows[:n], _values_of(centre, piece.rows)
+        rows = np.asarray(piece.rows)
+        base = _values_of(centre, rows, piece.parent)
         cells = grid(piece.start, piece.start + len(base), CELL)
         return [products(arithmetic.centred(rows[:, cell], base[cell])) for cell in cells]
 
@@ -115,11 +183,11 @@ def _on_cells(
         yield from found
 
 
-def _values_of(centre: Centre, rows: Numbers) -> Float64s:
-    """The centre of some columns; the parent is their last row."""
+def _values_of(centre: Centre, rows: Numbers, parent: Numbers | None) -> Float64s:
+    """The centre of some columns; the parent's are given where it is the centre."""
     if centre is Centre.MEDIAN:
         return arithmetic.median(rows)
-    return rows[-1].astype(np.float64) if centre is Centre.PARENT else np.zeros(rows.shape[1])
+    return np.zeros(rows.shape[1]) if parent is None else parent.astype(np.float64)
 
 
 def _are_bunched(statistics: Statistics) -> bool:

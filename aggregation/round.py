@@ -86,10 +86,20 @@ class ClaimedUpdate:
 
 
 class RoundCheckpoint(TypedDict):
-    """What an attempt leaves to the next; JSON-able."""
+    """What an attempt leaves to the next; JSON-able.
+
+    The updates it found bad, with the reasons, and how far it was with those that were left.
+    """
 
     rejected: dict[str, str]
-    engine: Checkpoint
+    engine: Checkpoint | None
+
+
+def sink_state(checkpoint: RoundCheckpoint | None) -> dict[str, Any] | None:
+    """What goes on with the result that a checkpoint tells of, if some of it is stored."""
+    engine = checkpoint["engine"] if checkpoint else None
+    progress = engine["progress"] if engine else None
+    return progress["sink"] if progress else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +310,7 @@ class Attempt:
                     self.rejected |= {usable[i].id: why for i, why in error.reasons.items()}
                 except ProgressLost:
                     pass
-                self.checkpoint = None
+                self.checkpoint = self._checkpoint(None)
 
     def _open_updates(self, parent: Weights | None, spool: Spool) -> dict[int, Weights]:
         """The updates that can be read and are laid out as the model is, by id."""
@@ -312,8 +322,8 @@ class Attempt:
         like = parent.layout if parent else None
         opened, rejected = open_alike(openers, like, self._resources.readers)
         self.rejected |= rejected
-        if rejected:
-            self.checkpoint = None  # What is stored so far was made with them.
+        if rejected:  # What is stored so far was made with them.
+            self.checkpoint = self._checkpoint(None)
         return opened
 
     def _usable(self) -> list[ClaimedUpdate]:
@@ -341,8 +351,7 @@ class Attempt:
             parent=parent,
             differences=self._claim.differences,
         )
-        resume = self.checkpoint["engine"] if self.checkpoint else None
-        state = resume["progress"]["sink"] if resume else None
+        state = sink_state(self.checkpoint)
         self._sink = self._connector.new_result(self._claim, model.format, state)
         try:
             combined = combine(
@@ -351,7 +360,7 @@ class Attempt:
                 format=model.format,
                 metadata=_free_text(model, updates),
                 resources=self._resources,
-                resume=resume,
+                resume=self.checkpoint["engine"] if self.checkpoint else None,
                 checkpoint=self._keep,
                 out_of_time=self._out_of_time,
             )
@@ -372,9 +381,12 @@ class Attempt:
                 self._sink.abort()
 
     def _keep(self, engine: Checkpoint) -> None:
-        rejected = {str(update): reason for update, reason in self.rejected.items()}
-        self.checkpoint = RoundCheckpoint(rejected=rejected, engine=engine)
+        self.checkpoint = self._checkpoint(engine)
         self._connector.save_checkpoint(self._claim, self.checkpoint)
+
+    def _checkpoint(self, engine: Checkpoint | None) -> RoundCheckpoint:
+        rejected = {str(update): reason for update, reason in self.rejected.items()}
+        return RoundCheckpoint(rejected=rejected, engine=engine)
 
 
 def _free_text(model: Weights, updates: Sequence[Weights]) -> dict[str, str] | None:

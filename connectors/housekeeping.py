@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from aggregation.round import sink_state
 from connectors.latest import is_pointer
 from connectors.queries import State, translated_errors
 from connectors.storage import Leftover, Objects
@@ -99,7 +100,7 @@ def _wanted(keys: Iterable[str]) -> set[str]:
         )
         unfinished = AggregationRound.objects.filter(state=State.RUNNING).exclude(checkpoint=None)
         for checkpoint in unfinished.values_list("checkpoint", flat=True):
-            if checkpoint:
-                sink = checkpoint["engine"]["progress"]["sink"]
+            sink = sink_state(checkpoint)
+            if sink:
                 named |= {sink["key"], sink["upload_id"]}
     return named

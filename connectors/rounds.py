@@ -38,7 +38,7 @@ from models_app.models import (
     pause,
 )
 
-#: Attempts in a row that may end without storing a part before their round is given up.
+#: Attempts in a row that may end no further than they began before their round is given up.
 MAX_FRUITLESS_ATTEMPTS = 5
 
 #: A checkpoint is kept this often at most: redoing ten seconds costs less than writing all the time.
@@ -156,9 +156,7 @@ class RoundLedger:
 
     def _take_over(self, now: Situation, held: AggregationRound) -> Claim | RoundAnswer:
         if held.fruitless_attempts + 1 >= MAX_FRUITLESS_ATTEMPTS:
-            reason = (
-                f"given up: {MAX_FRUITLESS_ATTEMPTS} attempts ended without a part of the result"
-            )
+            reason = f"given up: {MAX_FRUITLESS_ATTEMPTS} attempts in a row got no further"
             self._fail(held, reason)
             return RoundAnswer(
                 model_id=now.model.pk, status=Status.REJECTED, round=held.number, reason=reason

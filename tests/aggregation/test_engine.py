@@ -74,18 +74,26 @@ class Stopped(Exception):
     """The process is gone."""
 
 
+def state_of(checkpoint: Any) -> Any:
+    """Of the sink, where some of the result was stored."""
+    return checkpoint["progress"]["sink"] if checkpoint and checkpoint["progress"] else None
+
+
 @every_rule
 def test_a_result_that_is_gone_on_with_has_the_same_bytes(
     name: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after any of its parts and gone on with from what was kept, the result is the same."""
+    """Stopped after any part that was measured or stored, and gone on with from what was kept, the result
+    is the same."""
     monkeypatch.setattr(aggregation.parts, "PART_BYTES", 20_000)
     updates = mixed_models(8)
     work = work_of(name, updates[:7], list(range(1, 8)), updates[7], **arguments)
     expected, _ = run(work)
     parts = len(aggregation.parts.part_ends(work.layout))
+    passes = 1 + (work.rule.needs_gram or work.rule.needs_norms)
+    resources = Resources(memory_bytes=250_000)
     assert parts > 5
-    for stop_after in range(1, parts):
+    for stop_after in range(1, passes * (parts - 1)):
         kept: list[Any] = []
 
         def keep(checkpoint: Any, kept: list[Any] = kept, last: int = stop_after) -> None:
@@ -95,10 +103,11 @@ def test_a_result_that_is_gone_on_with_has_the_same_bytes(
 
         path = tmp_path / f"{name}-{stop_after}.safetensors"
         with pytest.raises(Stopped):
-            combine(work, FileSink(path), format="safetensors", checkpoint=keep)
+            combine(
+                work, FileSink(path), format="safetensors", resources=resources, checkpoint=keep
+            )
         assert not path.exists()
-        sink = FileSink(path, kept[-1]["progress"]["sink"])
-        combine(work, sink, format="safetensors", resume=kept[-1])
+        combine(work, FileSink(path, state_of(kept[-1])), format="safetensors", resume=kept[-1])
         assert path.read_bytes() == expected
 
 
@@ -117,11 +126,10 @@ def test_out_of_time_keeps_every_finished_part(
     while True:
         attempts += 1
         kept: list[Any] = []
-        state = resume["progress"]["sink"] if resume else None
         try:
             combine(
                 work,
-                FileSink(path, state),
+                FileSink(path, state_of(resume)),
                 format=format,
                 resources=resources,
                 resume=resume,
@@ -133,6 +141,58 @@ def test_out_of_time_keeps_every_finished_part(
             resume = json.loads(json.dumps(kept[-1]))
     assert attempts >= 3
     assert path.read_bytes() == whole.data
+
+
+def bunched(n: int) -> list[dict[str, Any]]:
+    """Updates so close to each other that their distances have to be measured anew, from among them."""
+    rng = np.random.default_rng(0)
+    return [{"w": (1 + 1e-5 * rng.normal(size=9000)).astype(np.float32)} for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("krum", {"f": 1}), ("norm_filtered_mean", {}), ("centered_clipping", {"tau": 3.0})],
+)
+@pytest.mark.parametrize("updates", [mixed_models(7), bunched(7)], ids=["scattered", "bunched"])
+def test_a_pass_that_only_measures_need_not_end_in_one_go(
+    name: str, arguments: dict[str, Any], updates: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped again and again while the updates are measured, once or twice, it comes to the very same
+    selection and norms."""
+    monkeypatch.setattr(aggregation.parts, "PART_BYTES", 4_000)
+    parent = {key: np.zeros_like(tensor) for key, tensor in updates[0].items()}
+    work = work_of(name, updates, list(range(1, 8)), parent, **arguments)
+    _, whole = run(work)
+    resume: Any = None
+    attempts = 0
+    while not (resume and resume["progress"]):
+        attempts += 1
+        kept: list[Any] = []
+        with pytest.raises(OutOfTime):
+            run(
+                work,
+                Resources(memory_bytes=200_000),
+                resume=resume,
+                checkpoint=kept.append,
+                out_of_time=lambda kept=kept: bool(kept),
+            )
+        resume = json.loads(json.dumps(kept[-1]))
+    assert attempts > 4
+    assert resume["selection"] == json.loads(json.dumps(whole.selection.to_json()))
+    assert resume["norms"] == whole.norms
+
+
+def test_measuring_that_is_stopped_names_what_is_bad_so_far() -> None:
+    """Out of time with bad values found, it says so: else a long round would find them anew for ever."""
+    updates = [*bunched(4), {"w": np.full(9000, np.nan, np.float32)}]
+    for name, arguments in (("krum", {"f": 1}), ("weighted_mean", {})):
+        with pytest.raises(UpdatesRejected) as rejected:
+            run(
+                work_of(name, updates, **arguments),
+                Resources(memory_bytes=40_000),
+                out_of_time=lambda: True,
+            )
+        assert rejected.value.reasons == {4: "nan in tensor 'w' at [0]"}
 
 
 def test_each_dtype_is_averaged_in_float64_and_rounded_once() -> None:

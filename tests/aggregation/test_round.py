@@ -348,6 +348,35 @@ def test_a_round_that_is_suspended_ends_with_the_same_bytes(
     assert unfinished(world) == []
 
 
+@pytest.mark.parametrize(("rule", "arguments"), [("weighted_mean", {}), ("krum", {"f": 1})])
+def test_bad_updates_do_not_keep_a_long_round_from_its_end(
+    world: TwinWorld, rule: str, arguments: Any
+) -> None:
+    """Where no attempt has time for more than a chunk, what is found bad is kept from one to the next, and
+    the aggregate is that of the others."""
+    expected, _ = ready_model(world, 5, aggregator=rule, aggregator_args=arguments)
+    run_round(world.connector, expected.id)
+    model, good = ready_model(world, 5, aggregator=rule, aggregator_args=arguments)
+    for client in (6, 7):
+        world.join(model, client)
+    spoilt = [
+        world.update(model, 6, bad(6, ("w", (0, 3), np.nan))),
+        world.update(model, 7, bad(7, ("b", 20, np.inf))),
+    ]
+    answers = [run_round(world.connector, model.id, **small_steps(2))]
+    while answers[-1].status is not Status.PUBLISHED:
+        assert len(answers) < 40
+        assert answers[-1].continues
+        answers.append(run_round(world.connector, model.id, **small_steps(2)))
+    assert len(answers) > 3
+    assert world.bytes_of(model.latest) == world.bytes_of(expected.latest)
+    assert world.states(*good, *spoilt) == [("COMPLETE", 1)] * 5 + [("INVALID", None)] * 2
+    assert [update.rejection_reason for update in spoilt] == [
+        "nan in tensor 'w' at [0, 3]",
+        "inf in tensor 'b' at [20]",
+    ]
+
+
 def test_killed_before_any_call_it_ends_as_if_undisturbed(world: TwinWorld) -> None:
     """Whatever an attempt was about to do when it died, the next one ends with the same aggregate, and
     every update is settled once."""

@@ -71,7 +71,7 @@ def test_an_upload_that_a_round_goes_on_with_is_kept() -> None:
     sink = connector.new_result(claim, "safetensors", None)
     sink.write_part(1, b"x" * (5 << 20))
     progress = {"parts": 1, "next_element": 1, "encoder": {}, "sink": sink.state()}
-    engine: Any = {"selection": [], "norms": None, "progress": progress}
+    engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
     connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
     assert collect(objects(), LATER) == []
 

@@ -255,7 +255,7 @@ def test_a_model_paused_by_hand_keeps_its_reason(ledger: RoundLedger) -> None:
 
 
 def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger, clock: Clock) -> None:
-    """Five attempts that ended without a part are enough: the round fails, and counts as failed."""
+    """Five attempts that got no further are enough: the round fails, and counts as failed."""
     model = ready_model()
     for attempt in range(1, MAX_FRUITLESS_ATTEMPTS + 1):
         assert claimed(ledger, model).attempt == attempt

@@ -107,14 +107,14 @@ def test_parts_made_with_an_update_that_is_gone_are_made_again(function: WarmFun
 
 
 def test_a_round_that_kills_its_function_is_given_up(function: WarmFunction) -> None:
-    """After five attempts in a row that die without a part of the result, the round has failed, which
+    """After five attempts in a row that get no further, the round has failed, which
     says so, and its updates are ready for another."""
     model, event = ready()
     for _ in range(5):
         assert function.run("invoke", at="CreateMultipartUpload", event=event).ended == "SIGKILL"
         expire_leases()
     function.answer("invoke", event=event)
-    assert model.rounds.get().error == "given up: 5 attempts ended without a part of the result"
+    assert model.rounds.get().error == "given up: 5 attempts in a row got no further"
     function.answer("tick")
     assert [update[1] for update in end_state(model)["updates"]] == ["COMPLETE"] * 3
 

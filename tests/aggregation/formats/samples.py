@@ -110,6 +110,7 @@ class CountingSource:
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self.size = source.size
+        self.local = source.local
         self.reads = 0
         self.bytes_read = 0
 
