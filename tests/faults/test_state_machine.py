@@ -327,10 +327,11 @@ class Federation(RuleBasedStateMachine):
         connector.register_model_updates_for_aggregation(updates)
         yield
         registered = connector.pull_model_updates_registered_for_aggregation(model)
-        if not sound:
+        loaded = [(self._tensors_of(each), each.num_examples) for each in registered]
+        if not sound or any(tensors.keys() != LAYOUT.keys() for tensors, _ in loaded):
             connector.register_model_updates_use_in_aggregation_failed(registered)
             return
-        result = _mean([(self._tensors_of(each), each.num_examples) for each in registered])
+        result = _mean(loaded)
         yield
         aggregate = connector.post_new_model_aggregate(model, parent, result)
         yield
