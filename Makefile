@@ -12,7 +12,7 @@ DB ?= sqlite
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run admin test check format bench bench-peers fuzz clean
+.PHONY: help install run admin test browser check format bench bench-peers fuzz clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,10 +40,14 @@ admin: install ## Open the admin on what `make run` left.
 	@echo "http://127.0.0.1:8000/ user admin, password admin; Ctrl-C ends it"
 	@$(BIN)/python manage.py runserver --noreload --insecure 127.0.0.1:8000
 
+browser: install ## Get a Chromium for the tests of the admin, unless there is one.
+	@$(BIN)/python -m tests.admin.browsers
+
 # Most of a test's time is waiting for a socket: a few processes share the suite, file by file. What they
 # have seen the function call is put together for the last test, which compares it with its policy.
 test: export AWS_CALLS := $(CURDIR)/.pytest_cache/aws-calls.jsonl
 test: install ## Run the whole test suite.
+	-@$(BIN)/python -m tests.admin.browsers
 	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	$(BIN)/python -m pytest -q tests/deploy/test_policy.py::test_nothing_is_allowed_that_nothing_uses

@@ -53,7 +53,14 @@ class FederatedModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     form = FederatedModelForm
     change_form_template = "models_app/federated_model.html"
-    list_display = ("name", "aggregator", "requirement", "allow_aggregation", "last_modified")
+    list_display = (
+        "name",
+        "allow_aggregation",
+        "failed_rounds",
+        "aggregator",
+        "requirement",
+        "last_modified",
+    )
     filter_horizontal = ("clients",)
     readonly_fields = ("pause_reason", "failed_rounds", "created_on", "last_modified")
 
@@ -109,8 +116,17 @@ class FederatedModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             self.message_user(request, str(error), messages.ERROR)
         else:
             self.log_change(request, model, said.getvalue().strip())
-            self.message_user(request, said.getvalue().strip(), messages.SUCCESS)
+            self.message_user(request, said.getvalue().strip(), _level(said.getvalue()))
         return HttpResponseRedirect(reverse("admin:models_app_federatedmodel_change", args=[pk]))
+
+
+#: How the answer of a round begins that made no aggregate.
+NOT_MADE = ("waiting", "busy", "paused", "rejected")
+
+
+def _level(said: str) -> int:
+    """A round that was asked for and made no aggregate is no success."""
+    return messages.WARNING if said.startswith(NOT_MADE) else messages.SUCCESS
 
 
 def _is_staff(request: HttpRequest) -> bool:
@@ -156,7 +172,13 @@ class AggregationRoundAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("id", "federated_model", "number", "state", "attempt", "updates_used", "error")
     list_filter = ("federated_model", "state")
 
+    def has_add_permission(self, request: Any) -> bool:
+        return False
+
     def has_change_permission(self, request: Any, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
         return False
 
 
@@ -168,4 +190,5 @@ class ModelAggregateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ("federated_model",)
 
 
+admin.site.site_header = admin.site.site_title = "Federated aggregator"
 admin.site.register([models.Client, models.ModelArtifact, models.ClientAggregateScore])

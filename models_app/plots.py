@@ -5,6 +5,7 @@ Lengths are in the units of the view box, which is as wide as a phone, so that t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,14 +13,32 @@ from itertools import pairwise
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-WIDTH, HEIGHT = 420.0, 200.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 10.0, 12.0, 30.0
+WIDTH, HEIGHT = 360.0, 216.0
+LEFT, RIGHT, TOP, BOTTOM = 48.0, 12.0, 26.0, 42.0
 
 #: Labels below the horizontal axis, at most.
-TICKS = 8
+LABELS = 10
 
-#: Characters of a client's id that have room there.
-SHORT = 5
+#: Rows of a strip plot: how many at most, how high, and the characters of a name that have room.
+ROWS, ROW, SHORT = 30, 18.0, 8
+
+#: As wide as these words.
+FAR_OUT = 64.0
+
+#: Where a strip plot begins: its names are longer than numbers.
+STRIP_LEFT = 76.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """What a plot is of."""
+
+    title: str
+    #: The names of the axes, with their units.
+    across: str
+    up: str
+    #: Only whole numbers make sense.
+    whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,151 +51,226 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A value of a strip plot, and what is said of it."""
+
+    value: float
+    said: str
+
+
+@dataclass(frozen=True)
 class Scale:
-    """Values from ``low`` to ``high`` as heights."""
+    """Values as places between ``begin`` and ``end``; the ticks are round numbers that span them."""
 
-    low: float
-    high: float
+    ticks: Sequence[float]
+    begin: float
+    end: float
 
-    @classmethod
-    def of(cls, values: Sequence[float], *, from_zero: bool) -> Scale:
-        """A scale that holds the values; a little wider where they are all the same."""
-        low, high = min(values), max(values)
-        if from_zero:
-            low = min(low, 0.0)
-        if low == high:
-            margin = max(0.5, 0.01 * abs(low))
-            return cls(low - (0.0 if from_zero else margin), high + margin)
-        return cls(low, high)
-
-    def y(self, value: float) -> float:
-        """How far down a value lies."""
-        share = (value - self.low) / (self.high - self.low)
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+    def at(self, value: float) -> float:
+        """Where a value lies."""
+        low, high = self.ticks[0], self.ticks[-1]
+        share = (value - low) / (high - low)
+        return round(self.begin + share * (self.end - self.begin), 1)
 
 
-def line_plot(title: str, labels: Sequence[str], series: Series) -> SafeString:
+def round_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Round numbers, evenly spaced and at most seven, of which the first and last hold the values."""
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-280):
+        margin = 0.01 * abs(low) if abs(low) > 1e-280 else 1.0
+        low, high = (low - margin, high + margin) if low else (0.0, margin)
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next((n * power for n in (1, 2, 5) if n * power >= rough), 10 * power)
+    step = max(step, 1.0) if whole else step
+    return [n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def line_plot(axes: Axes, labels: Sequence[str], series: Series) -> SafeString:
     """Points joined by a line; empty text where there is no value."""
     values = [value for value in series.values if value is not None]
     if not values:
         return SafeString("")
-    scale = Scale.of(values, from_zero=False)
+    up = _upwards(round_ticks(min(values), max(values)))
     points = [
-        (_x(index, len(labels)), scale.y(value), labels[index], value)
+        (_across(index, len(labels)), up.at(value), labels[index], value)
         for index, value in enumerate(series.values)
         if value is not None
     ]
     path = " ".join(f"{x},{y}" for x, y, _, _ in points)
     dots = format_html_join(
         "",
-        '<circle class="{}" cx="{}" cy="{}" r="3"><title>{}: {}</title></circle>',
-        ((series.kind, x, y, label, f"{value:.6g}") for x, y, label, value in points),
+        '<circle class="{}" cx="{}" cy="{}" r="3.5"><title>{} {}: {}</title></circle>',
+        ((series.kind, x, y, axes.across, label, f"{v:.6g}") for x, y, label, v in points),
     )
     line = format_html('<polyline class="line {}" points="{}"/>', series.kind, path)
-    first, last = points[0], points[-1]
-    told = f"{series.name} from {first[3]:.4g} at {first[2]} to {last[3]:.4g} at {last[2]}"
-    told += f"; lowest {min(values):.4g}, highest {max(values):.4g}."
-    return _plot(title, told, labels, scale, format_html("{}{}", line, dots))
+    worth = {label: value for _, _, label, value in points}
+    first, *_, last = [*worth, *worth]
+    lowest, highest = min(worth, key=worth.__getitem__), max(worth, key=worth.__getitem__)
+    told = f"{series.name} from {worth[first]:.4g} at {first} to {worth[last]:.4g} at {last}; "
+    told += f"lowest {worth[lowest]:.4g} at {lowest}, highest {worth[highest]:.4g} at {highest}."
+    return _figure(axes, told, _columns(axes, labels, up), format_html("{}{}", line, dots))
 
 
-def bar_plot(title: str, labels: Sequence[str], stacked: Sequence[Series]) -> SafeString:
+def bar_plot(axes: Axes, labels: Sequence[str], stacked: Sequence[Series]) -> SafeString:
     """Bars, the series upon each other; empty text where there is no label."""
     if not labels:
         return SafeString("")
     columns = list(zip(*([v or 0.0 for v in each.values] for each in stacked), strict=True))
-    scale = Scale.of([sum(column) for column in columns], from_zero=True)
-    width = round(0.8 * (WIDTH - LEFT - RIGHT) / len(labels), 1)
+    up = _upwards(round_ticks(0.0, max(map(sum, columns)), whole=axes.whole))
+    width = round(min(36.0, 0.8 * (WIDTH - LEFT - RIGHT) / len(labels)), 1)
     rects = []
     for index, (label, column) in enumerate(zip(labels, columns, strict=True)):
+        x = round(_across(index, len(labels)) - width / 2, 1)
         floors = [sum(column[:count]) for count in range(len(column) + 1)]
         for each, (floor, ceiling) in zip(stacked, pairwise(floors), strict=True):
-            top, height = scale.y(ceiling), round(scale.y(floor) - scale.y(ceiling), 1)
-            x = round(_x(index, len(labels)) - width / 2, 1)
-            said = f"{label}: {ceiling - floor:.6g} {each.name}"
-            if height > 0:
-                rects.append((each.kind, x, top, width, height, said))
+            top, height = up.at(ceiling), round(up.at(floor) - up.at(ceiling), 1)
+            said = f"{axes.across} {label}, {each.name}: {_plain(ceiling - floor)} {axes.up}"
+            if ceiling > floor:
+                rects.append((each.kind, x, top, width, max(height, 1.0), said))
     shapes = format_html_join(
         "",
         '<rect class="{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>',
         rects,
     )
+    where = f"{len(labels)} {axes.across}{'s' if len(labels) > 1 else ''}"
     told = "; ".join(
-        f"{each.name}: {sum(v or 0.0 for v in each.values):.6g} in {len(labels)} rounds, "
-        f"at most {max(v or 0.0 for v in each.values):.6g}"
+        f"{each.name}: {_plain(sum(v or 0.0 for v in each.values))} {axes.up} in {where}, "
+        f"at most {_plain(max(v or 0.0 for v in each.values))}"
         for each in stacked
     )
-    return _plot(title, f"{told}.", labels, scale, shapes)
+    frame = _columns(axes, labels, up)
+    return _figure(axes, f"{told}.", frame, shapes, key=stacked if len(stacked) > 1 else ())
 
 
-def strip_plot(title: str, rows: Mapping[str, Sequence[tuple[str, float]]]) -> SafeString:
-    """A column of dots for each name, each dot a labelled value; those far out are marked."""
-    every = [value for dots in rows.values() for _, value in dots]
+def strip_plot(axes: Axes, rows: Mapping[str, Sequence[Dot]], limit: float) -> SafeString:
+    """A row of dots for each name, the greatest values first; those beyond the limit are marked."""
+    every = [dot.value for dots in rows.values() for dot in dots]
     if not every:
         return SafeString("")
-    scale, names, limit = Scale.of(every, from_zero=True), list(rows), far_out(every)
+    names = sorted(rows, key=lambda name: (-max(dot.value for dot in rows[name]), name))
+    shown, height = names[:ROWS], TOP + ROW * min(len(names), ROWS) + BOTTOM
+    across = Scale(round_ticks(0.0, max(every)), STRIP_LEFT, WIDTH - RIGHT)
     shapes = format_html_join(
         "",
-        '<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}, {}: {}</title></circle>',
+        '<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}, {}</title></circle>',
         (
-            ("bad", x, scale.y(value), 5, name, label, f"{value:.6g}")
-            if value > limit
-            else ("good", x, scale.y(value), 3, name, label, f"{value:.6g}")
-            for x, name in ((_x(at, len(names)), name) for at, name in enumerate(names))
-            for label, value in rows[name]
+            (*(("bad", x, y, 5.5) if dot.value > limit else ("good", x, y, 3.5)), name, dot.said)
+            for y, name in ((_down(at), name) for at, name in enumerate(shown))
+            for x, dot in ((across.at(dot.value), dot) for dot in rows[name])
         ),
     )
-    outliers = [name for name, dots in rows.items() if any(value > limit for _, value in dots)]
-    told = f"{len(every)} values of {len(rows)} clients, at most {max(every):.4g}; "
-    told += f"far out: {', '.join(outliers)}." if outliers else "none is far out."
-    return _plot(title, told, [name[:SHORT] for name in names], scale, shapes)
+    far = [name for name in names if any(dot.value > limit for dot in rows[name])]
+    told = f"{len(every)} values of {len(names)} clients, at most {max(every):.4g}; "
+    told += f"far out: {', '.join(far)}." if far else "none is far out."
+    if len(names) > len(shown):
+        told += f" Drawn are the {len(shown)} clients with the greatest."
+    frame = format_html("{}{}", _rows(axes, shown, far, across), _fence(across, limit, height))
+    return _figure(axes, told, frame, shapes, height=height)
 
 
-def far_out(values: Sequence[float]) -> float:
-    """Above which a value is far out: Tukey's outer fence, three interquartile ranges above the third
-    quartile."""
-    ordered = sorted(values)
-    low, high = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
-    return high + 3 * (high - low)
+def _plain(value: float) -> str:
+    """Four digits, or all there are before the point."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _x(index: int, count: int) -> float:
+def _across(index: int, count: int) -> float:
     return round(LEFT + (index + 0.5) * (WIDTH - LEFT - RIGHT) / count, 1)
 
 
-def _plot(
-    title: str, told: str, labels: Sequence[str], scale: Scale, shapes: SafeString
-) -> SafeString:
-    """The frame around shapes, with what they show in words."""
-    step = -(-len(labels) // TICKS)
+def _down(index: int) -> float:
+    return TOP + (index + 0.5) * ROW
+
+
+def _upwards(ticks: Sequence[float]) -> Scale:
+    return Scale(ticks, HEIGHT - BOTTOM, TOP)
+
+
+def _columns(axes: Axes, labels: Sequence[str], up: Scale) -> SafeString:
+    """The frame of a plot whose values go up: a line for each tick, a label below each column."""
+    step = -(-len(labels) // LABELS)
     below = format_html_join(
         "",
         '<text x="{}" y="{}" text-anchor="middle">{}</text>',
         (
-            (_x(index, len(labels)), HEIGHT - 10, label)
+            (_across(index, len(labels)), HEIGHT - BOTTOM + 16, label)
             for index, label in enumerate(labels)
             if index % step == 0
         ),
     )
-    heights = (scale.low, (scale.low + scale.high) / 2, scale.high)
     beside = format_html_join(
         "",
         '<line x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="end">{}</text>',
         (
-            (LEFT, WIDTH - RIGHT, scale.y(v), scale.y(v), LEFT - 5, scale.y(v) + 4, f"{v:.3g}")
-            for v in heights
+            (LEFT, WIDTH - RIGHT, up.at(v), up.at(v), LEFT - 6, up.at(v) + 4, f"{v:.5g}")
+            for v in up.ticks
         ),
     )
+    return format_html("{}{}{}", beside, below, _names_of(axes, HEIGHT))
+
+
+def _rows(axes: Axes, names: Sequence[str], far: Sequence[str], across: Scale) -> SafeString:
+    """The frame of a plot whose values go right: a line for each tick, a name beside each row."""
+    bottom = TOP + ROW * len(names)
+    beside = format_html_join(
+        "",
+        '<text class="{}" x="{}" y="{}" text-anchor="end">{}</text>',
+        (
+            ("far" if name in far else "", STRIP_LEFT - 10, _down(at) + 4, name[:SHORT])
+            for at, name in enumerate(names)
+        ),
+    )
+    below = format_html_join(
+        "",
+        '<line x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" text-anchor="middle">{}</text>',
+        (
+            (across.at(v), across.at(v), TOP, bottom, across.at(v), bottom + 16, f"{v:.5g}")
+            for v in across.ticks
+        ),
+    )
+    return format_html("{}{}{}", below, beside, _names_of(axes, bottom + BOTTOM))
+
+
+def _fence(across: Scale, limit: float, height: float) -> SafeString:
+    """The line beyond which values are far out, where it lies in the picture."""
+    if limit >= across.ticks[-1]:
+        return SafeString("")
+    x = across.at(limit)
+    beside = (x + 6, "start") if x < WIDTH - FAR_OUT else (WIDTH - RIGHT, "end")
     return format_html(
-        '<figure class="plot"><figcaption>{}</figcaption>'
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}. {}">'
-        "{}{}{}</svg><p>{}</p></figure>",
-        title,
+        '<line class="fence" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+        '<text class="far" x="{}" text-anchor="{}" y="{}">far out</text>',
+        *(x, x, TOP - 12, height - BOTTOM, *beside, TOP - 10),
+    )
+
+
+def _names_of(axes: Axes, height: float) -> SafeString:
+    return format_html(
+        '<text class="axis" x="2" y="{}">{}</text>'
+        '<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>',
+        *(TOP - 10, axes.up, WIDTH - RIGHT, height - 6, axes.across),
+    )
+
+
+def _figure(
+    axes: Axes,
+    told: str,
+    frame: SafeString,
+    shapes: SafeString,
+    *,
+    height: float = HEIGHT,
+    key: Sequence[Series] = (),
+) -> SafeString:
+    """A plot with its title, its key and what it shows in words."""
+    return format_html(
+        '<figure class="plot"><figcaption>{}{}</figcaption>'
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}. {}">{}{}</svg><p>{}</p></figure>',
+        axes.title,
+        format_html_join("", '<span class="key {}">{}</span>', ((s.kind, s.name) for s in key)),
         int(WIDTH),
-        int(HEIGHT),
-        title,
+        int(height),
+        axes.title,
         told,
-        beside,
-        below,
+        frame,
         shapes,
         told,
     )

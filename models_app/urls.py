@@ -1,6 +1,11 @@
 """The admin, and nothing else."""
 
 from django.contrib import admin
+from django.templatetags.static import static
 from django.urls import path
+from django.views.generic import RedirectView
 
-urlpatterns = [path("", admin.site.urls)]
+urlpatterns = [
+    path("favicon.ico", RedirectView.as_view(url=static("models_app/icon.svg"))),
+    path("", admin.site.urls),
+]

@@ -12,7 +12,7 @@ import pytest
 from aggregation.round import run_round
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
-from models_app.control_room import control_room
+from models_app.control_room import BYTES, TIMES, amount, control_room
 from models_app.models import ClientAggregateScore, FederatedModel, ModelUpdate
 from tests.admin.conftest import Visitor, messages
 from tests.factories import client_id, filled, make_model, ready_update
@@ -84,6 +84,25 @@ def test_the_score_of_the_model_is_what_is_plotted() -> None:
     assert "loss from 0.25 at 1 to 0.5 at 2" in room["plots"][0]
 
 
+def test_amounts_have_units() -> None:
+    """Each is told in the largest unit of which there is one."""
+    assert [amount(each, BYTES) for each in (0, 612, 57_720, 999_960, 3.2e9, 5e12)] == [
+        "0 bytes",
+        "612 bytes",
+        "57.7 kB",
+        "1000 kB",
+        "3.2 GB",
+        "5000 GB",
+    ]
+    assert [amount(each, TIMES) for each in (None, 0.0437, 0.9996, 75, 5400)] == [
+        "",
+        "43.7 ms",
+        "1000 ms",
+        "1.25 minutes",
+        "1.5 hours",
+    ]
+
+
 @pytest.mark.usefixtures("database", "cloud")
 def test_a_model_without_rounds_has_an_empty_room() -> None:
     """Before the first round there is nothing to plot, and no error."""
@@ -103,6 +122,7 @@ def test_plots_have_words_and_ask_for_nothing(visitor: LogIn) -> None:
         assert len(root.get("aria-label", "")) > 20
     loaded = re.findall(r'(?:src|href|action)="([^"]*)"', answer.text)
     assert not [url for url in loaded if "//" in url]
+    assert "The rule weighted_mean measures no norms" in answer.text
     assert "<script>alert(1)</script>" not in answer.text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
 
@@ -138,6 +158,12 @@ def test_rounds_are_run_published_and_rolled_back(visitor: LogIn) -> None:
     assert model.artifacts.get(version="1.0").values.name == second.result.name
     someone.post(act(model, "rollback"), aggregate=str(first.pk))
     assert model.aggregates.get(number=3).parent == second
+
+
+def test_a_round_that_is_not_run_is_a_warning(visitor: LogIn) -> None:
+    """Asked for a round that has to wait, the page says why, and not in green."""
+    answer = visitor("operator", "view", "change").post(act(trained(1), "run_round"))
+    assert re.search(r'<li class="warning">Waiting: no update is ready', answer.text)
 
 
 def test_what_cannot_be_done_is_told_on_the_page(visitor: LogIn) -> None:

@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models_app.plots import HEIGHT, WIDTH, Series, bar_plot, far_out, line_plot, strip_plot
+from models_app.control_room import far_out
+from models_app.plots import (
+    HEIGHT,
+    ROWS,
+    WIDTH,
+    Axes,
+    Dot,
+    Series,
+    bar_plot,
+    line_plot,
+    round_ticks,
+    strip_plot,
+)
+
+AXES = Axes(title="title", across="round", up="clients")
 
 VALUES = st.lists(st.none() | st.floats(-1e300, 1e300), min_size=1, max_size=70)
 
@@ -18,7 +32,7 @@ VALUES = st.lists(st.none() | st.floats(-1e300, 1e300), min_size=1, max_size=70)
 def test_every_point_lies_in_the_picture(values: list[float | None]) -> None:
     """Dots of a line lie within the view box; without any value there is no plot."""
     labels = [str(number) for number in range(len(values))]
-    plot = line_plot("title", labels, Series(name="score", kind="good", values=values))
+    plot = line_plot(AXES, labels, Series(name="score", kind="good", values=values))
     if not any(value is not None for value in values):
         assert plot == ""
         return
@@ -33,26 +47,67 @@ def test_bars_are_stacked() -> None:
     """The second series stands on the first, and the words tell both sums."""
     used = Series(name="used", kind="good", values=[3.0, 4.0])
     rejected = Series(name="rejected", kind="bad", values=[1.0, None])
-    plot = bar_plot("Clients", ["1", "2"], [used, rejected])
+    plot = bar_plot(AXES, ["1", "2"], [used, rejected])
     low, high, _ = ElementTree.fromstring(plot).findall(".//rect")
     assert float(high.get("y", "0")) + float(high.get("height", "0")) == pytest.approx(
         float(low.get("y", "0")), abs=0.11
     )
-    assert "used: 7 in 2 rounds, at most 4; rejected: 1 in 2 rounds, at most 1." in plot
+    assert (
+        "used: 7 clients in 2 rounds, at most 4; rejected: 1 clients in 2 rounds, at most 1."
+        in plot
+    )
+
+
+@given(low=st.floats(-1e300, 1e300), span=st.floats(0, 1e300), whole=st.booleans())
+def test_ticks_are_few_even_and_around_the_values(low: float, span: float, whole: bool) -> None:
+    """Whatever the values, two to eight ticks hold them; those of counts are whole."""
+    high = low + span
+    ticks, hair = round_ticks(low, high, whole=whole), 1e-9 * max(abs(low), abs(high))
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low + hair
+    assert ticks[-1] >= high - hair
+    assert ticks == sorted(set(ticks))
+    assert not whole or all(tick == round(tick) for tick in ticks)
+
+
+def test_ticks_are_round_numbers() -> None:
+    """Steps are one, two or five of a power of ten."""
+    assert round_ticks(0.0, 3.0, whole=True) == [0.0, 1.0, 2.0, 3.0]
+    assert round_ticks(0.0, 1.0, whole=True) == [0.0, 1.0]
+    assert [round(tick, 9) for tick in round_ticks(0.52, 0.93)] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert round_ticks(0.0, 0.0) == [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
+
+
+def dots(*values: float) -> list[Dot]:
+    return [Dot(value, f"round 1: {value}") for value in values]
 
 
 def test_an_outlier_is_seen_and_named() -> None:
-    """A norm far from all others is drawn apart, and told in words."""
-    honest = {f"client-{n}": [("round 1", 1.0 + n / 100)] for n in range(9)}
-    plot = strip_plot("Norms", {**honest, "attacker": [("round 1", 50.0)]})
+    """A norm far from all others has the first row, is drawn apart, and told in words."""
+    honest = {f"client-{n}": dots(1.0 + n / 100) for n in range(9)}
+    plot = strip_plot(AXES, {**honest, "attacker": dots(50.0)}, 2.0)
     assert re.findall(r'class="bad"', plot) == ['class="bad"']
+    assert re.findall(r'class="(?:far)?" [^>]*>([^<]*)<', plot)[0] == "attacker"
     assert "far out: attacker." in plot
-    assert "none is far out." in strip_plot("Norms", honest)
-    assert far_out([1.0, 1.0, 1.0]) == 1.0
+    assert "none is far out." in strip_plot(AXES, honest, 2.0)
+
+
+def test_far_out_is_far_from_most() -> None:
+    """Three attackers of eight are far out; where all norms are alike, none is."""
+    assert far_out([1.0, 0.9, 1.1, 1.0, 0.95, 9.0, 9.0, 9.0]) < 9.0
+    assert far_out([1.0, 1.0, 1.0, 1.001]) >= 1.001
+    assert far_out([]) > 1e300
+
+
+def test_many_clients_are_told_and_some_drawn() -> None:
+    """Of more clients than have room, those with the greatest values are drawn."""
+    plot = strip_plot(AXES, {f"client-{n:03}": dots(1.0 + n) for n in range(ROWS + 5)}, 1e9)
+    assert f"Drawn are the {ROWS} clients with the greatest." in plot
+    assert len(ElementTree.fromstring(plot).findall(".//circle")) == ROWS
 
 
 def test_names_are_text() -> None:
     """What strangers may have written is escaped."""
-    plot = strip_plot("<b>", {"<script>": [("<i>", 1.0)]})
+    plot = strip_plot(AXES, {"<script>": [Dot(1.0, "<i>")]}, 2.0)
     assert "<script>" not in plot
     assert ElementTree.fromstring(plot) is not None
