@@ -229,9 +229,7 @@ def test_small_updates_wait_for_requests_rather_than_for_bytes() -> None:
     assert took.seconds == pytest.approx(rounds.REST_SECONDS + waiting)
 
 
-@pytest.mark.parametrize(
-    ("updates", "rule"), [(2000, "weighted_mean"), (300, "geometric_median")]
-)
+@pytest.mark.parametrize(("updates", "rule"), [(2000, "weighted_mean"), (300, "geometric_median")])
 def test_a_round_that_cannot_end_is_told(updates: int, rule: str) -> None:
     """Where measuring, or the first part, takes longer than an invocation, each would begin anew."""
     with pytest.raises(NeverEnds, match="no part of the result is stored within 280 s"):

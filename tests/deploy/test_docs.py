@@ -1,15 +1,32 @@
-"""docs/deploy.md keeps up with the template."""
+"""docs/deploy.md keeps up with the template, with AWS, and with what an operator may run."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import botocore.session
 import pytest
+import yaml
+from botocore import xform_name
+from botocore.client import BaseClient
+from django.utils.timezone import now
+from samcli.yamlhelper import yaml_parse
 
 from tests.deploy.habits import of_type
 from tests.deploy.stack import ROOT, presets, template
+from tests.deploy.test_operating import operate
+from tests.factories import client_id, make_model
 
+SESSION = botocore.session.get_session()
 TEXT = (ROOT / "docs" / "deploy.md").read_text()
+
+#: A file that the reader writes, and one that the function does.
+NOT_EVENTS = {"local-variables.json", "latest.json", "policy.json"}
 
 
 @pytest.mark.parametrize("alarm", dict(of_type(template(), "AWS::CloudWatch::Alarm")))
@@ -21,15 +38,144 @@ def test_each_alarm_is_explained(alarm: str) -> None:
 
 
 def test_what_the_documentation_names_exists() -> None:
-    """Each output, size and event that is used in the documentation is there to be used."""
+    """Each output, size, event, resource and policy that the documentation uses is there to be used."""
     assert set(re.findall(r"\$\(output (\w+)", TEXT)) <= template()["Outputs"].keys()
     assert set(re.findall(r"--config-env (\w+)", TEXT)) <= presets().keys()
     events = {path.name for path in (ROOT / "events").iterdir()}
-    assert set(re.findall(r"`([a-z0-9-]+\.json)`", TEXT)) - {"local-variables.json"} == events
+    assert set(re.findall(r"`([a-z0-9-]+\.json)`", TEXT)) - NOT_EVENTS == events
+    assert set(re.findall(r"events/([a-z0-9-]+\.json)", TEXT)) <= events
+    resources = template()["Resources"]
+    assert set(re.findall(r"\$\(resource ([A-Z]\w+)\)", TEXT)) <= resources.keys()
+    for role in re.findall(r"for role in (.+); do", TEXT)[0].split():
+        policies = [each["PolicyName"] for each in resources[role]["Properties"]["Policies"]]
+        assert set(re.findall(r"--policy-name (\S+)", TEXT)) <= set(policies)
 
 
-@pytest.mark.parametrize("parameter", sorted(set(re.findall(r"`([A-Z][a-zA-Z]+[a-z])`", TEXT))))
+def overridden() -> set[str]:
+    """The parameters that are given on a command line."""
+    given = re.findall(r"--parameter-overrides ((?:[A-Z]\w+=\S+ ?)+)", TEXT)
+    return {name for each in given for name in re.findall(r"([A-Z]\w+)=", each)}
+
+
+@pytest.mark.parametrize(
+    "parameter", sorted(set(re.findall(r"`([A-Z][a-zA-Z]+[a-z])`", TEXT)) | overridden())
+)
 def test_parameters_are_named_right(parameter: str) -> None:
     """What looks like a parameter or output is one."""
     known = template()["Parameters"].keys() | template()["Outputs"].keys()
     assert parameter in known
+
+
+#: Options of the AWS CLI itself, and one that it has renamed.
+OF_THE_CLI = {
+    "query",
+    "output",
+    "endpoint-url",
+    "cli-binary-format",
+    "cli-read-timeout",
+    "notification-endpoint",
+}
+
+#: Commands that the AWS CLI makes of several operations.
+OWN_COMMANDS = {("s3", "cp"), ("s3", "ls"), ("s3", "mb"), ("s3", "rb"), ("logs", "tail")}
+
+
+def aws_commands() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Service, operation and options of each command of the AWS CLI."""
+    joined = TEXT.replace("\\\n", " ")
+    for line in joined.splitlines():
+        for command in re.split(r"\baws(?= [a-z0-9-]+ [a-z0-9-]+)", line)[1:]:
+            service, operation = command.split()[:2]
+            options = re.findall(r"(?<= --)[a-z0-9-]+", command.split("`")[0])
+            yield service, operation.strip("`,;):."), tuple(options)
+
+
+@pytest.mark.parametrize(("service", "operation", "options"), sorted(set(aws_commands())))
+def test_commands_of_the_aws_cli_exist(
+    service: str, operation: str, options: tuple[str, ...]
+) -> None:
+    """Each command is an operation of the service, and takes the options that it is given."""
+    if (service, operation) in OWN_COMMANDS:
+        return
+    model = SESSION.get_service_model({"s3api": "s3"}.get(service, service))
+    if operation == "wait":
+        (waiter,) = re.findall(rf"aws {service} wait ([a-z-]+)", TEXT)
+        waiters = SESSION.get_waiter_model(service).waiter_names
+        assert waiter in [xform_name(name, "-") for name in waiters]
+        return
+    names = {xform_name(name, "-"): name for name in model.operation_names}
+    assert operation in names
+    shape = model.operation_model(names[operation]).input_shape
+    taken = {xform_name(name, "-") for name in (shape.members if shape else ())}
+    given = {option.removeprefix("no-") for option in options} - OF_THE_CLI
+    assert given <= taken
+
+
+def operators_commands() -> list[str]:
+    """What the documentation lets the migrating function run."""
+    (listed,) = re.findall(r"those that need no more work there: (.+?)\. What", TEXT, re.DOTALL)
+    return re.findall(r"`([a-z_]+)`", listed)
+
+
+def arguments(name: str) -> list[str]:
+    """Of a command, such that it does something."""
+    if name in ("models", "create_model"):
+        return ["another"] if name == "create_model" else []
+    model = make_model(1, initial=None)
+    match name:
+        case "add_clients":
+            return [str(model.pk), "--clients", "1"]
+        case "remove_client":
+            return [str(model.pk), str(client_id(1))]
+        case "pause":
+            return [str(model.pk), "--reason", "review"]
+        case "show_round":
+            return [
+                str(
+                    model.rounds.create(
+                        number=1, state=1, started_on=now(), lease_expires_at=now()
+                    ).pk
+                )
+            ]
+        case "publish":
+            aggregate = model.aggregates.create(number=1, result="aggregates/1/a.safetensors")
+            return [str(aggregate.pk), "--version", "1.0"]
+    return [str(model.pk)]
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", operators_commands())
+def test_what_operators_may_run_asks_nothing_of_aws(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The migrating function may use the database alone, and these commands do."""
+    given = arguments(name)
+    asked: list[str] = []
+
+    def refuse(client: Any, operation: str, parameters: Any) -> Any:
+        asked.append(operation)
+        raise AssertionError(f"{operation} is not allowed")
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
+    assert operate({"command": name, "arguments": given})["output"]
+    assert not asked
+
+
+@pytest.mark.skipif(shutil.which("perl") is None, reason="the documented command is perl's")
+def test_a_local_function_is_told_where_s3_is(tmp_path: Path) -> None:
+    """The documented change of the built template adds the variable, to both functions."""
+    (command,) = re.findall(r"^perl -pi -e '(.+)' (?:\S+)$", TEXT, re.MULTILINE)
+    built = tmp_path / "template.yaml"
+    built.write_text(yaml.safe_dump(_plain(template())))
+    subprocess.run(["perl", "-pi", "-e", command, str(built)], check=True)
+    functions = dict(of_type(yaml_parse(built.read_text()), "AWS::Serverless::Function"))
+    for name in ("AggregatorFunction", "MigrationFunction"):
+        assert functions[name]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] == ""
+
+
+def _plain(value: Any) -> Any:
+    """Plain dicts and lists, which YAML can write."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value

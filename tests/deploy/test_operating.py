@@ -24,7 +24,7 @@ def operate(event: Any) -> Any:
 def documented_command(name: str) -> Any:
     """The payload of a command in docs/deploy.md."""
     text = (ROOT / "docs" / "deploy.md").read_text()
-    payloads = re.findall(r"command '(\{.*?\})'", text, re.DOTALL)
+    payloads = re.findall(r"operate '(\{.*?\})'", text, re.DOTALL)
     return next(each for each in map(json.loads, payloads) if each["command"] == name)
 
 

@@ -1,0 +1,1 @@
+"""What a federation costs on AWS, computed from published prices and from what the code asks for."""

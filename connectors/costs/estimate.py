@@ -1,0 +1,209 @@
+"""The bill of a round and of a month."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+from connectors.costs.prices import Prices
+from connectors.costs.rounds import (
+    DOOR_SECONDS,
+    Duration,
+    Work,
+    client_writes,
+    door_requests,
+    duration,
+    pointer_requests,
+)
+from connectors.costs.stack import AWAKE_ACU, HOURS_A_MONTH, Costs, Stack
+
+GIB = 1 << 30
+
+#: S3's cheap operations; the others that a round makes cost what a PUT does.
+READS = ("GetObject", "HeadObject")
+
+#: Requests to SQS for one message: sent, received, deleted.
+A_MESSAGE = 3
+
+#: Of log lines, with Lambda's own: assumed, of an upload and of a round.
+LOG_BYTES_OF_AN_UPLOAD = 2_500
+LOG_BYTES_OF_A_ROUND = 5_000
+
+#: Metrics that a round writes: RoundsPublished, UpdatesUsed, BytesRead.
+METRICS = 3
+
+#: Days for which the bucket keeps what was deleted or replaced; see the template's lifecycle rules.
+KEPT_AFTER_DELETION_DAYS = 30
+
+DAYS_A_MONTH = HOURS_A_MONTH / 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a bill.
+
+    Parameters
+    ----------
+    what : str
+    amount : float
+        In a round, of ``unit``.
+    a_round : float
+        Dollars.
+    """
+
+    what: str
+    amount: float
+    unit: str
+    a_round: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """What is estimated.
+
+    Parameters
+    ----------
+    clients : int
+        Members, each of which fetches each aggregate.
+    rounds_a_day : float
+    mb_a_second : float
+        That one function takes in.
+    upload_hours : float
+        Over how long the uploads of one round come in.
+    """
+
+    work: Work
+    stack: Stack
+    prices: Prices
+    clients: int
+    rounds_a_day: float
+    mb_a_second: float
+    upload_hours: float = 0.0
+
+    @cached_property
+    def duration(self) -> Duration:
+        """Of a round."""
+        return duration(self.work, self.stack, self.mb_a_second)
+
+    @property
+    def rounds_a_month(self) -> float:
+        return self.rounds_a_day * DAYS_A_MONTH
+
+    @cached_property
+    def requests(self) -> Counter[str]:
+        """The function's requests to S3 for a round: at the door, of the round, of `latest.json`."""
+        of_round = self.work.requests(self.duration.invocations)
+        return door_requests(self.work.updates) + of_round + pointer_requests()
+
+    @property
+    def round_gb_seconds(self) -> float:
+        return self.duration.billed_seconds * self.stack.gb
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """What a round costs."""
+        return [
+            *self._function(),
+            *self._storage_requests(),
+            *self._messages(),
+            *self._database(),
+            *self._logs(),
+        ]
+
+    def _function(self) -> list[Line]:
+        updates, prices = self.work.updates, self.prices
+        gb_second = prices.gb_second(self.stack.architecture)
+        invocations = updates + self.duration.invocations - 1
+        at_the_door = updates * DOOR_SECONDS * self.stack.gb
+        lines = [
+            line("Lambda, the round", self.round_gb_seconds, "GB-seconds", gb_second),
+            line("Lambda, uploads registered", at_the_door, "GB-seconds", gb_second),
+            line("Lambda, invocations", invocations, "requests", prices.lambda_request),
+        ]
+        if self.stack.snap_start:
+            restored = prices.snapshot_restored_gb
+            lines.append(line("Lambda, snapshot restored once", self.stack.gb, "GB", restored))
+        return lines
+
+    def _storage_requests(self) -> list[Line]:
+        prices = self.prices
+        reads = sum(self.requests[name] for name in READS)
+        written = self.requests.total() - reads
+        uploaded = self.work.updates * client_writes(self.work.layout.nbytes)
+        return [
+            line("S3, the function reads", reads, "requests", prices.s3_read),
+            line("S3, the function writes", written, "requests", prices.s3_write),
+            line("S3, clients upload", uploaded, "requests", prices.s3_write),
+            line("S3, clients fetch the aggregate", 2 * self.clients, "requests", prices.s3_read),
+        ]
+
+    def _messages(self) -> list[Line]:
+        messages = A_MESSAGE * (self.work.updates + self.duration.invocations - 1)
+        return [line("SQS", messages, "requests", self.prices.sqs_request)]
+
+    def _database(self) -> list[Line]:
+        if not self.stack.pauses:
+            return []
+        acu_hours = AWAKE_ACU * self.hours_awake_a_round
+        return [line("Aurora, awake for the round", acu_hours, "ACU-hours", self.prices.acu_hour)]
+
+    def _logs(self) -> list[Line]:
+        logged = LOG_BYTES_OF_A_ROUND * self.duration.invocations
+        logged += LOG_BYTES_OF_AN_UPLOAD * self.work.updates
+        return [line("CloudWatch, logs", logged / GIB, "GB", self.prices.log_gb)]
+
+    @property
+    def round_alone(self) -> float:
+        """Dollars for the round itself: the function while it runs, and its requests to S3."""
+        requests = self.work.requests(self.duration.invocations)
+        reads = sum(requests[name] for name in READS)
+        s3 = reads * self.prices.s3_read + (requests.total() - reads) * self.prices.s3_write
+        return self.lines[0].a_round + s3
+
+    @property
+    def hours_awake_a_round(self) -> float:
+        """How long a round keeps a database awake that pauses.
+
+        Each upload wakes it, or keeps it awake; the next round finds it awake if it comes in time.
+        """
+        linger = self.stack.linger_hours
+        waiting = min(self.upload_hours, (self.work.updates - 1) * linger)
+        awake = waiting + self.duration.billed_seconds / 3600 + linger
+        return min(awake, 24 / self.rounds_a_day)
+
+    @cached_property
+    def month(self) -> Costs:
+        """A month's costs, of rounds that go on as they do, once as many updates are kept as will be."""
+        rounds = self.rounds_a_month
+        woken = self.stack.sweep_acu_hours(rounds * self.hours_awake_a_round)
+        metrics = METRICS * self.prices.metric_month * min(self.rounds_a_day / 24, 1)
+        return {
+            **{each.what: each.a_round * rounds for each in self.lines},
+            "CloudWatch, metrics": metrics,
+            "Aurora, woken by sweeps": woken * self.prices.acu_hour,
+            **self.stack.standing(self.prices),
+            "S3, updates kept": self.updates_kept_gb * self.prices.s3_gb_month,
+            "S3, aggregates of one month kept": self.aggregates_gb * self.prices.s3_gb_month,
+        }
+
+    @property
+    def updates_kept_gb(self) -> float:
+        """Updates in the bucket: until they expire, and as deleted ones for a while after it."""
+        days = self.stack.update_retention_days + KEPT_AFTER_DELETION_DAYS
+        return days * self.rounds_a_day * self.work.updates * self.work.layout.nbytes / GIB
+
+    @property
+    def aggregates_gb(self) -> float:
+        """By which the bucket grows each month; aggregates are never deleted."""
+        return self.rounds_a_month * self.work.layout.nbytes / GIB
+
+    @property
+    def fetched_gb(self) -> float:
+        """Aggregates that the clients fetch in a month."""
+        return self.clients * self.aggregates_gb
+
+
+def line(what: str, amount: float, unit: str, price: float) -> Line:
+    """A line of a bill, at this price a unit."""
+    return Line(what=what, amount=amount, unit=unit, a_round=amount * price)

@@ -1,0 +1,92 @@
+"""The parameters of `template.yaml` on which costs depend, as they are given to `sam deploy`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from connectors.costs.stack import Stack
+
+
+def _within(low: float, high: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError(f"expected {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def _one_of(**values: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if text not in values:
+            raise ValueError(f"expected one of {', '.join(values)}")
+        return values[text]
+
+    return read
+
+
+def _timeout(text: str) -> int:
+    if text not in TIMEOUTS:
+        raise ValueError(f"expected one of {', '.join(TIMEOUTS)}")
+    return int(text)
+
+
+#: Those that the template offers.
+TIMEOUTS = ("60", "120", "300", "600", "900")
+
+_RATE = re.compile(r"rate\(([1-9][0-9]{0,5}) (minute|hour|day)s?\)")
+_UNIT_HOURS = {"minute": 1 / 60, "hour": 1.0, "day": 24.0}
+
+
+def _sweep_hours(text: str) -> float:
+    match = _RATE.fullmatch(text.strip("'"))
+    if not match:
+        raise ValueError("expected a rate such as rate(6 hours)")
+    return int(match[1]) * _UNIT_HOURS[match[2]]
+
+
+_SWITCH = _one_of(on=True, off=False)
+
+#: The template's parameters on which costs depend: fields of `Stack`, and how their text is read.
+PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "Architecture": ("architecture", _one_of(arm64="arm64", x86_64="x86_64")),
+    "MemoryMb": ("memory_mb", _within(512, 10240)),
+    "TimeoutSeconds": ("timeout_seconds", _timeout),
+    "SnapStart": ("snap_start", _SWITCH),
+    "Tracing": ("tracing", _SWITCH),
+    "EventBus": ("event_bus", bool),
+    "ReadThreads": ("read_threads", _within(1, 128)),
+    "SweepSchedule": ("sweep_hours", _sweep_hours),
+    "UpdateRetentionDays": ("update_retention_days", _within(7, 3650)),
+    "EndpointZones": ("endpoint_zones", _within(0, 2)),
+    "DatabaseMinCapacity": ("database_min_capacity", _within(0, 64, float)),
+    "DatabasePauseSeconds": ("database_pause_seconds", _within(300, 86400)),
+    "DatabaseProxy": ("database_proxy", _SWITCH),
+}
+
+
+def stack_with(parameters: Mapping[str, str], **fields: Any) -> Stack:
+    """The stack that these parameters of the template make.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown, or none that the template takes; the message names it.
+    """
+    for name, text in parameters.items():
+        if name not in PARAMETERS:
+            raise ValueError(
+                f"{name} is no parameter that costs depend on: {', '.join(PARAMETERS)}"
+            )
+        field, read = PARAMETERS[name]
+        try:
+            fields[field] = read(text)
+        except ValueError as error:
+            raise ValueError(f"{name}={text}: {error}") from error
+    stack = Stack(**fields)
+    if stack.database_proxy and not stack.database_min_capacity:
+        raise ValueError("DatabaseProxy holds connections open: set DatabaseMinCapacity above 0")
+    return stack

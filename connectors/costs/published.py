@@ -1,0 +1,55 @@
+"""The published figures of a sharded serverless aggregator, and the same work done by one function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aggregation.rules import create_rule
+from connectors.costs.estimate import Federation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharded:
+    """One measurement by its authors: many functions a round, each for a part of the model.
+
+    Parameters
+    ----------
+    nbytes : int
+        Of the model, in float32.
+    seconds, dollars : float
+        Of a round, and of a thousand.
+    """
+
+    model: str
+    nbytes: int
+    seconds: float
+    dollars: float
+    clients: int = 20
+
+
+SHARDED = (
+    Sharded(model="42.7 MB", nbytes=42_700_000, seconds=7.9, dollars=0.26),
+    Sharded(model="512 MB", nbytes=512_000_000, seconds=67, dollars=3.38),
+    Sharded(model="5 GB", nbytes=5_120_000_000, seconds=299, dollars=84.8),
+)
+
+#: The longest that the template offers.
+LONGEST_SECONDS = 900
+
+
+def beside(published: Sharded, federation: Federation) -> Federation:
+    """The same work done by this project; modelled.
+
+    A weighted mean, in a function like the federation's that may take as long as Lambda allows.
+    """
+    work = replace(
+        federation.work,
+        params=published.nbytes // 4,
+        dtype=np.dtype("<f4"),
+        updates=published.clients,
+        rule=create_rule("weighted_mean"),
+    )
+    stack = replace(federation.stack, timeout_seconds=LONGEST_SECONDS)
+    return replace(federation, work=work, stack=stack, clients=published.clients)

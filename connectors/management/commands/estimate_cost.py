@@ -1,0 +1,232 @@
+"""``manage.py estimate_cost``: what a federation would cost on AWS. Nothing is asked of AWS for it."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError
+
+from aggregation.errors import RuleError
+from aggregation.layout import DTYPE_NAMES
+from aggregation.rules import Rule, create_rule
+from connectors.costs.estimate import Federation
+from connectors.costs.parameters import PARAMETERS, stack_with
+from connectors.costs.prices import PRICES
+from connectors.costs.report import tables, told
+from connectors.costs.rounds import (
+    MEASURED_MB_A_SECOND,
+    NETWORK_MB_A_SECOND,
+    NeverEnds,
+    Work,
+    default_rate,
+    memory_budget,
+)
+from connectors.costs.stack import Stack
+from connectors.management.amounts import above_zero, whole, zero_or_more
+from connectors.management.reports import ReportCommand
+
+DTYPES = {str(dtype): dtype for dtype in DTYPE_NAMES}
+
+#: The largest object that the template lets be accepted.
+MAX_MODEL_BYTES = 5 << 40
+MAX_CLIENTS = 10_000_000
+
+
+class Command(ReportCommand):
+    """Prints the modelled bill of a round and of a month."""
+
+    help = (
+        "Estimate what a federation costs on AWS, a round and a month: modelled, from published prices. "
+        "Example: manage.py estimate_cost --params 25e6 --clients 100 --rounds-a-day 24"
+    )
+    # Whoever asks may have no database yet.
+    requires_system_checks = []
+    requires_migrations_checks = False
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        _add_federation_arguments(parser)
+        _add_rule_arguments(parser)
+        _add_stack_arguments(parser)
+
+    def handle(self, *args: Any, as_json: bool, **options: Any) -> None:
+        try:
+            report = told(_federation(options))
+        except NeverEnds as error:
+            raise CommandError(
+                f"such a round would never end: {error}. Give it more time (--parameter "
+                "TimeoutSeconds=900), or fewer updates"
+            ) from error
+        except (RuleError, ValueError) as error:
+            raise CommandError(str(error)) from error
+        if as_json:
+            self.report_one(report, as_json=True)
+            return
+        for title, rows in tables(report):
+            self.stdout.write(title)
+            self.report(rows, as_json=False)
+        for note in report["notes"]:
+            self.stdout.write(f"- {note}")
+
+
+def _add_federation_arguments(parser: ArgumentParser) -> None:
+    count = whole(1, MAX_CLIENTS)
+    parser.add_argument(
+        "--params",
+        type=whole(1, MAX_MODEL_BYTES),
+        required=True,
+        metavar="N",
+        help="values in the model",
+    )
+    parser.add_argument(
+        "--clients", type=count, required=True, metavar="N", help="members of the model"
+    )
+    parser.add_argument(
+        "--rounds-a-day",
+        type=above_zero(86_400),
+        required=True,
+        metavar="X",
+        help="may be a fraction",
+    )
+    parser.add_argument(
+        "--updates-a-round", type=count, metavar="N", help="if not each client sends one"
+    )
+    parser.add_argument(
+        "--upload-minutes",
+        type=zero_or_more(525_600),
+        default=0.0,
+        metavar="X",
+        help="over how long the uploads of a round come in: they keep the database awake; default: 0",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
+
+
+def _add_rule_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--rule", default="weighted_mean", help="what measures reads twice; default: %(default)s"
+    )
+    parser.add_argument(
+        "--rule-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the rule by name; may be given again",
+    )
+
+
+def _add_stack_arguments(parser: ArgumentParser) -> None:
+    stack = Stack()
+    add = parser.add_argument
+    add("--region", choices=PRICES, default="us-east-1", help="whose prices; default: %(default)s")
+    add(
+        "--memory-mb",
+        type=whole(512, 10_240),
+        default=stack.memory_mb,
+        metavar="N",
+        help="of the function; default: %(default)s",
+    )
+    add("--architecture", choices=("arm64", "x86_64"), default=stack.architecture)
+    add(
+        "--database",
+        choices=("aurora", "none"),
+        default="aurora",
+        help="none: one that is there already, and not counted; default: %(default)s",
+    )
+    add(
+        "--throughput",
+        type=above_zero(100_000),
+        default=default_rate(),
+        metavar="X",
+        help=(
+            "MB of updates that the function takes in a second. Default: %(default)g, the lesser of "
+            f"{MEASURED_MB_A_SECOND:g}, measured where this project is tested and not on AWS, and "
+            f"{NETWORK_MB_A_SECOND:g}, assumed of the network of one function"
+        ),
+    )
+    add(
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of template.yaml, such as EndpointZones=0; may be given again. Those on which "
+        "costs depend: " + ", ".join(PARAMETERS),
+    )
+
+
+def _federation(options: Mapping[str, Any]) -> Federation:
+    """What was asked about.
+
+    Raises
+    ------
+    RuleError, ValueError
+        If the options do not go together.
+    """
+    clients, updates = options["clients"], options["updates_a_round"] or options["clients"]
+    if updates > clients:
+        raise ValueError(f"{updates} updates a round of {clients} clients: each sends one at most")
+    stack = stack_with(
+        {
+            "MemoryMb": str(options["memory_mb"]),
+            "Architecture": options["architecture"],
+            **_named("--parameter", options["parameter"]),
+        },
+        aurora=options["database"] == "aurora",
+    )
+    work = Work(
+        params=options["params"],
+        dtype=DTYPES[options["dtype"]],
+        updates=updates,
+        rule=_rule(options["rule"], options["rule_arg"]),
+        memory_bytes=memory_budget(stack.memory_mb, settings.ENGINE_SHARE),
+    )
+    _check(work)
+    return Federation(
+        work=work,
+        stack=stack,
+        prices=PRICES[options["region"]],
+        clients=clients,
+        rounds_a_day=options["rounds_a_day"],
+        mb_a_second=options["throughput"],
+        upload_hours=options["upload_minutes"] / 60,
+    )
+
+
+def _named(option: str, given: Sequence[str]) -> dict[str, str]:
+    pairs = [each.partition("=") for each in given]
+    if not all(name and sign for name, sign, _ in pairs):
+        raise ValueError(f"{option} is given as NAME=VALUE; got {' '.join(given)}")
+    return {name: value for name, _, value in pairs}
+
+
+def _rule(name: str, given: Sequence[str]) -> Rule:
+    arguments = {}
+    for key, text in _named("--rule-arg", given).items():
+        try:
+            arguments[key] = json.loads(text)
+        except ValueError:
+            arguments[key] = text
+    return create_rule(name, arguments)
+
+
+def _check(work: Work) -> None:
+    nbytes = work.params * work.dtype.itemsize
+    if nbytes > MAX_MODEL_BYTES:
+        raise ValueError(
+            f"{work.params:.4g} values of {work.dtype} are {nbytes:.4g} bytes; an update has "
+            f"{MAX_MODEL_BYTES:.4g} at most"
+        )
+    if work.updates < work.rule.min_updates:
+        raise ValueError(
+            f"{work.rule.name} needs at least {work.rule.min_updates} updates a round, "
+            f"{work.updates} are there"
+        )
+    matrix = 8 * work.updates**2
+    if work.rule.needs_gram and matrix > work.memory_bytes:
+        raise ValueError(
+            f"{work.rule.name} compares each update with each: of {work.updates} that takes "
+            f"{matrix / 1e6:.4g} MB, and the function has {work.memory_bytes / 1e6:.4g} MB for its work"
+        )

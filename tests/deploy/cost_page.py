@@ -1,0 +1,302 @@
+"""The figures in docs/cost.md, computed: `python -m tests.deploy.cost_page` writes them into the page."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from aggregation.rules import create_rule
+from connectors.costs.estimate import Federation
+from connectors.costs.parameters import PARAMETERS, stack_with
+from connectors.costs.prices import US_EAST_1 as PRICES
+from connectors.costs.published import SHARDED, beside
+from connectors.costs.rounds import (
+    MEASURED_MB_A_SECOND,
+    NETWORK_MB_A_SECOND,
+    Work,
+    default_rate,
+    memory_budget,
+)
+from connectors.costs.stack import PROXY_ACU, SERVER_DISK_GB, Stack, server
+from tests.deploy.stack import ROOT, presets
+
+PAGE = ROOT / "docs" / "cost.md"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def money(dollars: float) -> str:
+    return f"{dollars:,.2f}".replace(",", " ")
+
+
+def federation(
+    rounds_a_day: float = 24, rate: float | None = None, rule: str = "weighted_mean", **more: Any
+) -> Federation:
+    """The page's example: 100 clients, 25 million float32, the default size."""
+    from django.conf import settings
+
+    stack = more.pop("stack", Stack())
+    work = Work(
+        params=25_000_000,
+        dtype=np.dtype("<f4"),
+        updates=100,
+        rule=create_rule(rule, more),
+        memory_bytes=memory_budget(stack.memory_mb, settings.ENGINE_SHARE),
+    )
+    return Federation(
+        work=work,
+        stack=stack,
+        prices=PRICES,
+        clients=100,
+        rounds_a_day=rounds_a_day,
+        mb_a_second=rate or default_rate(),
+    )
+
+
+def prices() -> str:
+    p = PRICES
+    rows = [
+        (
+            "Lambda, arm64",
+            f"{p.arm64_gb_second:.10f} a GB-second; {1e6 * p.lambda_request:.2f} a million requests",
+        ),
+        ("Lambda, x86_64", f"{p.x86_64_gb_second:.10f} a GB-second"),
+        (
+            "SnapStart",
+            f"{p.snapshot_gb_second:.10f} a GB-second that a version's snapshot is kept; "
+            f"{p.snapshot_restored_gb:.10f} a GB restored",
+        ),
+        (
+            "S3",
+            f"{p.s3_gb_month} a GB-month; {1000 * p.s3_write:.3f} a thousand PUT, POST, LIST; "
+            f"{1000 * p.s3_read:.4f} a thousand GET, HEAD; nothing between S3 and Lambda in a Region",
+        ),
+        ("SQS", f"{1e6 * p.sqs_request:.2f} a million requests"),
+        (
+            "Aurora PostgreSQL Serverless v2",
+            f"{p.acu_hour:.2f} a capacity-unit-hour; {p.database_gb_month:.2f} a GB-month",
+        ),
+        ("RDS Proxy", f"{p.proxy_acu_hour} a capacity-unit-hour, for {PROXY_ACU} units at least"),
+        (
+            "interface endpoint",
+            f"{p.endpoint_hour:.2f} an hour and zone (S3's gateway endpoint is free)",
+        ),
+        ("Secrets Manager", f"{p.secret_month:.2f} a secret and month"),
+        (
+            "CloudWatch",
+            f"{p.alarm_month:.2f} an alarm and month; {p.metric_month:.2f} a metric and month, for the "
+            f"hours in which it is written; {p.log_gb:.2f} a GB of logs; {p.dashboard_month:.2f} a "
+            "dashboard and month from the fourth on",
+        ),
+        ("EventBridge Scheduler", f"{1e6 * p.schedule_call:.2f} a million"),
+        ("to the Internet", f"{p.internet_gb:.2f} a GB"),
+        (
+            "for comparison: EC2 t4g.medium (2 vCPU, 4 GB)",
+            f"{p.server_hour} an hour, and {p.disk_gb_month:.2f} a GB-month of disk",
+        ),
+    ]
+    noted = f"{p.region}, on demand, in dollars, as AWS published them; noted on {p.noted_on}."
+    return f"{noted}\n\n{table(['what', 'price'], rows)}"
+
+
+SIZES = ("small", "default", "medium", "large")
+
+
+def size(name: str) -> Stack:
+    """The stack of a size, as far as it costs."""
+    return stack_with({key: text for key, text in presets()[name].items() if key in PARAMETERS})
+
+
+def idle() -> str:
+    columns = [size(name).idle(PRICES) for name in SIZES]
+    rows = [
+        [what, *(money(column[what]) for column in columns)]
+        for what in columns[0]
+        if any(column[what] >= 0.005 for column in columns)
+    ]
+    sums = [sum(column.values()) for column in columns]
+    given = [c["alarms"] + c["Lambda's polling of the queue"] for c in columns]
+    rows.append(["**sum**", *(f"**{money(each)}**" for each in sums)])
+    rows.append(
+        [
+            "the same, with what AWS gives away for ever (ten alarms, a million SQS requests)",
+            *(money(each - free) for each, free in zip(sums, given, strict=True)),
+        ]
+    )
+    return table(["", *SIZES], rows)
+
+
+def idle_facts() -> str:
+    stack, p = Stack(), PRICES
+    woken = [
+        money(Stack(sweep_hours=hours).sweep_acu_hours() * p.acu_hour) for hours in (6, 1, 0.25)
+    ]
+    proxy = Stack(database_proxy=True).standing(p)["RDS Proxy"]
+    disk = SERVER_DISK_GB * p.disk_gb_month
+    return "\n".join(
+        [
+            "- A small server that is always on, with its PostgreSQL on it and no one to take over when "
+            f"it fails: {money(server(p) - disk)} for the t4g.medium and {money(disk)} for "
+            f"{SERVER_DISK_GB} GB of disk, **{money(server(p))}** a month.",
+            f"- A sweep wakes the database for {stack.linger_hours * 60:.0f} minutes. Every 6 hours "
+            f"{woken[0]} a month, hourly {woken[1]}, every quarter of an hour {woken[2]}.",
+            f"- RDS Proxy: {money(proxy)} a month, and the database never pauses.",
+        ]
+    )
+
+
+RULES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("weighted_mean", {}),
+    ("krum", {"f": 10}),
+    ("multi_krum", {"f": 10, "m": 50}),
+    ("bulyan", {"f": 10}),
+    ("geometric_median", {}),
+)
+
+
+def rules() -> str:
+    rows = []
+    for name, arguments in RULES:
+        of = federation(rule=name, **arguments)
+        told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        rows.append(
+            (
+                f"`{name}`" + (f" ({told})" if told else ""),
+                f"{of.work.nbytes / 1e9:.1f} GB",
+                f"{sum(each.reads for each in of.work.passes)}",
+                f"{of.duration.seconds:.0f} s",
+                of.duration.invocations,
+                money(1000 * of.round_alone),
+            )
+        )
+    head = ["rule", "read", "ranged GETs", "time", "invocations", "a thousand rounds"]
+    return table(head, rows)
+
+
+def sharded() -> str:
+    rows = []
+    for published in SHARDED:
+        row = [published.model, f"{published.seconds:g} s", f"{published.dollars:.2f}"]
+        for rate in (NETWORK_MB_A_SECOND, MEASURED_MB_A_SECOND):
+            same = beside(published, federation(rate=rate))
+            took = same.duration
+            row += [
+                f"{took.billed_seconds:.1f} s"
+                + (f", {took.invocations} invocations" if took.invocations > 1 else ""),
+                money(1000 * same.round_alone),
+            ]
+        rows.append(row)
+    head = [
+        "20 clients, model of",
+        "sharded, **measured by its authors**",
+        "a thousand rounds",
+        f"one function, **modelled** at {NETWORK_MB_A_SECOND:g} MB/s",
+        "a thousand rounds",
+        f"**modelled** at {MEASURED_MB_A_SECOND:g} MB/s",
+        "a thousand rounds",
+    ]
+    return table(head, rows)
+
+
+GROUPS = {
+    "function": (
+        "Lambda, the round",
+        "Lambda, uploads registered",
+        "Lambda, invocations",
+        "Lambda, snapshot restored once",
+    ),
+    "S3, the function's requests": ("S3, the function reads", "S3, the function writes"),
+    "S3, clients' requests": ("S3, clients upload", "S3, clients fetch the aggregate"),
+    "SQS, logs, metrics": ("SQS", "CloudWatch, logs", "CloudWatch, metrics"),
+    "Aurora, awake for rounds and sweeps": (
+        "Aurora, awake for the round",
+        "Aurora, woken by sweeps",
+    ),
+}
+KEPT = ("S3, updates kept", "S3, aggregates of one month kept")
+
+
+def month() -> str:
+    columns = [federation(rounds_a_day=rounds) for rounds in (1, 24)]
+    months = [each.month for each in columns]
+    grouped = {name for names in GROUPS.values() for name in names}
+    rest = [name for name in months[0] if name not in grouped | set(KEPT)]
+    short = [
+        federation(each.rounds_a_day, stack=Stack(update_retention_days=7)) for each in columns
+    ]
+    groups = {**GROUPS, "endpoint, snapshot, secret, alarms, polling, storage": tuple(rest)}
+    rows = [
+        [group, *(money(sum(each[name] for name in names)) for each in months)]
+        for group, names in groups.items()
+    ]
+    rows.append(
+        [
+            "**sum without what is kept**",
+            *(f"**{money(sum(e.values()) - sum(e[n] for n in KEPT))}**" for e in months),
+        ]
+    )
+    rows.append(["updates kept for 90 + 30 days", *(money(each[KEPT[0]]) for each in months)])
+    rows.append(["the same for 7 + 30 days", *(money(each.month[KEPT[0]]) for each in short)])
+    rows.append(
+        ["aggregates kept, more by as much each month", *(money(each[KEPT[1]]) for each in months)]
+    )
+    rows.append(
+        [
+            "not in the sum: each client fetches each aggregate over the Internet",
+            *(money(each.fetched_gb * PRICES.internet_gb) for each in columns),
+        ]
+    )
+    return table(["a month of", "1 round a day", "24 rounds a day"], rows)
+
+
+def month_facts() -> str:
+    of = federation()
+    woken = 0.5 * of.hours_awake_a_round * PRICES.acu_hour
+    return (
+        f"A round reads {of.work.nbytes / 1e9:.0f} GB in {of.duration.seconds:.0f} s. The function and its "
+        f"requests to S3 cost {of.round_alone:.4f}; waking the database for it, {woken:.4f}."
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "prices": prices,
+    "idle": idle,
+    "idle facts": idle_facts,
+    "rules": rules,
+    "sharded": sharded,
+    "month": month,
+    "month facts": month_facts,
+}
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<=<!-- computed: {name} -->\n\n)(.*?)(?=\n\n<!-- end -->)", re.DOTALL)
+
+
+def written(text: str, name: str) -> str:
+    """A block as the page has it."""
+    (block,) = _pattern(name).findall(text)
+    return str(block)
+
+
+def rewritten(text: str) -> str:
+    """The page with every block computed anew."""
+    for name, compute in BLOCKS.items():
+        block = compute()
+        text = _pattern(name).sub(lambda _, block=block: block, text)
+    return text
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+    os.environ.setdefault("DATABASE_URL", "sqlite:///:memory:")
+    os.environ.setdefault("STORAGE_ROOT", "/nonexistent")
+    PAGE.write_text(rewritten(PAGE.read_text()))

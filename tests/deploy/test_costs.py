@@ -1,0 +1,113 @@
+"""The costs are those of the template, and `docs/cost.md` quotes what the code computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from connectors.costs import stack
+from connectors.costs.estimate import KEPT_AFTER_DELETION_DAYS
+from connectors.costs.parameters import PARAMETERS, stack_with
+from connectors.costs.prices import US_EAST_1
+from connectors.costs.report import DEFAULT_MAX_UPDATE_BYTES
+from connectors.costs.stack import Stack
+from tests.deploy import cost_page
+from tests.deploy.habits import of_type
+from tests.deploy.stack import template
+
+PARAMETER = template()["Parameters"]
+
+
+def test_the_estimate_begins_from_the_templates_defaults() -> None:
+    """Each parameter on which costs depend has the template's default."""
+    defaults = {name: str(PARAMETER[name]["Default"]) for name in PARAMETERS}
+    assert stack_with(defaults) == Stack()
+    assert PARAMETER["MaxUpdateBytes"]["Default"] == DEFAULT_MAX_UPDATE_BYTES
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if "MinValue" in PARAMETER[name]])
+def test_a_parameter_has_the_templates_limits(name: str) -> None:
+    """What the template refuses is refused, and no more."""
+    low, high = PARAMETER[name]["MinValue"], PARAMETER[name]["MaxValue"]
+    for taken in (low, high):
+        stack_with({name: str(taken)})
+    for refused in (low - 1, high + 1):
+        with pytest.raises(ValueError, match=f"{name}={refused}: expected {low} to {high}"):
+            stack_with({name: str(refused)})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PARAMETERS if "AllowedValues" in PARAMETER[name]]
+)
+def test_a_parameter_has_the_templates_values(name: str) -> None:
+    """Each value that the template offers is taken, and another is refused."""
+    proxy = {"DatabaseMinCapacity": "0.5"} if name == "DatabaseProxy" else {}
+    for value in PARAMETER[name]["AllowedValues"]:
+        stack_with({name: str(value)} | proxy)
+    with pytest.raises(ValueError, match=f"{name}=7: expected "):
+        stack_with({name: "7"} | proxy)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"SweepSchedule": "cron(0 12 * * ? *)"}, "expected a rate such as"),
+        ({"DatabaseMinCapacity": "nan"}, "expected 0 to 64"),
+        ({"DatabaseProxy": "on"}, "DatabaseMinCapacity above 0"),
+        ({"MaxConcurrency": "5"}, "no parameter that costs depend on"),
+    ],
+)
+def test_what_cannot_be_is_refused(parameters: dict[str, str], message: str) -> None:
+    """A message tells what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        stack_with(parameters)
+
+
+def test_all_that_is_paid_for_by_the_hour_is_counted() -> None:
+    """The template makes no alarm, endpoint, key, secret, dashboard or server that the estimate does not
+    know of."""
+    made = template()["Resources"].values()
+    kinds = [resource["Type"] for resource in made]
+    assert kinds.count("AWS::CloudWatch::Alarm") == stack.ALARMS
+    assert kinds.count("AWS::CloudWatch::Dashboard") == 1  # of three that are free
+    assert kinds.count("AWS::RDS::DBInstance") == kinds.count("AWS::RDS::DBProxy") == 1
+    assert not {"AWS::KMS::Key", "AWS::SecretsManager::Secret", "AWS::EC2::NatGateway"} & set(kinds)
+    endpoints = [each for each in made if each["Type"] == "AWS::EC2::VPCEndpoint"]
+    paid = [each for each in endpoints if each["Properties"]["VpcEndpointType"] == "Interface"]
+    assert {each["Condition"] for each in paid} == {
+        "QueueEndpointHere",
+        "EventEndpointHere",
+        "TraceEndpointHere",
+    }
+    for zones in (0, 1, 2):
+        everything = Stack(endpoint_zones=zones, event_bus=True, tracing=True)
+        assert everything.endpoints == zones * len(paid)
+
+
+def test_the_database_lingers_as_the_template_says() -> None:
+    """A session is ended, the database paused, and a deleted object forgotten when the template says."""
+    for timeout, row in template()["Mappings"]["Timeout"].items():
+        seconds = int(timeout) + stack.IDLE_SESSION_SLACK_SECONDS
+        assert row["IdleSession"] == 1000 * seconds
+        lingers = stack.RESUME_SECONDS + seconds + 300
+        assert Stack(timeout_seconds=int(timeout)).linger_hours * 3600 == pytest.approx(lingers)
+    ((_, bucket),) = of_type(template(), "AWS::S3::Bucket")
+    rules = {rule["Id"]: rule for rule in bucket["LifecycleConfiguration"]["Rules"]}
+    replaced: Any = rules["replaced-versions"]["NoncurrentVersionExpiration"]
+    assert replaced["NoncurrentDays"] == KEPT_AFTER_DELETION_DAYS
+
+
+def test_a_database_that_rounds_keep_awake_is_not_woken_by_sweeps() -> None:
+    """Awake for all of the month or for none of it, it is paid for once."""
+    plain = Stack(sweep_hours=0.25)
+    assert plain.sweep_acu_hours() == pytest.approx(0.5 * 730 * 11.25 / 15)
+    assert plain.sweep_acu_hours(730) == 0
+    assert Stack(database_min_capacity=0.5).sweep_acu_hours() == 0
+    assert Stack(aurora=False).idle(US_EAST_1)["Aurora, storage (1 GB), the master's secret"] == 0
+
+
+@pytest.mark.parametrize("name", cost_page.BLOCKS)
+def test_the_page_quotes_what_the_code_computes(name: str) -> None:
+    """Each block of figures in docs/cost.md is what `python -m tests.deploy.cost_page` writes there."""
+    assert cost_page.written(cost_page.PAGE.read_text(), name) == cost_page.BLOCKS[name]()
