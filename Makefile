@@ -12,7 +12,7 @@ DB ?= sqlite
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run admin test browser check format bench bench-peers fuzz clean
+.PHONY: help install run admin test test-examples browser check format bench bench-peers fuzz clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,17 @@ test: install ## Run the whole test suite.
 	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	$(BIN)/python -m pytest -q tests/deploy/test_policy.py::test_nothing_is_allowed_that_nothing_uses
+
+EXAMPLES := .venv-examples
+
+test-examples: export EXAMPLES_PYTHON := $(CURDIR)/$(EXAMPLES)/bin/python
+test-examples: install $(EXAMPLES)/.installed ## Run the example clients of every framework, in an environment of their own.
+	$(BIN)/python -m pytest -q tests/examples
+
+$(EXAMPLES)/.installed: requirements-examples.txt
+	$(PYTHON) -m venv $(EXAMPLES)
+	$(EXAMPLES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 # Settings for tools that only look at the code.
 check: export DATABASE_URL := sqlite:///:memory:
@@ -98,4 +109,4 @@ $(SCANNER)/.installed: requirements-scan.txt
 	@touch $@
 
 clean: ## Remove what was installed and made.
-	rm -rf $(VENV) $(SCANNER) run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

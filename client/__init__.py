@@ -12,8 +12,9 @@ It needs numpy, and boto3 for `Bucket`; `Posts` needs neither credentials nor bo
 package is installed updates are safetensors files, else npz.
 """
 
-from client.errors import (
+from .errors import (
     AccessDenied,
+    BadScore,
     BadWeights,
     ClientError,
     NoBucket,
@@ -22,12 +23,13 @@ from client.errors import (
     StorageUnreachable,
     UploadRefused,
 )
-from client.federation import Client, Latest
-from client.https import Posts
-from client.s3 import Bucket
+from .federation import Client, Latest
+from .https import Posts
+from .s3 import Bucket
 
 __all__ = [
     "AccessDenied",
+    "BadScore",
     "BadWeights",
     "Bucket",
     "Client",

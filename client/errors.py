@@ -29,5 +29,9 @@ class BadWeights(ClientError):
     """The weights would be rejected, or are no weights; nothing was sent."""
 
 
+class BadScore(ClientError):
+    """What was measured is no finite number, or none that JSON has; nothing was sent."""
+
+
 class RoundOverdue(ClientError):
     """No newer aggregate came in the time that was allowed."""

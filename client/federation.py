@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.errors import AccessDenied, BadWeights, ClientError, NotThere, RoundOverdue
-from client.storage import Progress, Storage
-from client.weights import FORMAT, Weights, check, decode, encode
+from .errors import AccessDenied, BadScore, BadWeights, ClientError, NotThere, RoundOverdue
+from .storage import Progress, Storage
+from .weights import FORMAT, Weights, check, decode, encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +192,15 @@ class Client:
         ------
         ClientError
             If it is no aggregate: the initial model is given no score.
+        BadScore
+            If the function would reject it; nothing was sent.
         """
         scored = aggregate or self.base
         if scored is None or scored.aggregate_id is None:
             raise ClientError("only an aggregate is scored: fetch one after the first round")
-        text = json.dumps({"num_examples": _count(num_examples), **results}, allow_nan=False)
+        body = _score({"num_examples": _count(num_examples), **results})
         key = f"scores/{self._model_id}/{self._client_id}/{scored.aggregate_id}.json"
-        return self._storage.put(key, io.BytesIO(text.encode()), {}, None)
+        return self._storage.put(key, io.BytesIO(body), {}, None)
 
     def _send(self, body: Any, extension: str, num_examples: int, progress: Progress | None) -> str:
         metadata = {"num-examples": str(_count(num_examples))}
@@ -215,6 +217,14 @@ def _count(num_examples: int) -> int:
     if isinstance(num_examples, bool) or int(num_examples) != num_examples or num_examples < 1:
         raise BadWeights(f"num_examples is {num_examples!r}, expected a whole number from 1")
     return int(num_examples)
+
+
+def _score(results: dict[str, Any]) -> bytes:
+    """A score as JSON; numbers of numpy, and of frameworks that have ``item``, as plain ones."""
+    try:
+        return json.dumps(results, allow_nan=False, default=lambda number: number.item()).encode()
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise BadScore(f"{results} cannot be told as JSON: {error}") from error
 
 
 def _without_values(weights: Weights) -> dict[str, NDArray[Any]]:

@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 from urllib.parse import quote
 
-from client.errors import (
+from .errors import (
     AccessDenied,
     ClientError,
     NotThere,
     StorageUnreachable,
     UploadRefused,
 )
-from client.storage import Progress, patiently
+from .storage import Progress, patiently
 
 TIMEOUT_SECONDS = 60
+
+#: What an object's metadata is named by, in a form and in a header.
+METADATA = "x-amz-meta-"
 
 #: In a post's key: here goes the name of the file.
 FILENAME = "${filename}"
@@ -78,8 +81,10 @@ class Posts:
         self, key: str, body: BinaryIO, metadata: Mapping[str, str], progress: Progress | None
     ) -> str:
         post, key = self._post_for(key)
-        fields = dict(post["fields"], key=key)
-        fields |= {f"x-amz-meta-{name}": value for name, value in metadata.items()}
+        # What the form says already is for who has nothing else; who has more to say says all of it.
+        blank = dict.fromkeys((name for name in post["fields"] if name.startswith(METADATA)), "")
+        told = {METADATA + name: value for name, value in metadata.items()}
+        fields = post["fields"] | blank | told | {"key": key}
 
         def request() -> None:
             form = _Form(fields, key.rsplit("/", 1)[1], body, progress)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from client.errors import (
+from .errors import (
     AccessDenied,
     ClientError,
     NoBucket,
@@ -16,7 +16,7 @@ from client.errors import (
     StorageUnreachable,
     UploadRefused,
 )
-from client.storage import Progress, patiently
+from .storage import Progress, patiently
 
 
 class Bucket:

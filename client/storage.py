@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
-from client.errors import StorageUnreachable
+from .errors import StorageUnreachable
 
 #: Told how many bytes have been sent, and of how many.
 Progress = Callable[[int, int], None]

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from client.errors import BadWeights
+from .errors import BadWeights
 
 Weights = Mapping[str, NDArray[Any]]
 

@@ -1,7 +1,8 @@
 """Events out: what has happened is told to an EventBridge bus, so that nobody needs to poll.
 
-The rows that changed are the outbox: a round, an update or a model is marked `to_announce` as it is
-written, in the transaction that makes the news, and the mark is taken away once the bus has the event.
+The rows that changed are the outbox: a round, an update, a model or an aggregate is marked `to_announce`
+as it is written, in the transaction that makes the news, and the mark is taken away once the bus has the
+event.
 What could not be sent is sent by the next invocation, at the latest by the next sweep. Hence an event
 comes at least once; its `detail.event_id` is the same whenever it comes.
 
@@ -18,11 +19,11 @@ from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from django.db.models import Q
+from django.db.models import Count, Q
 
 from aggregation.errors import TemporarilyUnavailable
 from connectors.queries import State, UpdateStatus, translated_errors
-from models_app.models import AggregationRound, FederatedModel, ModelUpdate
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
 #: What events say they come from.
 SOURCE = "federated-aggregation"
@@ -54,7 +55,7 @@ class News:
 
     detail_type: str
     detail: dict[str, Any]
-    row: AggregationRound | ModelUpdate | FederatedModel
+    row: AggregationRound | ModelUpdate | FederatedModel | ModelAggregate
 
 
 class Announcer:
@@ -114,6 +115,7 @@ def pending() -> Iterator[News]:
     yield from _ended_rounds()
     yield from _rejected_updates()
     yield from _paused_models()
+    yield from _dropped_scores()
 
 
 _ROUND_ENDED = {
@@ -137,6 +139,7 @@ def _ended_rounds() -> Iterator[News]:
             detail |= {
                 "aggregate_id": ended.aggregate_id,
                 "key": ended.aggregate.result.name,
+                **_origin(ended),
             }
         if ended.error:
             detail["reason"] = ended.error[:MAX_REASON]
@@ -145,6 +148,14 @@ def _ended_rounds() -> Iterator[News]:
             detail=detail,
             row=ended,
         )
+
+
+def _origin(ended: AggregationRound) -> dict[str, Any]:
+    """What made a round's aggregate."""
+    original = ended.terms.get("rolled_back_to")
+    if original:
+        return {"made_by": "rollback", "rolled_back_to": original}
+    return {"made_by": "workflow" if ended.by_hand else "round"}
 
 
 def _rejected_updates() -> Iterator[News]:
@@ -165,10 +176,31 @@ def _paused_models() -> Iterator[News]:
     for model in paused.order_by("pk")[:AT_MOST]:
         on = model.to_announce
         detail = {
-            **_detail(f"pause-{model.pk}-{on:%Y%m%dT%H%M%S.%f}", model.pk, on),
+            **_detail(_at(f"pause-{model.pk}", on), model.pk, on),
             "reason": model.pause_reason[:MAX_REASON],
         }
         yield News(detail_type="Model Paused", detail=detail, row=model)
+
+
+def _dropped_scores() -> Iterator[News]:
+    marked = ModelAggregate.objects.filter(to_announce__isnull=False)
+    counted = marked.annotate(n=Count("client_scores")).select_related("federated_model", "parent")
+    for aggregate in counted.order_by("pk")[:AT_MOST]:
+        on = aggregate.to_announce
+        detail = {
+            **_detail(_at(f"score-{aggregate.pk}", on), aggregate.federated_model_id, on),
+            "aggregate_id": aggregate.pk,
+            "score": aggregate.validation_score,
+            "parent_score": aggregate.parent.validation_score if aggregate.parent else None,
+            "clients": aggregate.n,
+            "reason": aggregate.dropped()[:MAX_REASON],
+        }
+        yield News(detail_type="Score Dropped", detail=detail, row=aggregate)
+
+
+def _at(event_id: str, on: datetime | None) -> str:
+    """The id of an event that may happen to the same row again."""
+    return f"{event_id}-{on:%Y%m%dT%H%M%S.%f}"
 
 
 def _detail(event_id: str, model_id: int, on: datetime | None) -> dict[str, Any]:
@@ -178,11 +210,19 @@ def _detail(event_id: str, model_id: int, on: datetime | None) -> dict[str, Any]
 
 def _mark_told(sent: Sequence[News]) -> None:
     """Take the marks away that were seen: a model paused anew meanwhile bears another."""
-    for kind, unmarked in ((AggregationRound, False), (ModelUpdate, False), (FederatedModel, None)):
+    for kind, unmarked in _UNMARKED:
         seen = {news.row.pk: news.row.to_announce for news in sent if isinstance(news.row, kind)}
         if seen:
             marked = kind._default_manager.filter(pk__in=seen.keys())
             marked.filter(Q(("to_announce__in", set(seen.values())))).update(to_announce=unmarked)
+
+
+_UNMARKED = (
+    (AggregationRound, False),
+    (ModelUpdate, False),
+    (FederatedModel, None),
+    (ModelAggregate, None),
+)
 
 
 def _batches(news: Iterable[News]) -> Iterator[list[News]]:

@@ -13,10 +13,17 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+from django.db import DatabaseError
 from django.db.models import F, IntegerField, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
-from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected
+from aggregation.errors import (
+    AggregationError,
+    ObjectMissing,
+    TemporarilyUnavailable,
+    UpdateRejected,
+)
 from connectors.queries import UnknownModel, translated_errors
 from connectors.storage import Objects, Outrun, read_small
 from models_app.models import FederatedModel, ModelAggregate
@@ -100,6 +107,16 @@ def tell_latest(objects: Objects, model_id: int) -> Latest | None:
         raise TemporarilyUnavailable(f"{latest_key(model_id)} is being written by many at once")
     _remember(model_id, latest.number)
     return latest
+
+
+def told_now(objects: Objects, model_id: int) -> str:
+    """`tell_latest` for who has done the work already and must not fail any more: why it could not be
+    told, in words; empty if it was. The next sweep tells what is not told."""
+    try:
+        tell_latest(objects, model_id)
+    except (AggregationError, DatabaseError, BotoCoreError, ClientError, OSError) as error:
+        return f"latest.json of model {model_id} is written by the next sweep, for now: {error}"
+    return ""
 
 
 def untold_models() -> list[int]:

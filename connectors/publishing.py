@@ -9,12 +9,15 @@ from aggregation.errors import AggregationError, LostRound
 from aggregation.parts import PART_BYTES
 from connectors import queries
 from connectors.aggregator import DjangoAggConnector
-from connectors.latest import tell_latest
+from connectors.latest import told_now
 from connectors.model_data import aggregate_key
 from connectors.queries import State, translated_errors
 from connectors.scores import refusal
 from connectors.storage import Leftover, Objects
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelArtifact
+
+#: As long as the database keeps.
+MAX_VERSION = 255
 
 
 class NotPublished(AggregationError):
@@ -30,13 +33,12 @@ def publish(aggregate: ModelAggregate, version: str) -> ModelArtifact:
     Raises
     ------
     NotPublished
-        If the version exists, or the model's `max_score_drop` forbids it.
+        If the version exists or is no name, or the model's `max_score_drop` forbids it.
     """
-    if not version:
-        raise NotPublished("a version needs a name, such as 1.2.0")
+    _check_version(version)
     refused = refusal(aggregate)
     if refused:
-        raise NotPublished(f"{refused}; change the model's max_score_drop to publish it anyway")
+        raise NotPublished(f"{refused}; to publish it anyway, change max_score_drop in the admin")
     model_id = aggregate.federated_model_id
     try:
         with translated_errors(), transaction.atomic():
@@ -49,6 +51,13 @@ def publish(aggregate: ModelAggregate, version: str) -> ModelArtifact:
             f"model {model_id} has a version {version!r} already: versions never change, choose another"
         ) from error
     return artifact
+
+
+def _check_version(version: str) -> None:
+    if not version.strip() or not version.isprintable() or len(version) > MAX_VERSION:
+        raise NotPublished(
+            f"a version needs a name of at most {MAX_VERSION} printable characters, such as 1.2.0"
+        )
 
 
 def roll_back(connector: DjangoAggConnector, aggregate: ModelAggregate) -> ModelAggregate:
@@ -74,7 +83,7 @@ def roll_back(connector: DjangoAggConnector, aggregate: ModelAggregate) -> Model
     except Exception:
         objects.remove(Leftover(key=key, since=timezone.now()))
         raise
-    tell_latest(objects, model.pk)
+    told_now(objects, model.pk)  # What is not told now, the next sweep tells.
     return new
 
 

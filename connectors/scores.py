@@ -20,13 +20,20 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef
+from django.utils import timezone
 
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected, quoted
 from connectors.door import Admission, NotAnUpdate
 from connectors.events import Upload
 from connectors.queries import translated_errors
 from connectors.storage import Objects, read_small
-from models_app.models import Client, ClientAggregateScore, FederatedModel, ModelAggregate
+from models_app.models import (
+    Client,
+    ClientAggregateScore,
+    FederatedModel,
+    ModelAggregate,
+    events_wanted,
+)
 from models_app.schemas import SchemaError, compiled
 
 PREFIX = "scores/"
@@ -137,23 +144,11 @@ def refusal(aggregate: ModelAggregate) -> str:
 
     The aggregate that is asked about must have a score; a parent without one is not compared with.
     """
-    model, parent = aggregate.federated_model, aggregate.parent
-    if model.max_score_drop is None:
+    if aggregate.federated_model.max_score_drop is None:
         return ""
     if aggregate.validation_score is None:
         return f"{aggregate} has no validation score yet, and max_score_drop asks for one"
-    if parent is None or parent.validation_score is None:
-        return ""
-    drop = parent.validation_score - aggregate.validation_score
-    if model.lower_is_better:
-        drop = -drop
-    if drop <= model.max_score_drop:
-        return ""
-    return (
-        f"{aggregate} scores {aggregate.validation_score:.6g}, its parent "
-        f"{parent.validation_score:.6g}: worse by {drop:.6g}, and max_score_drop is "
-        f"{model.max_score_drop:.6g}"
-    )
+    return aggregate.dropped()
 
 
 def parse_results(body: bytes) -> dict[str, Any]:
@@ -243,14 +238,25 @@ def _stored(
             aggregate=aggregate, client_id=client_id, defaults={"validation_results": results}
         )
         if created and model.score_metric:
-            scores = aggregate.client_scores.order_by("client_id")
-            aggregate.validation_score = validation_score(
-                scores.values_list("validation_results", flat=True).iterator(),
-                model.score_metric,
-                model.max_num_examples,
-            )
-            aggregate.save(update_fields=["validation_score"])
+            _score(aggregate, model)
     return created
+
+
+def _score(aggregate: ModelAggregate, model: FederatedModel) -> None:
+    """Average an aggregate's scores anew; a drop that was none before is to be announced."""
+    aggregate.federated_model = model
+    had_dropped = aggregate.dropped()
+    scores = aggregate.client_scores.order_by("client_id")
+    aggregate.validation_score = validation_score(
+        scores.values_list("validation_results", flat=True).iterator(),
+        model.score_metric,
+        model.max_num_examples,
+    )
+    if not aggregate.dropped():
+        aggregate.to_announce = None
+    elif not had_dropped and events_wanted():
+        aggregate.to_announce = timezone.now()
+    aggregate.save(update_fields=["validation_score", "to_announce"])
 
 
 def _finite(text: str) -> float:

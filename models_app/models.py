@@ -213,6 +213,9 @@ class ModelAggregate(models.Model):
     number = models.PositiveIntegerField(help_text="Of the round that made it; the first is 1.")
     result = models.FileField(upload_to="aggregates", max_length=1024)
     validation_score = models.FloatField(null=True, blank=True)
+    to_announce = models.DateTimeField(
+        null=True, editable=False, help_text="When its score dropped, until that is announced."
+    )
     created_on = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -223,9 +226,35 @@ class ModelAggregate(models.Model):
                 fields=["federated_model", "number"], name="one_aggregate_per_round_number"
             )
         ]
+        indexes = [
+            # "Whose score has dropped and is not announced yet": next to none at any time.
+            models.Index(
+                fields=["id"],
+                condition=Q(to_announce__isnull=False),
+                name="aggregates_to_announce",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"aggregate {self.number} of {self.federated_model}"
+
+    def dropped(self) -> str:
+        """By how much it scores worse than its parent, in words; empty where that is no more than its
+        model's `max_score_drop`, or not known."""
+        model, parent = self.federated_model, self.parent
+        if model.max_score_drop is None or self.validation_score is None:
+            return ""
+        if parent is None or parent.validation_score is None:
+            return ""
+        drop = parent.validation_score - self.validation_score
+        if model.lower_is_better:
+            drop = -drop
+        if drop <= model.max_score_drop:
+            return ""
+        return (
+            f"{self} scores {self.validation_score:.6g}, its parent {parent.validation_score:.6g}: "
+            f"worse by {drop:.6g}, and max_score_drop is {model.max_score_drop:.6g}"
+        )
 
 
 class AggregationRound(models.Model):
@@ -271,7 +300,7 @@ class AggregationRound(models.Model):
     error = models.TextField(blank=True)
     checkpoint = models.JSONField(null=True, help_text="How far an unfinished round got.")
     fruitless_attempts = models.PositiveIntegerField(
-        default=0, help_text="Attempts in a row that ended without storing a part of the result."
+        default=0, help_text="Attempts in a row that ended no further than they began."
     )
     to_announce = models.BooleanField(default=events_wanted, editable=False)
 

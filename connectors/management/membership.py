@@ -47,4 +47,4 @@ def clients_asked_for(count: int, ids: Sequence[uuid.UUID]) -> list[Client]:
     if not 0 <= count <= MAX_NEW_CLIENTS:
         raise CommandError(f"--clients must be between 0 and {MAX_NEW_CLIENTS}; got {count}")
     new = Client.objects.bulk_create(Client() for _ in range(count))
-    return [*new, *(Client.objects.get_or_create(pk=each)[0] for each in ids)]
+    return [*new, *(Client.objects.get_or_create(pk=each)[0] for each in dict.fromkeys(ids))]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,8 +16,14 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, models
 
 from aggregation.errors import AggregationError, TemporarilyUnavailable
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.latest import told_now
 
 Row = Mapping[str, Any]
+
+#: More than anybody reads.
+MAX_ROWS = 1_000_000
 
 #: Cells up to the length of a UUID stay on one line.
 WHOLE = 36
@@ -47,6 +54,12 @@ class ReportCommand(BaseCommand):
         width = max(map(len, row))
         for name, value in row.items():
             self.stdout.write(f"{name:<{width}}  {shown(value)}")
+
+    def tell_latest(self, model: int) -> None:
+        """Bring the model's `latest.json` up to date; what is done already does not fail by it."""
+        why = told_now(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model)
+        if why:
+            self.stderr.write(why)
 
 
 def as_text(value: Any) -> str:
@@ -107,6 +120,61 @@ def _plain_table(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
+def add_row_argument(parser: ArgumentParser, name: str, listing: str) -> None:
+    """A positional argument that is a row's id, as another command lists it."""
+
+    def row_id(text: str) -> int:
+        if not text.isdecimal() or not int(text):
+            raise ArgumentTypeError(f"{text!r} is no id: {listing} lists those there are")
+        return int(text)
+
+    parser.add_argument(name, type=row_id, help=f"its id, as {listing} lists it")
+
+
+def add_model_argument(parser: ArgumentParser) -> None:
+    """``MODEL``, by its id."""
+    add_row_argument(parser, "model", "manage.py models")
+
+
+def add_aggregate_argument(parser: ArgumentParser) -> None:
+    """``AGGREGATE``, by its id."""
+    add_row_argument(parser, "aggregate", "manage.py lineage MODEL")
+
+
+def add_limit_argument(parser: ArgumentParser, default: int) -> None:
+    """``--limit N``."""
+    parser.add_argument(
+        "--limit", type=_limit, default=default, metavar="N", help="default: %(default)s"
+    )
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_ROWS:
+        raise ArgumentTypeError(f"expected a whole number from 1 to {MAX_ROWS}; got {text!r}")
+    return int(text)
+
+
+def add_out_arguments(parser: ArgumentParser) -> None:
+    """``--out FILE`` and ``--force``."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Refuse to write over what is there, unless that was asked for.
+
+    Raises
+    ------
+    CommandError
+    """
+    if out.is_dir():
+        raise CommandError(f"{out} is a directory: name a file in it")
+    if not out.parent.is_dir():
+        raise CommandError(f"{out} cannot be written: there is no directory {out.parent}")
+    if out.exists() and not force:
+        raise CommandError(f"{out} exists: choose another name, or replace it with --force")
+
+
 def found(kind: type[M], pk: int, *related: str) -> M:
     """The row with that id.
 
@@ -135,7 +203,7 @@ def told_plainly() -> Iterator[None]:
     """What AWS, storage, the database or the core refuse, as an error of the command."""
     try:
         yield
-    except (TemporarilyUnavailable, BotoCoreError, ClientError, DatabaseError) as error:
+    except (TemporarilyUnavailable, BotoCoreError, ClientError, DatabaseError, OSError) as error:
         why = " ".join(str(error).split())
         raise CommandError(f"{why}; `manage.py doctor` tells what is wrong") from error
     except AggregationError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,25 +11,56 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import requests
 
 from client import Bucket, Posts
 from local.cloud import Cloud
-
-#: What a presigned post must allow for an update to say what it is.
-METADATA = [
-    ["starts-with", "$x-amz-meta-num-examples", ""],
-    ["starts-with", "$x-amz-meta-base-aggregate", ""],
-]
+from tests.client.posting import parse, refusals
 
 
-def presigned_post(cloud: Cloud, key: str, *, seconds: int = 300, at_most: int = 1 << 20) -> Any:
-    """A post as the operator issues it."""
-    return cloud.client("s3").generate_presigned_post(
-        cloud.bucket,
-        key,
-        Conditions=[["content-length-range", 1, at_most], *METADATA],
-        ExpiresIn=seconds,
-    )
+@pytest.fixture
+def issue(cloud: Cloud) -> Iterator[Callable[..., list[Any]]]:
+    """Signs posts with `manage.py issue_upload`; what is posted by them is held to their policy."""
+    from django.core.management import call_command
+
+    from tests.factories import client_id
+
+    with checking_posts(cloud) as url:
+
+        def signed(model: Any, client: int, *options: Any) -> list[Any]:
+            out = io.StringIO()
+            arguments = [str(model.pk), "--client", str(client_id(client)), *map(str, options)]
+            call_command("issue_upload", *arguments, stdout=out)
+            return [post | {"url": url} for post in json.loads(out.getvalue())]
+
+        yield signed
+
+
+@contextmanager
+def checking_posts(cloud: Cloud) -> Iterator[str]:
+    """moto's bucket behind what S3 does first: to refuse a form that its policy does not allow."""
+    moto = cloud.client("s3").generate_presigned_post(cloud.bucket, "any")["url"]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            content_type = self.headers["Content-Type"]
+            refused = next(refusals(*parse(content_type, body), cloud.bucket), None)
+            if refused:
+                code, message = refused
+                told = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+                answer(self, 400 if code == "EntityTooLarge" else 403, told.encode())
+                return
+            stored = requests.post(
+                moto, data=body, headers={"Content-Type": content_type}, timeout=10
+            )
+            answer(self, stored.status_code, stored.content)
+
+        def log_message(self, *args: Any) -> None:
+            """Say nothing."""
+
+    with serving(Handler) as url:
+        yield url
 
 
 @contextmanager
@@ -92,18 +125,15 @@ def read_url(cloud: Cloud) -> Iterator[str]:
 
 @pytest.fixture(params=["credentials", "presigned"])
 def storage_of(
-    request: pytest.FixtureRequest, cloud: Cloud, read_url: str
+    request: pytest.FixtureRequest, cloud: Cloud, read_url: str, issue: Callable[..., list[Any]]
 ) -> Callable[[Any, int], Bucket | Posts]:
     """A client's storage, of either kind."""
-
-    from tests.factories import client_id  # Django is up only now.
 
     def create(model: Any, client: int) -> Bucket | Posts:
         if request.param == "credentials":
             return Bucket(cloud.bucket, cloud.client("s3"))
-        own = f"{model.pk}/{client_id(client)}/${{filename}}"
-        posts = [presigned_post(cloud, f"{kind}/{own}") for kind in ("updates", "scores")]
-        return Posts(posts, read_url)
+        posts = issue(model, client, "--count", 2, "--scores")
+        return Posts(posts + issue(model, client, "--format", "npz"), read_url)
 
     return create
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,10 +17,12 @@ import safetensors.numpy
 
 from client import (
     AccessDenied,
+    BadScore,
     BadWeights,
     Bucket,
     Client,
     ClientError,
+    Latest,
     NoBucket,
     NotThere,
     Posts,
@@ -28,14 +34,17 @@ from client import storage as client_storage
 from client import weights as client_weights
 from local.cloud import Cloud
 from models_app.models import FederatedModel
-from tests.client.conftest import answering, presigned_post
-from tests.factories import SMALL, client_id, filled, make_model
+from tests.client.conftest import answering
+from tests.factories import SMALL, client_id, filled, get, make_model
 from tests.test_lambda_handler import invoke, payload
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 StorageOf = Callable[[FederatedModel, int], Bucket | Posts]
 Deliver = Callable[[], int]
+Issue = Callable[..., list[Any]]
+
+SCORED = Latest(aggregate_id=1, number=1, key="aggregates/1/x.npz", etag="e", published_on="2026")
 
 
 def federation(clients: int = 2, **fields: Any) -> FederatedModel:
@@ -188,6 +197,25 @@ def test_the_initial_model_is_not_scored(storage_of: StorageOf) -> None:
         client.report_score(num_examples=1, accuracy=0.5)
 
 
+@pytest.mark.parametrize("told", [float("nan"), np.float32("inf"), np.zeros(3), object(), {1, 2}])
+def test_a_score_that_would_be_rejected_is_not_sent(cloud: Cloud, told: Any) -> None:
+    """What is no finite number is told where it is measured, and nothing is uploaded."""
+    client = member(Bucket(cloud.bucket, cloud.client("s3")), make_model(1))
+    with pytest.raises(BadScore, match="cannot be told as JSON"):
+        client.report_score(num_examples=1, aggregate=SCORED, accuracy=told)
+    assert "Contents" not in cloud.client("s3").list_objects_v2(
+        Bucket=cloud.bucket, Prefix="scores/"
+    )
+
+
+@pytest.mark.parametrize("told", [0.5, np.float32(0.5), np.float64(0.5), np.array([0.5])])
+def test_a_score_may_be_a_number_of_numpy(cloud: Cloud, told: Any) -> None:
+    """A mean that numpy computed needs no conversion."""
+    client = member(Bucket(cloud.bucket, cloud.client("s3")), make_model(1))
+    key = client.report_score(num_examples=np.int64(7), aggregate=SCORED, accuracy=told)
+    assert json.loads(get(key)) == {"num_examples": 7, "accuracy": 0.5}
+
+
 def test_a_pointer_of_another_kind_is_told(storage_of: StorageOf, cloud: Cloud) -> None:
     """What is no pointer this client knows is an error that names it, not a traceback of json."""
     model = federation()
@@ -215,16 +243,51 @@ def test_a_bucket_that_is_not_there_is_named(cloud: Cloud) -> None:
         client.upload(filled(1.0), num_examples=1)
 
 
-def test_posts_with_keys_of_their_own_are_used_once_each(cloud: Cloud, read_url: str) -> None:
+def test_posts_with_keys_of_their_own_are_used_once_each(issue: Issue, read_url: str) -> None:
     """Each post that allows one key carries one update; then the client asks for new ones."""
     model = federation(1)
-    own = f"updates/{model.pk}/{client_id(1)}"
-    posts = [presigned_post(cloud, f"{own}/{number}.safetensors") for number in (1, 2)]
+    posts = issue(model, 1, "--count", 2)
     client = member(Posts(posts, read_url), model)
     keys = [client.upload(filled(1.0), num_examples=1) for _ in range(2)]
-    assert keys == [f"{own}/1.safetensors", f"{own}/2.safetensors"]
+    assert keys == [post["fields"]["key"] for post in posts]
     with pytest.raises(AccessDenied, match="no presigned post is left"):
         client.upload(filled(1.0), num_examples=1)
+
+
+def test_a_client_knows_better_than_its_post(issue: Issue, read_url: str, deliver: Deliver) -> None:
+    """A form that says "based on the latest" is not believed of an update that is based on nothing."""
+    model = federation(1)
+    early = member(Posts(issue(model, 1), read_url), model)
+    early.fetch()
+    early.upload(filled(1.0), num_examples=1)
+    deliver()
+    (post,) = issue(model, 1)
+    latest = model.aggregates.get()
+    assert post["fields"]["x-amz-meta-base-aggregate"] == str(latest.pk)
+    member(Posts([post], read_url), model).upload(filled(2.0), num_examples=3)
+    deliver()
+    update = model.model_updates.get(num_examples=3)
+    assert (update.base_aggregate, update.rejection_reason) == (None, "")
+
+
+def test_what_a_post_does_not_allow_is_refused(issue: Issue, read_url: str) -> None:
+    """Storage refuses an update that is too large for its post, and a folder the posts are not for."""
+    model = federation(2)
+    client = member(Posts(issue(model, 1, "--max-bytes", 10), read_url), model)
+    with pytest.raises(UploadRefused, match="larger than its presigned post allows"):
+        client.upload(filled(1.0), num_examples=1)
+    other = member(Posts(issue(model, 1), read_url), model, 2)
+    with pytest.raises(AccessDenied, match="no presigned post is left"):
+        other.upload(filled(1.0), num_examples=1)
+
+
+def test_a_post_cannot_be_bent_to_another_key(issue: Issue, read_url: str) -> None:
+    """Who changes the key in the form breaks its policy."""
+    (post,) = issue(federation(1), 1)
+    post["fields"]["key"] = post["fields"]["key"].replace("updates/", "aggregates/")
+    storage = Posts([post], read_url)
+    with pytest.raises(AccessDenied, match="Policy Condition failed"):
+        storage.put(post["fields"]["key"], io.BytesIO(b"x"), {}, None)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +318,7 @@ def test_what_s3_answers_to_a_post_is_told_in_plain_words(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The errors of S3's POST Object, which moto does not raise, as S3's reference prints them."""
+    """The errors of S3's POST Object, as S3's reference prints them."""
     monkeypatch.setattr(client_storage, "FIRST_PAUSE_SECONDS", 0.001)
     model = make_model(1)
     with answering(status, f"<Error>{body}</Error>".encode()) as url:
@@ -340,3 +403,18 @@ def test_an_upload_that_broke_off_is_sent_again_from_its_beginning(cloud: Cloud)
     storage = Bucket(cloud.bucket, Breaking())
     storage.put("updates/x", io.BytesIO(b"0123456789abcdef"), {}, None)
     assert s3.get_object(Bucket=cloud.bucket, Key="updates/x")["Body"].read() == b"0123456789abcdef"
+
+
+def test_the_folder_works_under_any_name(tmp_path: Path) -> None:
+    """Copied into a package of somebody else's, it imports itself and nothing of this project."""
+    folder = Path(__file__).parents[2] / "client"
+    shutil.copytree(folder, tmp_path / "theirs" / "federation_client")
+    (tmp_path / "theirs" / "__init__.py").touch()
+    code = (
+        "import sys, theirs.federation_client as f; "
+        "print(f.Client.__module__, *{'client', 'django', 'boto3'} & set(sys.modules))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["theirs.federation_client.federation"]

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from connectors.latest import Latest
 from local.cloud import Cloud
+from models_app.models import ModelAggregate
+from tests.client.conftest import checking_posts
 from tests.client.delivery import deliver
 from tests.factories import client_id, filled, make_model
 from tests.test_lambda_handler import invoke, payload
@@ -43,6 +46,31 @@ def test_the_few_lines_send_an_update_and_a_score(
     aggregate = model.aggregates.get()
     assert aggregate.validation_score == 0.93
     assert model.model_updates.get().num_examples == 120
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_whoever_has_nothing_but_a_post_sends_with_it(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's own policy allows the page's own form, which makes an update of what it says."""
+    model = make_model(1, initial=filled(0.0))
+    latest = ModelAggregate.objects.create(
+        federated_model=model, number=1, result=model.current_artifact.values.name
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("mine.safetensors").write_bytes(safetensors.numpy.save(filled(1.0)))
+    sign, send = (each for each in blocks("python") if "post[" in each or "post =" in each)
+    sign = sign.replace("updates/3/<client>", f"updates/{model.pk}/{client_id(1)}")
+    scope: dict[str, Any] = {"s3": cloud.client("s3")}
+    exec(sign, scope)
+    with checking_posts(cloud) as url:
+        scope["post"]["url"] = url
+        exec(send.replace('"17"', f'"{latest.pk}"'), scope)
+    assert deliver(cloud)
+    update = model.model_updates.get()
+    assert (update.rejection_reason, update.num_examples) == ("", 120)
+    assert update.base_aggregate == latest
 
 
 def test_latest_json_is_documented_field_by_field() -> None:

@@ -48,6 +48,18 @@ def test_a_round_that_cannot_be_run_says_why(said: Said) -> None:
     assert statuses([update]) == ["FAILED"]
 
 
+def test_a_sweep_goes_on_after_a_round_that_fails(said: Said) -> None:
+    """One model's failure is told, holds up no other, and makes the command fail in the end."""
+    broken, well = (make_model(1, initial=filled(0.0)) for _ in range(2))
+    assert broken.current_artifact
+    put(str(broken.current_artifact.values.name), b"garbage")
+    for model in (broken, well):
+        ready_update(model, 1, filled(1.0))
+    with pytest.raises(CommandError, match="1 rounds failed or were interrupted"):
+        said("sweep")
+    assert (broken.aggregates.count(), well.aggregates.count()) == (0, 1)
+
+
 def test_an_interrupt_stops_a_round_between_chunks() -> None:
     """Ctrl-C is noted while a round runs, and ends the process again afterwards."""
     with _stop_on_interrupt() as stop:
@@ -81,8 +93,10 @@ def test_a_worse_aggregate_is_not_published(said: Said, line: Line) -> None:
     for aggregate, score in zip(line, (0.9, 0.5, 0.6), strict=True):
         aggregate.validation_score = score
         aggregate.save()
-    with pytest.raises(CommandError, match=r"worse by 0\.4"):
+    with pytest.raises(CommandError, match=r"worse by 0\.4.*change max_score_drop in the admin"):
         said("publish", line[1].pk, "--version", "1.0")
+    drawn = said("lineage", line[0].federated_model_id).splitlines()
+    assert ["held back" in each for each in drawn[1:]] == [False, True, False]
     said("publish", line[2].pk, "--version", "1.0")
 
 

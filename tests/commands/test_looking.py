@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,44 @@ def test_text_of_strangers_is_no_formula(said: Said, tmp_path: Path) -> None:
     assert out.read_text().rstrip().endswith(",'=cmd()")
 
 
-def test_parquet_needs_pyarrow(said: Said, line: Line, tmp_path: Path) -> None:
-    """Parquet is written where pyarrow is; else the error says what to install."""
-    arguments = ("export_metrics", line[0].federated_model_id, "--out", tmp_path / "rounds.parquet")
-    if importlib.util.find_spec("pyarrow"):
-        assert "3 rounds" in said(*arguments)
-    else:
-        with pytest.raises(CommandError, match="pip install pyarrow"):
-            said(*arguments)
+def test_parquet_has_the_same_columns_of_the_same_types(
+    said: Said, line: Line, tmp_path: Path
+) -> None:
+    """What is a number, a time or a text is one in Parquet, also where a column has no value yet."""
+    parquet = importlib.import_module("pyarrow.parquet")
+    model = line[0].federated_model
+    results = {"accuracy": 0.5, "num_examples": 10}
+    ClientAggregateScore.objects.create(
+        aggregate=line[0], client_id=client_id(1), validation_results=results
+    )
+    tables = {}
+    for of in ("rounds", "updates", "scores"):
+        out = tmp_path / f"{of}.parquet"
+        assert f"in {out}" in said("export_metrics", model.pk, "--of", of, "--out", out)
+        tables[of] = parquet.read_table(out)
+    types = {
+        name: str(table.schema.field(name).type)
+        for table in tables.values()
+        for name in table.schema.names
+    }
+    assert {types[name] for name in ("started", "uploaded")} == {"timestamp[us, tz=UTC]"}
+    assert {types[name] for name in ("seconds", "score", "norm", "value")} == {"double"}
+    assert {types[name] for name in ("state", "client", "reason", "error", "metric")} == {"string"}
+    assert {types[name] for name in ("round", "bytes", "base", "aggregate", "number")} == {"int64"}
+    assert tables["rounds"].column("score").to_pylist() == [None] * 3
+    assert tables["updates"].column("base").to_pylist() == [None, line[0].pk, line[1].pk]
+    assert tables["scores"].column("value").to_pylist() == [0.5, 10.0]
+
+
+def test_without_pyarrow_parquet_says_what_to_install(
+    said: Said, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where pyarrow is missing, the error names it, and the format that needs nothing."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    out = tmp_path / "rounds.parquet"
+    with pytest.raises(CommandError, match=r"pip install pyarrow, or export \.csv"):
+        said("export_metrics", line[0].federated_model_id, "--out", out)
+    assert not out.exists()
 
 
 def test_an_aggregate_is_downloaded_whole(said: Said, line: Line, tmp_path: Path) -> None:
@@ -143,7 +174,7 @@ def test_an_aggregate_is_downloaded_whole(said: Said, line: Line, tmp_path: Path
         (["updates", "999"], "no federated model with id 999"),
         (["updates", "MODEL", "--status", "lost"], "invalid choice"),
         (["lineage", "999"], "no federated model with id 999"),
-        (["lineage", "digits"], "invalid int value"),
+        (["lineage", "digits"], "'digits' is no id: manage.py models lists"),
         (["show_round", "999"], "no round with id 999: manage.py rounds"),
         (["export_metrics", "MODEL", "--out", "x.xlsx"], "must end with one of .csv, .parquet"),
         (["export_metrics", "MODEL", "--out", "x.csv"], "has no rounds yet"),
@@ -159,10 +190,10 @@ def test_what_is_not_there_is_named(said: Said, arguments: list[str], why: str) 
 
 def test_files_that_cannot_be_written_are_named(said: Said, line: Line) -> None:
     """A folder that does not exist is told as such."""
-    with pytest.raises(CommandError, match="cannot be written: No such file or directory"):
+    with pytest.raises(CommandError, match="cannot be written: there is no directory"):
         said("download", line[0].pk, "--out", "/nonexistent/x")
     model = line[0].federated_model_id
-    with pytest.raises(CommandError, match="cannot be written: No such file or directory"):
+    with pytest.raises(CommandError, match="cannot be written: there is no directory"):
         said("export_metrics", model, "--out", "/nonexistent/x.csv")
 
 

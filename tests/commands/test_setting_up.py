@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import requests
 import safetensors.numpy
+from django.contrib.auth import get_user_model
 from django.core.management import CommandError
 
 from connectors.latest import latest_key
-from models_app.models import Client, FederatedModel
+from models_app.models import Client, FederatedModel, ModelAggregate
 from tests.factories import SMALL, client_id, filled, get, make_model, put, s3_record
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
@@ -50,6 +51,24 @@ def test_a_model_is_created_whole(said: Said, weights: Path) -> None:
     assert json.loads(get(latest_key(model.pk)))["number"] == 0
 
 
+def test_a_model_is_created_with_what_its_scores_are(said: Said, tmp_path: Path) -> None:
+    """`create_model` takes the metric, its direction, the margin, both schemas and the developer."""
+    get_user_model().objects.create(username="ada")
+    schema = {"type": "object", "required": ["loss"]}
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    said(
+        *("create_model", "digits", "--score-metric", "loss", "--lower-is-better"),
+        *("--max-score-drop", 0.05, "--score-schema", path, "--update-schema", path),
+        *("--developer", "ada"),
+    )
+    model = FederatedModel.objects.get()
+    assert (model.score_metric, model.lower_is_better, model.max_score_drop) == ("loss", True, 0.05)
+    assert model.client_agg_results_schema == model.update_schema == schema
+    assert model.developer
+    assert model.developer.username == "ada"
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -58,8 +77,8 @@ def test_a_model_is_created_whole(said: Said, weights: Path) -> None:
         (["--rule-arg", "beta=1"], "weighted_mean takes no arguments"),
         (["--requirement", "nonsense"], "unknown requirement"),
         (["--requirement", "quorum"], "quorum takes the arguments x, after_minutes"),
-        (["--furthest-base", "0"], "furthest_base_agg"),
-        (["--max-num-examples", "0"], "max_num_examples"),
+        (["--furthest-base", "0"], "--furthest-base: "),
+        (["--max-num-examples", "0"], "--max-num-examples: "),
         (["--update-kind", "gradients"], "invalid choice"),
         (["--update-kind", "differences"], "give the model --initial weights"),
         (["--initial", "/nonexistent.npz"], "No such file"),
@@ -153,6 +172,13 @@ def _metadata(key: str) -> dict[str, str]:
     return stored
 
 
+def test_a_form_is_based_on_what_is_the_latest(said: Said, line: list[ModelAggregate]) -> None:
+    """Whoever has nothing but the post sends an update that no model with a base distance refuses."""
+    (post,) = posts(said, line[0].federated_model)
+    assert post["fields"]["x-amz-meta-base-aggregate"] == str(line[-1].pk)
+    assert post["fields"]["x-amz-meta-num-examples"] == "1"
+
+
 def test_a_signed_post_is_bound(said: Said) -> None:
     """The policy that is signed fixes the key and the size."""
     (post,) = posts(said, make_model(1), "--max-bytes", 1000)
@@ -169,6 +195,7 @@ def test_a_post_for_scores_may_be_added(said: Said) -> None:
     policy = json.loads(base64.b64decode(post["fields"]["policy"]))
     assert ["content-length-range", 1, 64 << 10] in policy["conditions"]
     assert ["starts-with", "$key", f"scores/{model.pk}/{client_id(1)}/"] in policy["conditions"]
+    assert posts(said, model, "--count", 0, "--scores")[0]["fields"]["key"] == post["fields"]["key"]
 
 
 @pytest.mark.parametrize(

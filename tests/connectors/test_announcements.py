@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,33 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from aggregation.errors import TemporarilyUnavailable
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.announcements import AT_MOST, Announcer, pending
+from connectors.services import announcer
 from local.cloud import Cloud, queue_arn
-from models_app.models import AggregationRound, FederatedModel, ModelUpdate
-from tests.factories import client_id, filled, make_model, ready_update, upload
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
+from tests.factories import (
+    client_id,
+    filled,
+    make_model,
+    put,
+    ready_update,
+    s3_record,
+    upload,
+)
 from tests.test_lambda_handler import invoke, payload, scheduled
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 BUS = "federation"
+
+#: What docs/events-out.md names: kinds of events, and their fields.
+DOCUMENTED = set(
+    re.findall(
+        r"`([\w ]+)`", (Path(__file__).parents[2] / "docs" / "events-out.md").read_text(), re.ASCII
+    )
+)
 
 
 class Bus:
@@ -54,6 +74,7 @@ class Bus:
                 return found
             for message in answer["Messages"]:
                 event = json.loads(message["Body"])
+                assert {event["detail-type"], *event["detail"]} <= DOCUMENTED
                 found.append((event["detail-type"], event["detail"]))
                 self._sqs.delete_message(
                     QueueUrl=self._queue, ReceiptHandle=message["ReceiptHandle"]
@@ -63,14 +84,12 @@ class Bus:
 @pytest.fixture
 def bus(cloud: Cloud) -> Iterator[Bus]:
     """A bus that the function is told of."""
-    import lambda_handler
-
     bus = Bus(cloud)
     bus.open()
-    lambda_handler.announcer.cache_clear()
+    announcer.cache_clear()
     with override_settings(EVENT_BUS=BUS):
         yield bus
-    lambda_handler.announcer.cache_clear()
+    announcer.cache_clear()
     bus.close()
     bus.delete()
 
@@ -96,9 +115,71 @@ def test_a_published_aggregate_is_announced_once(bus: Bus) -> None:
         "updates_rejected": 0,
         "aggregate_id": aggregate.pk,
         "key": aggregate.result.name,
+        "made_by": "round",
     }
     invoke(payload("schedule-sweep"))
     assert bus.received() == []
+
+
+def test_a_rollback_is_announced_as_one(bus: Bus) -> None:
+    """Clients must train from the aggregate of a rollback: its event says so, and whose bytes it has."""
+    model = make_model(1)
+    for value in (1.0, 2.0):
+        ready_update(model, 1, filled(value))
+        invoke(scheduled(model))
+    first, _ = model.aggregates.order_by("number")
+    assert [detail["made_by"] for _, detail in bus.received()] == ["round", "round"]
+    call_command("rollback", str(first.pk))
+    invoke(payload("schedule-sweep"))
+    ((kind, detail),) = bus.received()
+    assert (kind, detail["round"], detail["updates_used"]) == ("Aggregate Published", 3, 0)
+    assert (detail["made_by"], detail["rolled_back_to"]) == ("rollback", first.pk)
+    assert detail["key"] == model.aggregates.get(number=3).result.name
+
+
+def test_an_aggregate_of_a_workflow_is_announced_as_one(bus: Bus) -> None:
+    """A round that a workflow made step by step says so; nothing here knows what it computed."""
+    model = make_model(1)
+    update = ready_update(model, 1, filled(1.0))
+    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    connector.register_model_updates_for_aggregation([update])
+    (loaded,) = connector.pull_model_updates_data([update])
+    results = connector.prep_model_data_for_storage(loaded.data)
+    aggregate = connector.post_new_model_aggregate(model, None, results)
+    connector.register_model_update_used_in_aggregate([update], aggregate)
+    invoke(payload("schedule-sweep"))
+    ((kind, detail),) = bus.received()
+    assert (kind, detail["made_by"]) == ("Aggregate Published", "workflow")
+    assert (detail["aggregate_id"], detail["updates_used"]) == (aggregate.pk, 1)
+
+
+def test_a_dropped_score_is_announced_until_it_recovers(bus: Bus) -> None:
+    """The report that makes an aggregate worse than the model allows is told, and only that one."""
+    model = make_model(3, score_metric="accuracy", max_score_drop=0.1)
+    for value in (1.0, 2.0):
+        ready_update(model, 1, filled(value))
+        invoke(scheduled(model))
+    bus.received()
+    parent, aggregate = model.aggregates.order_by("number")
+    report(parent, 1, 0.9)
+    report(aggregate, 1, 0.5)
+    ((kind, detail),) = bus.received()
+    assert (kind, detail["aggregate_id"], detail["clients"]) == ("Score Dropped", aggregate.pk, 1)
+    assert (detail["score"], detail["parent_score"]) == (0.5, 0.9)
+    assert "worse by 0.4, and max_score_drop is 0.1" in detail["reason"]
+    report(aggregate, 2, 0.6)
+    assert bus.received() == []
+    report(aggregate, 3, 1.5)
+    aggregate.refresh_from_db()
+    assert aggregate.to_announce is None
+    assert bus.received() == []
+
+
+def report(aggregate: ModelAggregate, client: int, accuracy: float) -> None:
+    """A client reports a score, and the function is told."""
+    key = f"scores/{aggregate.federated_model_id}/{client_id(client)}/{aggregate.pk}.json"
+    body = json.dumps({"accuracy": accuracy}).encode()
+    invoke({"Records": [s3_record(key, put(key, body), len(body))]})
 
 
 def test_a_rejected_update_is_announced_with_its_reason(bus: Bus) -> None:
@@ -174,9 +255,7 @@ def test_an_event_that_was_refused_is_sent_again_alone(bus: Bus) -> None:
     for model in models:
         ready_update(model, 1, filled(1.0))
     with override_settings(EVENT_BUS=""):
-        import lambda_handler
-
-        lambda_handler.announcer.cache_clear()
+        announcer.cache_clear()
         for model in models:
             invoke(scheduled(model))
     AggregationRound.objects.update(to_announce=True)
@@ -230,16 +309,14 @@ def test_telling_much_is_spread_over_invocations(bus: Bus) -> None:
         for number in range(AT_MOST + 1)
     ]
     ModelUpdate.objects.bulk_create(updates)
-    announcer = Announcer(bus.events, BUS)
-    assert [announcer.announce() for _ in range(3)] == [AT_MOST, 1, 0]
+    told_by = Announcer(bus.events, BUS)
+    assert [told_by.announce() for _ in range(3)] == [AT_MOST, 1, 0]
     assert len({detail["event_id"] for _, detail in bus.received()}) == AT_MOST + 1
 
 
 def test_without_a_bus_nothing_is_asked_or_sent() -> None:
     """Where EVENT_BUS is not set there is nobody to tell, and no row is marked."""
-    import lambda_handler
-
-    assert lambda_handler.announcer() is None
+    assert announcer() is None
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     invoke(scheduled(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 
+from aggregation.errors import TemporarilyUnavailable
 from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from connectors.housekeeping import collect
 from connectors.latest import latest_key, tell_latest, untold_models
@@ -84,6 +86,28 @@ def test_a_pointer_that_was_not_written_is_written_by_the_sweep(
     invoke(payload("schedule-sweep"))
     assert pointer(model)["number"] == 1
     assert untold_models() == []
+
+
+def test_what_is_done_does_not_fail_by_its_pointer(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that could not write the pointer says so; the next sweep writes it."""
+    from connectors import latest
+
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    err = StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(latest, "tell_latest", unreachable)
+        call_command("run_round", str(model.pk), stdout=StringIO(), stderr=err)
+    assert "is written by the next sweep, for now: storage is away" in err.getvalue()
+    assert untold_models() == [model.pk]
+    call_command("sweep", stdout=StringIO())
+    assert pointer(model)["number"] == 1
+
+
+def unreachable(*_: Any) -> None:
+    raise TemporarilyUnavailable("storage is away")
 
 
 def test_the_sweep_by_hand_tells_what_was_not_told() -> None:

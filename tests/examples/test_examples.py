@@ -1,16 +1,18 @@
 """The examples, run as their documentation says, against the function in the embedded cloud.
 
+The clients run in the interpreter that EXAMPLES_PYTHON names, which has the frameworks and nothing of the
+server: `make test-examples` installs it, and there every example must run. Without it they run in this one.
 Whoever reads the report must see which frameworks were there: an example whose framework is missing is
 compiled, and a test of its own says that it was not run.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,14 +29,27 @@ EXAMPLES = {
     "numpy_client": ("numpy",),
     "sklearn_client": ("sklearn",),
     "pytorch_client": ("torch",),
+    "jax_client": ("jax",),
     "lora_client": ("torch", "peft", "transformers"),
 }
+
+#: What the clients run in.
+PYTHON = os.environ.get("EXAMPLES_PYTHON", sys.executable)
 
 PATIENCE_SECONDS = 180
 
 
+@cache
+def importable() -> set[str]:
+    """Which of the frameworks the clients' interpreter has."""
+    names = sorted({name for needed in EXAMPLES.values() for name in needed} | {"django"})
+    code = "import sys, importlib.util as u; print(*filter(u.find_spec, sys.argv[1:]))"
+    said = subprocess.run([PYTHON, "-c", code, *names], capture_output=True, text=True, check=True)
+    return set(said.stdout.split())
+
+
 def missing(example: str) -> list[str]:
-    return [name for name in EXAMPLES[example] if importlib.util.find_spec(name) is None]
+    return sorted(set(EXAMPLES[example]) - importable())
 
 
 HERE = [example for example in EXAMPLES if not missing(example)]
@@ -46,7 +61,7 @@ def run_round(example: str, model: FederatedModel, cloud: Cloud, clients: int = 
     started = [
         subprocess.Popen(
             [
-                sys.executable,
+                PYTHON,
                 "-m",
                 f"examples.{example}",
                 cloud.bucket,
@@ -101,6 +116,13 @@ if AWAY:  # pytest reports a test without parameters as skipped.
         """Its syntax is right; whether it runs is NOT known here."""
         source = (ROOT / "examples" / f"{example}.py").read_text()
         compile(source, f"{example}.py", "exec")
+
+
+@pytest.mark.skipif("EXAMPLES_PYTHON" not in os.environ, reason="`make test-examples` has them all")
+def test_every_framework_is_there_and_nothing_of_the_server() -> None:
+    """In the environment that is made for the examples none is left out, and Django is not needed."""
+    assert AWAY == []
+    assert "django" not in importable()
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

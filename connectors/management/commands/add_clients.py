@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from connectors.management.membership import add_client_arguments, clients_asked_for
-from connectors.management.reports import ReportCommand, found, told_plainly
+from connectors.management.reports import ReportCommand, add_model_argument, found, told_plainly
 from models_app.models import FederatedModel
 
 
@@ -20,7 +20,7 @@ class Command(ReportCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
         add_client_arguments(parser)
 
     def handle(

@@ -11,7 +11,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
-from connectors.management.reports import found, told_plainly
+from connectors.management.reports import (
+    add_aggregate_argument,
+    add_out_arguments,
+    check_out,
+    found,
+    told_plainly,
+)
 from connectors.storage import Objects
 from models_app.models import ModelAggregate
 
@@ -25,13 +31,11 @@ class Command(BaseCommand):
     help = "Save an aggregate to a file. Example: manage.py download 17 --out model.safetensors"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("aggregate", type=int, help="id of the aggregate")
-        parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-        parser.add_argument("--force", action="store_true", help="replace a file that is there")
+        add_aggregate_argument(parser)
+        add_out_arguments(parser)
 
     def handle(self, *args: Any, aggregate: int, out: Path, force: bool, **options: Any) -> None:
-        if out.exists() and not force:
-            raise CommandError(f"{out} exists: choose another name, or replace it with --force")
+        check_out(out, force=force)
         with told_plainly():
             key = str(found(ModelAggregate, aggregate).result.name)
             try:

@@ -12,7 +12,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from connectors.management.commands import rounds, updates
-from connectors.management.reports import Row, found, told_plainly
+from connectors.management.reports import (
+    Row,
+    add_model_argument,
+    add_out_arguments,
+    check_out,
+    found,
+    told_plainly,
+)
 from models_app.models import ClientAggregateScore, FederatedModel
 
 FORMATS = (".csv", ".parquet")
@@ -27,15 +34,16 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
         parser.add_argument("--of", choices=sorted(_ROWS), default="rounds")
-        parser.add_argument(
-            "--out", type=Path, required=True, metavar="FILE", help=".csv or .parquet"
-        )
+        add_out_arguments(parser)
 
-    def handle(self, *args: Any, model: int, of: str, out: Path, **options: Any) -> None:
+    def handle(
+        self, *args: Any, model: int, of: str, out: Path, force: bool, **options: Any
+    ) -> None:
         if out.suffix not in FORMATS:
             raise CommandError(f"{out} must end with one of {', '.join(FORMATS)}")
+        check_out(out, force=force)
         with told_plainly():
             rows = _ROWS[of](found(FederatedModel, model))
         if not rows:
@@ -104,4 +112,17 @@ def _write_parquet(rows: list[Row], out: Path) -> None:
         raise CommandError(
             "Parquet needs pyarrow, which is not installed: pip install pyarrow, or export .csv"
         ) from error
-    parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), out)
+    types = [(name, _type(pyarrow, name)) for name in rows[0]]
+    table = pyarrow.Table.from_pylist([dict(row) for row in rows], pyarrow.schema(types))
+    parquet.write_table(table, out)
+
+
+def _type(pyarrow: Any, column: str) -> Any:
+    """A column's type: the same in every export, also where a column has no value yet."""
+    if column in ("started", "uploaded"):
+        return pyarrow.timestamp("us", tz="UTC")
+    if column in ("seconds", "norm", "score", "value"):
+        return pyarrow.float64()
+    if column in ("state", "status", "client", "error", "reason", "metric"):
+        return pyarrow.string()
+    return pyarrow.int64()

@@ -12,7 +12,13 @@ from django.core.files.storage import default_storage
 from django.core.management.base import CommandError
 
 from connectors.management.membership import client_uuid
-from connectors.management.reports import ReportCommand, as_text, found, told_plainly
+from connectors.management.reports import (
+    ReportCommand,
+    add_model_argument,
+    as_text,
+    found,
+    told_plainly,
+)
 from connectors.scores import MAX_SCORE_BYTES
 from connectors.scores import PREFIX as SCORES
 from models_app.models import FederatedModel
@@ -24,24 +30,23 @@ FORMATS = ("safetensors", "npz", "json")
 #: S3 takes no larger body by a post.
 MAX_POST_BYTES = 5 << 30
 
-#: What an update says of itself, with what it means to say nothing. A field that the policy has a condition
-#: for must be in the form, or S3 refuses it: so each is there from the start, for the client to fill in.
-SAID_OF_UPDATES = {"x-amz-meta-num-examples": "1", "x-amz-meta-base-aggregate": ""}
-
 
 class Command(ReportCommand):
     """Signs posts, each for one object of one client."""
 
     help = (
-        "Sign posts by which a client uploads one update each: bound to its prefix, in size and in "
-        "time. Printed as JSON, to be handed to the client. Example: manage.py issue_upload 3 --client "
-        "11111111-1111-4111-8111-000000000001 --count 10 --minutes 1440"
+        "Sign posts by which a client uploads one update each, and with --scores what it measured: "
+        "bound to its prefix, in size and in time. Printed as JSON, to be handed to the client. "
+        "Example: manage.py issue_upload 3 --client 11111111-1111-4111-8111-000000000001 --count 10 "
+        "--minutes 1440 --scores"
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
         parser.add_argument("--client", type=client_uuid, required=True, metavar="UUID")
-        parser.add_argument("--count", type=int, default=1, help="default: %(default)s")
+        parser.add_argument(
+            "--count", type=int, default=1, help="posts for updates; default: %(default)s"
+        )
         parser.add_argument(
             "--minutes", type=int, default=60, help="valid for; default: %(default)s"
         )
@@ -56,36 +61,44 @@ class Command(ReportCommand):
     def handle(self, *args: Any, model: int, client: uuid.UUID, **options: Any) -> None:
         if not settings.BUCKET:
             raise CommandError("posts are signed for a bucket: set BUCKET instead of STORAGE_ROOT")
-        _check_range("--count", options["count"], 1000)
-        _check_range("--minutes", options["minutes"], MAX_MINUTES)
-        limit = options["max_bytes"]
         most = min(settings.MAX_UPDATE_BYTES, MAX_POST_BYTES)
-        limit = most if limit is None else limit
+        limit = most if options["max_bytes"] is None else options["max_bytes"]
+        _check_range("--count", options["count"], 1000, least=0 if options["scores"] else 1)
+        _check_range("--minutes", options["minutes"], MAX_MINUTES)
         _check_range("--max-bytes", limit, most)
         seconds = options["minutes"] * 60
         with told_plainly():
-            if not found(FederatedModel, model).clients.filter(pk=client, paused=False).exists():
+            federated_model = found(FederatedModel, model)
+            if not federated_model.clients.filter(pk=client, paused=False).exists():
                 raise CommandError(
                     f"{client} is paused or no member of model {model}: manage.py add_clients adds it"
                 )
-            posts = [
-                _post(
-                    f"updates/{model}/{client}/{uuid.uuid4().hex}.{options['format']}",
-                    limit,
-                    seconds,
-                    SAID_OF_UPDATES,
-                )
-                for _ in range(options["count"])
-            ]
+            said, place = _said_of_updates(federated_model), f"{model}/{client}"
+            names = [f"{uuid.uuid4().hex}.{options['format']}" for _ in range(options["count"])]
+            posts = [_post(f"updates/{place}/{name}", limit, seconds, said) for name in names]
             if options["scores"]:
-                key = f"{SCORES}{model}/{client}/${{filename}}"
+                key = f"{SCORES}{place}/${{filename}}"
                 posts.append(_post(key, MAX_SCORE_BYTES, seconds, {}))
         self.stdout.write(as_text(posts))
 
 
-def _check_range(option: str, value: int, most: int) -> None:
-    if not 1 <= value <= most:
-        raise CommandError(f"{option} must be between 1 and {most}; got {value}")
+def _check_range(option: str, value: int, most: int, *, least: int = 1) -> None:
+    if not least <= value <= most:
+        raise CommandError(f"{option} must be between {least} and {most}; got {value}")
+
+
+def _said_of_updates(model: FederatedModel) -> dict[str, str]:
+    """What an update says of itself, as the form has it from the start.
+
+    A field that the policy has a condition for must be in the form, or S3 refuses it. Whoever has nothing
+    but the form sends it as it is: an update trained from what is the latest aggregate now, which counts
+    one example. Whoever knows better fills that in, as the client package does.
+    """
+    latest = model.aggregates.order_by("-number").values_list("pk", flat=True).first()
+    return {
+        "x-amz-meta-num-examples": "1",
+        "x-amz-meta-base-aggregate": str(latest) if latest else "",
+    }
 
 
 def _post(key: str, max_bytes: int, seconds: int, said: Mapping[str, str]) -> Mapping[str, Any]:

@@ -7,7 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from connectors.management.reports import ReportCommand, found, shown, told_plainly
+from connectors.management.reports import (
+    ReportCommand,
+    add_model_argument,
+    found,
+    shown,
+    told_plainly,
+)
 from models_app.models import FederatedModel, ModelAggregate
 
 
@@ -18,7 +24,7 @@ class Command(ReportCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
 
     def handle(self, *args: Any, model: int, as_json: bool, **options: Any) -> None:
         with told_plainly():
@@ -26,7 +32,9 @@ class Command(ReportCommand):
             versions: dict[str, list[str]] = defaultdict(list)
             for key, version in federated_model.artifacts.values_list("values", "version"):
                 versions[key].append(version)
-            aggregates = federated_model.aggregates.select_related("round").order_by("number")
+            aggregates = federated_model.aggregates.select_related("round", "parent").order_by(
+                "number"
+            )
             rows = [_row(each, versions) for each in aggregates]
         if as_json:
             self.report(rows, as_json=True)
@@ -46,6 +54,7 @@ def _row(aggregate: ModelAggregate, versions: Mapping[str, list[str]]) -> dict[s
         "aggregate": aggregate.pk,
         "parent": aggregate.parent_id,
         "score": aggregate.validation_score,
+        "held_back": aggregate.dropped(),
         "updates": made_by.updates_used if made_by else None,
         "rolled_back_to": made_by.terms.get("rolled_back_to") if made_by else None,
         "versions": versions.get(str(aggregate.result.name), []),
@@ -61,5 +70,7 @@ def _line(row: dict[str, Any]) -> str:
         said.append(f"{row['updates']} updates")
     if row["score"] is not None:
         said.append(f"score {shown(row['score'])}")
+    if row["held_back"]:
+        said.append("held back: worse than max_score_drop allows")
     said += [f"version {shown(version)}" for version in row["versions"]]
     return ", ".join(said)

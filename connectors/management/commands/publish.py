@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from connectors.management.reports import found, told_plainly
+from connectors.management.reports import add_aggregate_argument, found, told_plainly
 from connectors.publishing import publish
 from models_app.models import ModelAggregate
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
         return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("aggregate", type=int, help="id of the aggregate")
+        add_aggregate_argument(parser)
         parser.add_argument("--version", required=True, help="unique within the model")
 
     def handle(self, *args: Any, aggregate: int, version: str, **options: Any) -> None:

@@ -8,7 +8,7 @@ import boto3
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from aggregation.errors import TemporarilyUnavailable
+from connectors.management.reports import told_plainly
 from connectors.queue import RoundQueue
 from models_app.models import FederatedModel, ModelUpdate
 
@@ -24,13 +24,14 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.QUEUE_URL:
             raise CommandError("QUEUE_URL is not set: there is no queue to put anything back into")
-        queue = RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
         failed = FederatedModel.objects.filter(model_updates__status=ModelUpdate.Status.FAILED)
-        model_ids = list(failed.order_by("pk").values_list("pk", flat=True).distinct())
-        try:
-            moved = queue.redrive()
+        with told_plainly():
+            queue = RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
+            model_ids = list(failed.order_by("pk").values_list("pk", flat=True).distinct())
+            try:
+                moved = queue.redrive()
+            except LookupError as error:
+                raise CommandError(str(error)) from error
             queue.request_rounds(model_ids)
-        except (TemporarilyUnavailable, LookupError) as error:
-            raise CommandError(str(error)) from error
         self.stdout.write(f"{moved} dead letters are back in the queue")
         self.stdout.write(f"a round is asked for of {len(model_ids)} models with failed updates")

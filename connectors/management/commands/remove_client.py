@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from connectors.management.membership import client_uuid
-from connectors.management.reports import found, told_plainly
+from connectors.management.reports import add_model_argument, found, told_plainly
 from models_app.models import FederatedModel
 
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
         parser.add_argument("client", type=client_uuid, help="its UUID")
 
     def handle(self, *args: Any, model: int, client: uuid.UUID, **options: Any) -> None:

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
-from connectors.management.reports import found, told_plainly
+from connectors.management.reports import add_aggregate_argument, found, told_plainly
 from connectors.publishing import roll_back
 from models_app.models import ModelAggregate
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("aggregate", type=int, help="id of the aggregate to go back to")
+        add_aggregate_argument(parser)
 
     def handle(self, *args: Any, aggregate: int, **options: Any) -> None:
         with told_plainly():

@@ -5,7 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from connectors.management.reports import ReportCommand, found, told_plainly
+from connectors.management.reports import (
+    ReportCommand,
+    add_limit_argument,
+    add_model_argument,
+    found,
+    told_plainly,
+)
 from connectors.queries import State
 from models_app.models import AggregationRound, FederatedModel
 
@@ -17,12 +23,12 @@ class Command(ReportCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("model", type=int, help="id of the federated model")
-        parser.add_argument("--limit", type=int, default=20, help="default: %(default)s")
+        add_model_argument(parser)
+        add_limit_argument(parser, 20)
 
     def handle(self, *args: Any, model: int, limit: int, as_json: bool, **options: Any) -> None:
         with told_plainly():
-            rounds = found(FederatedModel, model).rounds.order_by("-pk")[: max(limit, 0)]
+            rounds = found(FederatedModel, model).rounds.order_by("-pk")[:limit]
             rows = [row_of(each) for each in rounds]
         self.report(rows, as_json=as_json, empty=f"model {model} has had no round yet")
 

@@ -20,8 +20,13 @@ from aggregation.errors import TemporarilyUnavailable
 from aggregation.round import Claim, Status, run_round
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
-from connectors.latest import tell_latest
-from connectors.management.reports import ReportCommand, found, shown, told_plainly
+from connectors.management.reports import (
+    ReportCommand,
+    add_model_argument,
+    found,
+    shown,
+    told_plainly,
+)
 from models_app.models import FederatedModel
 
 #: Progress is told this often.
@@ -38,7 +43,7 @@ class Command(ReportCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
 
     def handle(self, *args: Any, model: int, as_json: bool, **options: Any) -> None:
         connector = DjangoAggConnector(DEFAULT_SETTINGS)
@@ -53,8 +58,6 @@ class Command(ReportCommand):
                     out_of_time=_Progress(self, stop).tell,
                     on_claim=self._tell_claim,
                 )
-            if answer.status is Status.PUBLISHED:
-                tell_latest(connector.model_data.objects, model)
         except TemporarilyUnavailable as error:
             raise CommandError(f"{error}; the round goes on when it is asked for again") from error
         except Exception as error:
@@ -62,6 +65,8 @@ class Command(ReportCommand):
                 f"the round failed: {type(error).__name__}: {error}; its updates are ready again, "
                 f"and `manage.py rounds {model}` keeps the error"
             ) from error
+        if answer.status is Status.PUBLISHED:
+            self.tell_latest(model)
         if as_json:
             self.report_one(asdict(answer), as_json=True)
             return

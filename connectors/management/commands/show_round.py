@@ -6,7 +6,12 @@ from argparse import ArgumentParser
 from typing import Any
 
 from connectors.management.commands import rounds, updates
-from connectors.management.reports import ReportCommand, found, told_plainly
+from connectors.management.reports import (
+    ReportCommand,
+    add_row_argument,
+    found,
+    told_plainly,
+)
 from models_app.models import AggregationRound
 
 
@@ -20,7 +25,7 @@ class Command(ReportCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("round", type=int, help="id of the round")
+        add_row_argument(parser, "round", "manage.py rounds MODEL")
 
     def handle(self, *args: Any, round: int, as_json: bool, **options: Any) -> None:
         with told_plainly():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from aggregation.round import run_round
@@ -14,7 +15,11 @@ from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.housekeeping import OLD_ENOUGH, collect
 from connectors.latest import tell_latest, untold_models
+from connectors.management.reports import told_plainly
 from connectors.queries import due_models
+
+#: Nothing in a bucket is older.
+MAX_MINUTES = 100 * 366 * 24 * 60
 
 
 class Command(BaseCommand):
@@ -29,7 +34,7 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
         parser.add_argument(
             "--older-than",
-            type=float,
+            type=_minutes,
             metavar="MINUTES",
             default=OLD_ENOUGH / timedelta(minutes=1),
             help="leave younger leftovers alone (default: %(default)g)",
@@ -37,21 +42,47 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, dry_run: bool, older_than: float, **options: Any) -> None:
         connector = DjangoAggConnector(DEFAULT_SETTINGS)
+        objects = connector.model_data.objects
         now = timezone.now()
-        for model_id in due_models(now):
+        with told_plainly():
+            failed = self._run(connector, due_models(now), dry_run=dry_run)
+            for model_id in untold_models():
+                if not dry_run:
+                    tell_latest(objects, model_id)
+                verb = "would tell" if dry_run else "told"
+                self.stdout.write(f"model {model_id}: {verb} its latest weights in latest.json")
+            age = timedelta(minutes=older_than)
+            for leftover in collect(objects, now, older_than=age, dry_run=dry_run):
+                verb = "would remove" if dry_run else "removed"
+                self.stdout.write(f"{verb} {leftover.kind} {leftover.key}")
+        if failed:
+            raise CommandError(
+                f"{failed} rounds failed or were interrupted: `manage.py rounds MODEL` tells more"
+            )
+
+    def _run(self, connector: DjangoAggConnector, due: Iterable[int], *, dry_run: bool) -> int:
+        """Run the rounds that are due; how many failed. One that fails holds up no other."""
+        failed = 0
+        for model_id in due:
             if dry_run:
                 self.stdout.write(f"model {model_id}: a round is due")
                 continue
-            answer = run_round(connector, model_id)
+            try:
+                answer = run_round(connector, model_id)
+            except Exception as error:
+                failed += 1
+                self.stderr.write(f"model {model_id}: {type(error).__name__}: {error}")
+                continue
             reason = f" ({answer.reason})" if answer.reason else ""
             self.stdout.write(f"model {model_id}: {answer.status}{reason}")
-        age = timedelta(minutes=older_than)
-        objects = connector.model_data.objects
-        for model_id in untold_models():
-            if not dry_run:
-                tell_latest(objects, model_id)
-            verb = "would tell" if dry_run else "told"
-            self.stdout.write(f"model {model_id}: {verb} its latest weights in latest.json")
-        for leftover in collect(objects, now, older_than=age, dry_run=dry_run):
-            verb = "would remove" if dry_run else "removed"
-            self.stdout.write(f"{verb} {leftover.kind} {leftover.key}")
+        return failed
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes <= MAX_MINUTES:
+        raise ArgumentTypeError(f"expected minutes, from 0; got {text!r}")
+    return minutes

@@ -5,7 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from connectors.management.reports import ReportCommand, found, told_plainly
+from connectors.management.reports import (
+    ReportCommand,
+    add_limit_argument,
+    add_model_argument,
+    found,
+    told_plainly,
+)
 from connectors.queries import UpdateStatus
 from models_app.models import FederatedModel, ModelUpdate
 
@@ -17,9 +23,9 @@ class Command(ReportCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
         parser.add_argument("--status", choices=[name.lower() for name in UpdateStatus.names])
-        parser.add_argument("--limit", type=int, default=50, help="default: %(default)s")
+        add_limit_argument(parser, 50)
 
     def handle(
         self,
@@ -34,7 +40,7 @@ class Command(ReportCommand):
             updates = found(FederatedModel, model).model_updates.order_by("-pk")
             if status:
                 updates = updates.filter(status=getattr(UpdateStatus, status.upper()))
-            rows = [row_of(each) for each in updates[: max(limit, 0)]]
+            rows = [row_of(each) for each in updates[:limit]]
         what = f"{status} update" if status else "update"
         self.report(rows, as_json=as_json, empty=f"model {model} has no {what}")
 

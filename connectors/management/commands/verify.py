@@ -11,7 +11,7 @@ from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.auditing import verify
 from connectors.management.commands.run_round import resources
-from connectors.management.reports import found, told_plainly
+from connectors.management.reports import add_aggregate_argument, found, told_plainly
 from models_app.models import ModelAggregate
 
 
@@ -24,7 +24,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("aggregate", type=int, help="id of the aggregate")
+        add_aggregate_argument(parser)
 
     def handle(self, *args: Any, aggregate: int, **options: Any) -> None:
         with told_plainly():

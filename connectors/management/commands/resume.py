@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
+from connectors.management.reports import add_model_argument, found, told_plainly
 from models_app.models import FederatedModel
 
 
@@ -16,17 +17,17 @@ class Command(BaseCommand):
     help = "Resume a paused model. Example: manage.py resume 3"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
 
     def handle(self, *args: Any, model: int, **options: Any) -> None:
-        found = FederatedModel.objects.filter(pk=model)
-        paused = found.values_list("allow_aggregation", "pause_reason").first()
-        if paused is None:
-            raise CommandError(f"there is no federated model with id {model}")
-        found.update(allow_aggregation=True, pause_reason="", failed_rounds=0, to_announce=None)
+        with told_plainly():
+            before = found(FederatedModel, model)
+            FederatedModel.objects.filter(pk=model).update(
+                allow_aggregation=True, pause_reason="", failed_rounds=0, to_announce=None
+            )
         was = (
-            f"it had been paused: {paused[1] or 'by hand'}"
-            if not paused[0]
-            else "it was not paused"
+            "it was not paused"
+            if before.allow_aggregation
+            else f"it had been paused: {before.pause_reason or 'by hand'}"
         )
         self.stdout.write(f"model {model} takes part in rounds; {was}")

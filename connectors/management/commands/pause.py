@@ -5,10 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from models_app.models import FederatedModel, pause
+from connectors.management.reports import add_model_argument, found, told_plainly
+from models_app.models import FederatedModel
+from models_app.models import pause as paused
 
 
 class Command(BaseCommand):
@@ -17,11 +19,11 @@ class Command(BaseCommand):
     help = 'Pause a model. Example: manage.py pause 3 --reason "new data protection review"'
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("model", type=int, help="id of the federated model")
+        add_model_argument(parser)
         parser.add_argument("--reason", default="paused by hand", help="shown wherever it is asked")
 
     def handle(self, *args: Any, model: int, reason: str, **options: Any) -> None:
-        changed = FederatedModel.objects.filter(pk=model).update(**pause(reason, timezone.now()))
-        if not changed:
-            raise CommandError(f"there is no federated model with id {model}")
+        with told_plainly():
+            found(FederatedModel, model)
+            FederatedModel.objects.filter(pk=model).update(**paused(reason, timezone.now()))
         self.stdout.write(f"model {model} is paused: {reason}")

@@ -1,0 +1,323 @@
+"""Every command, tried with what is wrong: one line tells it, the exit code is not 0, nothing is done."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.numpy
+from django.core.files.storage import default_storage
+from django.core.management import execute_from_command_line
+
+from models_app.models import FederatedModel, ModelAggregate, ModelArtifact
+from tests.conftest import using_database
+from tests.factories import client_id, filled, make_model
+
+pytestmark = pytest.mark.usefixtures("cloud")
+
+Refused = Callable[..., str]
+CLIENT, STRANGER = str(client_id(1)), str(client_id(9))
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+    """Types a command that must fail; the one line that tells why."""
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            execute_from_command_line(["manage.py", *arguments, "--no-color"])
+        assert ended.value.code not in (0, None)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        assert out == ""
+        # argparse repeats the usage first, which may take several lines.
+        (told,) = [line for line in err.splitlines() if "rror: " in line]
+        assert err.rstrip().endswith(told)
+        return told
+
+    return run
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, str]:
+    """Files that are what they should not be, by the names that the tables give them."""
+    weights, text, folder = (tmp_path / name for name in ("w.safetensors", "text.npz", "folder"))
+    weights.write_bytes(safetensors.numpy.save(filled(1.0)))
+    text.write_text("no weights")
+    folder.mkdir()
+    (tmp_path / "w.txt").write_text("no suffix that is known")
+    (tmp_path / "rounds.csv").touch()
+    (tmp_path / "schema.json").write_text('{"type": "nonsense"}')
+    return {
+        "WEIGHTS": str(weights),
+        "TEXT": str(text),
+        "FOLDER": str(folder),
+        "UNKNOWN": str(tmp_path / "w.txt"),
+        "THERE": str(tmp_path / "rounds.csv"),
+        "NEW": str(tmp_path / "new.csv"),
+        "SCHEMA": str(tmp_path / "schema.json"),
+        "NOWHERE": str(tmp_path / "nowhere" / "file.csv"),
+        "CLIENT": CLIENT,
+        "STRANGER": STRANGER,
+    }
+
+
+NO_ID = "is no id: manage.py"
+NO_MODEL = "there is no federated model with id 999: manage.py models lists"
+NO_AGGREGATE = "there is no aggregate with id 999: manage.py lineage MODEL lists"
+NO_UUID = "is no UUID such as 11111111-"
+
+#: What is typed, and what is said. M is a model with one member and three aggregates, A the last.
+WRONG = [
+    # create_model
+    ("create_model", "the following arguments are required: name"),
+    ("create_model ''", "name: This field cannot be blank"),
+    (f"create_model {'x' * 256}", "name: Ensure this value has at most 255 characters"),
+    ("create_model NAMED", "is named 'digits' already: choose another name"),
+    ("create_model new --initial NOWHERE", "cannot be read: No such file or directory"),
+    ("create_model new --initial FOLDER", "holds no weights"),
+    ("create_model new --initial TEXT", "holds no weights that are known here"),
+    ("create_model new --initial UNKNOWN", "holds no weights that are known here"),
+    ("create_model new --rule nonsense", "--rule: unknown aggregation rule 'nonsense'; known are"),
+    ("create_model new --rule trimmed_mean --rule-arg beta=2", "--rule: "),
+    ("create_model new --rule-arg beta", "NAME=VALUE"),
+    ("create_model new --requirement nonsense", "--requirement: unknown requirement"),
+    ("create_model new --requirement-arg x=1", "--requirement: "),
+    ("create_model new --furthest-base 0", "--furthest-base: Ensure this value is greater"),
+    ("create_model new --furthest-base -3", "--furthest-base: Ensure this value is greater"),
+    ("create_model new --furthest-base many", "--furthest-base: invalid int value"),
+    ("create_model new --max-num-examples -1", "--max-num-examples: Ensure this value is greater"),
+    (f"create_model new --max-num-examples {10**30}", "--max-num-examples: Ensure"),
+    ("create_model new --update-kind gradients", "invalid choice: 'gradients'"),
+    ("create_model new --update-kind differences", "give the model --initial weights"),
+    ("create_model new --clients -1", "--clients must be between 0 and 10000; got -1"),
+    ("create_model new --clients 10001", "--clients must be between 0 and 10000"),
+    ("create_model new --client me", NO_UUID),
+    ("create_model new --developer nobody", "there is no user 'nobody': manage.py createsuperuser"),
+    ("create_model new --max-score-drop 0.1", "Name it with --score-metric"),
+    ("create_model new --lower-is-better", "Name it with --score-metric"),
+    ("create_model new --score-metric a --max-score-drop -1", "must be a number from 0; got -1.0"),
+    ("create_model new --score-metric a --max-score-drop nan", "must be a number from 0; got nan"),
+    ("create_model new --score-metric a --max-score-drop much", "invalid float value: 'much'"),
+    ("create_model new --score-schema NOWHERE", "--score-schema: "),
+    ("create_model new --score-schema TEXT", "holds no JSON schema"),
+    ("create_model new --score-schema SCHEMA", "holds no JSON schema: not a JSON schema"),
+    ("create_model new --update-schema TEXT", "--update-schema: "),
+    # clients
+    ("add_clients 999 --clients 1", NO_MODEL),
+    ("add_clients 999999999999999999999999 --clients 1", "there is no federated model with id"),
+    ("add_clients digits --clients 1", NO_ID),
+    ("add_clients M", "say which: --clients N creates N"),
+    ("add_clients M --clients 0", "say which: --clients N creates N"),
+    ("add_clients M --clients -2", "--clients must be between"),
+    ("add_clients M --client 1234", NO_UUID),
+    ("remove_client 999 CLIENT", NO_MODEL),
+    ("remove_client M STRANGER", "is no member of model"),
+    ("remove_client M me", NO_UUID),
+    # looking
+    ("rounds 999", NO_MODEL),
+    ("rounds -- -3", NO_ID),
+    ("rounds 1.5", NO_ID),
+    ("rounds M --limit 0", "expected a whole number from 1 to 1000000; got '0'"),
+    ("rounds M --limit -5", "expected a whole number from 1"),
+    ("updates 999", NO_MODEL),
+    ("updates M --status lost", "invalid choice: 'lost'"),
+    ("updates M --limit all", "expected a whole number from 1"),
+    ("show_round 999", "there is no round with id 999: manage.py rounds MODEL lists"),
+    ("show_round last", NO_ID),
+    ("lineage 999", NO_MODEL),
+    ("lineage digits", NO_ID),
+    ("models --limit 3", "unrecognized arguments: --limit"),
+    ("export_metrics 999 --out NEW", NO_MODEL),
+    ("export_metrics M", "the following arguments are required: --out"),
+    ("export_metrics M --out FOLDER", "must end with one of .csv, .parquet"),
+    ("export_metrics M --out THERE", "choose another name, or replace it with --force"),
+    ("export_metrics M --out NOWHERE", "cannot be written: there is no directory"),
+    ("export_metrics M --of losses --out NEW", "invalid choice: 'losses'"),
+    ("export_metrics M --of scores --out NEW", "has no scores yet: there is nothing to export"),
+    ("download 999 --out NEW", NO_AGGREGATE),
+    ("download A --out THERE", "choose another name, or replace it with --force"),
+    ("download A --out FOLDER", "is a directory: name a file in it"),
+    ("download A --out FOLDER --force", "is a directory: name a file in it"),
+    ("download A --out NOWHERE", "cannot be written: there is no directory"),
+    # acting
+    ("run_round 999", NO_MODEL),
+    ("run_round digits", NO_ID),
+    ("pause 999", NO_MODEL),
+    ("pause digits", NO_ID),
+    ("resume 999", NO_MODEL),
+    ("publish 999 --version 1", NO_AGGREGATE),
+    ("publish A", "the following arguments are required: --version"),
+    ("publish A --version=", "a version needs a name"),
+    ("publish A --version ' '", "a version needs a name"),
+    (f"publish A --version {'1' * 256}", "at most 255 printable characters"),
+    ("publish A --version 1.0", "has a version '1.0' already: versions never change"),
+    ("rollback 999", NO_AGGREGATE),
+    ("rollback A", "is the latest already: there is nothing to roll back"),
+    ("verify 999", NO_AGGREGATE),
+    ("sweep --older-than -1", "expected minutes, from 0; got '-1'"),
+    ("sweep --older-than nan", "expected minutes, from 0; got 'nan'"),
+    ("sweep --older-than 1e300", "expected minutes, from 0"),
+    ("doctor please", "unrecognized arguments: please"),
+    # posts
+    ("issue_upload M", "the following arguments are required: --client"),
+    ("issue_upload 999 --client CLIENT", NO_MODEL),
+    ("issue_upload M --client STRANGER", "is paused or no member of model"),
+    ("issue_upload M --client me", NO_UUID),
+    ("issue_upload M --client CLIENT --count 0", "--count must be between 1 and 1000; got 0"),
+    ("issue_upload M --client CLIENT --count -1 --scores", "--count must be between 0 and 1000"),
+    ("issue_upload M --client CLIENT --minutes 0", "--minutes must be between 1 and 10080"),
+    ("issue_upload M --client CLIENT --minutes 10081", "--minutes must be between 1 and 10080"),
+    ("issue_upload M --client CLIENT --max-bytes -1", "--max-bytes must be between 1 and"),
+    ("issue_upload M --client CLIENT --format pickle", "invalid choice: 'pickle'"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A database of a model with a line of three aggregates, the first of them a version."""
+    path = tmp_path_factory.mktemp("world") / "world.sqlite3"
+    shutil.copyfile(migrated_sqlite, path)
+    with using_database(f"sqlite:///{path}"):
+        model, parent = make_model(1), None
+        FederatedModel.objects.filter(pk=model.pk).update(name="digits")
+        for number in (1, 2, 3):
+            parent = ModelAggregate.objects.create(
+                federated_model=model, parent=parent, number=number, result=f"aggregates/{number}"
+            )
+        ModelArtifact.objects.create(federated_model=model, values="aggregates/1", version="1.0")
+        model.rounds.create(
+            number=1,
+            state=1,
+            lease_expires_at="2026-11-24T00:00:00Z",
+            started_on="2026-11-24T00:00:00Z",
+        )
+        yield path
+
+
+def typed(line: str, names: dict[str, str]) -> list[str]:
+    """A line of a table as the arguments it stands for."""
+    return [names.get(word, word) for word in shlex.split(line)]
+
+
+def in_world(places: dict[str, str]) -> dict[str, str]:
+    latest = ModelAggregate.objects.order_by("-number")[0]
+    return {**places, "M": str(latest.federated_model_id), "A": str(latest.pk), "NAMED": "digits"}
+
+
+@pytest.mark.parametrize(("line", "why"), WRONG)
+def test_wrong_input_is_told_in_one_line(
+    refused: Refused, world: Path, places: dict[str, str], line: str, why: str
+) -> None:
+    """What is wrong, what would be right or what to do; and the database is as it was."""
+    assert why in refused(*typed(line, in_world(places)))
+    assert (FederatedModel.objects.count(), ModelArtifact.objects.count()) == (1, 1)
+
+
+#: A right line of each command that asks the database.
+RIGHT = [
+    "create_model new --initial WEIGHTS",
+    "add_clients 1 --clients 1",
+    "remove_client 1 CLIENT",
+    "models",
+    "rounds 1",
+    "updates 1",
+    "show_round 1",
+    "lineage 1",
+    "export_metrics 1 --out NEW",
+    "download 1 --out NEW",
+    "run_round 1",
+    "pause 1",
+    "resume 1",
+    "publish 1 --version 2",
+    "rollback 1",
+    "verify 1",
+    "sweep",
+    "redrive",
+    "issue_upload 1 --client CLIENT",
+]
+
+
+@pytest.mark.parametrize("line", RIGHT)
+@pytest.mark.parametrize("database_name", ["empty.sqlite3", "nowhere/db.sqlite3"])
+def test_a_database_that_is_not_ready_is_told(
+    refused: Refused, tmp_path: Path, places: dict[str, str], line: str, database_name: str
+) -> None:
+    """Without tables, or without a database, a command says so and who tells more."""
+    with using_database(f"sqlite:///{tmp_path / database_name}"):
+        told = refused(*typed(line, places))
+    assert "`manage.py doctor` tells what is wrong" in told
+    assert ("no such table" if "empty" in database_name else "unable to open") in told
+
+
+@pytest.fixture
+def no_bucket() -> Iterator[None]:
+    """Storage is a bucket that does not exist."""
+    storage: Any = default_storage
+    before = storage.bucket_name
+    storage.bucket_name, storage._bucket = "gone", None
+    yield
+    storage.bucket_name, storage._bucket = before, None
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("create_model new --initial WEIGHTS", "`manage.py doctor` tells what is wrong"),
+        ("download A --out NEW", "the object is not there"),
+        ("rollback FIRST", "the object is not there"),
+        ("verify A", "no round is known that made"),
+    ],
+)
+def test_a_bucket_that_is_not_there_is_told(
+    refused: Refused,
+    world: Path,
+    places: dict[str, str],
+    no_bucket: None,
+    line: str,
+    why: str,
+) -> None:
+    """Commands that reach for weights say that they cannot."""
+    first = ModelAggregate.objects.get(number=1)
+    assert why in refused(*typed(line, {**in_world(places), "FIRST": str(first.pk)}))
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({}, "environment variables missing or wrong: DATABASE_URL"),
+        (
+            {"DATABASE_URL": "sqlite:///x"},
+            "set BUCKET (an S3 bucket) or STORAGE_ROOT (a directory)",
+        ),
+        (
+            {"DATABASE_URL": "mysql://h/x", "STORAGE_ROOT": "x"},
+            "DATABASE_URL must begin with sqlite:/// or postgres://",
+        ),
+        (
+            {"DATABASE_URL": "sqlite:///x", "STORAGE_ROOT": "x", "READ_THREADS": "many"},
+            "READ_THREADS",
+        ),
+    ],
+)
+def test_settings_that_are_wrong_are_told(environment: dict[str, str], why: str) -> None:
+    """Before a command can begin, a setting that is missing or wrong is named in one line."""
+    ended = subprocess.run(
+        [sys.executable, "manage.py", "models"],
+        cwd=Path(__file__).parents[2],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    (told,) = ended.stderr.splitlines()
+    assert why in told
