@@ -8,16 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import environs
 from django.core.exceptions import ImproperlyConfigured
-from environs import validate
+
+from connectors.environment import Environment, Range, Regexp
 
 BASE_DIR = Path(__file__).resolve().parent
 
 #: What of the function's memory the chunk engine may use; the rest is Python, Django and boto3.
 ENGINE_SHARE = 0.4
 
-env = environs.Env(eager=False)
+env = Environment()
 
 #: Django's debug mode, for development: errors are shown in the browser.
 DEBUG = env.bool("DEBUG", False)
@@ -40,7 +40,7 @@ BUCKET = env.str("BUCKET", "")
 #: A directory instead of a bucket. Nothing announces what is put there, so that clients need a bucket.
 STORAGE_ROOT = env.str("STORAGE_ROOT", "")
 #: The function's own queue, by which it asks for rounds that are due or go on.
-QUEUE_URL = env.str("QUEUE_URL", "", validate=validate.Regexp(r"(https?://[!-~]+)?\Z"))
+QUEUE_URL = env.str("QUEUE_URL", "", validate=Regexp(r"(https?://[!-~]+)?\Z"))
 #: Name or ARN of the EventBridge bus on which rounds, rejections and pauses are announced.
 EVENT_BUS = env.str("EVENT_BUS", "")
 
@@ -50,26 +50,21 @@ FUNCTION_MEMORY_MB = env.int("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)
 MEMORY_BUDGET_MB = env.int(
     "MEMORY_BUDGET_MB",
     max(32, int(FUNCTION_MEMORY_MB * ENGINE_SHARE)) if FUNCTION_MEMORY_MB else 256,
-    validate=validate.Range(min=16),
+    validate=Range(min=16),
 )
 #: Ranges that are read from S3 at the same time.
-READ_THREADS = env.int("READ_THREADS", 16, validate=validate.Range(min=1, max=256))
+READ_THREADS = env.int("READ_THREADS", 16, validate=Range(min=1, max=256))
 #: A larger update is rejected.
-MAX_UPDATE_BYTES = env.int("MAX_UPDATE_BYTES", 10 << 30, validate=validate.Range(min=1))
+MAX_UPDATE_BYTES = env.int("MAX_UPDATE_BYTES", 10 << 30, validate=Range(min=1))
 #: An update or score that claims more examples is rejected.
-MAX_NUM_EXAMPLES = env.int("MAX_NUM_EXAMPLES", 10**9, validate=validate.Range(min=1))
+MAX_NUM_EXAMPLES = env.int("MAX_NUM_EXAMPLES", 10**9, validate=Range(min=1))
 #: Failed rounds in a row that pause a model.
-MAX_FAILED_ROUNDS = env.int("MAX_FAILED_ROUNDS", 3, validate=validate.Range(min=1))
+MAX_FAILED_ROUNDS = env.int("MAX_FAILED_ROUNDS", 3, validate=Range(min=1))
 #: How long a round belongs to a process that is not a Lambda function; in a function, as long as the
 #: invocation may last.
-LEASE_SECONDS = env.int("LEASE_SECONDS", 900, validate=validate.Range(min=1, max=86_400))
+LEASE_SECONDS = env.int("LEASE_SECONDS", 900, validate=Range(min=1, max=86_400))
 
-try:
-    env.seal()
-except environs.EnvValidationError as error:
-    found = dict(error.error_messages)  # type: ignore[arg-type]
-    problems = "; ".join(f"{name}: {' '.join(why)}" for name, why in found.items())
-    raise ImproperlyConfigured(f"environment variables missing or wrong: {problems}") from error
+env.seal()
 if not DATABASE["ENGINE"].endswith((".sqlite3", ".postgresql")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
 if DATABASE_IAM_AUTH and not DATABASE["ENGINE"].endswith(".postgresql"):

@@ -7,6 +7,8 @@ as observed of those in aws-sam-cli 1.148 and 1.170:
   ``requestId`` and ``stackTrace``; nothing else tells it from an answer;
 - a timeout is answered with status 200 and a sentence that is not JSON; the runtime is killed;
 - a runtime that died is answered with status 502; the next invocation starts a new one;
+- how long a start took is told in the log as ``INIT REPORT(durationMs: ...)``; the ``Init Duration`` of a
+  ``REPORT`` line is not it;
 - a second invocation while one runs makes the emulator crash: one environment serves one at a time;
 - the runtime gets a process group of its own, but stays in the emulator's session.
 """
@@ -59,6 +61,8 @@ class LambdaRuntime:
         Folder of the function's code, its working directory.
     timeout_seconds, memory_mb : int
         As configured on AWS. The timeout is enforced, the memory only announced.
+    python : str, optional
+        The interpreter, by default this one.
     """
 
     def __init__(
@@ -70,10 +74,12 @@ class LambdaRuntime:
         project: Path = PROJECT,
         timeout_seconds: int = 60,
         memory_mb: int = 512,
+        python: str | None = None,
     ) -> None:
         self._handler = handler
         self._log = log or Path(os.devnull)
         self._project = project
+        self._python = python or sys.executable
         self._timeout_seconds = timeout_seconds
         self._environment = {
             **{name: os.environ[name] for name in INHERITED if name in os.environ},
@@ -194,7 +200,7 @@ class LambdaRuntime:
             str(emulator()),
             *("--runtime-interface-emulator-address", f"127.0.0.1:{self._port}"),
             *("--runtime-api-address", f"127.0.0.1:{api_port}"),
-            *(sys.executable, "-m", "awslambdaric", self._handler),
+            *(self._python, "-m", "awslambdaric", self._handler),
         ]
         with interrupts_postponed(), self._log.open("ab") as log:
             self._process = subprocess.Popen(

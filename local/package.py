@@ -7,11 +7,14 @@ for Lambda's Linux.
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,10 +90,40 @@ def _strip(into: Path) -> None:
     for pattern in LEFT_OUT:
         for path in sorted(into.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    data = into / "botocore" / "data"
+    _strip_descriptions(into / "botocore" / "data")
+
+
+def _strip_descriptions(data: Path) -> None:
+    """Leave out of botocore's data what nobody asks for: it is parsed when a client is made, which is
+    in every cold start."""
     for path in data.iterdir():
         if path.is_dir() and path.name not in SERVICES:
             shutil.rmtree(path)
+    for packed in data.glob("*/*/service-2.json.gz"):
+        described = json.loads(gzip.decompress(packed.read_bytes()))
+        packed.with_suffix("").write_text(json.dumps(_without_prose(described)))
+        packed.unlink()
+    endpoints = json.loads((data / "endpoints.json").read_text())
+    for partition in endpoints["partitions"]:
+        found = partition["services"].items()
+        partition["services"] = {name: each for name, each in found if name in SERVICES}
+    (data / "endpoints.json").write_text(json.dumps(endpoints))
+
+
+def _without_prose(described: Any) -> Any:
+    """A service's description with nothing in its manual, of which only `help` is made."""
+    match described:
+        case {"documentation": str(), **others}:
+            return {
+                **_without_prose(others),
+                "documentation": "",
+            }  # botocore asks whether it is there.
+        case dict():
+            return {name: _without_prose(each) for name, each in described.items()}
+        case list():
+            return [_without_prose(each) for each in described]
+        case _:
+            return described
 
 
 def _compile(into: Path) -> None:

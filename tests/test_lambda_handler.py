@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from connectors.events import UnknownEvent
 from connectors.queries import UnknownModel
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
@@ -121,9 +122,7 @@ def test_a_sweep_asks_the_queue_for_a_round_of_each_model_that_is_due(cloud: Any
 
 def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no queue is configured, the sweep runs the rounds itself."""
-    import lambda_handler
-
-    monkeypatch.setattr(lambda_handler, "queue", lambda: None)
+    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
     models = [make_model(1), make_model(1)]
     for model in models:
         ready_update(model, 1, filled(1.0))
@@ -189,12 +188,9 @@ def test_a_paused_model_waits_and_keeps_its_updates() -> None:
 
 def test_a_round_that_is_running_makes_the_next_request_busy() -> None:
     """While one round holds its lease, another request is answered busy and changes nothing."""
-    from connectors import DjangoAggConnector
-    from lambda_handler import AGGREGATOR
-
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
-    DjangoAggConnector(AGGREGATOR).claim_round(model.pk)
+    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
     assert invoke(scheduled(model))["status"] == "busy"
     assert model.rounds.get().attempt == 1
 

@@ -113,7 +113,6 @@ def test_it_publishes_a_round(
     cloud: Cloud,
     sqlite_url: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was built, in the Lambda runtime on the runtime's Python, turns an upload into an aggregate
     without any package of this machine."""
@@ -125,11 +124,12 @@ def test_it_publishes_a_round(
         "POWERTOOLS_METRICS_NAMESPACE": "tests",
         "POWERTOOLS_TRACE_DISABLED": "true",
     }
-    monkeypatch.setattr(sys, "executable", runtime_python)
     log = tmp_path / "log"
     with (
         using_database(sqlite_url),
-        LambdaRuntime(environment=environment, project=built, log=log) as function,
+        LambdaRuntime(
+            environment=environment, project=built, log=log, python=runtime_python
+        ) as function,
     ):
         model = make_model(1, requirement="all_clients")
         key = f"updates/{model.pk}/{client_id(1)}/round-1.safetensors"

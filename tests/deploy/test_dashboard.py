@@ -12,7 +12,7 @@ def test_the_dashboard_shows_what_the_function_writes() -> None:
     """Every metric of the function's own on the dashboard is one that its code adds."""
     body = template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"][0]
     shown = set(re.findall(r'"FederatedAggregation", "(\w+)"', body))
-    calls = ast.walk(ast.parse((ROOT / "lambda_handler.py").read_text()))
+    calls = ast.walk(ast.parse((ROOT / "connectors" / "telemetry.py").read_text()))
     written = {
         call.args[0].value
         for call in calls
