@@ -12,7 +12,7 @@ DB ?= sqlite
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run admin test test-examples browser check format bench bench-peers fuzz clean
+.PHONY: help install run admin test test-examples browser check format bench bench-peers bench-cold fuzz docs reference clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,7 +68,7 @@ check: export DATABASE_URL := sqlite:///:memory:
 check: export STORAGE_ROOT := /nonexistent
 check: export SAM_CLI_TELEMETRY := 0
 check: export AWS_DEFAULT_REGION := eu-central-1
-check: install scan ## Lint, types, direction of imports, settings, migrations, template.
+check: install scan docs ## Lint, types, direction of imports, settings, migrations, template, documentation.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -76,6 +76,21 @@ check: install scan ## Lint, types, direction of imports, settings, migrations, 
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/sam validate --lint
+
+DOCS := .venv-docs
+
+docs: $(DOCS)/.installed ## Build the documentation into site/; a broken link fails it.
+	$(DOCS)/bin/python -m sphinx -E -W --keep-going -q docs site
+	@echo "site/index.html"
+
+reference: install ## Write the pages and drawings of docs/ that follow from the code.
+	$(BIN)/python -m local.reference
+	$(BIN)/python -m local.diagrams
+
+$(DOCS)/.installed: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 format: install ## Format the code.
 	$(BIN)/ruff format .
@@ -86,6 +101,9 @@ bench: install ## Measure the chunk engine; writes benchmarks/results.md.
 
 bench-peers: install ## The same, beside Flower and NVFlare in an environment of their own.
 	$(BIN)/python -m benchmarks --peers
+
+bench-cold: install ## Measure cold starts in the Lambda runtime emulator; writes benchmarks/cold.md.
+	$(BIN)/python -m benchmarks.cold
 
 fuzz: install ## Feed the parsers a million mutated files.
 	$(BIN)/python -m fuzz
@@ -109,4 +127,4 @@ $(SCANNER)/.installed: requirements-scan.txt
 	@touch $@
 
 clean: ## Remove what was installed and made.
-	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(DOCS) site run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,27 @@
+"""The pages of docs/ that say what is said elsewhere, above all in the code.
+
+They are committed, so that they can be read where the code is; a test writes them anew and compares.
+"""
+
+from collections.abc import Callable
+
+from local.reference.commands import commands_page
+from local.reference.decisions import decisions_page
+from local.reference.events import events_page
+from local.reference.markdown import FOLDER
+from local.reference.rules import requirements_page, rules_page
+from local.reference.settings import settings_page
+from local.reference.storage import storage_page
+
+__all__ = ["FOLDER", "PAGES"]
+
+#: What writes each page, by its path below docs/.
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/settings.md": settings_page,
+    "reference/commands.md": commands_page,
+    "reference/rules.md": rules_page,
+    "reference/requirements.md": requirements_page,
+    "reference/events.md": events_page,
+    "reference/storage.md": storage_page,
+    "decisions/README.md": decisions_page,
+}

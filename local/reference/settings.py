@@ -1,0 +1,107 @@
+"""The settings, from settings.py: each variable, and the comment before it."""
+
+from __future__ import annotations
+
+import ast
+from typing import TypeGuard
+
+from local.reference.markdown import ROOT, code, page, table
+
+
+def settings_page() -> str:
+    """Every variable, from settings.py: its name, type, default, bounds, and the comment before it."""
+    source = (ROOT / "settings.py").read_text()
+    comments = _comments(source)
+    rows = []
+    for statement in ast.parse(source).body:
+        call = getattr(statement, "value", None)
+        if (
+            isinstance(statement, ast.Assign)
+            and _reads_environment(call)
+            and comments.get(statement.lineno)
+        ):
+            rows.append(_setting(call, comments[statement.lineno]))
+    return page(
+        "Settings",
+        "They are read from the environment, once, when a process starts. A variable that is missing or "
+        "wrong is refused by its name, all of them at once. An empty `BUCKET`, `STORAGE_ROOT`, "
+        "`QUEUE_URL` or `EVENT_BUS` is none.",
+        table(["variable", "type", "default", "meaning"], rows),
+        "The template sets them from its parameters ([Deploying](../deploy.md)). boto3 and Powertools "
+        "read variables of their own, such as `AWS_REGION`, `AWS_ENDPOINT_URL` and "
+        "`POWERTOOLS_LOG_LEVEL`.",
+    )
+
+
+def _comments(source: str) -> dict[int, str]:
+    """The ``#:`` comment that ends before a line, by the line's number."""
+    found: dict[int, str] = {}
+    gathered: list[str] = []
+    for number, line in enumerate(source.splitlines(), start=1):
+        if line.startswith("#:"):
+            gathered.append(line.removeprefix("#:").strip())
+        elif gathered:
+            found[number] = " ".join(gathered)
+            gathered = []
+    return found
+
+
+def _reads_environment(call: ast.expr | None) -> TypeGuard[ast.Call]:
+    return (
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "env"
+    )
+
+
+def _setting(call: ast.Call, meaning: str) -> list[str]:
+    assert isinstance(call.func, ast.Attribute)
+    name, *defaults = call.args
+    kind = {"dj_db_url": "URL", "str": "text", "int": "whole number", "bool": "`true` or `false`"}
+    described = kind.get(call.func.attr, call.func.attr)
+    bounds = _range(call)
+    return [
+        code(ast.literal_eval(name)),
+        f"{described}, {bounds}" if bounds else described,
+        _default(defaults[0]) if defaults else "required",
+        meaning,
+    ]
+
+
+def _range(call: ast.Call) -> str:
+    """The bounds that a validator sets, in words."""
+    for each in call.keywords:
+        if each.arg == "validate" and "Range" in ast.unparse(each.value):
+            assert isinstance(each.value, ast.Call)
+            bounds = {bound.arg: _number(bound.value) for bound in each.value.keywords}
+            upto = f" to {bounds['max']}" if "max" in bounds else " or more"
+            return f"{bounds['min']}{upto}"
+    return ""
+
+
+def _default(expression: ast.expr) -> str:
+    """A default as it would be written into the environment; computed ones are told in the meaning."""
+    try:
+        value = ast.literal_eval(expression)
+    except ValueError:
+        return _number(expression) if _is_number(expression) else "computed"
+    match value:
+        case "":
+            return "none"
+        case bool():
+            return code(str(value).lower())
+        case list():
+            return code(",".join(value))
+        case _:
+            return _number(expression)
+
+
+def _is_number(expression: ast.expr) -> bool:
+    return all(
+        isinstance(each, ast.BinOp | ast.Constant | ast.operator) for each in ast.walk(expression)
+    )
+
+
+def _number(expression: ast.expr) -> str:
+    return f"{eval(ast.unparse(expression), {}):,}".replace(",", " ")  # a literal, or a power

@@ -1,0 +1,79 @@
+"""What lies in storage, with the limits that the code has."""
+
+from __future__ import annotations
+
+import re
+
+from aggregation.formats import FORMATS, MAX_JSON_BYTES
+from aggregation.layout import DTYPES
+from local.reference.markdown import code, page, table
+
+
+def storage_page() -> str:
+    """Keys, formats, dtypes and metadata, with the limits that the code has."""
+    # Django is up only now.
+    from connectors.door import KEY_FORM, MAX_KEY
+    from connectors.latest import latest_key
+    from connectors.model_data import aggregate_key
+    from connectors.scores import KEY_FORM as SCORE_FORM
+    from connectors.scores import MAX_SCORE_BYTES
+
+    result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
+    keys = [
+        [code(KEY_FORM), "the client", "an update; a name is used once"],
+        [code(SCORE_FORM), "the client", "what it measured of an aggregate"],
+        [code(result), "the function", "the weights of round 5 of model 3; they never change"],
+        [code(latest_key(3)), "the function", "which weights of model 3 to train from"],
+        [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
+    ]
+    return page(
+        "Storage",
+        "What lies in the bucket, or below `STORAGE_ROOT`.",
+        "## Keys",
+        table(["key", "written by", ""], keys),
+        f"A client's id stands in lower case, with hyphens. A key has at most {MAX_KEY} bytes. Whoever "
+        "may write where is the operator's to bind: [threat model](../security.md).",
+        "## Metadata of an update",
+        table(
+            ["name", "value", "absent"],
+            [
+                ["`num-examples`", "a whole number from 1 to `MAX_NUM_EXAMPLES`", "1"],
+                [
+                    "`base-aggregate`",
+                    "id of the aggregate it was trained from",
+                    "the initial model",
+                ],
+            ],
+        ),
+        "In S3's headers each name begins with `x-amz-meta-`.",
+        "## Formats",
+        "By the name's extension: " + ", ".join(f"`.{name}`" for name in FORMATS) + ".",
+        table(["format", "as written by", "limits"], _formats(MAX_JSON_BYTES)),
+        "dtypes, as safetensors names them: "
+        + ", ".join(map(code, DTYPES))
+        + ". The aggregate has the "
+        "format, names, shapes and dtypes of the model.",
+        "## latest.json and scores",
+        "[Sending an update](../clients.md#what-lies-where) tells their fields. A score has at most "
+        f"{MAX_SCORE_BYTES >> 10} KiB.",
+    )
+
+
+def _formats(max_json_bytes: int) -> list[list[str]]:
+    return [
+        [
+            "safetensors",
+            "`safetensors.numpy.save_file`, or the same of any framework",
+            "`MAX_UPDATE_BYTES`",
+        ],
+        [
+            "npz",
+            "`numpy.savez`; `savez_compressed` is unpacked to disk first",
+            "`MAX_UPDATE_BYTES`; unpacked, no larger than the model",
+        ],
+        [
+            "json",
+            "`json.dump` of a list of layers, each a nested list of numbers",
+            f"{max_json_bytes >> 20} MiB",
+        ],
+    ]
