@@ -35,7 +35,7 @@ TIMES = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("ms", 1e-3))
 def control_room(model: FederatedModel) -> dict[str, Any]:
     """The context of the page."""
     aggregates = list(
-        model.aggregates.select_related("round").order_by("-number")[:SHOWN],
+        model.aggregates.select_related("round", "parent", "federated_model").order_by("-number")[:SHOWN],
     )[::-1]
     ended = model.rounds.exclude(finished_on=None).order_by("-pk")[:SHOWN]
     rounds = list(ended)[::-1]
@@ -224,6 +224,7 @@ def _lineage(
                 "aggregate": each,
                 "score": score,
                 "is_best": score is not None and score == best_score,
+                "held_back": each.dropped(),
                 "versions": ", ".join(versions[str(each.result.name)]),
                 "round": made_by,
                 "took": amount(_seconds(made_by), TIMES),

@@ -84,6 +84,18 @@ def test_the_score_of_the_model_is_what_is_plotted() -> None:
     assert "loss from 0.25 at 1 to 0.5 at 2" in room["plots"][0]
 
 
+def test_an_aggregate_that_is_held_back_says_why(visitor: LogIn) -> None:
+    """Where a score dropped by more than the model allows, the lineage tells which, and by how much."""
+    model = trained(2, score_metric="loss", lower_is_better=True, max_score_drop=0.1)
+    for aggregate, score in zip(model.aggregates.order_by("number"), (0.25, 0.5), strict=True):
+        aggregate.validation_score = score
+        aggregate.save()
+    second, first = control_room(model)["lineage"]
+    assert first["held_back"] == ""
+    assert second["held_back"].endswith("worse by 0.25, and max_score_drop is 0.1")
+    assert "(held back)" in visitor("operator", "view").get(page(model)).text
+
+
 def test_amounts_have_units() -> None:
     """Each is told in the largest unit of which there is one."""
     assert [amount(each, BYTES) for each in (0, 612, 57_720, 999_960, 3.2e9, 5e12)] == [
