@@ -34,7 +34,9 @@ TIMES = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("ms", 1e-3))
 
 def control_room(model: FederatedModel) -> dict[str, Any]:
     """The context of the page."""
-    newest = model.aggregates.select_related("round", "parent", "federated_model").order_by("-number")
+    newest = model.aggregates.select_related("round", "parent", "federated_model").order_by(
+        "-number"
+    )
     aggregates = list(newest[:SHOWN])[::-1]
     ended = model.rounds.exclude(finished_on=None).order_by("-pk")[:SHOWN]
     rounds = list(ended)[::-1]
