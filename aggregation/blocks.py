@@ -1,12 +1,13 @@
-"""Reading the same range of the flattened model from many weights objects, ahead of its use."""
+"""Reading the same range of the flattened model from many weights objects: ahead of its use, or where
+it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,48 @@ from aggregation.weights import Weights
 BLOCKS_IN_FLIGHT = 2
 
 
+class RowsOnDemand:
+    """Rows of one dtype that are read one after the other, each into the place of the one before, so
+    that it is still in the processor's cache when it is used. They can be gone through anew.
+
+    Parameters
+    ----------
+    read : callable
+        Fills a buffer of bytes with the row of that number.
+    shape : (int, int)
+    dtype : dtype
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, NDArray[np.uint8]], None],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._read = read
+        self.shape = shape
+        self.dtype = dtype
+
+    def __iter__(self) -> Iterator[Numbers]:
+        row = np.empty(self.shape[1], self.dtype)
+        for number in range(self.shape[0]):
+            self._read(number, row.view(np.uint8))
+            yield row
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Numbers:
+        rows = np.empty(self.shape, self.dtype)
+        for place, row in zip(rows, self, strict=True):
+            place[:] = row
+        return rows
+
+
 class Slice(NamedTuple):
-    """Some columns of a block, all of one dtype: ``rows`` from element ``start`` on."""
+    """Some columns of a block, all of one dtype, from element ``start`` on: the updates' rows, and the
+    parent's if it is read too."""
 
     start: int
-    place: slice
-    rows: Numbers
+    rows: Numbers | RowsOnDemand
+    parent: Numbers | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,17 +73,25 @@ class Block:
     ----------
     start, stop : int
         Range in the flattened model.
+    updates : int
+        Rows that are updates'; one more is the parent's.
     raw : (n_rows, n_bytes) uint8
         The bytes, a row for each object; valid until the next block is asked for.
     unreadable : dict of int to str
-        Rows that could not be read, with the reason. Their bytes mean nothing.
+        Rows that could not be read, with the reason. Their bytes are zeros.
     """
 
     layout: TensorLayout
     start: int
     stop: int
+    updates: int
     raw: NDArray[np.uint8]
     unreadable: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read for it."""
+        return self.raw.size
 
     def slices(self, elements: int) -> Iterator[Slice]:
         """The block cut along its columns, at multiples of ``elements`` and where the dtype changes."""
@@ -55,9 +100,39 @@ class Block:
             begin = self.layout.bytes_before(start) - base
             for columns in grid(start, run_stop, elements):
                 end = begin + (columns.stop - columns.start) * dtype.itemsize
-                place = slice(begin, end)
-                yield Slice(start + columns.start, place, self.raw[:, place].view(dtype))
+                rows = self.raw[:, begin:end].view(dtype)
+                parent = rows[self.updates] if len(rows) > self.updates else None
+                yield Slice(start + columns.start, rows[: self.updates], parent)
                 begin = end
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockOnDemand:
+    """Elements of one dtype, ``start`` to ``stop``, of several weights objects, each of which is read
+    when it is its turn to be used.
+
+    Parameters
+    ----------
+    start, stop : int
+        Range in the flattened model.
+    nbytes : int
+        Bytes to be read for it.
+    rows : RowsOnDemand
+    parent : (stop - start,) array, optional
+    unreadable : dict of int to str
+        Rows that could not be read so far, with the reason. They are zeros.
+    """
+
+    start: int
+    stop: int
+    nbytes: int
+    rows: RowsOnDemand
+    parent: Numbers | None
+    unreadable: dict[int, str]
+
+    def slices(self, elements: int) -> Iterator[Slice]:
+        """All of it at once: to be read in smaller pieces would take longer."""
+        yield Slice(self.start, self.rows, self.parent)
 
 
 def grid(start: int, stop: int, elements: int) -> Iterator[slice]:
@@ -70,43 +145,102 @@ def grid(start: int, stop: int, elements: int) -> Iterator[slice]:
 
 
 class BlockReader:
-    """Reads blocks of a fixed set of weights objects, one block ahead.
+    """Reads blocks of a fixed set of weights objects.
 
     Parameters
     ----------
     layout : TensorLayout
         The model's; all objects agree with it.
-    rows : sequence of Weights
-    pool : Executor
-        Its threads read.
-    tasks : int
-        Into how many tasks the rows of a block are divided.
+    updates : sequence of Weights
+    parent : Weights, optional
+        One more row, the last.
     """
 
     def __init__(
-        self, layout: TensorLayout, rows: Sequence[Weights], pool: Executor, tasks: int
+        self, layout: TensorLayout, updates: Sequence[Weights], parent: Weights | None
     ) -> None:
         self._layout = layout
-        self._rows = rows
-        self._pool = pool
-        self._shares = [range(first, len(rows), tasks) for first in range(min(tasks, len(rows)))]
+        self._updates = len(updates)
+        self._rows = [*updates, *([parent] if parent else [])]
         self._unreadable: dict[int, str] = {}
 
-    def blocks(self, cuts: Iterable[tuple[int, int]], row_bytes: int) -> Iterator[Block]:
-        """The blocks for these ranges, none of which takes more than ``row_bytes`` in a row."""
-        buffers = cycle(
-            np.empty((len(self._rows), row_bytes), np.uint8) for _ in range(BLOCKS_IN_FLIGHT)
-        )
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def local(self) -> bool:
+        """Whether nothing is won by reading ahead."""
+        return all(row.source.local for row in self._rows)
+
+    def ahead(
+        self, cuts: Iterable[tuple[int, int]], row_bytes: int, pool: Executor, tasks: int
+    ) -> Iterator[Block]:
+        """The blocks for these ranges, each of which is read while the one before is used.
+
+        Parameters
+        ----------
+        cuts : iterable of (int, int)
+        row_bytes : int
+            Of the longest row.
+        pool : Executor
+            Its threads read.
+        tasks : int
+            Into how many tasks the rows of a block are divided.
+        """
+        shares = [range(first, len(self), tasks) for first in range(min(tasks, len(self)))]
+        buffers = cycle(np.empty((len(self), row_bytes), np.uint8) for _ in range(BLOCKS_IN_FLIGHT))
         pending: tuple[Block, list[Future[None]]] | None = None
         for (start, stop), buffer in zip(cuts, buffers, strict=False):
-            width = self._layout.bytes_before(stop) - self._layout.bytes_before(start)
-            block = Block(layout=self._layout, start=start, stop=stop, raw=buffer[:, :width])
-            ahead = block, [self._pool.submit(self._read, block, share) for share in self._shares]
+            block = self._block(start, stop, buffer[:, : self._width(start, stop)])
+            ahead = block, [pool.submit(self._read_share, block, share) for share in shares]
             if pending:
                 yield self._finished(*pending)
             pending = ahead
         if pending:
             yield self._finished(*pending)
+
+    def now(self, start: int, stop: int, *, on_demand: bool) -> Block | BlockOnDemand:
+        """The block for this range, read by the thread that asks for it.
+
+        Parameters
+        ----------
+        start, stop : int
+        on_demand : bool
+            Whether it is enough to have one row after the other.
+        """
+        dtypes = [dtype for _, _, dtype in self._layout.runs_between(start, stop)]
+        if on_demand and len(dtypes) == 1:
+            return self._on_demand(start, stop, dtypes[0])
+        raw = np.empty((len(self), self._width(start, stop)), np.uint8)
+        block = self._block(start, stop, raw)
+        for row in range(len(self)):
+            self._read(start, row, raw[row], block.unreadable)
+        return block
+
+    def _on_demand(self, start: int, stop: int, dtype: np.dtype[Any]) -> BlockOnDemand:
+        unreadable: dict[int, str] = {}
+
+        def read(row: int, raw: NDArray[np.uint8]) -> None:
+            self._read(start, row, raw, unreadable)
+
+        parent = None
+        if len(self) > self._updates:
+            parent = np.empty(stop - start, dtype)
+            read(self._updates, parent.view(np.uint8))
+        return BlockOnDemand(
+            start=start,
+            stop=stop,
+            nbytes=len(self) * self._width(start, stop),
+            rows=RowsOnDemand(read, (self._updates, stop - start), dtype),
+            parent=parent,
+            unreadable=unreadable,
+        )
+
+    def _width(self, start: int, stop: int) -> int:
+        return self._layout.bytes_before(stop) - self._layout.bytes_before(start)
+
+    def _block(self, start: int, stop: int, raw: NDArray[np.uint8]) -> Block:
+        return Block(layout=self._layout, start=start, stop=stop, updates=self._updates, raw=raw)
 
     def _finished(self, block: Block, reads: list[Future[None]]) -> Block:
         for read in reads:
@@ -114,12 +248,19 @@ class BlockReader:
         block.unreadable.update(self._unreadable)
         return block
 
-    def _read(self, block: Block, share: range) -> None:
-        begin = self._layout.bytes_before(block.start)
+    def _read_share(self, block: Block, share: range) -> None:
         for row in share:
             if row in self._unreadable:
-                continue
-            try:
-                self._rows[row].read_into(self._layout, begin, memoryview(block.raw[row]))
-            except UpdateRejected as error:
-                self._unreadable[row] = str(error)
+                block.raw[row] = 0
+            else:
+                self._read(block.start, row, block.raw[row], self._unreadable)
+
+    def _read(
+        self, start: int, row: int, raw: NDArray[np.uint8], unreadable: dict[int, str]
+    ) -> None:
+        """Read a row from element ``start`` on; zeros, and a reason, if it cannot be read."""
+        try:
+            self._rows[row].read_into(self._layout, self._layout.bytes_before(start), raw.data)
+        except UpdateRejected as error:
+            raw[:] = 0
+            unreadable[row] = str(error)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +167,9 @@ def _combine_slice(
         rows = arithmetic.as_floats(rows)
     base = None if piece.parent is None else piece.parent.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        combined = work.rule.combine(rows, selection, None if work.differences else base)
+        # Only a linear rule gets rows on demand, and it takes them.
+        block = cast(Numbers, rows)
+        combined = work.rule.combine(block, selection, None if work.differences else base)
         if base is not None:
             combined += base
         stored = arithmetic.as_stored(combined, dtype)

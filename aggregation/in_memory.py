@@ -61,6 +61,8 @@ class ArraysSource:
     arrays : sequence of (n,) uint8
     """
 
+    local = True
+
     def __init__(self, arrays: Sequence[NDArray[np.uint8]]) -> None:
         self._arrays = arrays
         self.starts = tuple(accumulate((array.size for array in arrays), initial=0))

@@ -109,8 +109,8 @@ def measured(
     passes: Passes,
     products: Products,
     centre: Centre,
-    left: Measuring | None,
-    tell: Callable[[Measuring], None],
+    left: Measuring | None = None,
+    tell: Callable[[Measuring], None] = lambda measuring: None,
 ) -> Float64s:
     """Products of the updates' differences from the centre, over the whole model.
 

@@ -27,7 +27,7 @@ PARTS_IN_FLIGHT = 2
 class Sink(Protocol):
     """Where the parts of a result go. Nothing of them shows before `complete`."""
 
-    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         """Store part ``number``, counted from 1; ``last`` if no other follows."""
 
     def state(self) -> dict[str, Any]:
@@ -122,8 +122,7 @@ class PartWriter:
     def _store(self, *, last: bool = False) -> None:
         self.flush()
         self._parts += 1
-        part = bytes(self._buffer)
-        self._buffer = bytearray()
+        part, self._buffer = self._buffer, bytearray()
         progress = Progress(
             parts=self._parts,
             next_element=self.next_element,
@@ -175,7 +174,7 @@ class FileSink:
         file.seek(self._size)
         return file
 
-    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         with self._opened() as file:
             file.write(data)
         self._size += len(data)
@@ -197,14 +196,14 @@ class MemorySink:
     """A result kept in memory: for notebooks and tests."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
 
     @property
     def data(self) -> bytes:
         """What was written so far."""
         return b"".join(self._parts)
 
-    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         self._parts.append(data)
 
     def state(self) -> dict[str, Any]:

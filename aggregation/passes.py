@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
 
 from aggregation import arithmetic
 from aggregation.arithmetic import BadValue
-from aggregation.blocks import BLOCKS_IN_FLIGHT, Block, BlockReader
+from aggregation.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
 from aggregation.combination import Combination, Resources
 from aggregation.errors import AggregationError, OutOfTime
 from aggregation.parts import PART_BYTES, PARTS_IN_FLIGHT, part_ends
@@ -20,6 +24,22 @@ CELL = 1024
 #: neither what numpy takes to begin an operation counts, nor that threads take turns at the GIL
 #: between two of them: with half as many, a mean took a fifth more of the processors.
 SLICE = 32 * CELL
+
+#: Elements at most that a thread reads and combines on its own, one row after the other: a row, the
+#: sum and a term of it stay in cache, and what it takes to open a file hardly counts.
+PIECE = 96 * CELL
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Made(NamedTuple, Generic[T]):
+    """What was made of each slice of a block of ``nbytes``, that ends before element ``stop``."""
+
+    stop: int
+    nbytes: int
+    unreadable: dict[int, str]
+    of_slices: list[T]
 
 
 class Passes:
@@ -75,25 +95,77 @@ class Passes:
             Cut at multiples of `CELL`, rather than where parts of the result end.
         """
         layout = self.work.layout
-        rows = [self.work.updates[member] for member in members]
-        if with_parent and self.work.parent is not None:
-            rows.append(self.work.parent)
-        chunk = self._chunk_elements(len(rows), CELL if on_grid else 1)
-        ends = [layout.size] if on_grid else part_ends(layout)
-        reader = BlockReader(layout, rows, self._readers, self._resources.readers)
-        for block in reader.blocks(_cuts(start, ends, chunk), chunk * layout.itemsize):
-            if with_parent and len(members) in block.unreadable:
-                reason = block.unreadable[len(members)]
-                raise AggregationError(f"the parent aggregate cannot be read: {reason}")
+        reader = self._reader(members, with_parent)
+        chunk = self._chunk_elements(len(reader), CELL if on_grid else 1)
+        cuts = _cuts(start, [layout.size] if on_grid else part_ends(layout), chunk)
+        threads = self._readers, self._resources.readers
+        for block in reader.ahead(cuts, chunk * layout.itemsize, *threads):
+            _check_parent(block, members)
             yield block
-            self.bytes_read += block.raw.size
-            self._on_bytes(block.raw.size)
+            self._count(block)
 
-    def _chunk_elements(self, rows: int, at_least: int) -> int:
+    def each(
+        self,
+        function: Callable[[Slice], T],
+        members: Sequence[int],
+        start: int,
+        *,
+        with_parent: bool,
+    ) -> Iterator[Made[T]]:
+        """What a function makes of each slice of the members' elements from ``start`` on.
+
+        Where reading is little more than copying, whoever runs the function reads the slice: to be
+        handed it by another thread takes longer, and it comes out of the cache.
+
+        Parameters
+        ----------
+        function : callable
+            Run by the workers.
+        members, start, with_parent
+            As for `blocks`.
+        """
+        reader = self._reader(members, with_parent)
+        if not reader.local:
+            for block in self.blocks(members, start, with_parent=with_parent):
+                yield _made(block, self.workers.map(function, block.slices(SLICE)))
+            return
+        linear = self.work.rule.linear
+
+        def here(cut: tuple[int, int]) -> Made[T]:
+            block = reader.now(*cut, on_demand=linear)
+            return _made(block, map(function, block.slices(SLICE)))
+
+        pieces = max(BLOCKS_IN_FLIGHT, self._resources.workers)
+        fitting = self._chunk_elements(len(reader), 1, pieces)
+        chunk = min(fitting, PIECE if linear else SLICE)
+        for made in self._ahead(here, _cuts(start, part_ends(self.work.layout), chunk)):
+            _check_parent(made, members)
+            yield made
+            self._count(made)
+
+    def _reader(self, members: Sequence[int], with_parent: bool) -> BlockReader:
+        updates = [self.work.updates[member] for member in members]
+        return BlockReader(self.work.layout, updates, self.work.parent if with_parent else None)
+
+    def _ahead(self, function: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
+        """As `map`, by the workers; the next ones are begun before a result is asked for."""
+        pending: deque[Future[T]] = deque()
+        for item in items:
+            pending.append(self.workers.submit(function, item))
+            if len(pending) > self._resources.workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def _count(self, block: Block | Made[T]) -> None:
+        self.bytes_read += block.nbytes
+        self._on_bytes(block.nbytes)
+
+    def _chunk_elements(self, rows: int, at_least: int, blocks: int = BLOCKS_IN_FLIGHT) -> int:
         layout = self.work.layout
         parts = PARTS_IN_FLIGHT * min(PART_BYTES, layout.nbytes)
         memory = max(self._resources.memory_bytes - parts, self._resources.memory_bytes // 4)
-        chunk = max(at_least, memory // (BLOCKS_IN_FLIGHT * rows * layout.itemsize), 1)
+        chunk = max(at_least, memory // (blocks * rows * layout.itemsize), 1)
         if chunk >= CELL:
             chunk -= chunk % CELL
         return min(chunk, -(-layout.size // CELL) * CELL)
@@ -102,10 +174,9 @@ class Passes:
         """Why members cannot be used, as far as this block shows, by their position."""
         bad: dict[int, str] = {}
         for piece in block.slices(SLICE):
-            found = arithmetic.bad_values(piece.rows[: len(members)])
+            found = arithmetic.bad_values(np.asarray(piece.rows))
             bad = self.described(found, members, piece.start) | bad
-        unreadable = block.unreadable.items()
-        return bad | {members[row]: why for row, why in unreadable if row < len(members)}
+        return bad | {members[row]: why for row, why in block.unreadable.items()}
 
     def described(
         self, values: Iterable[BadValue], members: Sequence[int], start: int
@@ -114,10 +185,22 @@ class Passes:
         locate = self.work.layout.locate
         return {members[v.row]: f"{v.what} in {locate(start + v.column)}" for v in values}
 
-    def check_time(self, block: Block) -> None:
+    def check_time(self, block: Block | Made[T]) -> None:
         """Raise `OutOfTime` if the time was up after a block."""
         if self._out_of_time():
             raise OutOfTime(f"stopped at element {block.stop} of {self.work.layout.size}")
+
+
+def _made(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> Made[T]:
+    results = list(of_slices)  # Rows on demand are read now.
+    return Made(block.stop, block.nbytes, block.unreadable, results)
+
+
+def _check_parent(block: Block | Made[T], members: Sequence[int]) -> None:
+    """Raise if the parent, which is the row after the members', could not be read."""
+    if len(members) in block.unreadable:
+        reason = block.unreadable[len(members)]
+        raise AggregationError(f"the parent aggregate cannot be read: {reason}")
 
 
 def _cuts(start: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,10 @@ class ByteSource(Protocol):
     def size(self) -> int:
         """Length in bytes."""
 
+    @property
+    def local(self) -> bool:
+        """Whether a read takes hardly longer than a copy, so that nothing is won by reading ahead."""
+
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer`` with the bytes from ``offset`` on.
 
@@ -35,6 +39,8 @@ class ByteSource(Protocol):
 class FileSource:
     """A file on disk, read with ``preadv``; it is opened anew for each read, so that any number of
     sources may be held without running out of descriptors."""
+
+    local = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -69,6 +75,8 @@ class FileSource:
 
 class BytesSource:
     """Bytes in memory."""
+
+    local = True
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._data = memoryview(data).cast("B")

@@ -74,7 +74,7 @@ def read(paths: Sequence[str], repeat: int = 1) -> Answer:
 class Discard:
     """A sink that drops what it is given: the disk is not what is measured."""
 
-    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         pass
 
     def state(self) -> dict[str, Any]:

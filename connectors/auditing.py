@@ -175,7 +175,7 @@ class ComparingSink:
         self._stored = stored
         self._position = 0
 
-    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         """Compare the next bytes.
 
         Raises

@@ -177,6 +177,8 @@ def _only_if(etag: str) -> dict[str, str]:
 class S3Source:
     """One object, read by ranged GETs that S3 refuses once the object is another one."""
 
+    local = False
+
     def __init__(self, objects: S3Objects, key: str, size: int, etag: str) -> None:
         self._objects = objects
         self._key = key
@@ -227,7 +229,7 @@ class S3Sink:
     def _upload(self) -> dict[str, Any]:
         return {"Bucket": self._objects.bucket, "Key": self.location, "UploadId": self._upload_id}
 
-    def write_part(self, number: int, data: bytes, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         if last and number == 1:
             self._put(data)
             return
@@ -236,7 +238,7 @@ class S3Sink:
         self._put_part(number, data)
 
     @patiently
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | bytearray) -> None:
         bucket, extra = self._objects.bucket, self._objects.write_parameters
         with translated_errors():
             self._objects.client.put_object(Bucket=bucket, Key=self.location, Body=data, **extra)
@@ -252,7 +254,7 @@ class S3Sink:
         self._upload_id = begun["UploadId"]
 
     @patiently
-    def _put_part(self, number: int, data: bytes) -> None:
+    def _put_part(self, number: int, data: bytes | bytearray) -> None:
         with translated_errors():
             self._parts[number] = self._objects.client.upload_part(
                 PartNumber=number, Body=data, ChecksumAlgorithm="CRC32", **self._upload

@@ -168,6 +168,7 @@ class _WithTail:
         self._start = max(0, source.size - length)
         self._tail = read_view(source, self._start, length)
         self.size = source.size
+        self.local = source.local
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         if offset < self._start:
@@ -319,6 +320,7 @@ class _Spliced:
         self._first = first
         self._second = second
         self.size = first.size + second.size
+        self.local = first.local and second.local
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         here = max(0, self._first.size - offset)
