@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,8 @@ gc.disable()  # All that is imported stays; to look for garbage in it takes 7 % 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 django.setup()
 
-from django.core.management import call_command, get_commands  # noqa: E402
 from django.db import close_old_connections, connections  # noqa: E402
 
-from aggregation.errors import quoted  # noqa: E402
 from connectors import snapshots  # noqa: E402
 from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector  # noqa: E402
 from connectors.events import RoundRequest, SweepRequest, is_sqs_batch, parse  # noqa: E402
@@ -95,20 +92,17 @@ def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:
         Whatever kept a migration from being applied: the deployment is to fail.
     ValueError
         If there is no such command.
+    CommandError
+        If the command could not do what it was asked.
     """
+    close_old_connections()
     if not event or "command" not in event:
         DjangoAggConnector(DEFAULT_SETTINGS).update_metadata_database_arch()
         return {"migrated": True}
-    own = sorted(name for name, app in get_commands().items() if app in OPERATED)
-    if event["command"] not in own:
-        raise ValueError(f"no command {quoted(event['command'])}; there are {', '.join(own)}")
-    output = io.StringIO()
-    call_command(event["command"], *event.get("arguments", []), stdout=output, no_color=True)
-    return {"output": output.getvalue()}
+    # The other function, which has this file too, need not load what it never does.
+    from connectors.operating import operate
 
-
-#: Apps whose commands an operator may run; Django's own can do anything.
-OPERATED = ("connectors",)
+    return operate(event["command"], event.get("arguments", []))
 
 
 def prepare() -> None:

@@ -6,14 +6,13 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from aggregation.errors import AggregationError, LostRound
-from aggregation.parts import PART_BYTES
 from connectors import queries
 from connectors.aggregator import DjangoAggConnector
 from connectors.latest import told_now
 from connectors.model_data import aggregate_key
 from connectors.queries import State, translated_errors
 from connectors.scores import refusal
-from connectors.storage import Leftover, Objects
+from connectors.storage import Leftover, Objects, store
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelArtifact
 
 #: As long as the database keeps.
@@ -88,22 +87,13 @@ def roll_back(connector: DjangoAggConnector, aggregate: ModelAggregate) -> Model
 
 
 def _copied(objects: Objects, aggregate: ModelAggregate, number: int) -> str:
-    """The key of a copy of an aggregate's object, made part by part."""
+    """The key of a copy of an aggregate's object."""
     original = str(aggregate.result.name)
     stored = objects.stat(original)
     source = objects.source(original, size=stored.size, etag=stored.etag)
     extension = original.rsplit(".", 1)[1]
     sink = objects.sink(aggregate_key(aggregate.federated_model_id, number, extension), None)
-    try:
-        for part, start in enumerate(range(0, stored.size, PART_BYTES), 1):
-            piece = bytearray(min(PART_BYTES, stored.size - start))
-            source.read_into(start, memoryview(piece))
-            sink.write_part(part, bytes(piece), last=start + len(piece) == stored.size)
-        sink.complete()
-    except Exception:
-        sink.abort()
-        raise
-    return sink.location
+    return store(source, sink)
 
 
 def _succeed(

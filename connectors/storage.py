@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from aggregation.errors import ObjectMissing, UpdateRejected
-from aggregation.parts import FileSink
+from aggregation.parts import PART_BYTES, FileSink
 from aggregation.round import ResultSink
 from aggregation.sources import ByteSource, FileSource
 
@@ -111,6 +111,20 @@ def read_small(objects: Objects, key: str, *, etag: str = "", at_most: int) -> t
     if body:
         objects.source(key, size=stored.size, etag=stored.etag).read_into(0, memoryview(body))
     return bytes(body), stored.etag
+
+
+def store(source: ByteSource, sink: ResultSink) -> str:
+    """Write a source's bytes to a sink, part by part; the key of the object that they make."""
+    try:
+        for part, start in enumerate(range(0, source.size, PART_BYTES), 1):
+            piece = bytearray(min(PART_BYTES, source.size - start))
+            source.read_into(start, memoryview(piece))
+            sink.write_part(part, bytes(piece), last=start + len(piece) == source.size)
+        sink.complete()
+    except Exception:
+        sink.abort()
+        raise
+    return sink.location
 
 
 class FileObjects:

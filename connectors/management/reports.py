@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, models
 
@@ -154,19 +155,24 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def add_out_arguments(parser: ArgumentParser) -> None:
-    """``--out FILE`` and ``--force``."""
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+def add_out_arguments(parser: ArgumentParser, either: Any = None) -> None:
+    """``--out FILE`` and ``--force``; with a group of arguments of which one is required, in that."""
+    (either or parser).add_argument("--out", type=Path, metavar="FILE", required=either is None)
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
 def check_out(out: Path, *, force: bool) -> None:
-    """Refuse to write over what is there, unless that was asked for.
+    """Refuse to write over what is there, unless that was asked for; and where nobody would find it.
 
     Raises
     ------
     CommandError
     """
+    if settings.FUNCTION_MEMORY_MB:
+        raise CommandError(
+            "nobody gets at a file in the function: `download --link` and `export_metrics --out -` "
+            "answer with what is wanted"
+        )
     if out.is_dir():
         raise CommandError(f"{out} is a directory: name a file in it")
     if not out.parent.is_dir():

@@ -1,8 +1,9 @@
-"""A pytest plugin: records the function's AWS calls, and fails a test in which one is not allowed.
+"""A pytest plugin: records the functions' AWS calls, and fails a test in which one is not allowed.
 
-Which code calls is read off the stack: a call is the function's if the nearest frame of this project is
-in what is deployed, and the test's own if it is in the tests or in the embedded cloud. An operator's
-command calls with the operator's permissions. Calls in a process that a test starts are not seen.
+Which code calls is read off the stack: a call is a function's if the nearest frame of this project is in
+what is deployed, and the test's own if it is in the tests or in the embedded cloud. While the function of
+the operators runs, in whatever thread, calls are its own; else an operator's command calls with the
+permissions of who typed it. Calls in a process that a test starts are not seen.
 
 The suite runs in several processes: where AWS_CALLS names a file, each adds what it has seen to it, and a
 run of the last test alone reads what all of them have.
@@ -15,10 +16,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import astuple
+from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from botocore import handlers
@@ -30,45 +31,62 @@ from tests.deploy.stack import ROOT, template
 #: What goes into the zip.
 DEPLOYED = {"lambda_handler.py", "settings.py", "aggregation", "connectors", "models_app"}
 
+AGGREGATOR, OPERATOR = "AggregatorRole", "MigrationRole"
+
 #: The last test of a whole run: only then is known what nothing used.
 LAST = "test_nothing_is_allowed_that_nothing_uses"
 
 
+class Use(NamedTuple):
+    """What a role was needed for."""
+
+    role: str
+    need: Need
+
+
 class Recorder:
-    """The needs of the function's calls: of this test, and of all until now."""
+    """What the functions' calls needed: those of this test, and all until now."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.latest: list[Need] = []
+        self.latest: list[Use] = []
         self.unknown: list[str] = []
-        self.used: set[Need] = set()
+        self.used: set[Use] = set()
         self._file = Path(os.environ["AWS_CALLS"]) if "AWS_CALLS" in os.environ else None
         if self._file and self._file.exists():
-            lines = self._file.read_text().splitlines()
-            self.used = {Need(*json.loads(line)) for line in lines}
+            lines = map(json.loads, self._file.read_text().splitlines())
+            self.used = {Use(role, Need(*need)) for role, *need in lines}
 
-    def record(self, params: dict[str, Any], model: Any, **_: Any) -> None:
-        """Called by botocore before each request."""
-        if not _by_the_function():
+    def record(self, params: dict[str, Any], model: Any, context: Any, **_: Any) -> None:
+        """Called by botocore before each request, and before it signs one for others to make."""
+        if not (context.get("is_presign_request") and model.name == "CreateBucket"):  # a post's
+            self._add(f"{model.service_model.service_name}.{model.name}", params)
+
+    def record_post(self, context: Any, **_: Any) -> None:
+        """Called by botocore before it signs a PUT, or a post: that may do what its signer may."""
+        if "s3-presign-post-policy" in context:
+            key = context["s3-presign-post-fields"]["key"]
+            self._add("s3.PutObject", {"Bucket": settings.BUCKET, "Key": key})
+
+    def _add(self, operation: str, params: dict[str, Any]) -> None:
+        role = _caller()
+        if role is None:
             return
-        operation = f"{model.service_model.service_name}.{model.name}"
-        place = Place(
-            bucket=settings.BUCKET, queue_url=settings.QUEUE_URL, event_bus=settings.EVENT_BUS
-        )
         with self._lock:
             try:
-                found = needs(operation, params, place)
+                found = [Use(role, need) for need in needs(operation, params, _place())]
             except UnknownCall:
                 self.unknown.append(operation)
             else:
                 self.latest += found
                 self._keep(set(found) - self.used)
 
-    def _keep(self, new: set[Need]) -> None:
+    def _keep(self, new: set[Use]) -> None:
         self.used |= new
         if self._file and new:
+            lines = [json.dumps([role, need.action, need.resource]) for role, need in new]
             with self._file.open("a") as file:
-                file.writelines(json.dumps(astuple(need)) + "\n" for need in new)
+                file.writelines(f"{line}\n" for line in lines)
 
     def forget(self) -> None:
         """Begin a test."""
@@ -76,33 +94,74 @@ class Recorder:
             self.latest, self.unknown = [], []
 
 
-def _by_the_function() -> bool:
-    frame: FrameType | None = sys._getframe(2)
-    nearest = ""
+def _place() -> Place:
+    """Where calls are recorded; the dead letters' queue is named as the embedded cloud names it."""
+    queue = settings.QUEUE_URL.rsplit("/", 1)[-1]
+    dead_letters = f"{queue.removesuffix('-events')}-dead-letters"
+    return Place(
+        bucket=settings.BUCKET,
+        queues={queue: "UploadQueue", dead_letters: "DeadLetterQueue"},
+        event_bus=settings.EVENT_BUS,
+    )
+
+
+def _caller() -> str | None:
+    """The role with which code makes the call that is being made; None if it is no function's."""
+    stack = list(_project_frames(sys._getframe(3)))
+    nearest = stack[0][0] if stack else ""
+    if any(
+        parts == ("lambda_handler.py", "migrate")
+        for frame in sys._current_frames().values()
+        for parts in _project_frames(frame)
+    ):
+        # A thread of the SDK's has no frame of this project, but works for the one that has.
+        return OPERATOR if nearest in DEPLOYED or not stack else None
+    typed = any("commands" in parts for parts in stack)
+    return AGGREGATOR if nearest in DEPLOYED and not typed else None
+
+
+def _project_frames(frame: FrameType | None) -> Iterator[tuple[str, ...]]:
+    """Path and function of each of the project's frames, the nearest first."""
     while frame:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / ".venv"):
-            parts = path.relative_to(ROOT).parts
-            if "commands" in parts:
-                return False
-            nearest = nearest or parts[0]
+        parts = _in_project(frame.f_code.co_filename)
+        if parts:
+            yield (*parts, frame.f_code.co_name)
         frame = frame.f_back
-    return nearest in DEPLOYED
+
+
+@cache
+def _in_project(filename: str) -> tuple[str, ...]:
+    path = Path(filename)
+    if not path.is_relative_to(ROOT) or path.is_relative_to(ROOT / ".venv"):
+        return ()
+    return path.relative_to(ROOT).parts
 
 
 recorder = Recorder()
 # Every session of botocore that is made from now on calls it.
-handlers.BUILTIN_HANDLERS.append(("provide-client-params", recorder.record))  # type: ignore[attr-defined]
+handlers.BUILTIN_HANDLERS += [  # type: ignore[attr-defined]
+    ("provide-client-params", recorder.record),
+    ("choose-signer.s3.PutObject", recorder.record_post),
+]
+
+
+@cache
+def grants_of(role: str) -> list[Need]:
+    """What a role of the template allows the code."""
+    return allowed(template(), role)
 
 
 @pytest.fixture(autouse=True)
 def only_allowed_calls() -> Iterator[None]:
-    """Fail a test in which the function makes a call that its role does not allow."""
+    """Fail a test in which a function makes a call that its role does not allow."""
     recorder.forget()
     yield
-    grants = allowed(template(), "AggregatorRole")
-    refused = [one for one in recorder.latest if not any(permits(grant, one) for grant in grants)]
-    assert not refused, f"calls that AggregatorRole in template.yaml does not allow: {set(refused)}"
+    refused = {
+        use
+        for use in recorder.latest
+        if not any(permits(grant, use.need) for grant in grants_of(use.role))
+    }
+    assert not refused, f"calls that template.yaml does not allow: {refused}"
     assert not recorder.unknown, f"calls to add to tests/deploy/policy.py: {set(recorder.unknown)}"
 
 

@@ -1,4 +1,4 @@
-"""What the function's role allows, and whether an AWS call is within it.
+"""What a function's role allows, and whether an AWS call is within it.
 
 Resources are compared as the template writes them: an object of the function's bucket is
 ``${Bucket.Arn}/key``, whatever the bucket is called where the call was made.
@@ -26,19 +26,20 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The function's bucket, queue and event bus where calls are recorded.
+    """The functions' bucket, queues and event bus where calls are recorded.
 
     Parameters
     ----------
     bucket : str
         Its name.
-    queue_url : str
+    queues : mapping of str to str
+        What the template calls them, by their names here.
     event_bus : str
         Its name.
     """
 
     bucket: str
-    queue_url: str
+    queues: Mapping[str, str]
     event_bus: str
 
 
@@ -71,8 +72,7 @@ def needs(operation: str, parameters: Mapping[str, Any], place: Place) -> list[N
     if operation in ON_BUCKETS:
         return [Need(ON_BUCKETS[operation], _bucket(parameters, place))]
     if operation in ON_QUEUES:
-        url = parameters["QueueUrl"]
-        return [Need(ON_QUEUES[operation], "${UploadQueue.Arn}" if url == place.queue_url else url)]
+        return [Need(ON_QUEUES[operation], _queue(parameters, place))]
     if operation == "events.PutEvents":
         buses = {entry.get("EventBusName", "default") for entry in parameters["Entries"]}
         return [Need("events:PutEvents", _bus(name, place)) for name in sorted(buses)]
@@ -82,6 +82,11 @@ def needs(operation: str, parameters: Mapping[str, Any], place: Place) -> list[N
 def _bus(name: str, place: Place) -> str:
     own = "${EventBus}" if name == place.event_bus else name
     return f"arn:${{AWS::Partition}}:events:${{AWS::Region}}:${{AWS::AccountId}}:event-bus/{own}"
+
+
+def _queue(parameters: Mapping[str, Any], place: Place) -> str:
+    name = str(parameters.get("QueueName") or parameters["QueueUrl"].rsplit("/", 1)[-1])
+    return f"${{{place.queues[name]}.Arn}}" if name in place.queues else name
 
 
 def _bucket(parameters: Mapping[str, Any], place: Place) -> str:
@@ -105,11 +110,16 @@ ON_BUCKETS = {
     "s3.ListObjectsV2": "s3:ListBucket",
     "s3.HeadBucket": "s3:ListBucket",
     "s3.ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "s3.GetBucketNotificationConfiguration": "s3:GetBucketNotification",
 }
 
 ON_QUEUES = {
     "sqs.SendMessage": "sqs:SendMessage",
     "sqs.SendMessageBatch": "sqs:SendMessage",
+    "sqs.ReceiveMessage": "sqs:ReceiveMessage",
+    "sqs.DeleteMessage": "sqs:DeleteMessage",
+    "sqs.GetQueueAttributes": "sqs:GetQueueAttributes",
+    "sqs.GetQueueUrl": "sqs:GetQueueUrl",
 }
 
 
@@ -120,9 +130,14 @@ def allowed(template: Template, role: str) -> list[Need]:
         for one in template["Resources"][role]["Properties"]["Policies"]
         if one["PolicyName"] == "what-the-code-calls"
     ]
+    return grants(policy["Statement"])
+
+
+def grants(statements: list[dict[str, Any]]) -> list[Need]:
+    """The actions on resources that statements allow, those under a condition among them."""
     return [
         Need(action, _written(resource))
-        for statement in written_out(policy["Statement"])
+        for statement in written_out(statements)
         for action in _listed(statement["Action"])
         for resource in _listed(statement["Resource"])
     ]

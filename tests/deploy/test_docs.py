@@ -13,14 +13,10 @@ import botocore.session
 import pytest
 import yaml
 from botocore import xform_name
-from botocore.client import BaseClient
-from django.utils.timezone import now
 from samcli.yamlhelper import yaml_parse
 
 from tests.deploy.habits import of_type
 from tests.deploy.stack import ROOT, presets, template
-from tests.deploy.test_operating import operate
-from tests.factories import client_id, make_model
 
 SESSION = botocore.session.get_session()
 TEXT = (ROOT / "docs" / "deploy.md").read_text()
@@ -109,57 +105,6 @@ def test_commands_of_the_aws_cli_exist(
     taken = {xform_name(name, "-") for name in (shape.members if shape else ())}
     given = {option.removeprefix("no-") for option in options} - OF_THE_CLI
     assert given <= taken
-
-
-def operators_commands() -> list[str]:
-    """What the documentation lets the migrating function run."""
-    (listed,) = re.findall(r"those that need no more work there: (.+?)\. What", TEXT, re.DOTALL)
-    return re.findall(r"`([a-z_]+)`", listed)
-
-
-def arguments(name: str) -> list[str]:
-    """Of a command, such that it does something."""
-    if name in ("models", "create_model"):
-        return ["another"] if name == "create_model" else []
-    model = make_model(1, initial=None)
-    match name:
-        case "add_clients":
-            return [str(model.pk), "--clients", "1"]
-        case "remove_client":
-            return [str(model.pk), str(client_id(1))]
-        case "pause":
-            return [str(model.pk), "--reason", "review"]
-        case "show_round":
-            return [
-                str(
-                    model.rounds.create(
-                        number=1, state=1, started_on=now(), lease_expires_at=now()
-                    ).pk
-                )
-            ]
-        case "publish":
-            aggregate = model.aggregates.create(number=1, result="aggregates/1/a.safetensors")
-            return [str(aggregate.pk), "--version", "1.0"]
-    return [str(model.pk)]
-
-
-@pytest.mark.usefixtures("database")
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("name", operators_commands())
-def test_what_operators_may_run_asks_nothing_of_aws(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The migrating function may use the database alone, and these commands do."""
-    given = arguments(name)
-    asked: list[str] = []
-
-    def refuse(client: Any, operation: str, parameters: Any) -> Any:
-        asked.append(operation)
-        raise AssertionError(f"{operation} is not allowed")
-
-    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
-    assert operate({"command": name, "arguments": given})["output"]
-    assert not asked
 
 
 @pytest.mark.skipif(shutil.which("perl") is None, reason="the documented command is perl's")

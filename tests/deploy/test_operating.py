@@ -1,17 +1,44 @@
-"""The migrating function runs operators' commands: docs/deploy.md, "The first round"."""
+"""The migrating function runs operators' commands: docs/deploy.md, "Operate" and "The first round"."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import requests
+import safetensors.numpy
+from django.conf import settings
+from django.core.files.storage import default_storage
+from django.core.management import CommandError
+from django.utils.timezone import now
 
-from models_app.models import FederatedModel
+import connectors.storage
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.latest import latest_key
+from connectors.operating import ASKED_OF_THE_AGGREGATOR, operated
+from local.cloud import Cloud
+from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
+from tests.deploy.aws_calls import OPERATOR, recorder
+from tests.deploy.policy import Need
 from tests.deploy.stack import ROOT
-from tests.factories import make_model
-from tests.test_lambda_handler import Context
+from tests.factories import client_id, filled, get, make_model, put, ready_update, s3_record, upload
+from tests.test_lambda_handler import Context, invoke
+
+TEXT = (ROOT / "docs" / "deploy.md").read_text()
+WEIGHTS = safetensors.numpy.save(filled(0.0))
+BUCKET = "federation"
+GIVEN = f"s3://{BUCKET}/artifacts/initial/digits.safetensors"
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 def operate(event: Any) -> Any:
@@ -21,41 +48,396 @@ def operate(event: Any) -> Any:
     return migrate(event, Context())  # type: ignore[arg-type]
 
 
-def documented_command(name: str) -> Any:
-    """The payload of a command in docs/deploy.md."""
-    text = (ROOT / "docs" / "deploy.md").read_text()
-    payloads = re.findall(r"operate '(\{.*?\})'", text, re.DOTALL)
-    return next(each for each in map(json.loads, payloads) if each["command"] == name)
+def typed(name: str, *arguments: Any) -> str:
+    """What `operate` of the documentation prints."""
+    return str(operate({"command": name, "arguments": [*map(str, arguments)]})["output"])
 
 
-@pytest.mark.usefixtures("database")
-def test_the_documented_command_creates_a_model() -> None:
-    """The command that the documentation shows makes a model with its one client."""
-    answer = operate(documented_command("create_model"))
+def documented_commands() -> list[list[str]]:
+    """What is typed in docs/deploy.md, word by word."""
+    lines = re.findall(r"^operate ([a-z][^>\n]+)", TEXT.replace("\\\n", " "), re.MULTILINE)
+    return [shlex.split(line.replace("$bucket", BUCKET), comments=True) for line in lines]
+
+
+def round_of(model: FederatedModel, value: float) -> ModelAggregate:
+    """An aggregate that the aggregating function made of one client's update."""
+    latest = model.aggregates.order_by("-number").first()
+    record = upload(model, 1, filled(value), base=latest)
+    (answer,) = invoke({"Records": [record]})["rounds"]
+    return ModelAggregate.objects.get(pk=answer["aggregate_id"])
+
+
+def posted(post: Any, body: bytes) -> dict[str, Any]:
+    """A client sends a post as it is; the record of S3's notification."""
+    answer = requests.post(post["url"], data=post["fields"], files={"file": body}, timeout=10)
+    answer.raise_for_status()
+    key = post["fields"]["key"]
+    return s3_record(key, s3().head_object(Bucket=BUCKET, Key=key)["ETag"].strip('"'), len(body))
+
+
+def s3() -> Any:
+    """The storage's client."""
+    storage: Any = default_storage
+    return storage.connection.meta.client
+
+
+def trained(post: Any, value: float) -> None:
+    """A client sends an update by a post, and the aggregating function makes an aggregate of it."""
+    (answer,) = invoke({"Records": [posted(post, safetensors.numpy.save(filled(value)))]})["rounds"]
+    assert answer["status"] == "published"
+
+
+def of_this_run(name: str, words: list[str]) -> list[Any]:
+    """A documented command's words, its ids those of the one model here, or of its first aggregate."""
+    if not (words and words[0].isdecimal()):
+        return words
     model = FederatedModel.objects.get()
-    assert answer["output"].startswith(f"model {model.pk} is created, with 1 clients\n")
-    assert (model.name, model.requirement, model.clients.count()) == ("digits", "all_clients", 1)
+    of_an_aggregate = name in ("verify", "publish", "download", "rollback")
+    return [model.aggregates.earliest("pk").pk if of_an_aggregate else model.pk, *words[1:]]
 
 
-@pytest.mark.usefixtures("database")
+def test_the_documentation_is_followed() -> None:
+    """From initial weights to a version and back again, nothing but the function is needed: each command
+    of the documentation, in its order, does what is said of it."""
+    put("artifacts/initial/digits.safetensors", WEIGHTS)
+    posts: list[Any] = []
+    for name, *words in documented_commands():
+        if name == "pause":
+            trained(posts[1], 2.0)
+        told = typed(name, *of_this_run(name, words))
+        assert told
+        if name == "issue_upload":
+            posts = json.loads(told)
+            trained(posts[0], 1.0)
+    model = FederatedModel.objects.get()
+    assert model.allow_aggregation
+    assert model.current_artifact
+    assert model.current_artifact.version == "1.0.0"
+    first, second, third = (get(str(each.result.name)) for each in model.aggregates.order_by("pk"))
+    assert third == first != second
+    assert json.loads(get(latest_key(model.pk)))["number"] == 3
+
+
+def arguments_of(name: str) -> list[Any]:
+    """Of a command, such that it does something."""
+    if name in ("models", "doctor", "redrive"):
+        return []
+    if name == "create_model":
+        return ["another"]
+    if name == "estimate_cost":
+        return ["--params", "1e6", "--clients", "10", "--rounds-a-day", "1"]
+    model = make_model(1)
+    match name:
+        case "add_clients":
+            return [model.pk, "--clients", "1"]
+        case "remove_client":
+            return [model.pk, client_id(1)]
+        case "issue_upload":
+            return [model.pk, "--client", client_id(1)]
+        case "show_round":
+            return [
+                model.rounds.create(number=1, state=1, started_on=now(), lease_expires_at=now()).pk
+            ]
+        case "publish" | "verify" | "download" | "rollback":
+            first = round_of(model, 1.0)
+            round_of(model, 2.0)
+            more = {"publish": ["--version", "1.0"], "download": ["--link"]}
+            return [first.pk, *more.get(name, [])]
+        case "export_metrics":
+            round_of(model, 1.0)
+            return [model.pk, "--out", "-"]
+    return [model.pk]
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", operated())
+def test_each_command_does_its_work(name: str) -> None:
+    """Every command answers with what it did; what it calls for that is held against its role."""
+    assert typed(name, *arguments_of(name))
+
+
+@on_sqlite
+def test_what_a_command_calls_is_its_functions() -> None:
+    """Also what threads call for a command is held against the operators' role, and not the other's."""
+    aggregate = round_of(make_model(1), 1.0)
+    recorder.forget()
+    typed("verify", aggregate.pk)
+    assert {use.role for use in recorder.latest} == {OPERATOR}
+    update = f"${{Bucket.Arn}}/{aggregate.updates_applied.get().data.name}"
+    assert Need("s3:GetObject", update) in [use.need for use in recorder.latest]
+
+
+@on_sqlite
+def test_what_differs_in_the_function_is_documented() -> None:
+    """The table of the documentation names commands that exist, and those that are refused."""
+    section = TEXT.split("\n## Operate\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)[` ]", row)}
+    assert named <= {*operated(), *ASKED_OF_THE_AGGREGATOR}
+    assert named >= ASKED_OF_THE_AGGREGATOR.keys()
+
+
+@on_sqlite
+def test_initial_weights_come_from_the_bucket() -> None:
+    """A new model has its own copy of the object that was named, and tells clients of it."""
+    put("artifacts/initial/digits.safetensors", WEIGHTS)
+    put("artifacts/initial/schema.json", b'{"type": "object", "required": ["loss"]}')
+    schema = "s3://federation/artifacts/initial/schema.json"
+    typed("create_model", "digits", "--initial", GIVEN, "--score-schema", schema)
+    model = FederatedModel.objects.get()
+    assert model.client_agg_results_schema == {"type": "object", "required": ["loss"]}
+    assert model.current_artifact
+    key = str(model.current_artifact.values.name)
+    assert key.startswith(f"artifacts/{model.pk}/initial-")
+    assert get(key) == WEIGHTS
+    assert json.loads(get(latest_key(model.pk)))["key"] == key
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (GIVEN, "the object is not there"),
+        ("s3://another/artifacts/a.safetensors", "the federation's is federation"),
+        ("s3://federation/artifacts/garbage.safetensors", "holds no weights"),
+        ("s3://federation/artifacts/weights.pickle", "in none of the formats"),
+        ("s3://federation/", "names no object"),
+        ("weights.safetensors", "named s3://federation/artifacts/"),
+    ],
+)
+def test_initial_weights_that_are_none_are_refused(
+    given: str, why: str, in_the_function: None
+) -> None:
+    """What is named must be an object of the bucket that holds weights; else nothing is created."""
+    put("artifacts/garbage.safetensors", b"garbage")
+    put("artifacts/weights.pickle", WEIGHTS)
+    with pytest.raises(CommandError, match=re.escape(why)):
+        typed("create_model", "digits", "--initial", given)
+    assert not FederatedModel.objects.exists()
+
+
+def keys(prefix: str) -> set[str]:
+    """What is below a prefix, unfinished uploads among it."""
+    objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+    return {each.key for each in objects.leftovers(prefix)}
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object of a few bytes is copied in several parts."""
+    monkeypatch.setattr(connectors.storage, "PART_BYTES", 64)
+
+
+@pytest.fixture
+def while_copied(request: pytest.FixtureRequest) -> Callable[[Callable[[], Any]], None]:
+    """Has something happen once, when the first part of a copy is stored."""
+    events = s3().meta.events
+
+    def on_first_part(happen: Callable[[], Any]) -> None:
+        def once(**_: Any) -> None:
+            events.unregister("before-call.s3.UploadPart", once)
+            happen()
+
+        events.register("before-call.s3.UploadPart", once)
+        request.addfinalizer(lambda: events.unregister("before-call.s3.UploadPart", once))
+
+    return on_first_part
+
+
+@on_sqlite
+@pytest.mark.usefixtures("small_parts")
+def test_initial_weights_that_change_meanwhile_are_refused(while_copied: Any) -> None:
+    """What is stored is what was checked: of an object that is replaced meanwhile nothing is kept."""
+    put("artifacts/initial/digits.safetensors", WEIGHTS)
+    while_copied(lambda: put("artifacts/initial/digits.safetensors", b"else"))
+    with pytest.raises(CommandError, match="replaced"):
+        typed("create_model", "digits", "--initial", GIVEN)
+    assert not FederatedModel.objects.exists()
+    assert keys("artifacts/") == {"artifacts/initial/digits.safetensors"}
+
+
+@on_sqlite
+@pytest.mark.usefixtures("small_parts")
+def test_a_rollback_that_breaks_off_leaves_nothing(while_copied: Any) -> None:
+    """Of an aggregate's object that is replaced meanwhile, against all rules, no half a copy is left."""
+    model = make_model(1)
+    first, _ = round_of(model, 1.0), round_of(model, 2.0)
+    before = keys("aggregates/")
+    while_copied(lambda: put(str(first.result.name), b"else"))
+    with pytest.raises(CommandError, match="replaced"):
+        typed("rollback", first.pk)
+    assert keys("aggregates/") == before
+
+
+@on_sqlite
+def test_a_rollback_in_vain_removes_its_copy() -> None:
+    """While a round runs there is no rollback, and the copy that was made for it goes."""
+    model = make_model(1)
+    first, second = round_of(model, 1.0), round_of(model, 2.0)
+    before = keys("aggregates/")
+    ready_update(model, 1, filled(3.0), base_aggregate=second)
+    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    with pytest.raises(CommandError, match="is running: roll back once it has ended"):
+        typed("rollback", first.pk)
+    assert keys("aggregates/") == before
+
+
+@on_sqlite
+def test_a_link_downloads_the_aggregate() -> None:
+    """Who has the link, and nothing else, gets the aggregate's bytes."""
+    aggregate = round_of(make_model(1), 1.0)
+    place, link = typed("download", aggregate.pk, "--link").splitlines()
+    key = str(aggregate.result.name)
+    assert place == f"s3://federation/{key}, {len(get(key))} bytes"
+    assert requests.get(link, timeout=10).content == get(key)
+
+
+@pytest.fixture
+def in_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings as Lambda's environment makes them."""
+    monkeypatch.setattr(settings, "FUNCTION_MEMORY_MB", 1769)
+
+
+@on_sqlite
+@pytest.mark.usefixtures("in_the_function")
+def test_nothing_is_promised_that_the_function_cannot_keep(tmp_path: Path) -> None:
+    """A file would stay in the function; a post ends with the function's own credentials."""
+    aggregate = round_of(make_model(1), 1.0)
+    model = aggregate.federated_model_id
+    for name, pk in (("download", aggregate.pk), ("export_metrics", model)):
+        with pytest.raises(CommandError, match="nobody gets at a file in the function"):
+            typed(name, pk, "--out", tmp_path / "file.csv")
+    with pytest.raises(CommandError, match="--minutes must be between 1 and 60"):
+        typed("issue_upload", model, "--client", client_id(1), "--minutes", 61)
+
+
+@on_sqlite
+def test_what_is_wrong_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that fails after it has told something answers with both."""
+    assert "wrong" not in typed("doctor")
+    monkeypatch.setattr(settings, "QUEUE_URL", f"{settings.QUEUE_URL}-gone")
+    with pytest.raises(CommandError) as told:
+        typed("doctor")
+    assert "bucket federation" in str(told.value)
+    assert "1 of 8 checks found something wrong" in str(told.value)
+
+
+@on_sqlite
+def test_warnings_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command writes to its standard error does not spoil what it prints for scripts."""
+    put("artifacts/initial/digits.safetensors", WEIGHTS)
+    monkeypatch.setattr("connectors.latest.TRIES", 0)
+    arguments = ["digits", "--initial", GIVEN, "--json"]
+    answer = operate({"command": "create_model", "arguments": arguments})
+    assert json.loads(answer["output"])["clients"] == []
+    assert "is written by the next sweep" in answer["notes"]
+
+
+@on_sqlite
+def test_dead_letters_come_back(cloud: Cloud) -> None:
+    """`redrive` takes the dead letters into the queue, and asks for rounds of failed updates."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0), status=ModelUpdate.Status.FAILED)
+    cloud.client("sqs").send_message(QueueUrl=cloud.dead_letter_url, MessageBody="{}")
+    told = typed("redrive")
+    assert "1 dead letters are back" in told
+    assert "a round is asked for of 1 models" in told
+
+
+@on_sqlite
 def test_a_paused_model_is_resumed() -> None:
     """An operator ends a pause from outside the network."""
     model = make_model(1, allow_aggregation=False)
-    operate({"command": "resume", "arguments": [str(model.pk)]})
+    operate({"command": "resume", "arguments": [model.pk]})
     model.refresh_from_db()
     assert model.allow_aggregation
 
 
-@pytest.mark.usefixtures("database")
-def test_a_rule_that_is_not_known_is_refused() -> None:
-    """A wrong argument is told, and nothing is created."""
-    with pytest.raises(Exception, match="no_such_rule"):
-        operate({"command": "create_model", "arguments": ["a", "--rule", "no_such_rule"]})
-    assert not FederatedModel.objects.exists()
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_connection_that_the_database_ended_is_made_anew(database: str) -> None:
+    """An environment that was frozen for longer than the database keeps a session still answers."""
+    typed("models")
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert typed("models")
 
 
-@pytest.mark.parametrize("name", ["shell", "flush", "dbshell", "nonsense"])
-def test_djangos_own_commands_are_not_run(name: str) -> None:
-    """Only the project's commands can be run from outside."""
-    with pytest.raises(ValueError, match="no command"):
-        operate({"command": name})
+@on_sqlite
+@pytest.mark.parametrize(
+    ("event", "why"),
+    [
+        ({"command": "create_model", "arguments": ["a", "--rule", "nonsense"]}, "nonsense"),
+        ({"command": "rounds", "arguments": "17"}, "arguments are a list"),
+        ({"command": "rounds", "arguments": {"model": 3}}, "arguments are a list"),
+        ({"command": "rounds"}, "the following arguments are required: model"),
+        ({"command": ["rounds"]}, "no command"),
+        *(({"command": name}, "no command") for name in ("shell", "flush", "dbshell", "nonsense")),
+    ],
+)
+def test_what_cannot_be_run_is_refused(event: Any, why: str) -> None:
+    """A wrong argument is told; of the commands, only the project's own are run from outside."""
+    with pytest.raises((CommandError, ValueError), match=why):
+        operate(event)
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", ASKED_OF_THE_AGGREGATOR)
+def test_rounds_are_asked_of_the_aggregating_function(name: str) -> None:
+    """What a round needs, the time that is left above all, the other function has: it takes the event
+    that the refusal names."""
+    with pytest.raises(ValueError, match="invoke that one with") as told:
+        operate({"command": name, "arguments": ["3"]})
+    event = json.loads(str(told.value).split(" with ", 1)[1])
+    if name == "run_round":
+        event["detail"]["model_id"] = make_model(1).pk
+    assert invoke(event)
+
+
+@on_sqlite
+def test_help_is_answered() -> None:
+    """`--help` is answered as it is printed elsewhere; no option ends the function."""
+    assert "usage: manage.py rounds" in typed("rounds", "--help")
+    assert operate({"command": "rounds", "arguments": ["--version"]}) == {"output": ""}
+
+
+AWS = """
+output() { echo arn:live; }
+aws() { echo "$@" > called; eval "last=\\${$#}"; printf '%s' "$ANSWER" > "$last"; }
+"""
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("answer", "printed", "status"),
+    [
+        ({"output": "one\ntwo\n", "notes": "mind\n"}, ("one\ntwo\n", "mind\n"), 0),
+        ({"errorType": "CommandError", "errorMessage": "no model"}, ("", "no model\n"), 1),
+    ],
+)
+def test_the_shell_function_types_commands(
+    answer: Any, printed: tuple[str, str], status: int, tmp_path: Path
+) -> None:
+    """The documentation's `operate` quotes what it is given, and tells output from errors."""
+    (function,) = re.findall(r"^operate\(\) \(.*?^\)$", TEXT, re.DOTALL | re.MULTILINE)
+    script = f"""{AWS}{function}\noperate pause 3 --reason 'worse on "site B"'"""
+    path = f"{ROOT / '.venv' / 'bin'}:/usr/bin:/bin"
+    ran = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": path, "ANSWER": json.dumps(answer), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ((ran.stdout, ran.stderr), ran.returncode) == (printed, status)
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith("tmp")] == []
+    called = (tmp_path / "called").read_text()
+    payload = re.search(r"--payload (\{.*\}) ", called)
+    assert payload
+    assert json.loads(payload[1]) == {
+        "command": "pause",
+        "arguments": ["3", "--reason", 'worse on "site B"'],
+    }

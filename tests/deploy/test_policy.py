@@ -1,4 +1,4 @@
-"""The function's role: enough for every call that the suite makes, and no more."""
+"""The functions' roles: enough for every call that the suite makes, and no more."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import pytest
 
 from connectors.s3 import S3Objects
 from local.cloud import Cloud
-from tests.deploy.aws_calls import recorder
-from tests.deploy.policy import Need, Place, UnknownCall, allowed, needs, permits
+from tests.deploy.aws_calls import AGGREGATOR, OPERATOR, grants_of, recorder
+from tests.deploy.policy import Place, UnknownCall, grants, needs, permits
 from tests.deploy.stack import template
 
-PLACE = Place(bucket="federation", queue_url="http://127.0.0.1/queue", event_bus="federation")
+QUEUE, DEAD_LETTERS = "http://127.0.0.1/queue", "http://127.0.0.1/dead-letters"
+PLACE = Place(
+    bucket="federation",
+    queues={"queue": "UploadQueue", "dead-letters": "DeadLetterQueue"},
+    event_bus="federation",
+)
 
 #: Allowed, though no API call shows it.
 JUSTIFIED = {
@@ -20,11 +25,29 @@ JUSTIFIED = {
 }
 
 
-def refused(operation: str, **parameters: Any) -> bool:
-    """Whether the function's role would refuse a call."""
-    grants = allowed(template(), "AggregatorRole")
+def refused(operation: str, *, role: str = AGGREGATOR, **parameters: Any) -> bool:
+    """Whether a function's role would refuse a call."""
     wanted = needs(operation, parameters, PLACE)
-    return not all(any(permits(grant, need) for grant in grants) for need in wanted)
+    return not all(any(permits(grant, need) for grant in grants_of(role)) for need in wanted)
+
+
+def test_operators_neither_remove_updates_nor_clear_the_queue() -> None:
+    """The operators' function deletes no object but aggregates, and no message but dead letters."""
+    place = {"role": OPERATOR, "Bucket": "federation"}
+    assert not refused("s3.DeleteObject", Key="aggregates/3/1.safetensors", **place)
+    for key in ("updates/3/client/a.npz", "scores/3/client/7.json", "artifacts/3/a.npz"):
+        assert refused("s3.DeleteObject", Key=key, **place)
+    for operation in ("sqs.ReceiveMessage", "sqs.DeleteMessage"):
+        assert refused(operation, role=OPERATOR, QueueUrl=QUEUE)
+        assert not refused(operation, role=OPERATOR, QueueUrl=DEAD_LETTERS)
+
+
+def test_the_queues_endpoint_lets_through_what_the_roles_allow() -> None:
+    """What either function may ask of SQS passes the endpoint's own policy, and nothing else does."""
+    endpoint = template()["Resources"]["QueueEndpoint"]["Properties"]["PolicyDocument"]
+    allowed = grants_of(AGGREGATOR) + grants_of(OPERATOR)
+    through = grants(endpoint["Statement"])
+    assert {one for one in allowed if one.action.startswith("sqs:")} == set(through)
 
 
 @pytest.mark.parametrize("prefix", ["updates", "scores", "aggregates", "artifacts"])
@@ -50,7 +73,8 @@ def test_what_is_not_the_stacks_own_is_closed() -> None:
     """Nothing is allowed outside the stack's own bucket, queue and the one event bus."""
     assert refused("s3.GetObject", Bucket="another", Key="updates/3/client/a.npz")
     assert refused("sqs.SendMessage", QueueUrl="http://127.0.0.1/another")
-    assert not refused("sqs.SendMessage", QueueUrl=PLACE.queue_url)
+    assert refused("sqs.SendMessage", QueueUrl=DEAD_LETTERS)
+    assert not refused("sqs.SendMessage", QueueUrl=QUEUE)
     assert refused("events.PutEvents", Entries=[{"EventBusName": "default"}])
     assert not refused("events.PutEvents", Entries=[{"EventBusName": "federation"}])
 
@@ -61,12 +85,13 @@ def test_an_unknown_call_is_not_waved_through() -> None:
         refused("s3.DeleteBucket", Bucket="federation")
 
 
-def test_the_row_user_is_the_only_one() -> None:
-    """The role signs in to one database as one user."""
-    (connect,) = [
-        one for one in allowed(template(), "AggregatorRole") if one.action == "rds-db:connect"
-    ]
-    assert connect.resource.endswith(":dbuser:${Id}/${DatabaseUser}")
+@pytest.mark.parametrize(
+    ("role", "user"), [(AGGREGATOR, "DatabaseUser"), (OPERATOR, "DatabaseOwner")]
+)
+def test_a_role_signs_in_as_one_user(role: str, user: str) -> None:
+    """Each role signs in to one database as one user."""
+    (connect,) = [one for one in grants_of(role) if one.action == "rds-db:connect"]
+    assert connect.resource.endswith(f":dbuser:${{Id}}/${{{user}}}")
     assert "*" not in connect.resource
 
 
@@ -83,7 +108,8 @@ def test_a_result_is_gone_on_with(cloud: Cloud) -> None:
 
 def test_nothing_is_allowed_that_nothing_uses() -> None:
     """Over the whole suite, each allowed action was needed, or it is said above why it is allowed."""
-    grants = allowed(template(), "AggregatorRole")
-    idle = [one for one in grants if not any(permits(one, used) for used in recorder.used)]
-    assert {one.action for one in idle} <= JUSTIFIED.keys()
-    assert [Need(one.action, one.resource) for one in idle if one.action not in JUSTIFIED] == []
+    for role in (AGGREGATOR, OPERATOR):
+        used = [need for by, need in recorder.used if by == role]
+        idle = [one for one in grants_of(role) if not any(permits(one, need) for need in used)]
+        assert [one for one in idle if one.action not in JUSTIFIED] == [], role
+        assert {one.action for one in idle} == JUSTIFIED.keys(), role

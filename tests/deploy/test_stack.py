@@ -238,6 +238,26 @@ def test_an_upload_travels_into_a_round(
     assert safetensors.numpy.load(result)["w"].tolist() == filled(2.0)["w"].tolist()
 
 
+def test_operators_find_the_stack_well(
+    stack: Stack, cloud: Cloud, sqlite_url: str, tmp_path: Path
+) -> None:
+    """The operators' function, with the environment that the template gives it, reaches the bucket and
+    both queues, and finds the notifications as they should be."""
+    open_the_bucket(stack.outputs["BucketName"])
+    drain(stack.outputs["QueueUrl"])
+    here = {"DATABASE_URL": sqlite_url, "DATABASE_IAM_AUTH": "false"}
+    function = LambdaRuntime(
+        "lambda_handler.migrate",
+        environment=cloud.environment() | environment(stack, "MigrationFunction") | here,
+        log=tmp_path / "log",
+    )
+    with function:
+        answer = function.invoke({"command": "doctor", "arguments": ["--json"]})
+    found = {each["check"]: each["verdict"] for each in json.loads(answer["output"])}
+    assert {"storage", "notification", "queue", "dead letters"} < found.keys()
+    assert set(found.values()) == {"ok"}
+
+
 def open_the_bucket(bucket: str) -> None:
     """Take the bucket's policy away: moto heeds no condition, so it denies TLS and plain HTTP alike."""
     boto3.client("s3").delete_bucket_policy(Bucket=bucket)

@@ -7,13 +7,10 @@ import math
 import uuid
 from argparse import ArgumentParser
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.core.files.base import File
-from django.core.files.storage import default_storage
 from django.core.management.base import CommandError
 from django.db import transaction
 
@@ -21,9 +18,13 @@ from aggregation.errors import UpdateRejected
 from aggregation.formats import format_of, peek_layout
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
-from aggregation.sources import FileSource
+from aggregation.sources import ByteSource, read
+from connectors import DjangoAggConnector
+from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.management.inputs import EITHER, source_of
 from connectors.management.membership import add_client_arguments, clients_asked_for
 from connectors.management.reports import ReportCommand, told_plainly
+from connectors.storage import store
 from models_app.models import FederatedModel, ModelArtifact
 from models_app.schemas import compiled
 
@@ -40,7 +41,7 @@ class Command(ReportCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("name")
-        parser.add_argument("--initial", type=Path, metavar="FILE", help="the initial weights")
+        parser.add_argument("--initial", metavar="FILE", help=f"the initial weights: {EITHER}")
         parser.add_argument(
             "--developer", metavar="USERNAME", help="who may see and act on the model in the admin"
         )
@@ -49,17 +50,15 @@ class Command(ReportCommand):
         _add_score_arguments(parser)
 
     def handle(self, *args: Any, name: str, as_json: bool, **options: Any) -> None:
-        initial: Path | None = options["initial"]
-        if initial is not None:
-            _check_weights(initial)
         with told_plainly():
+            initial = _weights(options["initial"])
             model = _checked(name, options)
             with transaction.atomic():
                 model.save()
                 members = clients_asked_for(options["clients"], options["client"])
                 model.clients.set(members)
                 if initial is not None:
-                    model.current_artifact = _stored(model, initial)
+                    model.current_artifact = _stored(model, *initial)
                     model.save()
         self.tell_latest(model.pk)
         row = {"model": model.pk, "clients": [str(each.pk) for each in members]}
@@ -108,7 +107,6 @@ def _add_round_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--update-schema",
-        type=Path,
         metavar="FILE",
         help="a JSON schema that is kept for workflows that ask for it; no round looks at it",
     )
@@ -130,7 +128,7 @@ def _add_score_arguments(parser: ArgumentParser) -> None:
         help="publish no aggregate as a version that scores worse than its parent by more than X",
     )
     parser.add_argument(
-        "--score-schema", type=Path, metavar="FILE", help="a JSON schema that scores are held to"
+        "--score-schema", metavar="FILE", help=f"a JSON schema that scores are held to: {EITHER}"
     )
 
 
@@ -187,16 +185,16 @@ def _user(username: str | None) -> Any:
     return user
 
 
-def _schema(option: str, path: Path | None) -> Any:
-    if path is None:
+def _schema(option: str, given: str | None) -> Any:
+    if given is None:
         return None
+    with source_of(given, option) as source:
+        text = read(source, 0, source.size)
     try:
-        schema = json.loads(path.read_bytes())
+        schema = json.loads(text)
         compiled(schema)
-    except OSError as error:
-        raise CommandError(f"{option}: {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"{option}: {path} holds no JSON schema: {error}") from error
+        raise CommandError(f"{option}: {given} holds no JSON schema: {error}") from error
     return schema
 
 
@@ -231,17 +229,21 @@ _OPTIONS = {
 }
 
 
-def _check_weights(path: Path) -> None:
-    try:
-        peek_layout(FileSource(path), format_of(path.name))
-    except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror}") from error
-    except UpdateRejected as error:
-        raise CommandError(f"{path} holds no weights that are known here: {error}") from error
+def _weights(given: str | None) -> tuple[ByteSource, str] | None:
+    """What holds the initial weights, and their format."""
+    if given is None:
+        return None
+    with source_of(given, "--initial") as source:
+        try:
+            kind = format_of(given)
+            peek_layout(source, kind)
+        except UpdateRejected as error:
+            raise CommandError(f"{given} holds no weights that are known here: {error}") from error
+    return source, kind
 
 
-def _stored(model: FederatedModel, path: Path) -> ModelArtifact:
-    key = f"artifacts/{model.pk}/initial-{uuid.uuid4().hex}.{format_of(path.name)}"
-    with path.open("rb") as file:
-        stored = default_storage.save(key, File(file))
+def _stored(model: FederatedModel, source: ByteSource, format: str) -> ModelArtifact:
+    objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+    key = f"artifacts/{model.pk}/initial-{uuid.uuid4().hex}.{format}"
+    stored = store(source, objects.sink(key, None))
     return ModelArtifact.objects.create(federated_model=model, values=stored, version="initial")

@@ -1,4 +1,4 @@
-"""``manage.py download AGGREGATE --out FILE``: an aggregate's weights as a file."""
+"""``manage.py download AGGREGATE --out FILE``: an aggregate's weights as a file, or a link to them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from connectors import DjangoAggConnector
@@ -18,6 +19,7 @@ from connectors.management.reports import (
     found,
     told_plainly,
 )
+from connectors.signing import MAX_MINUTES_IN_A_FUNCTION, Signer
 from connectors.storage import Objects
 from models_app.models import ModelAggregate
 
@@ -26,23 +28,45 @@ STEP = 8 << 20
 
 
 class Command(BaseCommand):
-    """Downloads an aggregate."""
+    """Downloads an aggregate, or tells where it can be downloaded."""
 
-    help = "Save an aggregate to a file. Example: manage.py download 17 --out model.safetensors"
+    help = (
+        "Save an aggregate to a file, or print a link to it that is good for an hour, for who has no "
+        "credentials. Example: manage.py download 17 --out model.safetensors"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_aggregate_argument(parser)
-        add_out_arguments(parser)
+        either = parser.add_mutually_exclusive_group(required=True)
+        add_out_arguments(parser, either)
+        either.add_argument("--link", action="store_true", help="print its place, and a link to it")
 
-    def handle(self, *args: Any, aggregate: int, out: Path, force: bool, **options: Any) -> None:
-        check_out(out, force=force)
+    def handle(
+        self, *args: Any, aggregate: int, out: Path | None, force: bool, **options: Any
+    ) -> None:
+        if out is not None:
+            check_out(out, force=force)
         with told_plainly():
             key = str(found(ModelAggregate, aggregate).result.name)
-            try:
-                size = _save(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, key, out)
-            except OSError as error:
-                raise CommandError(f"{out} cannot be written: {error.strerror}") from error
-        self.stdout.write(f"{size} bytes in {out}")
+            objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+            self.stdout.write(_linked(objects, key) if out is None else _saved(objects, key, out))
+
+
+def _linked(objects: Objects, key: str) -> str:
+    if not settings.BUCKET:
+        raise CommandError(
+            "links are signed for a bucket: use --out, or BUCKET and no STORAGE_ROOT"
+        )
+    size = objects.stat(key).size
+    link = Signer().link(key, seconds=60 * MAX_MINUTES_IN_A_FUNCTION)
+    return f"s3://{settings.BUCKET}/{key}, {size} bytes\n{link}"
+
+
+def _saved(objects: Objects, key: str, out: Path) -> str:
+    try:
+        return f"{_save(objects, key, out)} bytes in {out}"
+    except OSError as error:
+        raise CommandError(f"{out} cannot be written: {error.strerror}") from error
 
 
 def _save(objects: Objects, key: str, out: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from argparse import ArgumentParser
 from collections.abc import Callable
 from importlib import import_module
@@ -24,12 +25,16 @@ from models_app.models import ClientAggregateScore, FederatedModel
 
 FORMATS = (".csv", ".parquet")
 
+#: As a file's name.
+STANDARD_OUTPUT = Path("-")
+
 
 class Command(BaseCommand):
     """Exports what is known of a model's training."""
 
     help = (
-        "Export a model's rounds, updates or scores as CSV, or Parquet where pyarrow is installed. "
+        "Export a model's rounds, updates or scores as CSV, or Parquet where pyarrow is installed; "
+        "with --out - print the CSV. "
         "Example: manage.py export_metrics 3 --of rounds --out rounds.csv"
     )
 
@@ -41,18 +46,30 @@ class Command(BaseCommand):
     def handle(
         self, *args: Any, model: int, of: str, out: Path, force: bool, **options: Any
     ) -> None:
-        if out.suffix not in FORMATS:
-            raise CommandError(f"{out} must end with one of {', '.join(FORMATS)}")
-        check_out(out, force=force)
+        printed = out == STANDARD_OUTPUT
+        if not printed:
+            _check_name(out)
+            check_out(out, force=force)
         with told_plainly():
             rows = _ROWS[of](found(FederatedModel, model))
         if not rows:
             raise CommandError(f"model {model} has no {of} yet: there is nothing to export")
+        if printed:
+            self.stdout.write(_csv(rows), ending="")
+            return
         try:
-            _write_csv(rows, out) if out.suffix == ".csv" else _write_parquet(rows, out)
+            if out.suffix == ".csv":
+                out.write_text(_csv(rows), encoding="utf-8", newline="")
+            else:
+                _write_parquet(rows, out)
         except OSError as error:
             raise CommandError(f"{out} cannot be written: {error.strerror}") from error
         self.stdout.write(f"{len(rows)} {of} in {out}")
+
+
+def _check_name(out: Path) -> None:
+    if out.suffix not in FORMATS:
+        raise CommandError(f"{out} must end with one of {', '.join(FORMATS)}")
 
 
 def _round_rows(model: FederatedModel) -> list[Row]:
@@ -91,11 +108,12 @@ _ROWS: dict[str, Callable[[FederatedModel], list[Row]]] = {
 }
 
 
-def _write_csv(rows: list[Row], out: Path) -> None:
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+def _csv(rows: list[Row]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def _cell(value: Any) -> Any:

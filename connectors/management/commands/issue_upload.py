@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import uuid
 from argparse import ArgumentParser
-from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
-from django.core.files.storage import default_storage
 from django.core.management.base import CommandError
 
 from connectors.management.membership import client_uuid
@@ -21,6 +19,7 @@ from connectors.management.reports import (
 )
 from connectors.scores import MAX_SCORE_BYTES
 from connectors.scores import PREFIX as SCORES
+from connectors.signing import MAX_MINUTES_IN_A_FUNCTION, Signer
 from models_app.models import FederatedModel
 
 #: A week: what S3 signs for at most.
@@ -64,7 +63,7 @@ class Command(ReportCommand):
         most = min(settings.MAX_UPDATE_BYTES, MAX_POST_BYTES)
         limit = most if options["max_bytes"] is None else options["max_bytes"]
         _check_range("--count", options["count"], 1000, least=0 if options["scores"] else 1)
-        _check_range("--minutes", options["minutes"], MAX_MINUTES)
+        _check_range("--minutes", options["minutes"], _most_minutes())
         _check_range("--max-bytes", limit, most)
         seconds = options["minutes"] * 60
         with told_plainly():
@@ -75,11 +74,20 @@ class Command(ReportCommand):
                 )
             said, place = _said_of_updates(federated_model), f"{model}/{client}"
             names = [f"{uuid.uuid4().hex}.{options['format']}" for _ in range(options["count"])]
-            posts = [_post(f"updates/{place}/{name}", limit, seconds, said) for name in names]
+            signer = Signer()
+            posts = [
+                signer.post(f"updates/{place}/{name}", max_bytes=limit, seconds=seconds, said=said)
+                for name in names
+            ]
             if options["scores"]:
                 key = f"{SCORES}{place}/${{filename}}"
-                posts.append(_post(key, MAX_SCORE_BYTES, seconds, {}))
+                posts.append(signer.post(key, max_bytes=MAX_SCORE_BYTES, seconds=seconds, said={}))
         self.stdout.write(as_text(posts))
+
+
+def _most_minutes() -> int:
+    """How long a post may be good for: it ends with the credentials that sign it."""
+    return MAX_MINUTES_IN_A_FUNCTION if settings.FUNCTION_MEMORY_MB else MAX_MINUTES
 
 
 def _check_range(option: str, value: int, most: int, *, least: int = 1) -> None:
@@ -99,19 +107,3 @@ def _said_of_updates(model: FederatedModel) -> dict[str, str]:
         "x-amz-meta-num-examples": "1",
         "x-amz-meta-base-aggregate": str(latest) if latest else "",
     }
-
-
-def _post(key: str, max_bytes: int, seconds: int, said: Mapping[str, str]) -> Mapping[str, Any]:
-    """One post. The fields in ``said`` the client may fill in; the key it may not change."""
-    storage: Any = default_storage
-    signed: Mapping[str, Any] = storage.connection.meta.client.generate_presigned_post(
-        storage.bucket_name,
-        key,
-        Fields=dict(said),
-        Conditions=[
-            ["content-length-range", 1, max_bytes],
-            *(["starts-with", f"${name}", ""] for name in said),
-        ],
-        ExpiresIn=seconds,
-    )
-    return signed
