@@ -33,8 +33,8 @@ admin: export STORAGE_ROOT := $(CURDIR)/run/bucket
 admin: export BUCKET :=
 admin: export QUEUE_URL :=
 admin: export DJANGO_SUPERUSER_PASSWORD := admin
-admin: install ## Open the admin on what `make run` left.
-	@test -f run/database.sqlite3 || { echo "there is nothing to show yet: make run comes first"; exit 1; }
+admin: install ## Open the admin on what `make run` left, with SQLite.
+	@test -f run/database.sqlite3 || { echo "there is nothing to show yet: make run, with its default DB=sqlite, comes first"; exit 1; }
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python manage.py createsuperuser --noinput --username admin --email admin@localhost 2>/dev/null || true
 	@echo "http://127.0.0.1:8000/ user admin, password admin; Ctrl-C ends it"

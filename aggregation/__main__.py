@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--num-examples has {len(counts)} counts for {len(options.updates)} updates")
     if len(set(options.updates)) < len(options.updates):
         parser.error("an update is named twice: it would be counted twice")
+    _check_out(parser, options)
     try:
         format_of(options.out)
         rule = create_rule(options.rule, dict(options.arg))
@@ -74,6 +75,7 @@ def _parser() -> ArgumentParser:
         help="an argument of the rule, such as beta=0.1; may be given again",
     )
     parser.add_argument("--out", required=True, help="where the result is written")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
     parser.add_argument(
         "--num-examples", type=_counts, metavar="N,N,...", help="what each update counts (1)"
     )
@@ -88,6 +90,18 @@ def _parser() -> ArgumentParser:
         help="for blocks and parts (default: %(default)s)",
     )
     return parser
+
+
+def _check_out(parser: ArgumentParser, options: Namespace) -> None:
+    """Refuse a result that would replace what it is made of, or another file unless that is wanted."""
+    inputs = [*options.updates, *([options.parent] if options.parent else [])]
+    if os.path.realpath(options.out) in map(os.path.realpath, inputs):
+        parser.error(f"--out {options.out} is one of the files that are aggregated")
+    folder = os.path.dirname(options.out)
+    if folder and not os.path.isdir(folder):
+        parser.error(f"--out {options.out}: there is no directory {folder}")
+    if os.path.exists(options.out) and not options.force:
+        parser.error(f"--out {options.out} is there already: --force replaces it")
 
 
 def _named_value(text: str) -> tuple[str, Any]:
@@ -141,7 +155,7 @@ class FileRound:
         cores = os.cpu_count() or 1
         memory = options.memory_mb << 20
         self._resources = Resources(memory_bytes=memory, readers=cores, workers=cores)
-        self._parent = self._open(options.parent) if options.parent else None
+        self._parent = self._open(options.parent, None, spool) if options.parent else None
 
     def run(self) -> Combined:
         """Combine into the file that is asked for."""
@@ -149,7 +163,7 @@ class FileRound:
             position: self._opener(path) for position, path in enumerate(self._options.updates)
         }
         like = self._parent.layout if self._parent else None
-        opened, rejected = open_alike(openers, like, self._resources.readers)
+        opened, rejected = open_alike(openers, like, self._resources.readers, self._spool)
         while True:
             for position, reason in rejected.items():
                 opened.pop(position, None)
@@ -163,10 +177,10 @@ class FileRound:
                 rejected = {positions[row]: reason for row, reason in error.reasons.items()}
 
     def _opener(self, path: str) -> Opener:
-        return lambda like: self._open(path, like)
+        return lambda like, spool: self._open(path, like, spool)
 
-    def _open(self, path: str, like: TensorLayout | None = None) -> Weights:
-        return open_weights(FileSource(path), format_of(path), like=like, spool=self._spool)
+    def _open(self, path: str, like: TensorLayout | None, spool: Spool | None) -> Weights:
+        return open_weights(FileSource(path), format_of(path), like=like, spool=spool)
 
     def _combine(self, opened: dict[int, Weights]) -> Combined:
         model = self._parent or next(iter(opened.values()))

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="a new folder, for what is left in the end")
     parser.add_argument(
-        "command", nargs="*", help="what to run instead of your shell; put -- before it"
+        "command", nargs="*", default=[], help="what to run instead of your shell; put -- before it"
     )
     options = parser.parse_args(arguments)
     command = options.command or [os.environ.get("SHELL", "/bin/sh")]

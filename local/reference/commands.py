@@ -100,7 +100,7 @@ def _given(action: argparse.Action) -> str:
 def _aggregation_command() -> Iterator[str]:
     assert aggregation_command.__doc__
     codes = aggregation_command.__doc__.partition("\n\n")[2].strip()
-    yield "## python -m aggregation"
+    yield "## The command aggregation"
     yield (
         "Aggregates files, without Django, database and AWS: see [Audit a result](../how-to/audit.md)."
     )

@@ -61,7 +61,8 @@ ACTS = {
 ANSWER = {
     "model_id": "",
     "status": "`published`; `waiting`: the requirement is not met, or nothing is ready; `busy`: a round "
-    "is running, or goes on in another invocation; `paused`; `rejected`: too few usable updates were left",
+    "is running, or goes on in another invocation; `paused`; `rejected`: too few usable updates were left; "
+    "`failed`: a round left behind was given up",
     "round": "its number, which is its aggregate's; null where there was none",
     "aggregate_id": "of the aggregate that was published, else null",
     "updates_used": "how many",

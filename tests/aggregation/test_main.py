@@ -118,6 +118,8 @@ def test_without_a_result_the_exit_code_is_one_and_no_file_is_left(
             "must be positive",
         ),
         (["--rule", "weighted_mean", "--out", "r.npz", "u.npz", "u.npz"], "named twice"),
+        (["--rule", "weighted_mean", "--out", "./u.npz", "u.npz"], "one of the files"),
+        (["--rule", "weighted_mean", "--out", "/nowhere/r.npz", "u.npz"], "no directory /nowhere"),
         (["--rule", "weighted_mean", "--memory-mb", "0", "--out", "r.npz", "u.npz"], "positive"),
     ],
 )
@@ -129,6 +131,21 @@ def test_arguments_that_do_not_fit_are_refused(
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_there_is_replaced_by_force_only(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is there stays, unless it is said that it may go."""
+    out = folder / "result.npz"
+    out.write_bytes(b"precious")
+    arguments = ("--rule", "weighted_mean", "--out", str(out))
+    with pytest.raises(SystemExit):
+        _run(folder, *arguments, updates=["two.npz"])
+    assert "--force replaces it" in capsys.readouterr().err
+    assert out.read_bytes() == b"precious"
+    assert _run(folder, *arguments, "--force", updates=["two.npz"]) == 0
+    assert out.read_bytes() != b"precious"
 
 
 def test_it_runs_as_a_module_and_is_silent_where_nobody_watches(folder: Path) -> None:
