@@ -6,6 +6,7 @@
     weights = me.fetch()
     me.upload(train(weights), num_examples=120)
     me.wait()
+    me.fetch()
     me.report_score(num_examples=30, accuracy=0.93)
 
 It needs numpy, and boto3 for `Bucket`; `Posts` needs neither credentials nor boto3. Where the `safetensors`

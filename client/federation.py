@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import AccessDenied, BadScore, BadWeights, ClientError, NotThere, RoundOverdue
+from .errors import (
+    AccessDenied,
+    BadScore,
+    BadWeights,
+    ClientError,
+    NotThere,
+    RoundOverdue,
+    StorageUnreachable,
+)
 from .storage import Progress, Storage
 from .weights import FORMAT, Weights, check, decode, encode
 
@@ -156,21 +164,24 @@ class Client:
         Raises
         ------
         RoundOverdue
-            If none came within `timeout` seconds: others may be missing, or the model is paused.
+            If none came within `timeout` seconds: others may be missing, or the model is paused. Where
+            storage denied access, or was out of reach, the message says so: before the first round that
+            is no error, since S3 denies what is not there to who may not list the bucket.
         """
         number = self.base.number if self.base else 0
         overdue = time.monotonic() + timeout
         while True:
             try:
                 latest = self.latest()
-            except NotThere:
-                latest = None
-            if latest and latest.number > number:
-                return latest
+                if latest.number > number:
+                    return latest
+                why = ""
+            except (NotThere, AccessDenied, StorageUnreachable) as error:
+                why = f"; at last: {error}"
             if time.monotonic() + poll > overdue:
                 raise RoundOverdue(
                     f"model {self._model_id} has no aggregate after number {number} yet; waited "
-                    f"{timeout:g} seconds"
+                    f"{timeout:g} seconds{why}"
                 )
             time.sleep(poll)
 

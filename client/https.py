@@ -47,7 +47,7 @@ class Posts:
     ----------
     posts : sequence of Post
         The one is used whose key is, or begins like, that of the object to store. A post whose key is
-        fixed is used once.
+        an update's own carries one update.
     read_url : str
         What a key is appended to for reading it, such as ``https://weights.example.org/``.
     """
@@ -92,8 +92,19 @@ class Posts:
             with _translated(key), _answer(post["url"], headers, form):
                 pass
 
-        patiently(request)
+        try:
+            patiently(request)
+        except AccessDenied:
+            self._spend(post)  # It has expired, say: the next upload goes by the next post.
+            raise
+        self._spend(post)
         return key
+
+    def _spend(self, post: Post) -> None:
+        """A post for one update goes once that is stored: what failed may be sent by it again."""
+        key = post["fields"]["key"]
+        if key.startswith("updates/") and not key.endswith(FILENAME):
+            self._posts.remove(post)
 
     def _post_for(self, key: str) -> tuple[Post, str]:
         """A post that allows the key, or one of the same folder with a name of its own."""
@@ -105,7 +116,6 @@ class Posts:
             if allowed.endswith(FILENAME) and key.startswith(allowed.removesuffix(FILENAME)):
                 return post, key
             if is_update and allowed.startswith(folder) and _extension(allowed) == _extension(key):
-                self._posts.remove(post)
                 return post, allowed
         raise AccessDenied(f"no presigned post is left that allows {key}: ask for new ones")
 

@@ -177,7 +177,11 @@ class BaseAggConnector(Registered, ABC):
 
 
 class BaseMetadataConnector(Registered, ABC):
-    """Base of what keeps the metadata: models, clients, updates, rounds, aggregates."""
+    """Base of what keeps the metadata: models, clients, updates, rounds, aggregates.
+
+    What it is asked for is between it and its aggregation connector: `DjangoAggConnector` takes
+    `DjangoMetadataConnector` and what is derived from it, and no other.
+    """
 
     family = "metadata connector"
 
@@ -191,7 +195,10 @@ class BaseMetadataConnector(Registered, ABC):
 
 
 class BaseModelDataConnector(Registered, ABC):
-    """Base of what keeps the bytes: updates and aggregates."""
+    """Base of what keeps the bytes: updates and aggregates.
+
+    `DjangoAggConnector` takes `DjangoModelDataConnector` and what is derived from it, and no other.
+    """
 
     family = "model data connector"
 

@@ -1,9 +1,10 @@
 """`latest.json`: how a client that sees only the bucket knows which aggregate to train from.
 
 The object follows the database. It is written after the round is published, on the condition that it is
-still what was read, and only ever to tell a higher number: whoever comes late writes nothing. An attempt
-that dies before it has written leaves `told_number` behind the latest aggregate, by which the next sweep
-finds the model.
+still what was read, and only ever to tell a higher number: whoever comes late writes nothing. A number is
+believed only of an aggregate that the database knows, since the bucket may be older than the database, or
+the database restored. An attempt that dies before it has written leaves `told_number` behind the latest
+aggregate, by which the next sweep finds the model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.db import DatabaseError
@@ -95,7 +95,7 @@ def tell_latest(objects: Objects, model_id: int) -> Latest | None:
         return None
     for _ in range(TRIES):
         told, etag = _told(objects, latest_key(model_id))
-        if told is not None and (told > latest.number or told == latest.number > 0):
+        if told is not None and _stands(told, latest):
             break
         try:
             text = json.dumps(asdict(latest), indent=1)
@@ -117,6 +117,13 @@ def told_now(objects: Objects, model_id: int) -> str:
     except (AggregationError, DatabaseError, BotoCoreError, ClientError, OSError) as error:
         return f"latest.json of model {model_id} is written by the next sweep, for now: {error}"
     return ""
+
+
+def doubt(model_id: int) -> None:
+    """Have the next sweep look whether a model's `latest.json` is right: somebody trained from what the
+    database does not know, as a pointer tells that is from before the database was restored."""
+    with translated_errors():
+        FederatedModel.objects.filter(pk=model_id).update(told_number=None)
 
 
 def untold_models() -> list[int]:
@@ -158,20 +165,40 @@ def _read(objects: Objects, model_id: int) -> Latest | None:
     )
 
 
-def _told(objects: Objects, key: str) -> tuple[int | None, str]:
-    """The number that the pointer tells, and its ETag; no number where it is missing or no pointer."""
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What a pointer that was found says: whose number it gives, and which weights."""
+
+    number: int
+    aggregate_id: int
+    key: str
+
+
+def _told(objects: Objects, key: str) -> tuple[_Told | None, str]:
+    """What the pointer tells of an aggregate, and its ETag; nothing where it is missing or no pointer."""
     try:
         etag = objects.stat(key).etag
     except ObjectMissing:
         return None, ""
     try:
         body, _ = read_small(objects, key, etag=etag, at_most=MAX_BYTES)
-        number: Any = json.loads(body)["number"]
+        found = json.loads(body)
+        told = _Told(**{each: found[each] for each in ("number", "aggregate_id", "key")})
     except UpdateRejected:  # Replaced since, which the write will find out; or much too large.
         return None, etag
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, etag
-    return (number if type(number) is int else None), etag
+    return (told if type(told.number) is int else None), etag
+
+
+def _stands(told: _Told, latest: Latest) -> bool:
+    """Whether what is told is the model's latest aggregate, or one that came after it was looked up."""
+    if told.number < latest.number or told.number < 1:
+        return False
+    with translated_errors():
+        aggregates = ModelAggregate.objects.filter(federated_model=latest.model_id)
+        known = aggregates.filter(number=told.number).values_list("pk", "result").first()
+    return known == (told.aggregate_id, told.key)
 
 
 def _remember(model_id: int, number: int) -> None:

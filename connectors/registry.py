@@ -26,12 +26,12 @@ class Registered:
 
     @classmethod
     def known(cls) -> list[str]:
-        """Names of the family's members."""
-        return sorted(member.__name__ for member in cls._known.values())
+        """Names of the family's members that are of this class."""
+        return sorted(each.__name__ for each in cls._known.values() if issubclass(each, cls))
 
     @classmethod
     def _member(cls, name: str) -> type[Self]:
         member = cls._known.get(str(name).lower())
-        if member is None:
+        if member is None or not issubclass(member, cls):
             raise ValueError(f"unknown {cls.family} {name!r}; known are {', '.join(cls.known())}")
         return member

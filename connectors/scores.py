@@ -112,7 +112,7 @@ def validation_score(
     results : iterable of mapping
         A client's `num_examples` (1 where it tells none) and metrics, each.
     metric : str
-        Results in which it is no number count for nothing.
+        Results in which it is no number, or beyond `MAX_VALUE`, count for nothing.
     cap : int, optional
         More examples than this count as this many.
 
@@ -124,7 +124,7 @@ def validation_score(
     found = [
         (min(each.get("num_examples", 1), cap or math.inf), each[metric])
         for each in results
-        if type(each.get(metric)) in (int, float)
+        if _is_number(each.get(metric))
     ]
     if not found:
         return None
@@ -152,7 +152,7 @@ def refusal(aggregate: ModelAggregate) -> str:
 
 
 def parse_results(body: bytes) -> dict[str, Any]:
-    """What a client's bytes tell; finite numbers only, and no name twice.
+    """What a client's bytes tell; no number beyond `MAX_VALUE`, and no name twice.
 
     Raises
     ------
@@ -163,6 +163,7 @@ def parse_results(body: bytes) -> dict[str, Any]:
             body.decode("utf-8"),
             parse_constant=_finite,
             parse_float=_finite,
+            parse_int=_finite,
             object_pairs_hook=_named_once,
         )
         _check_storable(results)
@@ -195,7 +196,7 @@ def check_results(results: Mapping[str, Any], model: FederatedModel) -> None:
     if not model.score_metric:
         return
     value: Any = results.get(model.score_metric)
-    if type(value) not in (int, float) or not abs(value) <= MAX_VALUE:
+    if not _is_number(value):
         raise UpdateRejected(f"{quoted(model.score_metric)} is {quoted(value)}, expected a number")
 
 
@@ -260,10 +261,16 @@ def _score(aggregate: ModelAggregate, model: FederatedModel) -> None:
 
 
 def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
+    """The number, which may become the metric later: it is bounded even where it is none now."""
+    value = int(text) if text.removeprefix("-").isdecimal() else float(text)
+    if not _is_number(value):
+        raise ValueError(f"{text} is no finite number up to {MAX_VALUE:g}")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it can be averaged. Python's whole numbers know no bound; those of floats do."""
+    return type(value) in (int, float) and abs(value) <= MAX_VALUE
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -42,13 +42,28 @@ class FederatedModelForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = "__all__"
 
 
+class RecordAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """What the protocol has written is looked at, not changed: one changed status, and an update would
+    count twice."""
+
+    def has_add_permission(self, request: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: Any, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
+        return False
+
+
 @admin.register(models.FederatedModel)
 class FederatedModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Federated models, each with its control room.
 
     Whoever may view or change federated models sees all of them; other staff see those they develop.
     Only who may change them acts on them. Acts are management commands, called by their names: what
-    they do belongs to `connectors`, which this app does not import.
+    they do belongs to `connectors`, which this app does not import. Whether a model is paused is changed
+    by its acts alone: a form that was opened before a pause and saved after it would resume the model.
     """
 
     form = FederatedModelForm
@@ -62,7 +77,13 @@ class FederatedModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "last_modified",
     )
     filter_horizontal = ("clients",)
-    readonly_fields = ("pause_reason", "failed_rounds", "created_on", "last_modified")
+    readonly_fields = (
+        "allow_aggregation",
+        "pause_reason",
+        "failed_rounds",
+        "created_on",
+        "last_modified",
+    )
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return _is_staff(request)
@@ -98,6 +119,15 @@ class FederatedModelAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             context["room"] = control_room(model)
             context["may_act"] = self.has_change_permission(request, model)
         return super().change_view(request, object_id, form_url, context)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Write what was changed in the form and nothing else, whatever rounds write meanwhile."""
+        if not change:
+            super().save_model(request, obj, form, change)
+            return
+        columns = {field.name for field in obj._meta.concrete_fields}
+        changed = [name for name in form.changed_data if name in columns]
+        obj.save(update_fields=[*changed, "last_modified"])
 
     def act(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
         """Do what a button of the control room asks for."""
@@ -158,7 +188,7 @@ ACTS: dict[str, Callable[[models.FederatedModel, QueryDict], list[str]]] = {
 
 
 @admin.register(models.ModelUpdate)
-class ModelUpdateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ModelUpdateAdmin(RecordAdmin):
     """Updates, with the reasons of those that were rejected."""
 
     list_display = ("id", "federated_model", "client", "status", "num_examples", "rejection_reason")
@@ -166,29 +196,28 @@ class ModelUpdateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(models.AggregationRound)
-class AggregationRoundAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rounds, which are a record: they are looked at, not changed."""
+class AggregationRoundAdmin(RecordAdmin):
+    """Rounds."""
 
     list_display = ("id", "federated_model", "number", "state", "attempt", "updates_used", "error")
     list_filter = ("federated_model", "state")
 
-    def has_add_permission(self, request: Any) -> bool:
-        return False
-
-    def has_change_permission(self, request: Any, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
-        return False
-
 
 @admin.register(models.ModelAggregate)
-class ModelAggregateAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ModelAggregateAdmin(RecordAdmin):
     """The lineages of aggregates."""
 
     list_display = ("id", "federated_model", "number", "validation_score", "created_on")
     list_filter = ("federated_model",)
 
 
+@admin.register(models.ClientAggregateScore)
+class ClientAggregateScoreAdmin(RecordAdmin):
+    """What clients measured of aggregates."""
+
+    list_display = ("id", "aggregate", "client", "created_on")
+    list_select_related = ("aggregate__federated_model",)
+
+
 admin.site.site_header = admin.site.site_title = "Federated aggregator"
-admin.site.register([models.Client, models.ModelArtifact, models.ClientAggregateScore])
+admin.site.register([models.Client, models.ModelArtifact])

@@ -92,8 +92,12 @@ def _scores(
     return metric, {pk: mean for pk, mean in means.items() if mean is not None}
 
 
+#: A larger number is none that can be averaged or drawn.
+MAX_VALUE = 1e300
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= MAX_VALUE
 
 
 def _weighted_mean(results: Sequence[dict[str, Any]], metric: str) -> float | None:
@@ -103,7 +107,7 @@ def _weighted_mean(results: Sequence[dict[str, Any]], metric: str) -> float | No
         if _is_number(each.get(metric))
     ]
     total = math.fsum(count for count, _ in found)
-    return math.fsum(count * value for count, value in found) / total if total > 0 else None
+    return math.fsum(count / total * value for count, value in found) if total > 0 else None
 
 
 def _learning_curve(

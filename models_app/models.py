@@ -366,7 +366,12 @@ class ModelUpdate(models.Model):
         related_name="updates_applied",
     )
     round = models.ForeignKey(
-        AggregationRound, null=True, blank=True, on_delete=models.PROTECT, related_name="updates"
+        AggregationRound,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="updates",
+        db_index=False,  # The one of round and client serves.
     )
     size = models.PositiveBigIntegerField(null=True, blank=True)
     etag = models.CharField(max_length=255, blank=True)
@@ -392,6 +397,8 @@ class ModelUpdate(models.Model):
         indexes = [
             # "The ready updates of a model", and "the updates of a round that are RUNNING".
             models.Index(fields=["federated_model", "status"], name="updates_by_status"),
+            # "A client's update in a round": looked up for each update that it supersedes.
+            models.Index(fields=["round", "client"], name="updates_by_round"),
             # "The rejected updates that are not announced yet".
             models.Index(
                 fields=["id"],

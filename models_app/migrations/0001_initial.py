@@ -134,7 +134,7 @@ class Migration(migrations.Migration):
                 ('base_aggregate', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates_based_on', to='models_app.modelaggregate')),
                 ('client', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='model_updates', to='models_app.client')),
                 ('federated_model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='model_updates', to='models_app.federatedmodel')),
-                ('round', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates', to='models_app.aggregationround')),
+                ('round', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates', to='models_app.aggregationround')),
             ],
         ),
         migrations.AddIndex(
@@ -172,6 +172,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='modelupdate',
             index=models.Index(fields=['federated_model', 'status'], name='updates_by_status'),
+        ),
+        migrations.AddIndex(
+            model_name='modelupdate',
+            index=models.Index(fields=['round', 'client'], name='updates_by_round'),
         ),
         migrations.AddIndex(
             model_name='modelupdate',

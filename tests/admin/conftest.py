@@ -36,7 +36,7 @@ class Visitor:
     def get(self, path: str) -> requests.Response:
         return self._session.get(self.url + path, timeout=30)
 
-    def post(self, path: str, **form: str) -> requests.Response:
+    def post(self, path: str, **form: str | list[str]) -> requests.Response:
         """Send a form, as a page of the site does."""
         token = self._session.cookies.get("csrftoken") or ""
         return self._session.post(

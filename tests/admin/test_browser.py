@@ -120,7 +120,7 @@ def test_pages_hold_together(pages: dict[str, Page], width: int, scheme: str) ->
 
 def test_every_plot_has_words(pages: dict[str, Page]) -> None:
     """To whoever cannot see it a plot is one image, with its title and what it shows; axes are named."""
-    plots = pages["room"].get_by_role("img").all()
+    plots = pages["room"].locator(".plots").get_by_role("img").all()
     said = [plot.get_attribute("aria-label") or "" for plot in plots]
     assert [each.split(".")[0] for each in said] == [
         "Learning curve: accuracy of each aggregate",

@@ -8,12 +8,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from django.utils import timezone
 
 from aggregation.round import run_round
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from models_app.control_room import BYTES, TIMES, amount, control_room
-from models_app.models import ClientAggregateScore, FederatedModel, ModelUpdate
+from models_app.models import (
+    AggregationRound,
+    ClientAggregateScore,
+    FederatedModel,
+    ModelAggregate,
+    ModelUpdate,
+    pause,
+)
 from tests.admin.conftest import Visitor, messages
 from tests.factories import client_id, filled, make_model, ready_update
 
@@ -82,6 +90,21 @@ def test_the_score_of_the_model_is_what_is_plotted() -> None:
         (0.25, True),
     ]
     assert "loss from 0.25 at 1 to 0.5 at 2" in room["plots"][0]
+
+
+@pytest.mark.usefixtures("database", "cloud")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_no_number_that_clients_report_breaks_the_page() -> None:
+    """The largest values cancel each other out, and what is larger still is none."""
+    model = make_model(3)
+    aggregate = ModelAggregate.objects.create(federated_model=model, number=1, result="r.npz")
+    for client, value in enumerate((1e300, -1e300, 10**400), 1):
+        ClientAggregateScore.objects.create(
+            aggregate=aggregate,
+            client_id=client_id(client),
+            validation_results={"loss": value, "num_examples": 10**9},
+        )
+    assert [row["score"] for row in control_room(model)["lineage"]] == [0.0]
 
 
 def test_an_aggregate_that_is_held_back_says_why(visitor: LogIn) -> None:
@@ -159,6 +182,26 @@ def test_who_may_change_models_pauses_and_resumes_them(visitor: LogIn) -> None:
     assert "is paused: -- review" in someone.get(page(model).replace("change", "history")).text
 
 
+def test_a_form_from_before_a_pause_does_not_resume(visitor: LogIn) -> None:
+    """Saved after the model was paused, it changes what it was opened to change, and no more."""
+    model, someone = trained(1), visitor("operator", "view", "change")
+    assert 'name="allow_aggregation"' not in someone.get(page(model)).text
+    stopped = {"failed_rounds": 3, **pause("3 rounds failed in a row", timezone.now())}
+    FederatedModel.objects.filter(pk=model.pk).update(**stopped)
+    someone.post(
+        page(model),
+        name="renamed",
+        clients=[str(client_id(1))],
+        aggregator="weighted_mean",
+        aggregator_args="{}",
+        update_kind="weights",
+        allow_aggregation="on",
+    )
+    after = FederatedModel.objects.filter(pk=model.pk).values(*stopped, "name").get()
+    assert after == {**stopped, "name": "renamed"}
+    assert [client.pk for client in model.clients.all()] == [client_id(1)]
+
+
 def test_rounds_are_run_published_and_rolled_back(visitor: LogIn) -> None:
     """A round, a version and a rollback, all from the page."""
     model, someone = trained(1), visitor("operator", "view", "change")
@@ -176,6 +219,20 @@ def test_a_round_that_is_not_run_is_a_warning(visitor: LogIn) -> None:
     """Asked for a round that has to wait, the page says why, and not in green."""
     answer = visitor("operator", "view", "change").post(act(trained(1), "run_round"))
     assert re.search(r'<li class="warning">Waiting: no update is ready', answer.text)
+
+
+def test_a_round_that_is_given_up_is_an_error(visitor: LogIn) -> None:
+    """A round that got no further too often is told as the failure that it is."""
+    model, now = trained(1), timezone.now()
+    AggregationRound.objects.create(
+        federated_model=model,
+        number=2,
+        fruitless_attempts=99,
+        lease_expires_at=now,
+        started_on=now,
+    )
+    answer = visitor("operator", "view", "change").post(act(model, "run_round"))
+    assert re.search(r'<li class="error">The round failed: given up', answer.text)
 
 
 def test_what_cannot_be_done_is_told_on_the_page(visitor: LogIn) -> None:

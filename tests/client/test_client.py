@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import boto3
 import numpy as np
 import pytest
 import safetensors.numpy
+from botocore.config import Config
 
 from client import (
     AccessDenied,
@@ -36,6 +38,7 @@ from local.cloud import Cloud
 from models_app.models import FederatedModel
 from tests.client.conftest import answering
 from tests.factories import SMALL, client_id, filled, get, make_model
+from tests.faults.proxy import Proxy, Request, outage, refuse, s3_proxy
 from tests.test_lambda_handler import invoke, payload
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
@@ -188,6 +191,56 @@ def test_a_model_without_weights_says_so(storage_of: StorageOf) -> None:
         client.wait(timeout=0.1, poll=0.05)
 
 
+def through(proxy: Proxy) -> Bucket:
+    """The bucket behind a proxy; nothing is tried twice."""
+    config = Config(retries={"total_max_attempts": 1})
+    return Bucket("federation", boto3.client("s3", endpoint_url=proxy.endpoint, config=config))
+
+
+def unlisted(handler: Any, request: Request) -> None:
+    """What S3 answers to who may read objects and not list the bucket: of what is not there, 403."""
+    status, headers, body = handler.ask()
+    if status == 404:
+        refuse(403, "AccessDenied")(handler, request)
+    else:
+        handler.answer(status, headers, body)
+
+
+def test_who_may_not_list_waits_for_the_first_aggregate(
+    cloud: Cloud, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Access denied may mean "not yet": it is waited for, and told where nothing comes."""
+    model = make_model(1)
+    with s3_proxy() as proxy:
+        proxy.fault = lambda request: unlisted
+        client = member(through(proxy), model)
+        client.upload(filled(1.0), num_examples=1)
+        with pytest.raises(AccessDenied, match="may not list the bucket"):
+            client.fetch()
+        with pytest.raises(RoundOverdue, match=r"after number 0 .* not allowed .* may not list"):
+            client.wait(timeout=0.1, poll=0.05)
+        monkeypatch.setattr("time.sleep", lambda seconds: deliver())
+        assert client.wait(timeout=60).number == 1
+
+
+def test_an_outage_does_not_end_the_waiting(
+    cloud: Cloud, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage that is away for a while is waited for like the round; one that stays away is told."""
+    monkeypatch.setattr(client_storage, "TRIES", 1)
+    model = federation(1)
+    with s3_proxy() as proxy:
+        client = member(through(proxy), model)
+        client.fetch()
+        client.upload(filled(1.0), num_examples=1)
+        deliver()
+        proxy.fault = lambda request: refuse(503, "SlowDown")
+        with pytest.raises(RoundOverdue, match=r"after number 0 .* S3 answers SlowDown"):
+            client.wait(timeout=0.1, poll=0.05)
+        proxy.fault = outage(2, refuse(503, "SlowDown"), only="aggregates/")
+        assert client.wait(timeout=60, poll=0.01).number == 1
+
+
 def test_the_initial_model_is_not_scored(storage_of: StorageOf) -> None:
     """Scores belong to aggregates."""
     model = federation()
@@ -252,6 +305,35 @@ def test_posts_with_keys_of_their_own_are_used_once_each(issue: Issue, read_url:
     assert keys == [post["fields"]["key"] for post in posts]
     with pytest.raises(AccessDenied, match="no presigned post is left"):
         client.upload(filled(1.0), num_examples=1)
+
+
+def test_a_post_that_stored_nothing_is_not_spent(
+    issue: Issue, read_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update that did not get through is sent again by the same post."""
+    monkeypatch.setattr(client_storage, "TRIES", 1)
+    model = federation(1)
+    (post,) = issue(model, 1)
+    client, url = member(Posts([post], read_url), model), post["url"]
+    post["url"] = "http://127.0.0.1:9"
+    with pytest.raises(StorageUnreachable):
+        client.upload(filled(1.0), num_examples=1)
+    post["url"] = url
+    assert client.upload(filled(1.0), num_examples=1) == post["fields"]["key"]
+    with pytest.raises(AccessDenied, match="no presigned post is left"):
+        client.upload(filled(1.0), num_examples=1)
+
+
+def test_a_post_that_has_expired_gives_way_to_the_next(issue: Issue, read_url: str) -> None:
+    """What is denied once is not tried again as long as there are other posts."""
+    model = federation(1)
+    expired, good = issue(model, 1, "--count", 2)
+    client = member(Posts([expired, good], read_url), model)
+    told = "<Code>AccessDenied</Code><Message>Policy expired.</Message>"
+    with answering(403, told.encode()) as expired["url"]:
+        with pytest.raises(AccessDenied, match="has expired"):
+            client.upload(filled(1.0), num_examples=1)
+        assert client.upload(filled(1.0), num_examples=1) == good["fields"]["key"]
 
 
 def test_a_client_knows_better_than_its_post(issue: Issue, read_url: str, deliver: Deliver) -> None:
@@ -362,9 +444,6 @@ def test_what_is_out_of_reach_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("kind", ["credentials", "presigned"])
 def test_a_server_that_is_away_is_told(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listening is an error in a sentence, after some tries."""
-    import boto3
-    from botocore.config import Config
-
     monkeypatch.setattr(client_storage, "FIRST_PAUSE_SECONDS", 0.001)
     nobody = "http://127.0.0.1:9"
     model = make_model(1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+import client
 from connectors.latest import Latest
 from local.cloud import Cloud
 from models_app.models import ModelAggregate
@@ -25,22 +27,28 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+def example() -> str:
+    """The lines that the package itself shows."""
+    return dedent("".join(re.findall(r"^ {4}.*\n", client.__doc__ or "", re.MULTILINE)))
+
+
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("lines", [blocks("python")[0], example()], ids=["page", "package"])
 def test_the_few_lines_send_an_update_and_a_score(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    lines: str, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first block of the page, with nothing but the model's number changed, makes a round."""
+    """The first lines of the page, and those of the package, with nothing but the model's number
+    changed, make a round."""
     model = make_model(1, initial=filled(0.0), score_metric="accuracy")
     invoke(payload("schedule-sweep"))
     monkeypatch.setattr("time.sleep", lambda seconds: deliver(cloud))
-    (lines, *_) = blocks("python")
     assert str(client_id(1)) in lines
     lines = lines.replace("model_id=3", f"model_id={model.pk}")
     scope: dict[str, Any] = {"train": lambda weights: {k: v + 1 for k, v in weights.items()}}
     exec(lines, scope)
-    assert scope["latest"].number == 1
-    np.testing.assert_array_equal(scope["trained"]["w"], filled(1.0)["w"])
+    assert scope["me"].base.number == 1
+    np.testing.assert_array_equal(scope["me"].fetch()["w"], filled(1.0)["w"])
     while deliver(cloud):
         pass
     aggregate = model.aggregates.get()

@@ -10,6 +10,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
+import safetensors.numpy
 from django.core.management import call_command
 from django.utils import timezone
 
@@ -19,7 +20,15 @@ from connectors.housekeeping import collect
 from connectors.latest import latest_key, tell_latest, untold_models
 from connectors.storage import FileObjects, Objects, Outrun
 from models_app.models import FederatedModel
-from tests.factories import filled, get, make_model, put, ready_update
+from tests.factories import (
+    client_id,
+    filled,
+    get,
+    make_model,
+    put,
+    ready_update,
+    s3_record,
+)
 from tests.test_lambda_handler import invoke, payload, scheduled
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
@@ -161,6 +170,60 @@ def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects
     assert latest.tell_latest(Racing(), model.pk)  # type: ignore[arg-type]
     assert raced
     assert pointer(model)["number"] == 2
+
+
+def from_before(model: FederatedModel, **told: Any) -> None:
+    """The pointer is one that another database had written to the same bucket."""
+    body = pointer(model) | {"number": 50, "aggregate_id": 10**6, "key": "aggregates/x"} | told
+    put(latest_key(model.pk), json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"number": 10**30}, {"number": 1}, {"aggregate_id": None}, {"aggregate_id": [1]}]
+)
+def test_a_number_that_the_database_does_not_know_is_not_believed(told: Any) -> None:
+    """A pointer left in the bucket by another database gives way, however high its number is."""
+    model = with_aggregate()
+    from_before(model, **told)
+    tell_latest(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
+    aggregate, now = model.aggregates.get(), pointer(model)
+    assert (now["number"], now["aggregate_id"]) == (1, aggregate.pk)
+    assert now["key"] == aggregate.result.name
+
+
+@pytest.mark.parametrize("field", ["aggregate_id", "key"])
+def test_a_number_is_that_of_its_own_aggregate(objects: Objects, field: str) -> None:
+    """The number of the model's latest aggregate with another's id, or another's weights, gives way."""
+    model = with_aggregate()
+    right = pointer(model)
+    from_before(model, **{**right, field: 10**6 if field == "aggregate_id" else "aggregates/x"})
+    tell_latest(objects, model.pk)
+    assert pointer(model) == right
+
+
+def test_the_number_of_another_model_is_not_believed(objects: Objects) -> None:
+    """What is told must be an aggregate of this model."""
+    model, other = with_aggregate(), with_aggregate()
+    publish(other, 2.0)
+    put(latest_key(model.pk), get(latest_key(other.pk)))
+    tell_latest(objects, model.pk)
+    assert pointer(model)["aggregate_id"] == model.aggregates.get().pk
+
+
+def test_after_a_restore_the_pointer_is_put_right_by_the_sweep() -> None:
+    """The database says that its latest is told, while the pointer is ahead: the first update that is
+    refused for its unknown base has the next sweep look."""
+    model = with_aggregate()
+    from_before(model)
+    assert untold_models() == []
+    body = safetensors.numpy.save(filled(1.0))
+    key = f"updates/{model.pk}/{client_id(1)}/a.safetensors"
+    record = s3_record(key, put(key, body, {"base-aggregate": str(10**6)}), len(body))
+    invoke({"Records": [record]})
+    assert "is no aggregate" in model.model_updates.latest("pk").rejection_reason
+    invoke(payload("schedule-sweep"))
+    assert pointer(model)["number"] == 1
+    assert untold_models() == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b"\xff", b'{"number": "7"}', b"[" * 70_000])

@@ -66,6 +66,29 @@ def test_the_parts_of_a_connector_are_known_in_any_case_and_have_settings() -> N
     assert connector.metadata.settings == {"request_id": "request-1"}
 
 
+class OtherMetadataConnector(BaseMetadataConnector):
+    """A third party's, that shares nothing with Django's."""
+
+
+class OtherModelDataConnector(BaseModelDataConnector):
+    """A third party's, that shares nothing with Django's."""
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("metadata_connector", "OtherMetadataConnector"),
+        ("model_data_connector", "OtherModelDataConnector"),
+    ],
+)
+def test_a_part_that_the_connector_cannot_use_is_refused_when_it_is_made(
+    part: str, kind: str
+) -> None:
+    """What lacks all that is asked of a part is refused by its name, not by an attribute in a round."""
+    with pytest.raises(ValueError, match=f"'{kind}'; known are Django"):
+        DjangoAggConnector({**SETTINGS, part: {"type": kind}})
+
+
 class Family(Registered):
     """A family of its own, so that the project's is left as it is."""
 
@@ -87,6 +110,10 @@ def test_a_subclass_of_a_member_is_a_member() -> None:
     """Defining a class is all it takes to be known, at any depth; the base itself is not a member."""
     assert Family.known() == ["Grandchild", "Member"]
     assert Family._member("grandchild") is Grandchild
+    assert Member.known() == ["Grandchild", "Member"]
+    assert Grandchild.known() == ["Grandchild"]
+    with pytest.raises(ValueError, match="unknown test family 'Member'; known are Grandchild"):
+        Grandchild._member("Member")
     with pytest.raises(ValueError, match="unknown test family 'Family'"):
         Family._member("Family")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from aggregation.errors import UpdateRejected
 from connectors.scores import best_aggregate, parse_results, refusal, validation_score
-from models_app.models import Client, FederatedModel, ModelAggregate
+from models_app.models import Client, ClientAggregateScore, FederatedModel, ModelAggregate
 from tests.factories import client_id, make_model, put, s3_record
 from tests.test_lambda_handler import invoke
 
@@ -117,6 +117,9 @@ def test_a_model_without_a_metric_keeps_scores_and_has_none_itself() -> None:
         (b"\xff\xfe", "not the JSON of a score"),
         (b'{"accuracy": NaN}', "NaN is no finite number"),
         (b'{"accuracy": 1, "other": 1e999}', "1e999 is no finite number"),
+        (b'{"accuracy": 1, "other": 1e301}', "1e301 is no finite number up to 1e+300"),
+        (b'{"accuracy": 1, "other": [-1' + b"0" * 400 + b"]}", "000"),
+        (b'{"accuracy": 1, "other": 1' + b"0" * 5000 + b"}", "not the JSON of a score"),
         (b'{"accuracy": 0.1, "accuracy": 0.9}', "a name is given twice"),
         (b'{"accuracy": 0.1, "note": "\\u0000"}', "a text with a zero in it"),
         (b'{"accuracy": 0.1, "note": "\\ud800"}', "can't encode character"),
@@ -151,6 +154,21 @@ def test_without_a_schema_the_metric_must_still_be_a_number() -> None:
     for client, value in enumerate([None, "0.5", True, [0.5], 10**400], 1):
         post(aggregate, min(client, 3), {"accuracy": value})
     assert not aggregate.client_scores.exists()
+
+
+@database
+def test_what_is_no_metric_today_may_be_one_tomorrow() -> None:
+    """A number too large to average is refused even where it is none of the score's, and where one was
+    stored all the same it counts for nothing: it keeps no other score from being averaged."""
+    aggregate = new_aggregate(scored_model())
+    post(aggregate, 1, {"accuracy": 0.5, "f1": 10**400})
+    assert not aggregate.client_scores.exists()
+    ClientAggregateScore.objects.create(
+        aggregate=aggregate, client_id=client_id(1), validation_results={"f1": 10**400}
+    )
+    FederatedModel.objects.filter(pk=aggregate.federated_model_id).update(score_metric="f1")
+    post(aggregate, 2, {"f1": 0.75})
+    assert score_of(aggregate) == 0.75
 
 
 @database
