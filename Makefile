@@ -11,6 +11,9 @@ ROUNDS ?= 15
 DB ?= sqlite
 WORKERS ?= 3
 
+# The engine's own threads share the processors, as on Lambda; more of BLAS' would only get in their way.
+export OPENBLAS_NUM_THREADS := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help install run admin test test-examples browser check format bench bench-peers bench-cold fuzz docs reference clean
 

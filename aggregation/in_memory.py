@@ -41,11 +41,17 @@ def weights_in_memory(arrays: Tensors) -> Weights:
 
 
 def _as_array(name: str, values: ArrayLike) -> NDArray[Any]:
-    """The values in C order and in a dtype that a model can have."""
+    """The values in C order and in a dtype that a model can have.
+
+    Python's numbers have no dtype: they are taken as float64, or a list that happens to hold none but
+    whole ones would be averaged to whole ones.
+    """
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise UpdateRejected(f"tensor {quoted(name)} is no array: {error}") from error
+    if array.dtype.kind in "iu" and not hasattr(values, "dtype"):
+        array = array.astype(np.float64)
     dtype = array.dtype.newbyteorder("<")
     if dtype not in DTYPES.values():
         known = ", ".join(str(dtype) for dtype in DTYPES.values())

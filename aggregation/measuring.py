@@ -16,6 +16,10 @@ from aggregation.passes import CELL, SLICE, Passes
 from aggregation.rules import Selection, Statistics
 from aggregation.rules.base import Float64s, Numbers
 
+#: Bytes of the cells' products that a thread makes at once: of few updates many cells, since handing
+#: a thread its work takes time; of many updates one, since each is as large as the Gram matrix.
+PRODUCT_BYTES = 2 << 20
+
 #: Updates closer to each other than this share of their squared distances from the centre make the
 #: centre a bad one: their own distances lose digits.
 BUNCHED = 2.0**-16
@@ -75,6 +79,7 @@ def select(
         if not (_may_move(passes.work) and _are_bunched(statistics)):
             return rule.select(statistics), norms
         left = None
+        del statistics  # Its matrices are as large as those that come now.
     gram = measured(passes, arithmetic.inner_products, Centre.MEDIAN, left, tell)
     return rule.select(Statistics(counts, gram=gram)), norms
 
@@ -126,7 +131,7 @@ def measured(
     bad: dict[int, str] = {}
     for block in passes.blocks(members, start, with_parent=centre is Centre.PARENT, on_grid=True):
         if not bad and not block.unreadable:
-            total = sum(_on_cells(passes, block, products, centre), start=total)
+            _add_cells(total, passes, block, products, centre)
         # What is not finite shows in the products: where they are, nothing need be looked for.
         if bad or block.unreadable or not np.isfinite(_squares(total)).all():
             bad = passes.scan(block, members) | bad
@@ -154,12 +159,12 @@ def _begin(nothing: Float64s, left: Measuring | None) -> tuple[int, Float64s]:
     if left is None:
         return 0, nothing
     products = np.frombuffer(b64decode(left["products"]), "<f8")
-    return left["next_element"], products.reshape(nothing.shape)
+    return left["next_element"], products.reshape(nothing.shape).copy()
 
 
 def _kept(next_element: int, products: Float64s) -> Measuring:
     """For `_begin`: as text that takes half of what JSON's numbers do."""
-    data = np.ascontiguousarray(products, "<f8").tobytes()
+    data = np.ascontiguousarray(products, "<f8").data
     return Measuring(next_element=next_element, products=b64encode(data).decode())
 
 
@@ -167,20 +172,40 @@ def _squares(products: Float64s) -> Float64s:
     return np.diagonal(products) if products.ndim == 2 else products
 
 
-def _on_cells(
-    passes: Passes, block: Block, products: Products, centre: Centre
-) -> Iterator[Float64s]:
-    """Products of the differences from the centre over the cells of a block, in their order."""
+def _cells_at_once(product: Float64s) -> int:
+    """How many cells a thread takes, so that only a few products of many updates are alive."""
+    return min(max(PRODUCT_BYTES // product.nbytes, 1), SLICE // CELL)
+
+
+def _add_cells(
+    total: Float64s, passes: Passes, block: Block, products: Products, centre: Centre
+) -> None:
+    """Add to the total the products of the differences from the centre over the cells of a block, one
+    after the other: their order is what makes the sum the same however the work was cut."""
 
     @np.errstate(over="ignore", invalid="ignore")
-    def of_cells(piece: Slice) -> list[Float64s]:
-        rows = np.asarray(piece.rows)
-        base = _values_of(centre, rows, piece.parent)
-        cells = grid(piece.start, piece.start + len(base), CELL)
-        return [products(arithmetic.centred(rows[:, cell], base[cell])) for cell in cells]
+    def of_cells(cells: Sequence[tuple[Numbers, Float64s]]) -> list[Float64s]:
+        return [products(arithmetic.centred(rows, base)) for rows, base in cells]
 
-    for found in passes.workers.map(of_cells, block.slices(SLICE)):
-        yield from found
+    for found in passes.ahead(of_cells, _cells(passes, block, centre, _cells_at_once(total))):
+        for product in found:
+            np.add(total, product, out=total)
+
+
+def _cells(
+    passes: Passes, block: Block, centre: Centre, at_once: int
+) -> Iterator[Sequence[tuple[Numbers, Float64s]]]:
+    """The rows and the centre of a block's cells, so many of them at once."""
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def with_centre(piece: Slice) -> tuple[Numbers, Float64s, int]:
+        rows = np.asarray(piece.rows)
+        return rows, _values_of(centre, rows, piece.parent), piece.start
+
+    for rows, base, start in passes.ahead(with_centre, block.slices(SLICE)):
+        cells = list(grid(start, start + len(base), CELL))
+        for first in range(0, len(cells), at_once):
+            yield [(rows[:, cell], base[cell]) for cell in cells[first : first + at_once]]
 
 
 def _values_of(centre: Centre, rows: Numbers, parent: Numbers | None) -> Float64s:
@@ -194,13 +219,18 @@ def _are_bunched(statistics: Statistics) -> bool:
     """Whether two updates are so close to each other, and so far from the centre, that it should lie
     among them: the distances of such lose to cancellation what `_rounded` leaves of it."""
     norms = statistics.squared_norms
-    close = statistics.squared_distances < BUNCHED * (norms[:, None] + norms[None, :])
-    return bool(close[~np.eye(len(norms), dtype=bool)].any())
+    bounds = np.add.outer(norms, norms)
+    bounds *= BUNCHED
+    close = statistics.squared_distances < bounds
+    np.fill_diagonal(close, False)
+    return bool(close.any())
 
 
 def _rounded(gram: Float64s) -> Float64s:
     """Cut to 40 significant bits, so that a last bit in which two kinds of processor differ does not
     decide between updates, and a scaling factor comes out the same on both."""
     mantissa, exponent = np.frexp(gram)
-    rounded = np.ldexp(np.rint(np.ldexp(mantissa, 40)), exponent - 40)
-    return np.asarray(rounded, np.float64)
+    np.ldexp(mantissa, 40, out=mantissa)
+    np.rint(mantissa, out=mantissa)
+    exponent -= 40
+    return np.asarray(np.ldexp(mantissa, exponent, out=mantissa), np.float64)

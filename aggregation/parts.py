@@ -13,8 +13,9 @@ from aggregation.errors import ProgressLost
 from aggregation.formats import Encoder
 from aggregation.layout import TensorLayout
 
-#: Bytes of the flattened model in one part of the result. Object stores want parts of 5 MiB at least;
-#: as JSON text, a float64 shrinks to half of its eight bytes at the most.
+#: Bytes of the flattened model in one part of the result. Object stores want parts of 5 MiB at least.
+#: As JSON text a float64, eight bytes, is four characters or more (``0.0,``): 6 MiB. An int64 may be
+#: two; a part that came to less than half of the bytes is not stored before the next one is added.
 PART_BYTES = 12 << 20
 
 #: Object stores take ten thousand parts at most.
@@ -25,7 +26,11 @@ PARTS_IN_FLIGHT = 2
 
 
 class Sink(Protocol):
-    """Where the parts of a result go. Nothing of them shows before `complete`."""
+    """Where the parts of a result go.
+
+    No object shows before it is whole. Of several parts nothing shows before `complete`; the only
+    part of an object is all of it, and may show once it is written.
+    """
 
     def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         """Store part ``number``, counted from 1; ``last`` if no other follows."""
@@ -34,7 +39,7 @@ class Sink(Protocol):
         """What another process needs to go on after the last part written; JSON-able."""
 
     def complete(self) -> None:
-        """Make the object visible, whole."""
+        """Make the object visible, whole, if it is not yet."""
 
     def abort(self) -> None:
         """Forget the parts."""
@@ -101,7 +106,7 @@ class PartWriter:
         for piece in self._encoder.encode(start, data):
             self._buffer += piece
         self.next_element = stop
-        if stop in self._ends and stop < self._layout.size:
+        if stop in self._ends and stop < self._layout.size and 2 * len(self._buffer) >= PART_BYTES:
             self._store()
 
     def close(self) -> None:

@@ -138,7 +138,7 @@ class Passes:
         pieces = max(BLOCKS_IN_FLIGHT, self._resources.workers)
         fitting = self._chunk_elements(len(reader), 1, pieces)
         chunk = min(fitting, PIECE if linear else SLICE)
-        for made in self._ahead(here, _cuts(start, part_ends(self.work.layout), chunk)):
+        for made in self.ahead(here, _cuts(start, part_ends(self.work.layout), chunk)):
             _check_parent(made, members)
             yield made
             self._count(made)
@@ -147,8 +147,9 @@ class Passes:
         updates = [self.work.updates[member] for member in members]
         return BlockReader(self.work.layout, updates, self.work.parent if with_parent else None)
 
-    def _ahead(self, function: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
-        """As `map`, by the workers; the next ones are begun before a result is asked for."""
+    def ahead(self, function: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
+        """As `map`, by the workers; the next ones, one for each worker, are begun before a result is
+        asked for. No more are, so that only so many results are alive."""
         pending: deque[Future[T]] = deque()
         for item in items:
             pending.append(self.workers.submit(function, item))

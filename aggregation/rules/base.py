@@ -74,7 +74,9 @@ class Statistics:
         ``|a - b|^2 = <a, a> + <b, b> - 2 <a, b>``, whatever the centre.
         """
         norms = np.diagonal(self.inner_products)
-        distances = (norms[:, None] + norms[None, :] - 2.0 * self.inner_products).clip(min=0.0)
+        distances = np.add.outer(norms, norms)
+        distances -= 2.0 * self.inner_products
+        distances.clip(min=0.0, out=distances)
         np.fill_diagonal(distances, 0.0)
         return distances
 
@@ -92,11 +94,20 @@ class Selection:
     total : float
         What the coefficients are divided by. ``coefficients / total`` are the scaling factors; kept
         apart because counts and their sum are exact where their quotients are not.
+
+    Raises
+    ------
+    RuleError
+        If it has no members: there would be nothing to combine.
     """
 
     members: tuple[int, ...]
     coefficients: tuple[float, ...]
     total: float
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise RuleError("with these arguments, the rule leaves out every update of this round")
 
     @classmethod
     def equal(cls, members: NDArray[np.intp] | range) -> Selection:

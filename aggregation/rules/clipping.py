@@ -92,7 +92,8 @@ class NormFilteredMean(LinearRule):
     Parameters
     ----------
     threshold : float
-        Positive; the authors recommend 3.5.
+        The authors recommend 3.5. Half of the updates, or more, are always within 0.6745: with a
+        threshold above, those stay at least.
     """
 
     threshold: float = 3.5
@@ -101,7 +102,7 @@ class NormFilteredMean(LinearRule):
     on_differences = True
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold, above=0)
+        number("threshold", self.threshold, above=0.6745)
 
     def select(self, statistics: Statistics) -> Selection:
         scores = modified_z_scores(np.sqrt(statistics.squared_norms))

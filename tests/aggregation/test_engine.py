@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,27 @@ def test_measuring_that_is_stopped_names_what_is_bad_so_far() -> None:
         assert rejected.value.reasons == {4: "nan in tensor 'w' at [0]"}
 
 
+def test_parts_are_not_small_where_integers_are_short_as_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Object stores refuse small parts. As JSON an int64 may be two characters: then parts are joined
+    until they are half as large as those of the model, all but the last."""
+    monkeypatch.setattr(aggregation.parts, "PART_BYTES", 8_000)
+    sizes: list[int] = []
+
+    class CountingSink(MemorySink):
+        def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+            super().write_part(number, data, last=last)
+            sizes.append(len(data))
+
+    values = np.zeros(9_500, np.int64)
+    sink = CountingSink()
+    combine(work_of("weighted_mean", [{"w": values}]), sink, format="json")
+    assert len(sizes) == 5
+    assert min(sizes[:-1]) >= 4_000
+    assert json.loads(sink.data) == [values.tolist()]
+
+
 def test_each_dtype_is_averaged_in_float64_and_rounded_once() -> None:
     """The stored result is the float64 mean, rounded to the tensor's dtype; integers to nearest."""
     updates = mixed_models(5)
@@ -210,7 +232,7 @@ def test_each_dtype_is_averaged_in_float64_and_rounded_once() -> None:
 @given(st.lists(st.floats(1, 1e4), min_size=2, max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_bfloat16_is_rounded_once(values: list[float]) -> None:
-    """A bfloat16 mean is the bfloat16 closest to the float64 mean, not to its float32."""
+    """A bfloat16 mean is a bfloat16 closest to the float64 mean."""
     stored = [np.array([value], ml_dtypes.bfloat16) for value in values]
     # The library's loader for numpy does not know the dtype.
     stored_result = bytes_of(work_of("unweighted_mean", [{"w": value} for value in stored]))
@@ -361,6 +383,23 @@ def test_a_model_without_elements_is_a_model() -> None:
     empty = {"w": np.zeros((0, 3), np.float32)}
     for name, arguments in (("weighted_mean", {}), ("krum", {"f": 0}), ("coordinate_median", {})):
         assert result_of(name, [empty] * 3, **arguments)["w"].shape == (0, 3)
+
+
+def test_few_gram_matrices_are_in_memory_at_once() -> None:
+    """Of four hundred updates a matrix of all pairs takes 1.28 MB: a handful of them is alive, not one
+    for each cell of 1024 elements."""
+    n, cells = 400, 32
+    updates = [{"w": row} for row in np.eye(n, cells * 1024, dtype=np.float32)]
+    work = work_of("krum", updates, None, {"w": np.zeros(cells * 1024, np.float32)}, f=1)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        run(work, Resources(memory_bytes=160 << 20))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    block, centred = 4 * n * cells * 1024, 2 * 8 * n * 1024
+    assert peak - before < block + centred + 8 * 8 * n**2
 
 
 def test_a_tiny_budget_is_enough() -> None:

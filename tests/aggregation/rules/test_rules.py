@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import safetensors.numpy
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from aggregation import arithmetic
 from aggregation.errors import NotEnoughUpdates, RuleError, UpdatesRejected
 from aggregation.measuring import Centre, measured
-from aggregation.rules import Statistics, create_rule, known_rules
-from aggregation.rules.krum import mean_around_median
+from aggregation.rules import Selection, Statistics, create_rule, known_rules
+from aggregation.rules.krum import Krum, mean_around_median
 from aggregation.rules.sorting import ordered_rows
 from tests.aggregation import oracles
-from tests.aggregation.engine_tools import passes_of, result_of, vectors
+from tests.aggregation.engine_tools import passes_of, result_of, run, vectors, work_of
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("weighted_mean", {}),
@@ -201,6 +203,43 @@ def test_a_parent_far_away_costs_no_digits(differences: bool) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_updates_far_from_the_parent_are_measured_from_among_them() -> None:
+    """At a distance of 10^6 times their own, they are measured once more, from their median: what Krum
+    is told is right to six digits, and it picks the right one."""
+    rng = np.random.default_rng(5)
+    updates = 1.0 + 1e-6 * rng.normal(size=(6, 3000))
+    told: list[Any] = []
+
+    class WatchedKrum(Krum):
+        def select(self, statistics: Statistics) -> Selection:
+            told.append(statistics.squared_distances)
+            return super().select(statistics)
+
+    work = work_of(
+        "krum", vectors(updates, float), None, vectors(np.zeros((1, 3000)), float)[0], f=1
+    )
+    result, _ = run(replace(work, rule=WatchedKrum(f=1)))
+    expected = ((updates[:, None] - updates[None]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(told, [expected], rtol=1e-6)
+    np.testing.assert_array_equal(
+        safetensors.numpy.load(result)["w"], oracles.krum(updates, [], updates[0], f=1)
+    )
+
+
+@pytest.mark.parametrize("products", [arithmetic.inner_products, arithmetic.squared_norms])
+def test_what_is_measured_has_forty_significant_bits(products: Any) -> None:
+    """The last bits of a sum, in which processors differ, are cut off before a rule sees it."""
+    updates = vectors(np.random.default_rng(0).normal(size=(8, 5000)))
+    with passes_of("krum", updates, f=2) as passes:
+        found = measured(passes, products, Centre.MEDIAN)
+    mantissa, _ = np.frexp(found)
+    np.testing.assert_array_equal(mantissa * 2.0**40, np.rint(mantissa * 2.0**40))
+    rows = np.stack([update["w"] for update in updates]).astype(np.float64)
+    np.testing.assert_allclose(
+        found, products(rows - np.median(rows, axis=0)), rtol=1e-11, atol=1e-9
+    )
+
+
 def test_a_far_away_first_update_blinds_nobody() -> None:
     """A hostile update of 1e12, even the first, does not keep a second hostile one from being seen."""
     rng = np.random.default_rng(6)
@@ -303,6 +342,7 @@ def test_a_rule_refuses_fewer_updates_than_it_is_defined_for(
         ("trimmed_mean", {"beta": float("nan")}, "beta must be a number"),
         ("weighted_mean", {"beta": 0.1}, "weighted_mean takes no arguments"),
         ("norm_clipped_mean", {"max_norm": 0}, "max_norm must be a number above 0"),
+        ("norm_filtered_mean", {"threshold": 0.6745}, "threshold must be a number above 0.6745"),
         ("norm_clipped_mean", {"max_norm": "1"}, "max_norm must be a number"),
         ("centered_clipping", {"tau": float("inf")}, "tau must be a number"),
         ("centered_clipping", {"tau": 1.0, "iterations": 0}, "iterations must be a whole number"),
@@ -322,6 +362,30 @@ def test_a_rule_on_differences_needs_a_parent(name: str) -> None:
     arguments = {"norm_clipped_mean": {"max_norm": 1.0}, "centered_clipping": {"tau": 1.0}}
     with pytest.raises(RuleError, match="give the model an initial artifact"):
         result_of(name, vectors(np.eye(3)), **arguments.get(name, {}))
+
+
+@given(
+    steps=st.lists(st.floats(0, 1e9), min_size=1, max_size=12),
+    threshold=st.floats(0.6745, 1.0, exclude_min=True),
+)
+@example(steps=[1.0, 2.0], threshold=float(np.nextafter(0.6745, 1)))
+@example(steps=[1.0, 2.0, 3.0, 4.0], threshold=float(np.nextafter(0.6745, 1)))
+@settings(max_examples=200, deadline=None)
+def test_the_filter_keeps_half_of_the_updates_at_least(
+    steps: list[float], threshold: float
+) -> None:
+    """With any threshold that is taken, no choice of norms leaves fewer than half of the updates."""
+    rule = create_rule("norm_filtered_mean", {"threshold": threshold})
+    statistics = Statistics(np.ones(len(steps)), squares=np.square(steps))
+    assert 2 * len(rule.select(statistics).members) >= len(steps)
+
+
+def test_a_selection_of_nobody_is_refused() -> None:
+    """Where every difference is clipped to nothing, there is an error, and no result of nothing."""
+    with pytest.raises(RuleError, match="leaves out every update"):
+        aggregated("norm_clipped_mean", np.full((2, 3), 1e150), max_norm=1e-300)
+    with pytest.raises(RuleError, match="leaves out every update"):
+        Selection.from_json([[], [], 0.0])
 
 
 def test_the_old_names_of_the_mean_are_accepted() -> None:
