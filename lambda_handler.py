@@ -56,7 +56,7 @@ def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     ------
     connectors.events.UnknownEvent
     connectors.queries.UnknownModel
-    aggregation.errors.TemporarilyUnavailable
+    aggregation.errors.TemporarilyUnavailable, aggregation.errors.OutOfTime
         The same event is to be delivered again.
     """
     close_old_connections()
@@ -76,8 +76,7 @@ def _answered(event: Any, invocation: Invocation) -> dict[str, Any]:
         case [SweepRequest()]:
             return invocation.sweep()
         case _:
-            wanted = invocation.admit(requests)
-            return {"rounds": [told(invocation.run(model_id)) for model_id in wanted]}
+            return invocation.run_each(invocation.admit(requests)).told()
 
 
 def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:

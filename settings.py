@@ -52,6 +52,9 @@ MEMORY_BUDGET_MB = env.int(
     max(32, int(FUNCTION_MEMORY_MB * ENGINE_SHARE)) if FUNCTION_MEMORY_MB else 256,
     validate=Range(min=16),
 )
+#: Size of the function's `/tmp`. Nine tenths of it are there for updates that must be unpacked; those
+#: of a round that do not fit are rejected.
+EPHEMERAL_STORAGE_MB = env.int("EPHEMERAL_STORAGE_MB", 512, validate=Range(min=1))
 #: Ranges that are read from S3 at the same time.
 READ_THREADS = env.int("READ_THREADS", 16, validate=Range(min=1, max=256))
 #: A larger update is rejected.
@@ -64,6 +67,13 @@ MAX_FAILED_ROUNDS = env.int("MAX_FAILED_ROUNDS", 3, validate=Range(min=1))
 #: invocation may last.
 LEASE_SECONDS = env.int("LEASE_SECONDS", 900, validate=Range(min=1, max=86_400))
 
+SPOOL_BYTES = (EPHEMERAL_STORAGE_MB << 20) // 10 * 9
+
+if bool(BUCKET) == bool(STORAGE_ROOT):
+    env.refuse(
+        "exactly one of BUCKET (an S3 bucket) and STORAGE_ROOT (a directory)",
+        f"must be set, and {'both are' if BUCKET else 'neither is'}",
+    )
 env.seal()
 if not DATABASE["ENGINE"].endswith((".sqlite3", ".postgresql")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
@@ -71,11 +81,6 @@ if DATABASE_IAM_AUTH and not DATABASE["ENGINE"].endswith(".postgresql"):
     raise ImproperlyConfigured("DATABASE_IAM_AUTH needs a DATABASE_URL of PostgreSQL")
 if DATABASE_IAM_AUTH and not Path(DATABASE_CA_BUNDLE).is_file():
     raise ImproperlyConfigured(f"DATABASE_CA_BUNDLE: there is no file {DATABASE_CA_BUNDLE!r}")
-if bool(BUCKET) == bool(STORAGE_ROOT):
-    raise ImproperlyConfigured(
-        "set BUCKET (an S3 bucket) or STORAGE_ROOT (a directory): exactly one of the two; "
-        f"BUCKET is {BUCKET!r}, STORAGE_ROOT is {STORAGE_ROOT!r}"
-    )
 if ADMIN and not SECRET_KEY:
     raise ImproperlyConfigured(
         "SECRET_KEY must be set where ADMIN is true: the admin signs sessions"

@@ -41,7 +41,9 @@ def aggregate(
     updates : sequence
         Each a mapping of names to arrays, or a list or tuple of arrays, one a layer: whatever
         `numpy.asarray` takes. All are laid out alike; the order of names does not matter. dtypes:
-        float16, bfloat16, float32, float64, integers.
+        float16, bfloat16, float32, float64, integers. Arrays keep their dtype: the mean of integers
+        is rounded to an integer, and those beyond 2**53 lose digits on the way, since sums are taken
+        in float64. Python's lists of numbers are float64.
     num_examples : sequence of float, optional
         What each update counts, positive; by default, each the same.
     parent : mapping or list of arrays, optional
@@ -110,7 +112,7 @@ def _checked_counts(num_examples: Sequence[float] | None, n: int) -> list[float]
 
 
 def _opener(update: Tensors) -> Opener:
-    return lambda like: weights_in_memory(update)
+    return lambda like, spool: weights_in_memory(update)
 
 
 def _like(model: Tensors, result: dict[str, NDArray[Any]]) -> Any:

@@ -52,7 +52,7 @@ class OutOfTime(AggregationError):
 
 
 class SpoolFull(AggregationError):
-    """Updates that must be unpacked to disk do not all fit there at once."""
+    """What must be unpacked to disk does not fit there beside what is there already."""
 
 
 def quoted(text: object) -> str:

@@ -7,18 +7,30 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from aggregation.errors import UpdateRejected
+from aggregation.formats import MustUnpack, Spool
 from aggregation.layout import TensorLayout, layout_difference
 from aggregation.weights import Weights
 
-#: Opens one update. Given the model's layout, if that is known: text takes its dtypes from there.
-#: Raises `UpdateRejected` where the update cannot be used. Called from several threads.
-Opener = Callable[[TensorLayout | None], Weights]
+#: Opens one update. Given the model's layout, if that is known: text takes its dtypes from there;
+#: and a spool, if it may be unpacked. Raises `UpdateRejected` where the update cannot be used, and
+#: `MustUnpack` where it needs a spool. Called from several threads.
+Opener = Callable[[TensorLayout | None, Spool | None], Weights]
+
+#: What became of the updates that could be opened, or could be if they had a spool.
+Found = dict[int, Weights | MustUnpack]
 
 
 def open_alike(
-    openers: Mapping[int, Opener], like: TensorLayout | None, threads: int
+    openers: Mapping[int, Opener],
+    like: TensorLayout | None,
+    threads: int,
+    spool: Spool | None = None,
 ) -> tuple[dict[int, Weights], dict[int, str]]:
     """Open updates, and leave out those that are not laid out like the others.
+
+    What must be unpacked is unpacked last, when all that can be known without is known, and is let
+    in in the order of ``openers`` as long as there is room for what it takes at most. So which are
+    left out follows from the updates and the size of the spool, whichever thread comes first.
 
     Parameters
     ----------
@@ -29,6 +41,8 @@ def open_alike(
         not decide it.
     threads : int
         Updates opened at the same time.
+    spool : Spool, optional
+        For what must be unpacked; not needed where nothing must.
 
     Returns
     -------
@@ -37,43 +51,78 @@ def open_alike(
     rejected : dict of int to str
         The others, with the reasons.
     """
-    opened, rejected = _open_all(openers, like, threads)
-    if like is None and opened:
-        like = typical(opened.values()).layout
-        # Text has no dtype; now that the model's is known, it can be given one.
-        text = {key: openers[key] for key, each in opened.items() if not each.layout.named}
-        again, refused = _open_all(text, like, threads)
-        opened = {key: again.get(key, each) for key, each in opened.items() if key not in refused}
-        rejected |= refused
-    for key, weights in list(opened.items()):
-        difference = layout_difference(like, weights.layout) if like else None
+    found, rejected = _open_all(openers, like, threads)
+    if like is None and found:
+        like = _typical_layout(found.values())
+    for key, each in list(found.items()):
+        # Text has no dtype; it is given the model's when it is unpacked, and compared then.
+        is_text = isinstance(each, MustUnpack) and each.is_text
+        difference = layout_difference(like, each.layout) if like and not is_text else None
         if difference:
             rejected[key] = difference
-            del opened[key]
-    return opened, rejected
+            del found[key]
+    unpacked, refused = _unpack(openers, found, like, threads, spool)
+    opened = {key: each for key, each in found.items() if isinstance(each, Weights)} | unpacked
+    return {key: opened[key] for key in openers if key in opened}, rejected | refused
+
+
+def _unpack(
+    openers: Mapping[int, Opener],
+    found: Mapping[int, Weights | MustUnpack],
+    like: TensorLayout | None,
+    threads: int,
+    spool: Spool | None,
+) -> tuple[dict[int, Weights], dict[int, str]]:
+    """Open what must be unpacked, as far as there is room for it."""
+    admitted: dict[int, Opener] = {}
+    rejected = {}
+    for key, each in found.items():
+        if not isinstance(each, MustUnpack):
+            continue
+        if spool is None:
+            raise each
+        try:
+            share = spool.share(like.nbytes if like and each.is_text else each.needed)
+        except UpdateRejected as error:
+            rejected[key] = str(error)
+        else:
+            admitted[key] = _into(openers[key], share)
+    unpacked, refused = _open_all(admitted, like, threads)
+    opened = {key: each for key, each in unpacked.items() if isinstance(each, Weights)}
+    return opened, rejected | refused
+
+
+def _into(opener: Opener, share: Spool) -> Opener:
+    return lambda like, spool: opener(like, share)
 
 
 def _open_all(
     openers: Mapping[int, Opener], like: TensorLayout | None, threads: int
-) -> tuple[dict[int, Weights], dict[int, str]]:
-    def attempt(opener: Opener) -> Weights | UpdateRejected:
+) -> tuple[Found, dict[int, str]]:
+    def attempt(opener: Opener) -> Weights | MustUnpack | UpdateRejected:
         try:
-            return opener(like)
-        except UpdateRejected as error:
-            return error
+            return opener(like, None)
+        except (MustUnpack, UpdateRejected) as error:
+            return error.with_traceback(None)  # which would keep all that was read of the headers
 
-    opened, rejected = {}, {}
+    found: Found = {}
+    rejected = {}
     with ThreadPoolExecutor(threads, "open") as pool:
         for key, result in zip(openers, pool.map(attempt, openers.values()), strict=True):
             if isinstance(result, UpdateRejected):
                 rejected[key] = str(result)
             else:
-                opened[key] = result
-    return opened, rejected
+                found[key] = result
+    return found, rejected
 
 
 def typical(weights: Iterable[Weights]) -> Weights:
     """The first that is laid out as most of them are: what the model is where nothing else says so."""
     known = list(weights)
-    ((layout, _),) = Counter(each.layout for each in known).most_common(1)
+    layout = _typical_layout(known)
     return next(each for each in known if each.layout == layout)
+
+
+def _typical_layout(known: Iterable[Weights | MustUnpack]) -> TensorLayout:
+    ((layout, _),) = Counter(each.layout for each in known).most_common(1)
+    return layout

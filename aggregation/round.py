@@ -48,6 +48,7 @@ class Status(StrEnum):
     BUSY = "busy"
     PAUSED = "paused"
     REJECTED = "rejected"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,10 @@ class Claim:
         Where the aggregate (or initial model) is that the result succeeds.
     checkpoint : RoundCheckpoint, optional
         Left by an earlier attempt.
+    spool_bytes : int, optional
+        Disk for what must be unpacked: first the parent, then updates in claim order; those for
+        which too little is left are rejected. A setting, since what happens to be free on a disk
+        must not decide whose updates are used; without one, it does.
     """
 
     model_id: int
@@ -131,6 +136,7 @@ class Claim:
     differences: bool = False
     parent: str | None = None
     checkpoint: RoundCheckpoint | None = None
+    spool_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +169,10 @@ class RoundConnector(Protocol):
         """The aggregate (or initial model) that the result succeeds."""
 
     def open_update(
-        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool
+        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool | None
     ) -> Weights:
-        """One claimed update; `UpdateRejected` if it cannot be used. Called from several threads."""
+        """One claimed update; `UpdateRejected` if it cannot be used, `MustUnpack` if it needs a spool
+        and has none. Called from several threads."""
 
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
         """Where the result goes; with a state, going on where the one that left it stopped."""
@@ -188,9 +195,15 @@ class RoundConnector(Protocol):
     def reject_round(self, claim: Claim, rejected: Mapping[int, str], reason: str) -> RoundAnswer:
         """Close a round left with too few usable updates; those that are left are ready again."""
 
-    def fail_round(self, claim: Claim, error: Exception) -> None:
+    def fail_round(self, claim: Claim, error: Exception) -> bool:
         """Close a round that met an error, if this attempt still holds it; its updates are ready
-        again."""
+        again.
+
+        Returns
+        -------
+        bool
+            Whether it was closed. If not, another attempt may go on with what is stored of it.
+        """
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         """Give up the lease of a round that something passing got in the way of; never raises."""
@@ -250,8 +263,8 @@ def run_round(
         connector.release_round(claim, attempt.checkpoint)
         raise
     except Exception as error:
-        connector.fail_round(claim, error)
-        attempt.discard()
+        if connector.fail_round(claim, error):
+            attempt.discard()
         raise
 
 
@@ -297,7 +310,7 @@ class Attempt:
         An update that turns out bad is left out and the work begins anew without it: once, since a
         pass that finds one goes on to the end and finds them all.
         """
-        with Spool() as spool:
+        with Spool(self._claim.spool_bytes) as spool:
             parent = self._connector.open_parent(self._claim, spool)
             opened = self._open_updates(parent, spool)
             while True:
@@ -316,11 +329,11 @@ class Attempt:
         """The updates that can be read and are laid out as the model is, by id."""
 
         def opener(update: ClaimedUpdate) -> Opener:
-            return lambda like: self._connector.open_update(update, like, spool)
+            return lambda like, share: self._connector.open_update(update, like, share)
 
         openers = {update.id: opener(update) for update in self._usable()}
         like = parent.layout if parent else None
-        opened, rejected = open_alike(openers, like, self._resources.readers)
+        opened, rejected = open_alike(openers, like, self._resources.readers, spool)
         self.rejected |= rejected
         if rejected:  # What is stored so far was made with them.
             self.checkpoint = self._checkpoint(None)

@@ -95,14 +95,14 @@ def aggregate(
     with Spool() as spool:
 
         def opener(key: str) -> Opener:
-            def opened(like: TensorLayout | None) -> Weights:
+            def opened(like: TensorLayout | None, spool: Spool | None) -> Weights:
                 found = objects.stat(key)
                 source = objects.source(key, size=found.size, etag=found.etag)
                 return open_weights(source, "safetensors", like=like, spool=spool)
 
             return opened
 
-        alike, _ = open_alike(dict(enumerate(map(opener, keys))), None, threads=readers)
+        alike, _ = open_alike(dict(enumerate(map(opener, keys))), None, readers, spool)
         updates = list(alike.values())
         work = Combination(
             rule=create_rule("weighted_mean"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.core.files.base import File
 
 from aggregation.errors import (
@@ -26,12 +28,7 @@ from aggregation.round import (
     Status,
 )
 from aggregation.weights import Weights
-from connectors.base import (
-    BaseAggConnector,
-    BaseMetadataConnector,
-    BaseModelDataConnector,
-    Settings,
-)
+from connectors.base import BaseAggConnector, Settings
 from connectors.metadata import DjangoMetadataConnector
 from connectors.model_data import DjangoModelDataConnector, aggregate_key
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
@@ -54,14 +51,12 @@ class DjangoAggConnector(BaseAggConnector):
             raise ValueError(
                 "metadata_connector is not specified in the settings: expected "
                 '{"metadata_connector": {"type": '
-                f'"{"|".join(BaseMetadataConnector.known())}"}}}}'
+                f'"{"|".join(DjangoMetadataConnector.known())}"}}}}'
             )
-        metadata = BaseMetadataConnector.create(chosen["type"], chosen.get("settings"))
+        self.metadata = DjangoMetadataConnector.create(chosen["type"], chosen.get("settings"))
         chosen = settings.get("model_data_connector") or {}
         kind = chosen.get("type") or DjangoModelDataConnector.__name__
-        model_data = BaseModelDataConnector.create(kind, chosen.get("settings"))
-        self.metadata: DjangoMetadataConnector = metadata  # type: ignore[assignment]
-        self.model_data: DjangoModelDataConnector = model_data  # type: ignore[assignment]
+        self.model_data = DjangoModelDataConnector.create(kind, chosen.get("settings"))
 
     # Step by step
 
@@ -149,20 +144,23 @@ class DjangoAggConnector(BaseAggConnector):
     # A round of our own: `aggregation.round.RoundConnector`
 
     def claim_round(self, model_id: int) -> Claim | RoundAnswer:
-        return self.metadata.rounds.claim(model_id)
+        claim = self.metadata.rounds.claim(model_id)
+        if isinstance(claim, RoundAnswer):
+            return claim
+        return replace(claim, spool_bytes=django_settings.SPOOL_BYTES)
 
     def open_parent(self, claim: Claim, spool: Spool) -> Weights | None:
         if claim.parent is None:
             return None
         try:
-            return self.model_data.open(claim.parent, spool=spool)
+            return self.model_data.open(claim.parent, spool=spool, trusted=True)
         except UpdateRejected as error:
             raise AggregationError(
                 f"{claim.parent}, which the aggregate is to succeed, cannot be read: {error}"
             ) from error
 
     def open_update(
-        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool
+        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool | None
     ) -> Weights:
         return self.model_data.open(
             update.location, size=update.size, etag=update.etag, like=like, spool=spool
@@ -191,10 +189,12 @@ class DjangoAggConnector(BaseAggConnector):
     def reject_round(self, claim: Claim, rejected: Mapping[int, str], reason: str) -> RoundAnswer:
         return self.metadata.rounds.reject(claim, rejected, reason)
 
-    def fail_round(self, claim: Claim, error: Exception) -> None:
+    def fail_round(self, claim: Claim, error: Exception) -> bool:
         # Lost or out of reach, the round is taken over from its lease, so that nothing is owed here.
         with suppress(LostRound, TemporarilyUnavailable):
             self.metadata.rounds.fail(claim, error)
+            return True
+        return False
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         with suppress(LostRound, TemporarilyUnavailable):

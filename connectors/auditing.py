@@ -132,7 +132,7 @@ def _parent(model_data: DjangoModelDataConnector, key: str | None, spool: Spool)
     if key is None:
         return None
     try:
-        return model_data.open(key, spool=spool)
+        return model_data.open(key, spool=spool, trusted=True)
     except UpdateRejected as error:
         raise NotVerifiable(
             f"what the aggregate succeeds cannot be read: {key}: {error}"
@@ -153,10 +153,12 @@ def _opened(
     """
 
     def opener(update: ModelUpdate) -> Opener:
-        return lambda like: model_data.open(str(update.data.name), like=like, spool=spool)
+        key = str(update.data.name)
+        return lambda like, share: model_data.open(key, like=like, spool=share)
 
     openers = {update.pk: opener(update) for update in used}
-    opened, rejected = open_alike(openers, parent.layout if parent else None, readers)
+    like = parent.layout if parent else None
+    opened, rejected = open_alike(openers, like, readers, spool)
     if rejected or not opened:
         why = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
         raise NotVerifiable(f"its updates are not there any more: {why or 'none is known'}")

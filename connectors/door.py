@@ -16,6 +16,7 @@ from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateReje
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout, layout_difference
 from connectors.events import Upload
+from connectors.latest import doubt
 from connectors.model_data import DjangoModelDataConnector
 from connectors.patience import patient_with
 from connectors.queries import translated_errors
@@ -222,6 +223,7 @@ def _base(metadata: Mapping[str, str], model: Any) -> ModelAggregate | None:
         if _COUNT.fullmatch(told):
             base = ModelAggregate.objects.filter(pk=int(told), federated_model=model).first()
         if base is None:
+            doubt(model.pk)
             raise UpdateRejected(f"base-aggregate {quoted(told)} is no aggregate of this model")
     number, latest = base.number if base else 0, model.latest_number or 0
     if model.furthest_base_agg is not None and number <= latest - model.furthest_base_agg:

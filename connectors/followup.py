@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from django.utils import timezone
 
 from connectors.housekeeping import collect
-from connectors.latest import tell_latest
+from connectors.latest import tell_latest, untold_models
 from connectors.services import announcer
 from connectors.storage import Objects
 from connectors.telemetry import logger, tell_collected, tell_not_sent, tell_sent
@@ -50,11 +50,25 @@ def point_to_latest(objects: Objects, model_id: int) -> None:
         logger.exception("latest.json not written: it is written later", model_id=model_id)
 
 
+def point_all_to_latest(objects: Objects) -> None:
+    """Write each `latest.json` that is behind; what fails now is found again by the next sweep."""
+    try:
+        behind = untold_models()
+    except Exception:
+        logger.exception("models whose latest.json is behind not found: the next sweep looks again")
+        return
+    for model_id in behind:
+        point_to_latest(objects, model_id)
+
+
 def collect_leftovers(objects: Objects) -> None:
     """Remove what dead rounds left behind: from time to time, since it lists the bucket."""
     now = timezone.now()
     if now < collecting.next_on:
         return
     collecting.next_on = now + COLLECT_EVERY
-    for collected in collect(objects, now):
-        tell_collected(collected)
+    try:
+        for collected in collect(objects, now):
+            tell_collected(collected)
+    except Exception:
+        logger.exception("leftovers not collected: they are looked for again later")

@@ -92,15 +92,17 @@ def _wanted(keys: Iterable[str]) -> set[str]:
     asked = list(keys)
     if not asked:
         return set()
+    wanted: set[str] = set()
     with translated_errors():
-        named = set(
-            ModelAggregate.objects.filter(result__in=asked)
-            .values_list("result", flat=True)
-            .union(ModelArtifact.objects.filter(values__in=asked).values_list("values", flat=True))
-        )
+        # In this order: a round that is published in between is seen as an aggregate then.
         unfinished = AggregationRound.objects.filter(state=State.RUNNING).exclude(checkpoint=None)
         for checkpoint in unfinished.values_list("checkpoint", flat=True):
             sink = sink_state(checkpoint)
             if sink:
-                named |= {sink["key"], sink["upload_id"]}
-    return named
+                wanted |= {sink["key"], sink["upload_id"]}
+        aggregates = ModelAggregate.objects.filter(result__in=asked).values_list(
+            "result", flat=True
+        )
+        artifacts = ModelArtifact.objects.filter(values__in=asked).values_list("values", flat=True)
+        wanted.update(aggregates.union(artifacts))
+    return wanted

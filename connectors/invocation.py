@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.utils import timezone
 
-from aggregation.engine import Resources
-from aggregation.errors import TemporarilyUnavailable
+from aggregation.errors import OutOfTime, TemporarilyUnavailable
 from aggregation.round import RoundAnswer, Status, run_round
 from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from connectors.door import NotAnUpdate
@@ -22,9 +21,9 @@ from connectors.events import (
     Upload,
     parse_body,
 )
-from connectors.followup import collect_leftovers, point_to_latest
-from connectors.latest import untold_models
+from connectors.followup import collect_leftovers, point_all_to_latest, point_to_latest
 from connectors.queries import due_models
+from connectors.resources import allowed_resources
 from connectors.scores import PREFIX as SCORES
 from connectors.services import door, queue, scores
 from connectors.telemetry import (
@@ -34,6 +33,7 @@ from connectors.telemetry import (
     tell_ignored,
     tell_interrupted,
     tell_paused,
+    tell_postponed,
     tell_round,
     tell_score,
     tell_update,
@@ -52,6 +52,35 @@ STOP_BEFORE_END_SHARE = 0.2
 LEASE_SLACK_SECONDS = 15.0
 
 
+@dataclass
+class Rounds:
+    """What became of the rounds of several models.
+
+    Parameters
+    ----------
+    answers : list of RoundAnswer
+        Of those that ran.
+    errors : dict of int to Exception
+        By model; all have been told.
+    """
+
+    answers: list[RoundAnswer] = field(default_factory=list)
+    errors: dict[int, Exception] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """The answers as the caller is given them.
+
+        Raises
+        ------
+        Exception
+            The first of the errors, if there are any: the invocation is to count as failed, and its
+            event to be delivered again.
+        """
+        if self.errors:
+            raise next(iter(self.errors.values()))
+        return {"rounds": [told(answer) for answer in self.answers]}
+
+
 class Invocation:
     """One invocation: what it may still do follows from the time that is left of it.
 
@@ -68,7 +97,7 @@ class Invocation:
         metadata = {
             **DEFAULT_SETTINGS["metadata_connector"],
             "settings": {
-                "lease_seconds": seconds + LEASE_SLACK_SECONDS,
+                "lease_until": timezone.now() + timedelta(seconds=seconds + LEASE_SLACK_SECONDS),
                 "request_id": context.aws_request_id,
             },
         }
@@ -102,11 +131,8 @@ class Invocation:
                 continue
             for model_id in wanted:
                 senders.setdefault(model_id, []).append(message)
-        for model_id, named_by in senders.items():
-            try:
-                self.run(model_id)
-            except Exception:  # It has been told.
-                failed.update(named_by)
+        for model_id in self.run_each(senders).errors:
+            failed.update(senders[model_id])
         return {"batchItemFailures": [{"itemIdentifier": each} for each in sorted(failed)]}
 
     def admit(self, requests: Iterable[Request]) -> list[int]:
@@ -137,19 +163,58 @@ class Invocation:
         return [] if admission.reason else [admission.model_id]
 
     def sweep(self) -> dict[str, Any]:
-        """See to every model that has ready updates or a round left behind."""
+        """See to every model that has ready updates or a round left behind.
+
+        Raises
+        ------
+        Exception
+            What a round met, where there is no queue to ask for it; the others have run.
+        """
         due = due_models(timezone.now())
         to = queue()
         if to is not None:
             to.request_rounds(due)
             answer: dict[str, Any] = {"requested": due}
-        else:
-            answer = {"rounds": [told(self.run(model_id)) for model_id in due]}
+            logger.info("swept", extra=answer)
+            self._tidy()
+            return answer
+        rounds = self.run_each(due)
+        self._tidy()
+        answer = rounds.told()
         logger.info("swept", extra=answer)
-        for model_id in untold_models():
-            point_to_latest(self._objects, model_id)
-        collect_leftovers(self._objects)
         return answer
+
+    def _tidy(self) -> None:
+        point_all_to_latest(self._objects)
+        collect_leftovers(self._objects)
+
+    def run_each(self, model_ids: Iterable[int]) -> Rounds:
+        """Run a round of each of these models. What one meets keeps no other from its round, and none
+        begins that has no time: it would get nowhere, and count as a try."""
+        rounds = Rounds()
+        waiting = list(model_ids)
+        while waiting and not self._out_of_time():
+            model_id = waiting.pop(0)
+            try:
+                rounds.answers.append(self.run(model_id))
+            except Exception as error:  # A round has told it; a queue that cannot be asked has not.
+                logger.warning("request failed", model_id=model_id, reason=str(error))
+                rounds.errors[model_id] = error
+        if waiting:
+            rounds.errors |= self._postponed(waiting)
+        return rounds
+
+    def _postponed(self, model_ids: Sequence[int]) -> dict[int, Exception]:
+        """Ask the queue for rounds that were not begun; what keeps each from being asked for."""
+        tell_postponed(model_ids)
+        to = queue()
+        try:
+            if to is None:
+                raise OutOfTime("no time was left to begin the round")
+            to.request_rounds(model_ids)
+        except (OutOfTime, TemporarilyUnavailable) as error:
+            return dict.fromkeys(model_ids, error)
+        return {}
 
     def run(self, model_id: int) -> RoundAnswer:
         """Run a round of a model, and further ones while updates that came meanwhile suffice.
@@ -173,11 +238,7 @@ class Invocation:
             answer = run_round(
                 self._connector,
                 model_id,
-                resources=Resources(
-                    memory_bytes=settings.MEMORY_BUDGET_MB << 20,
-                    readers=settings.READ_THREADS if settings.BUCKET else os.cpu_count() or 1,
-                    workers=os.cpu_count() or 1,
-                ),
+                resources=allowed_resources(),
                 out_of_time=self._out_of_time,
                 on_claim=name_in_logs,
             )
@@ -190,6 +251,8 @@ class Invocation:
             raise
         else:
             tell_round(answer)
+            if answer.status is Status.FAILED:
+                self._tell_if_paused(model_id)
             if answer.status is Status.PUBLISHED:
                 point_to_latest(self._objects, model_id)
             return answer

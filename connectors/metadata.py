@@ -16,7 +16,7 @@ from aggregation.errors import LostRound
 from aggregation.requirements import positional_arguments
 from connectors import queries
 from connectors.base import BaseMetadataConnector, Settings
-from connectors.queries import State, UpdateStatus, translated_errors
+from connectors.queries import Situation, State, UpdateStatus, translated_errors
 from connectors.rounds import RoundLedger
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -28,14 +28,16 @@ class DjangoMetadataConnector(BaseMetadataConnector):
     ----------
     settings : mapping, optional
         ``lease_seconds``: how long a round is this process's own, by default the setting
-        LEASE_SECONDS; ``request_id``: kept with the rounds; ``clock``: tells the time.
+        LEASE_SECONDS; ``lease_until``: the moment at which it ends, whenever the round begins;
+        ``request_id``: kept with the rounds; ``clock``: tells the time.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         self._clock = self.settings.get("clock", timezone.now)
+        seconds = self.settings.get("lease_seconds", django_settings.LEASE_SECONDS)
         self.rounds = RoundLedger(
-            timedelta(seconds=self.settings.get("lease_seconds", django_settings.LEASE_SECONDS)),
+            self.settings.get("lease_until") or timedelta(seconds=seconds),
             self._clock,
             str(self.settings.get("request_id", "")),
         )
@@ -75,7 +77,15 @@ class DjangoMetadataConnector(BaseMetadataConnector):
             return list(registered.select_related("client").order_by("client_id"))
 
     def register_model_updates_for_aggregation(self, model_updates: Sequence[ModelUpdate]) -> None:
-        """Open a round by hand with these updates: all of them or none."""
+        """Open a round by hand with these updates: all of them or none.
+
+        Raises
+        ------
+        ValueError
+            If they are not the updates of one model.
+        LostRound
+            If the model is paused or has a round that runs, or one of the updates is not ready.
+        """
         updates = list(model_updates)
         named = {update.federated_model_id for update in updates}
         if len(named) != 1:
@@ -95,6 +105,8 @@ class DjangoMetadataConnector(BaseMetadataConnector):
                 now = queries.situation(model_id)
             if now.running:
                 raise LostRound(f"{now.running} is running: its model can have no other")
+            if not now.model.allow_aggregation:
+                raise LostRound(f"model {model_id} is paused: no round of it starts")
             self.rounds.open(now, updates, by_hand=True)
 
     def model_weights(self, model: FederatedModel, parent_agg: ModelAggregate | None) -> str | None:
@@ -117,29 +129,58 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         Raises
         ------
         LostRound
-            If ``parent_agg`` is not the latest aggregate, a round that is not by hand is running, or
-            the one that is by hand has an aggregate already.
+            If ``parent_agg`` is not the latest aggregate, a round that is not by hand is running,
+            the one that is by hand has an aggregate already, or one that was to make this aggregate
+            was taken from its workflow, whose updates are ready again.
         """
         with translated_errors(), transaction.atomic():
             queries.lock_model(model.pk)
             now = queries.situation(model.pk)
-            latest = now.parent.pk if now.parent else None
-            given = parent_agg.pk if parent_agg else None
-            if latest != given:
-                raise LostRound(
-                    f"aggregate {given} is not the latest of model {model.pk}, {latest} is: "
-                    "the lineage is a line"
-                )
             if now.running and not now.running.by_hand:
                 raise LostRound(f"{now.running} is running: it will make the next aggregate")
             if now.running and now.running.aggregate_id:
                 raise LostRound(f"{now.running} has made its aggregate: its updates count once")
-            aggregate = ModelAggregate.objects.create(
-                federated_model=model, parent=parent_agg, number=now.number, result=results
-            )
+            if not now.running:
+                self._refuse_late(now)
+            aggregate = self.succeed(now, parent_agg, results)
             if now.running:
                 AggregationRound.objects.filter(pk=now.running.pk).update(aggregate=aggregate)
             return aggregate
+
+    @staticmethod
+    def _refuse_late(now: Situation) -> None:
+        """Refuse an aggregate that may hold updates which its workflow has lost.
+
+        Whoever posts does not say of which round. A model whose workflows never register has no round
+        by hand, and none that failed.
+        """
+        failed = now.model.rounds.filter(number=now.number, by_hand=True, state=State.FAILED)
+        lost = failed.order_by("pk").last()
+        if lost:
+            raise LostRound(
+                f"{lost} has failed, and its updates are ready again: in this aggregate they would "
+                "count twice; register the updates that are in it first"
+            )
+
+    @staticmethod
+    def succeed(now: Situation, parent: ModelAggregate | None, results: str) -> ModelAggregate:
+        """Create the aggregate after the latest; the caller holds the model's lock.
+
+        Raises
+        ------
+        LostRound
+            If ``parent`` is not the latest.
+        """
+        latest = now.parent.pk if now.parent else None
+        given = parent.pk if parent else None
+        if latest != given:
+            raise LostRound(
+                f"aggregate {given} is not the latest of model {now.model.pk}, {latest} is: "
+                "the lineage is a line"
+            )
+        return ModelAggregate.objects.create(
+            federated_model=now.model, parent=parent, number=now.number, result=results
+        )
 
     def register_model_update_used_in_aggregate(
         self, model_updates: Sequence[ModelUpdate], aggregate: ModelAggregate

@@ -56,7 +56,8 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         size: int | None = None,
         etag: str = "",
         like: TensorLayout | None = None,
-        spool: Spool,
+        spool: Spool | None,
+        trusted: bool = False,
     ) -> Weights:
         """Open a weights object; its extension tells the format.
 
@@ -67,10 +68,14 @@ class DjangoModelDataConnector(BaseModelDataConnector):
             As they were when the object was first seen; asked of storage where they are not known.
         like : TensorLayout, optional
             The model's, for formats that do not tell dtypes.
-        spool : Spool
+        spool : Spool or None
+        trusted : bool
+            Whether the object is no client's (see `open_weights`).
 
         Raises
         ------
+        MustUnpack
+            If it cannot be read where it is, and there is no spool.
         UpdateRejected
             If the object is missing, replaced, or not a well-formed weights object.
         """
@@ -78,15 +83,16 @@ class DjangoModelDataConnector(BaseModelDataConnector):
             seen = self.objects.stat(key, etag=etag)
             size, etag = seen.size, seen.etag
         source = self.objects.source(key, size=size, etag=etag)
-        return open_weights(source, format_of(key), like=like, spool=spool)
+        return open_weights(source, format_of(key), like=like, spool=spool, trusted=trusted)
 
     def layout(self, key: str) -> TensorLayout:
         """How an object of our own is laid out."""
         seen = self.objects.stat(key)
-        return peek_layout(self.objects.source(key, size=seen.size, etag=seen.etag), format_of(key))
+        source = self.objects.source(key, size=seen.size, etag=seen.etag)
+        return peek_layout(source, format_of(key), trusted=True)
 
     def open_update(
-        self, update: ModelUpdate, *, like: TensorLayout | None = None, spool: Spool
+        self, update: ModelUpdate, *, like: TensorLayout | None = None, spool: Spool | None
     ) -> Weights:
         """Open the object of an update, which must be the one seen at the door."""
         key = str(update.data.name)
@@ -110,9 +116,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         rejected : dict of int to str
             Why others cannot be used, by their ids.
         """
-        with Spool() as spool:
-            openers = {update.pk: self._opener(update, spool) for update in updates}
-            opened, rejected = open_alike(openers, like, django_settings.READ_THREADS)
+        with Spool(django_settings.SPOOL_BYTES) as spool:
+            openers = {update.pk: self._opener(update) for update in updates}
+            opened, rejected = open_alike(openers, like, django_settings.READ_THREADS, spool)
             layouts = [like, *(weights.layout for weights in opened.values())]
             order = next((each for each in layouts if each and each.named), None)
             loaded = []
@@ -124,8 +130,8 @@ class DjangoModelDataConnector(BaseModelDataConnector):
                     loaded.append(twin)
         return loaded, rejected
 
-    def _opener(self, update: ModelUpdate, spool: Spool) -> Opener:
-        return lambda like: self.open_update(update, like=like, spool=spool)
+    def _opener(self, update: ModelUpdate) -> Opener:
+        return lambda like, spool: self.open_update(update, like=like, spool=spool)
 
     def store_result(
         self, file: File[Any], model_location: str | None, model_id: int, number: int
@@ -154,7 +160,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
             If the result is not laid out as the model is, or is not finite.
         """
         with Spool() as spool:
-            model = self.open(model_location, spool=spool) if model_location else None
+            model = None
+            if model_location:
+                model = self.open(model_location, spool=spool, trusted=True)
             file.seek(0)
             source = BytesSource(file.read())
             try:
@@ -163,7 +171,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
                     format_of(str(file.name)),
                     like=model.layout if model else None,
                     spool=spool,
-                    max_json_bytes=source.size,  # It is no stranger's.
+                    trusted=True,
                 )
             except UpdateRejected as error:
                 raise UpdateRejected(f"the result does not fit the model: {error}") from error

@@ -102,10 +102,12 @@ def _succeed(
     """Create the aggregate, and the round that tells where it comes from, under the model's lock."""
     model = original.federated_model
     queries.lock_model(model.pk)
-    running = queries.situation(model.pk).running
-    if running:  # `post_new_model_aggregate` would give the aggregate to a round by hand.
-        raise LostRound(f"{running} is running: roll back once it has ended, with its model paused")
-    new = connector.metadata.post_new_model_aggregate(model, latest, key)
+    situation = queries.situation(model.pk)
+    if situation.running:
+        raise LostRound(
+            f"{situation.running} is running: roll back once it has ended, with its model paused"
+        )
+    new = connector.metadata.succeed(situation, latest, key)
     now = timezone.now()
     AggregationRound.objects.create(
         federated_model=model,

@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
 from django.db.models import Case, F, FloatField, QuerySet, Value, When
 
-from aggregation.errors import LostRound
+from aggregation.errors import LostRound, RuleError
 from aggregation.requirements import create_requirement
 from aggregation.round import (
     Claim,
@@ -50,8 +50,9 @@ class RoundLedger:
 
     Parameters
     ----------
-    lease : timedelta
-        How long an attempt holds a round. After it, the attempt is taken for dead.
+    lease : timedelta or datetime
+        How long an attempt holds a round, or until when: that of a process which ends at a known
+        moment ends with it, however late the attempt began. After it, the attempt is taken for dead.
     clock : callable
         Tells the time, with its zone.
     request_id : str
@@ -59,12 +60,15 @@ class RoundLedger:
     """
 
     def __init__(
-        self, lease: timedelta, clock: Callable[[], datetime], request_id: str = ""
+        self, lease: timedelta | datetime, clock: Callable[[], datetime], request_id: str = ""
     ) -> None:
         self._lease = lease
         self._clock = clock
         self._request_id = request_id
         self._kept_on: datetime | None = None
+
+    def _lease_end(self) -> datetime:
+        return self._lease if isinstance(self._lease, datetime) else self._clock() + self._lease
 
     # Beginning
 
@@ -142,7 +146,7 @@ class RoundLedger:
             parent=now.parent,
             terms=_terms(now),
             by_hand=by_hand,
-            lease_expires_at=self._clock() + self._lease,
+            lease_expires_at=self._lease_end(),
             started_on=self._clock(),
             request_id=self._request_id,
         )
@@ -156,21 +160,31 @@ class RoundLedger:
 
     def _take_over(self, now: Situation, held: AggregationRound) -> Claim | RoundAnswer:
         if held.fruitless_attempts + 1 >= MAX_FRUITLESS_ATTEMPTS:
-            reason = f"given up: {MAX_FRUITLESS_ATTEMPTS} attempts in a row got no further"
-            self._fail(held, reason)
-            return RoundAnswer(
-                model_id=now.model.pk, status=Status.REJECTED, round=held.number, reason=reason
-            )
+            tries = f"{MAX_FRUITLESS_ATTEMPTS} attempts in a row"
+            return self._given_up(held, f"given up: {tries} got no further")
         held.attempt += 1
         held.fruitless_attempts += 1
-        held.lease_expires_at = self._clock() + self._lease
+        held.lease_expires_at = self._lease_end()
         held.request_id = self._request_id
         held.save(update_fields=["attempt", "fruitless_attempts", "lease_expires_at", "request_id"])
-        return self._claim(held, list(queries.registered_updates(held)), now)
+        try:
+            return self._claim(held, list(queries.registered_updates(held)), now)
+        except RuleError as error:  # As after a deployment without the rule that its terms name.
+            return self._given_up(held, f"given up: {error}")
+
+    def _given_up(self, held: AggregationRound, reason: str) -> RoundAnswer:
+        self._fail(held, reason)
+        return RoundAnswer(
+            model_id=held.federated_model_id,
+            status=Status.FAILED,
+            round=held.number,
+            reason=reason,
+        )
 
     def _claim(
         self, held: AggregationRound, updates: Sequence[ModelUpdate], now: Situation
     ) -> Claim:
+        self._kept_on = None
         terms = held.terms
         cap = terms["max_num_examples"]
         return Claim(

@@ -35,8 +35,11 @@ PASSING_CODES = {
     "RequestTimeTooSkewed",
     "Throttling",
     "ConditionalRequestConflict",
+    "KMS.ThrottlingException",
 }
 TOO_MANY_REQUESTS = 429
+
+REPLACED = "the object was replaced after its upload was announced"
 
 
 @contextmanager
@@ -56,7 +59,7 @@ def _translated(error: ClientError) -> Exception:
     if code in ("NoSuchKey", "404"):
         return ObjectMissing("the object is not there: deleted, or not visible yet")
     if code in ("PreconditionFailed", "412"):
-        return UpdateRejected("the object was replaced after its upload was announced")
+        return UpdateRejected(REPLACED)
     if code in ("InvalidRange", "416"):
         return UpdateRejected("the object is shorter than expected")
     if code == "NoSuchUpload":
@@ -73,14 +76,28 @@ def translated_reads() -> Iterator[None]:
         with translated_errors():
             yield
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code not in LOCKED_AWAY:
+        if not _is_locked_away(error):
             raise
-        raise UpdateRejected(f"the object is stored so that it cannot be read: {code}") from error
+        raise _locked_away(error) from error
 
 
 #: In an archive; encrypted with a key that its uploader has kept.
 LOCKED_AWAY = ("InvalidObjectState", "InvalidRequest")
+
+#: Before what KMS answered to S3 of the key that an object is encrypted with: disabled, deleted...
+FROM_KMS = "KMS."
+
+
+def _is_locked_away(error: ClientError) -> bool:
+    told = error.response["Error"]
+    if told["Code"] == "AccessDenied":
+        return "kms:" in told.get("Message", "")  # as in "not authorized to perform: kms:Decrypt"
+    return told["Code"] in LOCKED_AWAY or told["Code"].startswith(FROM_KMS)
+
+
+def _locked_away(error: ClientError) -> UpdateRejected:
+    code = error.response["Error"]["Code"]
+    return UpdateRejected(f"the object is stored so that it cannot be read: {code}")
 
 
 #: What the SDK has given up or, as with a body that breaks off, does not try again.
@@ -111,6 +128,7 @@ class S3Objects:
         """What S3 says of an object; with an ``etag``, of that one only."""
         with translated_reads():
             head = self._head({"Bucket": self.bucket, "Key": key, **_only_if(etag)})
+            _check_etag(head, etag)
         return StoredObject(
             size=head["ContentLength"],
             etag=head["ETag"].strip('"'),
@@ -122,9 +140,35 @@ class S3Objects:
         try:
             return self.client.head_object(**place)
         except ClientError as error:
-            if error.response["Error"]["Code"] == "400":  # The answer to a HEAD cannot tell more.
+            # The answer to a HEAD cannot tell more.
+            if error.response["Error"]["Code"] in ("400", "403"):
                 self.client.get_object(**place, Range="bytes=0-0")["Body"].close()
             raise
+
+    def get(self, key: str, *, etag: str, **asked: Any) -> Any:
+        """S3's answer to a GET of the object with this ``etag``; empty: of whichever is there.
+
+        Where it is refused and a HEAD is not, which needs the same permission, the object itself is
+        why: encrypted with its uploader's key, or another by now, and shorter, on a server that heeds
+        no If-Match. Where both are refused, it is the function's policy or the bucket's: an error, or
+        the members would lose all their updates to an operator's slip.
+        """
+        place = {"Bucket": self.bucket, "Key": key, **_only_if(etag)}
+        try:
+            answer = self.client.get_object(**place, **asked)
+        except ClientError as error:
+            if _translated(error) is error and self._is_seen(place, etag):
+                raise _locked_away(error) from error
+            raise
+        _check_etag(answer, etag)
+        return answer
+
+    def _is_seen(self, place: Mapping[str, str], etag: str) -> bool:
+        try:
+            _check_etag(self.client.head_object(**place), etag)
+        except ClientError:
+            return False
+        return True
 
     @patiently
     def replace(self, key: str, data: bytes, *, etag: str) -> None:
@@ -174,6 +218,12 @@ def _only_if(etag: str) -> dict[str, str]:
     return {"IfMatch": f'"{etag}"'} if etag else {}
 
 
+def _check_etag(answer: Mapping[str, Any], etag: str) -> None:
+    """Refuse another object than the one with this ``etag``: not every S3 heeds If-Match."""
+    if etag and answer["ETag"].strip('"') != etag:
+        raise UpdateRejected(REPLACED)
+
+
 class S3Source:
     """One object, read by ranged GETs that S3 refuses once the object is another one."""
 
@@ -182,7 +232,7 @@ class S3Source:
     def __init__(self, objects: S3Objects, key: str, size: int, etag: str) -> None:
         self._objects = objects
         self._key = key
-        self._condition = _only_if(etag)
+        self._etag = etag
         self.size = size
 
     @patiently
@@ -192,12 +242,8 @@ class S3Source:
                 f"the object ends at byte {self.size}, expected {offset + len(buffer)}"
             )
         with translated_reads():
-            response = self._objects.client.get_object(
-                Bucket=self._objects.bucket,
-                Key=self._key,
-                Range=f"bytes={offset}-{offset + len(buffer) - 1}",
-                **self._condition,
-            )
+            last = offset + len(buffer) - 1
+            response = self._objects.get(self._key, etag=self._etag, Range=f"bytes={offset}-{last}")
             with response["Body"] as body:
                 if response["ContentLength"] < len(buffer):
                     raise UpdateRejected("the object is shorter than expected")
@@ -271,10 +317,22 @@ class S3Sink:
             {"PartNumber": number, **{k: v for k, v in part.items() if k in _OF_A_PART}}
             for number, part in sorted(self._parts.items())
         ]
-        with translated_errors():
-            self._objects.client.complete_multipart_upload(
-                MultipartUpload={"Parts": parts}, **self._upload
-            )
+        try:
+            with translated_errors():
+                self._objects.client.complete_multipart_upload(
+                    MultipartUpload={"Parts": parts}, **self._upload
+                )
+        except ProgressLost:
+            if not self._is_complete():
+                raise
+
+    def _is_complete(self) -> bool:
+        """Whether the object is there, though the answer to its completion was lost: no other upload
+        has its key, and its ETag ends with how many parts it was made from."""
+        try:
+            return self._objects.stat(self.location).etag.endswith(f"-{len(self._parts)}")
+        except ObjectMissing:
+            return False
 
     def abort(self) -> None:
         if self._upload_id is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -81,7 +82,10 @@ def name_in_logs(claim: Claim) -> None:
 
 def tell_round(answer: RoundAnswer) -> None:
     """How a request for a round ended."""
-    logger.info(f"round {answer.status}", extra=told(answer))
+    tell = logger.error if answer.status is Status.FAILED else logger.info
+    tell(f"round {answer.status}", extra=told(answer))
+    if answer.status is Status.FAILED:
+        metrics.add_metric("RoundsFailed", MetricUnit.Count, 1)
     if answer.status is Status.PUBLISHED:
         metrics.add_metric("RoundsPublished", MetricUnit.Count, 1)
         metrics.add_metric("UpdatesUsed", MetricUnit.Count, answer.updates_used)
@@ -98,6 +102,11 @@ def tell_interrupted() -> None:
     """A round met what passes; to be called where the error is handled."""
     logger.warning("round interrupted: it goes on later", exc_info=True)
     metrics.add_metric("RoundsInterrupted", MetricUnit.Count, 1)
+
+
+def tell_postponed(model_ids: Sequence[int]) -> None:
+    """The time is up before the rounds of these models have begun."""
+    logger.warning("out of time: rounds not begun, they are asked for again", models=model_ids)
 
 
 def tell_failed() -> None:

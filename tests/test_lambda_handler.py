@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from django.conf import settings
 
+from aggregation.errors import AggregationError, OutOfTime
 from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from connectors.events import UnknownEvent
+from connectors.followup import Collecting
 from connectors.queries import UnknownModel
+from connectors.rounds import MAX_FRUITLESS_ATTEMPTS
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from tests import factories
 from tests.factories import filled, make_model, ready_update, sqs_event, upload
@@ -37,10 +42,17 @@ class Context:
         return int(self.seconds * 1000)
 
 
-def invoke(event: Any, seconds: float = 300) -> dict[str, Any]:
+class ShortContext(Context):
+    """Of an invocation whose time is up as soon as there is an aggregate."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 0 if ModelAggregate.objects.exists() else super().get_remaining_time_in_millis()
+
+
+def invoke(event: Any, seconds: float = 300, context: Context | None = None) -> dict[str, Any]:
     from lambda_handler import handler
 
-    answer: dict[str, Any] = handler(event, Context(seconds))  # type: ignore[arg-type]
+    answer: dict[str, Any] = handler(event, context or Context(seconds))  # type: ignore[arg-type]
     return answer
 
 
@@ -128,6 +140,124 @@ def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.Mon
         ready_update(model, 1, filled(1.0))
     answer = invoke(payload("schedule-sweep-scheduler"))
     assert [each["status"] for each in answer["rounds"]] == ["published", "published"]
+
+
+def ready_models(count: int) -> list[FederatedModel]:
+    """Models of one client each, whose update is ready."""
+    models = [make_model(1, initial=filled(0.0)) for _ in range(count)]
+    for model in models:
+        ready_update(model, 1, filled(1.0))
+    return models
+
+
+def break_model(model: FederatedModel) -> None:
+    """From now on, every round of it fails."""
+    assert model.current_artifact
+    factories.put(str(model.current_artifact.values.name), b"garbage")
+
+
+def counted(output: str, name: str) -> float:
+    """What an output adds to a metric."""
+    told = [json.loads(line) for line in output.splitlines() if '"_aws"' in line]
+    return sum(sum(each.get(name, [])) for each in told)
+
+
+def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each model that is due has its round, what else a sweep does is done, and the invocation fails with
+    what the bad one met."""
+    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
+    seen: list[str] = []
+    for name in ("point_all_to_latest", "collect_leftovers"):
+        monkeypatch.setattr(
+            f"connectors.invocation.{name}", lambda objects, name=name: seen.append(name)
+        )
+    bad, well = ready_models(2)
+    break_model(bad)
+    with pytest.raises(AggregationError, match="cannot be read"):
+        invoke(payload("schedule-sweep"))
+    assert (bad.aggregates.count(), well.aggregates.count()) == (0, 1)
+    assert seen == ["point_all_to_latest", "collect_leftovers"]
+
+
+def test_without_a_queue_a_sweep_that_is_out_of_time_begins_no_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A round that could only be claimed and left is not begun, and the invocation says so by failing."""
+    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
+    done, left = ready_models(2)
+    with pytest.raises(OutOfTime, match="no time was left"):
+        invoke(payload("schedule-sweep"), context=ShortContext())
+    assert (done.aggregates.count(), left.rounds.count()) == (1, 0)
+
+
+def test_a_batch_that_is_out_of_time_asks_the_queue_for_the_rest(cloud: Any) -> None:
+    """The rounds that were not begun are asked for by new messages; the old ones are done."""
+    done, left = ready_models(2)
+    batch = sqs_event({"model_id": done.pk}, {"model_id": left.pk})
+    assert invoke(batch, context=ShortContext()) == {"batchItemFailures": []}
+    assert (done.aggregates.count(), left.rounds.count()) == (1, 0)
+    assert {"model_id": left.pk} in round_requests(cloud)
+
+
+def test_a_batch_that_cannot_ask_gives_its_messages_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a queue of the function's own, the messages whose rounds were not begun come again."""
+    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
+    done, left = ready_models(2)
+    batch = sqs_event({"model_id": done.pk}, {"model_id": left.pk})
+    answer = invoke(batch, context=ShortContext())
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "message-2"}]}
+
+
+def test_uploads_of_several_models_share_no_fate() -> None:
+    """One event may name several models: the round of each is run, whatever another's meets."""
+    models = [make_model(1, initial=filled(0.0)) for _ in range(2)]
+    break_model(models[0])
+    ready_update(models[0], 1, filled(1.0))
+    records = [upload(model, 1, filled(2.0)) for model in reversed(models)]
+    records.insert(0, upload(models[0], 1, filled(3.0), name="other.safetensors"))
+    with pytest.raises(AggregationError):
+        invoke({"Records": records})
+    assert [model.aggregates.count() for model in models] == [0, 1]
+
+
+def test_what_follows_a_sweep_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that may not list the bucket, or cannot look for models to tell of, has still asked for its
+    rounds."""
+
+    def denied(*args: Any) -> Any:
+        raise PermissionError("AccessDenied")
+
+    monkeypatch.setattr("connectors.followup.collecting", Collecting())
+    monkeypatch.setattr("connectors.followup.untold_models", denied)
+    monkeypatch.setattr("connectors.followup.collect", denied)
+    (due,) = ready_models(1)
+    assert invoke(payload("schedule-sweep")) == {"requested": [due.pk]}
+
+
+def test_rounds_of_one_invocation_are_held_until_its_end() -> None:
+    """A lease ends with the invocation, not so much later as the round was claimed later."""
+    models = ready_models(2)
+    invoke(sqs_event(*({"model_id": model.pk} for model in models)))
+    first, second = AggregationRound.objects.order_by("pk")
+    assert first.started_on < second.started_on
+    assert first.lease_expires_at == second.lease_expires_at
+
+
+def test_a_round_that_is_given_up_is_told_as_a_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is counted as the others that fail are, and so is the pause that it may bring."""
+    (model,) = ready_models(1)
+    FederatedModel.objects.filter(pk=model.pk).update(failed_rounds=settings.MAX_FAILED_ROUNDS - 1)
+    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    model.rounds.update(
+        fruitless_attempts=MAX_FRUITLESS_ATTEMPTS, lease_expires_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    capsys.readouterr()
+    answer = invoke(scheduled(model))
+    assert (answer["status"], answer["round"]) == ("failed", 1)
+    told = capsys.readouterr().out
+    assert (counted(told, "RoundsFailed"), counted(told, "ModelsPaused")) == (1, 1)
 
 
 def test_a_message_that_names_a_model_runs_a_round() -> None:

@@ -46,6 +46,7 @@ def test_a_database_and_a_bucket_are_enough(settings_with: Any) -> None:
     assert (found["QUEUE_URL"], found["EVENT_BUS"]) == ("", "")
     assert (found["READ_THREADS"], found["MAX_FAILED_ROUNDS"]) == (16, 3)
     assert (found["MAX_UPDATE_BYTES"], found["MEMORY_BUDGET_MB"]) == (10 << 30, 256)
+    assert found["SPOOL_BYTES"] == (512 << 20) // 10 * 9
     assert not {"django.contrib.admin", "django.contrib.sessions"} & set(found["INSTALLED_APPS"])
 
 

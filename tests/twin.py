@@ -290,6 +290,11 @@ class InMemoryAggConnector(BaseAggConnector):
             raise LostRound("a round is running: it will make the next aggregate")
         if running and running.aggregate:
             raise LostRound("the round has made its aggregate: its updates count once")
+        if not running and any(
+            each.by_hand and each.state == "failed" and each.number == number
+            for each in model.rounds
+        ):
+            raise LostRound("a round by hand has failed: in this aggregate they would count twice")
         aggregate = self._new_aggregate(model, location)
         if running:
             running.aggregate = aggregate
@@ -304,6 +309,8 @@ class InMemoryAggConnector(BaseAggConnector):
         self._recover(model)
         if model.running:
             raise LostRound("a round is running: its model can have no other")
+        if not model.allow_aggregation:
+            raise LostRound("the model is paused: no round of it starts")
         if any(update.status not in (PENDING, FAILED) for update in updates):
             raise LostRound("an update is not ready any more")
         self._open_round(model, updates, by_hand=True)
@@ -370,7 +377,7 @@ class InMemoryAggConnector(BaseAggConnector):
         return self._open(claim.parent, None, spool) if claim.parent else None
 
     def open_update(
-        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool
+        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool | None
     ) -> Weights:
         if update.location not in self.storage.bodies:
             raise UpdateRejected("the object is not there")
@@ -429,13 +436,15 @@ class InMemoryAggConnector(BaseAggConnector):
             reason=reason,
         )
 
-    def fail_round(self, claim: Claim, error: Exception) -> None:
+    def fail_round(self, claim: Claim, error: Exception) -> bool:
         with suppress(LostRound):
             _close(self._held(claim), "failed", FAILED)
+            return True
+        return False
 
     # How it is done
 
-    def _open(self, key: str, like: TensorLayout | None, spool: Spool) -> Weights:
+    def _open(self, key: str, like: TensorLayout | None, spool: Spool | None) -> Weights:
         source = BytesSource(self.storage.bodies[key])
         return open_weights(source, format_of(key), like=like, spool=spool)
 

@@ -17,7 +17,7 @@ from aggregation.formats.json_layers import MAX_JSON_BYTES, open_json, peek_json
 from aggregation.formats.npz import open_npz, peek_npz
 from aggregation.formats.npz_encoder import NpzEncoder
 from aggregation.formats.safetensors import SafetensorsEncoder, open_safetensors, read_metadata
-from aggregation.formats.spool import Spool
+from aggregation.formats.spool import MustUnpack, Spool
 from aggregation.layout import TensorLayout, layout_difference
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
@@ -26,6 +26,7 @@ __all__ = [
     "FORMATS",
     "MAX_JSON_BYTES",
     "Encoder",
+    "MustUnpack",
     "Spool",
     "encoder_for",
     "format_of",
@@ -58,8 +59,8 @@ def open_weights(
     format: str,
     *,
     like: TensorLayout | None = None,
-    spool: Spool,
-    max_json_bytes: int = MAX_JSON_BYTES,
+    spool: Spool | None,
+    trusted: bool = False,
 ) -> Weights:
     """Check what an object says about itself, and make it readable by ranges.
 
@@ -73,15 +74,19 @@ def open_weights(
         The model's. An object laid out otherwise is rejected, before anything of it is unpacked;
         and the layers of JSON text, which tells no dtypes, take those of the model by position
         (without a model: float64).
-    spool : Spool
+    spool : Spool or None
         Takes in what cannot be read by ranges where it is. The weights can be used as long as it.
-    max_json_bytes : int
-        Longest JSON text that is read.
+    trusted : bool
+        Whether the object is no stranger's: an aggregate, or what an operator stored. Limits that
+        bound what one client can cost do not hold for it; an aggregate of JSON updates, whose
+        numbers have all their digits, is longer than each of them.
 
     Raises
     ------
     UpdateRejected
         If the object cannot be used, now or ever; the message is the reason.
+    MustUnpack
+        If it cannot be read by ranges where it is, and there is no spool.
     SpoolFull
         If what must be unpacked does not fit into the spool along with what is there already.
     """
@@ -89,9 +94,9 @@ def open_weights(
         case "safetensors":
             weights = open_safetensors(source)
         case "npz":
-            weights = open_npz(source, spool, like)
+            weights = open_npz(source, spool, like, trusted=trusted)
         case "json":
-            weights = open_json(source, spool, like, max_json_bytes)
+            weights = open_json(source, spool, like, _longest_text(source, trusted))
         case _:
             raise ValueError(f"unknown format {format!r}")
     difference = layout_difference(like, weights.layout) if like else None
@@ -105,7 +110,7 @@ def peek_layout(
     format: str,
     *,
     like: TensorLayout | None = None,
-    max_json_bytes: int = MAX_JSON_BYTES,
+    trusted: bool = False,
 ) -> TensorLayout:
     """The layout of an object, for no more reading than its format needs, and nothing unpacked.
 
@@ -114,7 +119,7 @@ def peek_layout(
 
     Parameters
     ----------
-    source, format, like, max_json_bytes
+    source, format, like, trusted
         As for `open_weights`; but a layout that differs from ``like`` is given back.
 
     Raises
@@ -126,10 +131,14 @@ def peek_layout(
         case "safetensors":
             return open_safetensors(source).layout
         case "npz":
-            return peek_npz(source)
+            return peek_npz(source, trusted=trusted)
         case "json":
-            return peek_json(source, like, max_json_bytes)
+            return peek_json(source, like, _longest_text(source, trusted))
     raise ValueError(f"unknown format {format!r}")
+
+
+def _longest_text(source: ByteSource, trusted: bool) -> int:
+    return source.size if trusted else MAX_JSON_BYTES
 
 
 def encoder_for(

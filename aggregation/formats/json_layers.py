@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.errors import UpdateRejected, quoted
-from aggregation.formats.spool import Spool
+from aggregation.formats.spool import MustUnpack, Spool
 from aggregation.layout import DTYPE_NAMES, MAX_DIMENSIONS, Tensor, TensorLayout, layout_difference
 from aggregation.sources import ByteSource, read
 from aggregation.weights import Weights, shared_index
@@ -83,7 +83,7 @@ def peek_json(
 
 def open_json(
     source: ByteSource,
-    spool: Spool,
+    spool: Spool | None,
     like: TensorLayout | None = None,
     max_bytes: int = MAX_JSON_BYTES,
 ) -> Weights:
@@ -91,11 +91,23 @@ def open_json(
 
     Raises
     ------
+    MustUnpack
+        If there is no spool. Text that has a model's layout to follow is not read for that.
     SpoolFull
         If they do not fit on disk along with what is there already.
     """
+    if spool is None:
+        _check_size(source, max_bytes)
+        layout = like or peek_json(source, like, max_bytes)
+        raise MustUnpack(layout, layout.nbytes, is_text=True)
     with spool.new_file() as file:
-        layout = _read(source, like, max_bytes, file.write)
+
+        def write(values: bytes) -> None:
+            if like and file.size + len(values) > like.nbytes:
+                raise UpdateRejected("JSON text has more numbers than the model")
+            file.write(values)
+
+        layout = _read(source, like, max_bytes, write)
         difference = layout_difference(like, layout) if like else None
         if difference:
             raise UpdateRejected(difference)
@@ -110,12 +122,16 @@ def _read(
     max_bytes: int,
     write: Callable[[bytes], object],
 ) -> TensorLayout:
-    if source.size > max_bytes:
-        raise UpdateRejected(f"JSON text of {source.size} bytes, at most {max_bytes} are read")
+    _check_size(source, max_bytes)
     parser = LayersParser(like, write)
     for offset in range(0, source.size, BLOCK_BYTES):
         parser.feed(read(source, offset, BLOCK_BYTES))
     return parser.finish()
+
+
+def _check_size(source: ByteSource, max_bytes: int) -> None:
+    if source.size > max_bytes:
+        raise UpdateRejected(f"JSON text of {source.size} bytes, at most {max_bytes} are read")
 
 
 class _Expected(Enum):

@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from aggregation.cache import BoundedCache
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.formats import fortran, npy
 from aggregation.formats import zip_format as zf
-from aggregation.formats.spool import Spool, SpoolFile
+from aggregation.formats.spool import MustUnpack, Spool, SpoolFile
 from aggregation.formats.zip_archive import (
     Directory,
     Entry,
@@ -47,7 +48,7 @@ HEAD_BYTES = 4096
 #: Headers of all members together; so many describe some twenty thousand.
 MAX_HEADS_BYTES = 8 << 20
 
-#: Reads it may take to see the headers of all members. As many tensors of this size are gigabytes.
+#: Reads it may take to see the headers of a stranger's members. As many large ones are gigabytes.
 MAX_HEAD_READS = 4096
 
 #: Directories and headers of which the contents are kept for the next object that has the same.
@@ -97,65 +98,91 @@ class Archive:
 
     Parameters
     ----------
-    layout : TensorLayout
+    index : TensorIndex
+        Where the values are, in the object behind what is unpacked of it. Archives that were
+        compressed share it, though no two are compressed to the same sizes.
     members : tuple of Member
         In the order of the layout.
     numbers : tuple of int
         Position of each of them in the directory.
-    index : TensorIndex, optional
-        If all can be read by ranges.
     """
 
-    layout: TensorLayout
+    index: TensorIndex
     members: tuple[Member, ...]
     numbers: tuple[int, ...]
-    index: TensorIndex | None
+
+    @cached_property
+    def unpacked(self) -> tuple[Member, ...]:
+        """The members that cannot be read by ranges."""
+        return tuple(member for member in self.members if not member.ranged)
 
 
-def peek_npz(source: ByteSource) -> TensorLayout:
+def peek_npz(source: ByteSource, *, trusted: bool = False) -> TensorLayout:
     """The layout of an npz object, from its directory and the headers of its members.
+
+    Parameters
+    ----------
+    source : ByteSource
+        The bytes of the object.
+    trusted : bool
+        Whether it is no stranger's, and may take any number of reads.
 
     Raises
     ------
     UpdateRejected
         If the object is not an npz file that can be read without running or guessing anything.
     """
-    archive, _ = _read_archive(source)
-    return archive.layout
+    archive, _ = _read_archive(source, trusted)
+    return archive.index.layout
 
 
-def open_npz(source: ByteSource, spool: Spool, like: TensorLayout | None = None) -> Weights:
+def open_npz(
+    source: ByteSource,
+    spool: Spool | None,
+    like: TensorLayout | None = None,
+    *,
+    trusted: bool = False,
+) -> Weights:
     """Read the directory and headers of an npz object, and unpack what has to be unpacked.
 
     Parameters
     ----------
     source : ByteSource
         The bytes of the object.
-    spool : Spool
+    spool : Spool, optional
         Takes in what must be unpacked.
     like : TensorLayout, optional
         If the object is laid out otherwise, it is rejected before anything is unpacked.
+    trusted : bool
+        As for `peek_npz`.
 
     Raises
     ------
     UpdateRejected
         As `peek_npz` does, and if an unpacked member is not what it declares to be.
+    MustUnpack
+        If something must be unpacked, and there is no spool.
     SpoolFull
         If what must be unpacked does not fit on disk along with what is there already.
     """
-    archive, crcs = _read_archive(source)
-    difference = layout_difference(like, archive.layout) if like else None
+    archive, crcs = _read_archive(source, trusted)
+    layout = archive.index.layout
+    difference = layout_difference(like, layout) if like else None
     if difference:
         raise UpdateRejected(difference)
-    if archive.index:
+    if not archive.unpacked:
         return Weights(index=archive.index, source=source, format="npz")
+    if spool is None:
+        raise MustUnpack(layout, _bytes_to_unpack(archive), is_text=False)
     return _unpacked(source, archive, crcs, spool)
 
 
-def _read_archive(source: ByteSource) -> tuple[Archive, Sequence[int]]:
+def _read_archive(source: ByteSource, trusted: bool) -> tuple[Archive, Sequence[int]]:
     source = _WithTail(source, TAIL_BYTES)
     directory = read_directory(source)
     plan = _plan((directory.data, directory.offset))
+    if len(plan.spans) > MAX_HEAD_READS and not trusted:
+        raise UpdateRejected(f"npz of {len(plan.entries)} arrays, too many of them large")
     heads = _read_heads(source, plan, directory)
     return _archive((directory.data, directory.offset, heads)), directory.crcs
 
@@ -200,10 +227,7 @@ def _make_plan(key: tuple[bytes, int]) -> _Plan:
         if problem:
             raise UpdateRejected(f"npz member {quoted(entry.name)}: {problem}")
         names.add(entry.name)
-    spans = tuple(_head_spans(entries))
-    if len(spans) > MAX_HEAD_READS:
-        raise UpdateRejected(f"npz of {len(entries)} arrays, too many of them large")
-    return _Plan(entries, spans)
+    return _Plan(entries, tuple(_head_spans(entries)))
 
 
 def name_problem(name: str) -> str | None:
@@ -282,10 +306,21 @@ def _make_archive(key: tuple[bytes, int, tuple[bytes, ...]]) -> Archive:
     numbers = numbers or tuple(range(len(members)))
     ordered = tuple(members[number] for number in numbers)
     layout = TensorLayout(tuple(member.tensor for member in ordered), named=named)
-    index = None
-    if all(member.ranged for member in ordered):
-        index = shared_index(layout, tuple(member.values_at for member in ordered))
-    return Archive(layout, ordered, numbers, index)
+    return Archive(shared_index(layout, _offsets(ordered)), ordered, numbers)
+
+
+def _offsets(members: Sequence[Member]) -> tuple[int, ...]:
+    """Where the values are: in what is unpacked, and behind that in the object."""
+    behind = sum(member.tensor.nbytes for member in members if not member.ranged)
+    offsets = []
+    unpacked = 0
+    for member in members:
+        if member.ranged:
+            offsets.append(behind + member.values_at)
+        else:
+            offsets.append(unpacked)
+            unpacked += member.tensor.nbytes
+    return tuple(offsets)
 
 
 def _member(entry: Entry, head: bytes) -> Member:
@@ -330,28 +365,32 @@ class _Spliced:
             self._second.read_into(offset + here - self._first.size, buffer[here:])
 
 
+def _bytes_to_unpack(archive: Archive) -> int:
+    """What the members that cannot be read by ranges take in a spool, while they are unpacked."""
+    sizes = [member.entry.size for member in archive.unpacked]
+    turned = [member.entry.size for member in archive.unpacked if member.header.fortran]
+    return sum(sizes) + max(turned, default=0)
+
+
 def _unpacked(source: ByteSource, archive: Archive, crcs: Sequence[int], spool: Spool) -> Weights:
     """The weights with what cannot be read by ranges copied to the spool."""
-    unpacked = [member for member in archive.members if not member.ranged]
-    turned = max((member.entry.size for member in unpacked if member.header.fortran), default=0)
-    needed = sum(member.entry.size for member in unpacked) + turned
+    needed = _bytes_to_unpack(archive)
     if needed > spool.max_bytes:
         raise UpdateRejected(
             f"npz that takes {needed} bytes to unpack, at most {spool.max_bytes} are there"
         )
-    offsets = []
     with spool.new_file() as file:
         for member, number in zip(archive.members, archive.numbers, strict=True):
             if member.ranged:
-                offsets.append(member.values_at)
                 continue
-            offsets.append(source.size + file.size)
             try:
                 _unpack(source, member, crcs[number], spool, file)
             except UpdateRejected as error:
                 raise UpdateRejected(f"npz member {quoted(member.entry.name)}: {error}") from error
-        index = shared_index(archive.layout, tuple(offsets))
-        return Weights(index=index, source=_Spliced(source, file.source()), format="npz")
+        unpacked: ByteSource = file.source()
+        if len(archive.unpacked) < len(archive.members):
+            unpacked = _Spliced(unpacked, source)
+        return Weights(index=archive.index, source=unpacked, format="npz")
 
 
 def _unpack(source: ByteSource, member: Member, crc: int, spool: Spool, file: SpoolFile) -> None:

@@ -12,7 +12,28 @@ from types import TracebackType
 from typing import IO
 
 from aggregation.errors import SpoolFull, UpdateRejected
+from aggregation.layout import TensorLayout
 from aggregation.sources import FileSource
+
+
+class MustUnpack(Exception):
+    """An update cannot be read where it is, and no spool was given to unpack it to.
+
+    Attributes
+    ----------
+    layout : TensorLayout
+        As far as it is known: text that is read by a model's layout is not looked into.
+    needed : int
+        Bytes that it takes in a spool, at most.
+    is_text : bool
+        Whether its dtypes, and so what it takes, are those of the model, once that is known.
+    """
+
+    def __init__(self, layout: TensorLayout, needed: int, *, is_text: bool) -> None:
+        super().__init__(f"it takes {needed} bytes to unpack")
+        self.layout = layout
+        self.needed = needed
+        self.is_text = is_text
 
 
 class SpoolFile:
@@ -103,6 +124,28 @@ class Spool:
             self._directory.cleanup()
             self._directory = None
 
+    def share(self, size: int) -> Spool:
+        """Room for one update, taken from what is left of this spool's, in the same directory.
+
+        What outgrows it is rejected, and takes nothing from the others.
+
+        Raises
+        ------
+        UpdateRejected
+            If so much is not left.
+        """
+        try:
+            self._take(size)
+        except SpoolFull as error:
+            raise UpdateRejected(
+                f"it takes {size} bytes to unpack; of the {self.max_bytes} for all updates of a "
+                f"round, {self._free} are left: store it uncompressed (safetensors, or npz by "
+                "numpy.savez), or have the function given more EphemeralStorageMb"
+            ) from error
+        share = Spool(size, self._parent)
+        share._directory = self._directory
+        return share
+
     @contextmanager
     def new_file(self, *, keep: bool = True) -> Iterator[SpoolFile]:
         """A file to write; deleted at the end of the context if that raised, or on request."""
@@ -124,7 +167,7 @@ class Spool:
         with self._lock:
             if size > self._free:
                 raise SpoolFull(
-                    f"updates that must be unpacked do not fit into {self.max_bytes} bytes of "
-                    "disk: give it more, or let clients send safetensors or stored npz"
+                    f"what must be unpacked does not fit into {self.max_bytes} bytes of disk: "
+                    "give it more, or store safetensors or npz that is not compressed"
                 )
             self._free -= size

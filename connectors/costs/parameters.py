@@ -11,9 +11,13 @@ from connectors.costs.stack import Stack
 
 def _within(low: float, high: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        value = kind(text)
+        expected = f"expected {low:g} to {high:g}"
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(expected) from None
         if not low <= value <= high:
-            raise ValueError(f"expected {low:g} to {high:g}")
+            raise ValueError(expected)
         return value
 
     return read

@@ -37,6 +37,20 @@ def test_lists_and_tuples_give_their_kind(kind: type) -> None:
     np.testing.assert_array_equal(result[1], [[4]])
 
 
+def test_pythons_whole_numbers_are_not_averaged_to_whole_numbers() -> None:
+    """Lists of Python's numbers are float64, even if all happen to be whole; arrays keep their dtype."""
+    result = aggregation.aggregate("weighted_mean", [{"w": [0, 1], "b": 1}, {"w": [1, 2], "b": 2}])
+    assert {name: array.dtype for name, array in result.items()} == {
+        "w": np.float64,
+        "b": np.float64,
+    }
+    np.testing.assert_array_equal(result["w"], [0.5, 1.5])
+    assert result["b"] == 1.5
+    (whole,) = aggregation.aggregate("weighted_mean", [[np.array([0, 1])], [np.array([1, 2])]])
+    assert whole.dtype == np.int64
+    np.testing.assert_array_equal(whole, [0, 2])
+
+
 def test_arrays_may_lie_in_memory_in_any_way() -> None:
     """Views, Fortran order and the other byte order are read by value; nothing is changed."""
     plain = np.arange(12, dtype=np.float32).reshape(3, 4)

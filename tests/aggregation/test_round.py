@@ -567,3 +567,26 @@ def test_an_error_after_the_round_was_lost_leaves_it_to_its_holder(world: TwinWo
         run_round(Watched(world.connector, fail_late), model.id)
     assert world.states(*updates) == [("RUNNING", None)] * 3
     assert model.running.attempt == holder[0].attempt == 2
+
+
+def test_an_error_after_the_round_was_lost_leaves_what_is_stored(world: TwinWorld) -> None:
+    """An attempt that fails late does not remove the unfinished result that its successor goes on with:
+    none of its parts is stored twice."""
+    model, _ = ready_model(world)
+
+    def fail_late(name: str, count: int) -> None:
+        if name == "write_part" and count > 20:
+            raise ZeroDivisionError
+        if name == "fail_round":
+            world.clock.pass_lease()
+            assert isinstance(world.process().claim_round(model.id), Claim)
+
+    late, successor = Watched(world.connector, fail_late), Watched(world.connector)
+    with pytest.raises(ZeroDivisionError):
+        run_round(late, model.id)
+    written = late.calls.count("save_checkpoint")
+    assert written
+    assert len(unfinished(world)) == 1
+    world.clock.pass_lease()
+    assert run_round(successor, model.id).status is Status.PUBLISHED
+    assert successor.calls.count("write_part") == 9 - written

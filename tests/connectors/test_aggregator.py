@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from aggregation.errors import AggregationError, LostRound, UpdateRejected
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.publishing import roll_back
 from models_app.models import ModelUpdate
 from tests import factories
 from tests.conftest import using_database
@@ -139,3 +140,16 @@ def test_an_empty_database_is_given_its_structure(connector: Any, tmp_path: Any)
         connector.update_metadata_database_arch()
         executor = MigrationExecutor(connection)
         assert executor.migration_plan(executor.loader.graph.leaf_nodes()) == []
+
+
+def test_a_workflow_that_failed_does_not_keep_a_model_from_its_way_back(connector: Any) -> None:
+    """Rolling back makes the next aggregate, though a round by hand that was to make it has failed: its
+    updates are in no aggregate, and stay ready."""
+    model = make_model(1)
+    first = connector.post_new_model_aggregate(model, None, [[1.0]])
+    connector.post_new_model_aggregate(model, first, [[2.0]])
+    update = ready_update(model, 1, b"[[3.0]]", suffix="json")
+    connector.register_model_updates_for_aggregation([update])
+    connector.register_model_updates_use_in_aggregation_failed([update])
+    assert roll_back(connector, first).number == 3
+    assert statuses([update]) == ["FAILED"]

@@ -530,6 +530,61 @@ def test_killed_before_posting_its_updates_are_ready_again(world: World) -> None
     assert world.states(*updates) == [("RUNNING", None), ("RUNNING", None)]
 
 
+def taken_from_its_workflow(world: World, initial: Any = None) -> tuple[Any, list[Any]]:
+    """A model of three clients, and two updates whose workflow was late: they are ready again."""
+    model = world.model(3, requirement="require_x_updates", requirement_args=[3], initial=initial)
+    updates = [world.update(model, n, [[float(n)]]) for n in (1, 2)]
+    world.connector.register_model_updates_for_aggregation(updates)
+    world.clock.pass_lease()
+    assert world.process().claim_round(model.id).status is Status.WAITING
+    assert world.states(*updates) == [("FAILED", None)] * 2
+    return model, updates
+
+
+def test_what_was_taken_from_a_workflow_is_not_posted_late(world: World) -> None:
+    """After its lease a workflow's updates went back, to wait for a third: its aggregate comes too late,
+    and each of the three is counted once, in the function's."""
+    model, updates = taken_from_its_workflow(world)
+    with pytest.raises(LostRound, match="count"):
+        world.connector.post_new_model_aggregate(model, None, [[1.5]])
+    assert world.connector.pull_latest_model_aggregate(model) is None
+    updates.append(world.update(model, 3, [[6.0]]))
+    assert run_round(world.process(), model.id).status is Status.PUBLISHED
+    assert world.states(*updates) == [("COMPLETE", 1)] * 3
+    assert world.read(world.connector.pull_latest_model_aggregate(model)) == [[3.0]]
+
+
+def test_what_was_taken_is_not_posted_after_a_round_that_failed(world: World) -> None:
+    """A round of the function that took the updates and failed has not given them to the workflow."""
+    model, updates = taken_from_its_workflow(world)
+    world.update(model, 3, [[6.0]])
+    other = world.process()
+    other.fail_round(other.claim_round(model.id), RuntimeError("no luck"))
+    with pytest.raises(LostRound):
+        world.connector.post_new_model_aggregate(model, None, [[1.5]])
+    assert world.states(*updates) == [("FAILED", None)] * 2
+
+
+def test_what_was_taken_may_be_registered_and_posted_again(world: World) -> None:
+    """A workflow that registers its updates anew holds them again, and its aggregate is taken; the next
+    may be posted by one that never registers."""
+    model, updates = taken_from_its_workflow(world)
+    world.connector.register_model_updates_for_aggregation(updates)
+    aggregate = world.connector.post_new_model_aggregate(model, None, [[1.5]])
+    world.connector.register_model_update_used_in_aggregate(updates, aggregate)
+    assert world.states(*updates) == [("COMPLETE", 1)] * 2
+    assert world.connector.post_new_model_aggregate(model, aggregate, [[2.0]]).number == 2
+
+
+def test_a_paused_model_is_not_registered_for(world: World) -> None:
+    """No round of a paused model starts, by hand or otherwise; its updates stay as they are."""
+    model = world.model(1, allow_aggregation=False)
+    update = world.update(model, 1, [1])
+    with pytest.raises(LostRound, match="paused"):
+        world.connector.register_model_updates_for_aggregation([update])
+    assert world.states(update) == [("PENDING", None)]
+
+
 def test_killed_after_posting_its_updates_are_counted_once(world: World) -> None:
     """An aggregate that was posted has its updates, though nobody said so: 9.0 stays 9.0."""
     model = world.model(1)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from botocore.exceptions import ClientError
 from django.core.files.storage import default_storage
 from django.db import connection
 from django.test import override_settings
@@ -102,6 +103,23 @@ def new_aggregate(model: FederatedModel, parent: ModelAggregate | None = None) -
     return ModelAggregate.objects.create(
         federated_model=model, parent=parent, number=number, result=key
     )
+
+
+@with_database
+def test_an_object_under_its_uploaders_key_is_rejected(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not delivered again and again, nor left to stop a round."""
+    model = make_model(1)
+    key = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/the-uploaders"}
+    upload = uploaded(model, **key)
+    denied = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+
+    def get_object(**asked: Any) -> None:
+        raise ClientError(denied, "GetObject")
+
+    monkeypatch.setattr(default_storage.connection.meta.client, "get_object", get_object)
+    assert "cannot be read: AccessDenied" in rejection_of(door, upload)
 
 
 # Accepted

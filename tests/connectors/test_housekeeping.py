@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
+from aggregation.engine import DEFAULT_RESOURCES, Combined, Resources
+from aggregation.round import RoundResult, run_round
+from aggregation.rules import Selection
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.housekeeping import Collected, collect
+from connectors.rounds import MAX_FRUITLESS_ATTEMPTS
 from connectors.storage import FileObjects
 from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
@@ -33,8 +38,6 @@ def unfinished_upload(key: str) -> None:
 
 
 def published(model: FederatedModel) -> str:
-    from aggregation.round import run_round
-
     ready_update(model, 1, filled(1.0))
     run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
     return str(model.aggregates.get().result.name)
@@ -74,6 +77,36 @@ def test_an_upload_that_a_round_goes_on_with_is_kept() -> None:
     engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
     connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
     assert collect(objects(), LATER) == []
+
+
+def test_an_aggregate_that_is_published_while_it_is_asked_for_is_kept() -> None:
+    """Whichever statement a round is published after, its object is never taken for an orphan."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    claim: Any = connector.claim_round(model.pk)
+    key = "aggregates/1/just-now.safetensors"
+    factories.put(key, b"x")
+    sink = {"key": key, "upload_id": "1"}
+    progress: Any = {"parts": 1, "next_element": 1, "encoder": {}, "sink": sink}
+    engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
+    connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
+    asked: list[str] = []
+
+    def publish_after_the_first(execute: Any, sql: str, *rest: Any) -> Any:
+        found = execute(sql, *rest)
+        asked.append(sql)
+        if len(asked) == 1:
+            combined = Combined(selection=Selection.equal(range(1)), norms=None, bytes_read=1)
+            used = tuple(update.id for update in claim.updates)
+            connector.publish_round(
+                claim, RoundResult(used=used, rejected={}, location=key, combined=combined)
+            )
+        return found
+
+    with connection.execute_wrapper(publish_after_the_first):
+        assert collect(objects(), LATER) == []
+    assert model.aggregates.get().result.name == key
 
 
 def test_files_are_collected_as_objects_are(tmp_path: Path) -> None:
@@ -155,3 +188,38 @@ def test_a_model_that_does_not_exist_is_named(command: str) -> None:
     """Pausing or resuming an unknown model is an error that names its id."""
     with pytest.raises(CommandError, match="4711"):
         call_command(command, 4711)
+
+
+@pytest.mark.parametrize("command", ["sweep", "run_round"])
+def test_a_command_that_gives_a_round_up_fails(command: str) -> None:
+    """A round that is given up is a failure, for whoever asked for it, too."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    model.rounds.update(
+        fruitless_attempts=MAX_FRUITLESS_ATTEMPTS, lease_expires_at=LATER - timedelta(days=1)
+    )
+    arguments = [model.pk] if command == "run_round" else []
+    with pytest.raises(CommandError, match="failed"):
+        call_command(command, *arguments, stdout=io.StringIO(), stderr=io.StringIO())
+    assert not model.aggregates.exists()
+
+
+@pytest.mark.parametrize("command", ["sweep", "run_round"])
+def test_commands_keep_to_the_memory_that_the_settings_allow(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a round is run, MEMORY_BUDGET_MB is what it may use."""
+    monkeypatch.setattr("django.conf.settings.MEMORY_BUDGET_MB", 77)
+    used = []
+
+    def watched(*args: Any, resources: Resources = DEFAULT_RESOURCES, **options: Any) -> Any:
+        used.append(resources.memory_bytes)
+        return run_round(*args, resources=resources, **options)
+
+    monkeypatch.setattr(f"connectors.management.commands.{command}.run_round", watched)
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    arguments = [model.pk] if command == "run_round" else []
+    call_command(command, *arguments, stdout=io.StringIO(), stderr=io.StringIO())
+    assert used == [77 << 20]

@@ -23,8 +23,9 @@ from aggregation.round import Status, run_round
 from aggregation.weights import read_tensors
 from connectors import DjangoAggConnector, DjangoModelDataConnector
 from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.auditing import verify
 from connectors.model_data import aggregate_key, encoded
-from models_app.models import ModelUpdate
+from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
 from tests.connectors.worlds import decoded
 from tests.factories import SMALL, client_id, filled, make_model, ready_update
@@ -96,6 +97,64 @@ def test_results_are_stored_as_the_storage_is_configured() -> None:
         client = default_storage.connection.meta.client
         head = client.head_object(Bucket="federation", Key=model.aggregates.get().result.name)
     assert (head["ServerSideEncryption"], head["CacheControl"]) == ("AES256", "max-age=5")
+
+
+@pytest.mark.usefixtures("database", "shared_cloud")
+class TestUnpacking:
+    """Updates that must be unpacked, with room for one of them."""
+
+    TENSORS = {"w": np.zeros(1000, np.float32)}
+    ROOM = 6000
+
+    def update(self, model: FederatedModel, client: int, *, compressed: bool) -> ModelUpdate:
+        file = io.BytesIO()
+        tensors = filled(float(client), self.TENSORS)
+        (np.savez_compressed if compressed else np.savez)(file, **tensors)
+        return ready_update(model, client, file.getvalue(), suffix="npz")
+
+    def test_a_round_goes_on_without_what_does_not_fit(self) -> None:
+        """The one that finds no room is rejected and told what to do; the model is not held up."""
+        model = make_model(10)
+        updates = [self.update(model, n, compressed=n in (3, 7)) for n in range(1, 11)]
+        with override_settings(SPOOL_BYTES=self.ROOM):
+            answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        assert (answer.status, answer.updates_used) == (Status.PUBLISHED, 9)
+        updates[6].refresh_from_db()
+        assert "store it uncompressed" in updates[6].rejection_reason
+        expected = np.mean([n for n in range(1, 11) if n != 7])
+        key = model.aggregates.get().result.name
+        stored = decoded(factories.get(key), key)["w"]
+        np.testing.assert_array_equal(stored, np.full(1000, expected, np.float32))
+
+    def test_a_workflow_goes_by_the_same_room(self) -> None:
+        """What a workflow loads is rejected by the setting, not by the disk of the day."""
+        model = make_model(2)
+        updates = [self.update(model, n, compressed=True) for n in (1, 2)]
+        with override_settings(SPOOL_BYTES=self.ROOM):
+            loaded, rejected = DjangoModelDataConnector().load(updates, None)
+        assert [update.pk for update in loaded] == [updates[0].pk]
+        assert list(rejected) == [updates[1].pk]
+
+
+@pytest.mark.usefixtures("database", "shared_cloud")
+def test_an_aggregate_may_be_longer_than_any_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of short numbers has all its digits: what strangers' text may take does not bind it,
+    in the next round, at the door, in a workflow and where it is verified."""
+    monkeypatch.setattr("aggregation.formats.MAX_JSON_BYTES", 1000)
+    model = make_model(3)
+    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    for number in (1, 2):
+        for client, value in enumerate((0.1, 0.2, 0.4), 1):
+            ready_update(model, client, json.dumps([[value] * 100]).encode(), suffix="json")
+        answer = run_round(connector, model.pk)
+        assert (answer.status, answer.updates_used) == (Status.PUBLISHED, 3)
+        aggregate = model.aggregates.get(number=number)
+        assert aggregate.result.size > 1000
+        assert verify(connector.model_data, aggregate)
+    key = aggregate.result.name
+    assert connector.model_data.layout(key).tensors[0].shape == (100,)
+    file = connector.prep_model_data_for_storage([np.full(100, 0.1 + 0.2)])
+    assert connector.model_data.store_result(file, key, model.pk, 3).endswith(".json")
 
 
 @pytest.mark.usefixtures("shared_cloud")

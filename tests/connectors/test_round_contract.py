@@ -205,7 +205,7 @@ def test_a_failed_round_gives_its_updates_back(world: World) -> None:
     model = world.model(1)
     update = world.update(model, 1, [1.0])
     claim = world.connector.claim_round(model.id)
-    world.connector.fail_round(claim, RuntimeError("no luck"))
+    assert world.connector.fail_round(claim, RuntimeError("no luck")) is True
     assert world.states(update) == [("FAILED", None)]
     again = world.connector.claim_round(model.id)
     assert (again.number, again.attempt, ids(again)) == (1, 1, [update.id])
@@ -290,6 +290,14 @@ def test_who_only_gives_up_is_not_told(world: World, act: str) -> None:
     world.connector.publish_round(holder, result_of(holder))
     QUIETLY_LATE[act](world.connector, late)
     assert world.states(update) == [("COMPLETE", 1)]
+
+
+def test_who_was_taken_over_has_not_failed_the_round(world: World) -> None:
+    """Who fails late is told so, and leaves what is stored of the result to whoever holds the round."""
+    _, _, late, holder = taken_over(world)
+    assert world.connector.fail_round(late, RuntimeError("too late")) is False
+    world.connector.publish_round(holder, result_of(holder))
+    assert world.connector.fail_round(late, RuntimeError("too late")) is False
 
 
 def test_an_attempt_publishes_once(world: World) -> None:

@@ -262,7 +262,7 @@ def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger, clock: Clock
         clock.pass_lease()
     answer = ledger.claim(model.pk)
     assert isinstance(answer, RoundAnswer)
-    assert (answer.status, answer.round) == (Status.REJECTED, 1)
+    assert (answer.status, answer.round) == (Status.FAILED, 1)
     assert "given up: 5 attempts" in answer.reason
     assert only_round(model).state == State.FAILED
     model.refresh_from_db()
@@ -306,6 +306,44 @@ def test_checkpoints_are_not_written_all_the_time(ledger: RoundLedger, clock: Cl
     ledger.keep(claim, checkpoint(4))
     ledger.let_go(claim, checkpoint(4))
     assert only_round(model).checkpoint == checkpoint(4)
+
+
+def test_a_rule_that_is_gone_fails_the_round_that_names_it(
+    ledger: RoundLedger, clock: Clock
+) -> None:
+    """Whoever takes over a round whose terms are not known any more gives it up, and says why."""
+    model = ready_model()
+    claimed(ledger, model)
+    only = model.rounds.filter(state=State.RUNNING)
+    only.update(terms=only.get().terms | {"rule": "renamed"})
+    clock.pass_lease()
+    answer = ledger.claim(model.pk)
+    assert isinstance(answer, RoundAnswer)
+    assert (answer.status, answer.round) == (Status.FAILED, 1)
+    assert "renamed" in answer.reason
+    assert (only_round(model).state, only_round(model).error) == (State.FAILED, answer.reason)
+    assert statuses(model.model_updates.all()) == ["FAILED"]
+    assert claimed(ledger, model).attempt == 1
+
+
+def test_a_lease_may_end_at_a_moment(clock: Clock) -> None:
+    """A process that ends at a known moment holds its rounds until then, whenever it began them."""
+    until = clock.now + timedelta(seconds=300)
+    ledger = RoundLedger(until, clock)
+    late = ready_model()
+    clock.now += timedelta(seconds=280)
+    claimed(ledger, late)
+    assert only_round(late).lease_expires_at == until
+    clock.now = until
+    later = a_ledger(clock)
+    assert claimed(later, late).attempt == 2
+
+
+def test_the_first_checkpoint_of_each_round_is_kept(ledger: RoundLedger) -> None:
+    """However soon after another round's: a round has nothing of what was kept of the one before."""
+    for model in (ready_model(), ready_model()):
+        ledger.keep(claimed(ledger, model), checkpoint())
+        assert only_round(model).checkpoint == checkpoint()
 
 
 # What is due

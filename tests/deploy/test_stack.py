@@ -135,7 +135,7 @@ def test_the_bucket_is_private_and_keeps_versions(stack: Stack) -> None:
     }
     owned = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]
     assert owned["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
-    (denied, old_tls) = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
+    denied, old_tls, *_ = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"]
     assert denied["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     assert old_tls["Condition"] == {"NumericLessThan": {"s3:TlsVersion": "1.2"}}
 

@@ -157,6 +157,7 @@ class Federation(RuleBasedStateMachine):
         self.bytes: dict[tuple[str, str], bytes] = {}
         self.ended: dict[int, tuple[int, int | None]] = {}
         self.sleepers: list[Sleeper] = []
+        self.workflow: Iterator[None] | None = None
         self.root = Path(default_storage.location)
 
     def connector(self) -> DjangoAggConnector:
@@ -309,12 +310,24 @@ class Federation(RuleBasedStateMachine):
         Client.objects.update(paused=False)
         Client.objects.filter(pk__in=map(client_id, paused)).update(paused=True)
 
-    @rule(steps=st.integers(1, 5), sound=st.booleans())
-    def run_a_round_by_hand(self, steps: int, sound: bool) -> None:
-        """A workflow calls the connector step by step, and ends or stops after some of the steps."""
-        left = iter(range(steps))
+    # No workflow registers while another one stopped: the interface cannot tell the two apart.
+    @precondition(lambda self: self.workflow is None)
+    @rule(steps=st.integers(1, 5), sound=st.booleans(), wakes=st.booleans())
+    def run_a_round_by_hand(self, steps: int, sound: bool, wakes: bool) -> None:
+        """A workflow calls the connector step by step, and ends, dies or stops after some of the steps."""
+        workflow = self._by_hand(sound)
         with suppress(LostRound, UpdateRejected):
-            for _ in zip(left, self._by_hand(sound), strict=False):
+            for _ in zip(range(steps), workflow, strict=False):
+                pass
+        self.workflow = workflow if wakes else None
+
+    @precondition(lambda self: self.workflow is not None)
+    @rule()
+    def wake_the_workflow(self) -> None:
+        """The one that stopped goes on to its end, in time or too late."""
+        workflow, self.workflow = self.workflow, None
+        with suppress(LostRound, UpdateRejected):
+            for _ in workflow or ():
                 pass
 
     def _by_hand(self, sound: bool) -> Iterator[None]:
@@ -327,6 +340,8 @@ class Federation(RuleBasedStateMachine):
         connector.register_model_updates_for_aggregation(updates)
         yield
         registered = connector.pull_model_updates_registered_for_aggregation(model)
+        if not registered:  # They were taken from it.
+            return
         loaded = [(self._tensors_of(each), each.num_examples) for each in registered]
         if not sound or any(tensors.keys() != LAYOUT.keys() for tensors, _ in loaded):
             connector.register_model_updates_use_in_aggregation_failed(registered)

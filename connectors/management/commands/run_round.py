@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -12,10 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandError
 
-from aggregation.engine import Resources
 from aggregation.errors import TemporarilyUnavailable
 from aggregation.round import Claim, Status, run_round
 from connectors import DjangoAggConnector
@@ -27,6 +24,7 @@ from connectors.management.reports import (
     shown,
     told_plainly,
 )
+from connectors.resources import allowed_resources
 from models_app.models import FederatedModel
 
 #: Progress is told this often.
@@ -54,7 +52,7 @@ class Command(ReportCommand):
                 answer = run_round(
                     connector,
                     model,
-                    resources=resources(),
+                    resources=allowed_resources(),
                     out_of_time=_Progress(self, stop).tell,
                     on_claim=self._tell_claim,
                 )
@@ -65,6 +63,8 @@ class Command(ReportCommand):
                 f"the round failed: {type(error).__name__}: {error}; its updates are ready again, "
                 f"and `manage.py rounds {model}` keeps the error"
             ) from error
+        if answer.status is Status.FAILED:
+            raise CommandError(f"the round failed: {answer.reason}; its updates are ready again")
         if answer.status is Status.PUBLISHED:
             self.tell_latest(model)
         if as_json:
@@ -98,16 +98,6 @@ class _Progress:
             self._next = time.monotonic() + TELL_EVERY_SECONDS
             self._command.stderr.write(f"{self._chunks} chunks done")
         return self._stop.is_set()
-
-
-def resources() -> Resources:
-    """What the settings allow a round to use, as in the function."""
-    cores = os.cpu_count() or 1
-    return Resources(
-        memory_bytes=settings.MEMORY_BUDGET_MB << 20,
-        readers=settings.READ_THREADS if settings.BUCKET else cores,
-        workers=cores,
-    )
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from aggregation.round import run_round
+from aggregation.round import Status, run_round
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.housekeeping import OLD_ENOUGH, collect
 from connectors.latest import tell_latest, untold_models
 from connectors.management.reports import told_plainly
 from connectors.queries import due_models
+from connectors.resources import allowed_resources
 
 #: Nothing in a bucket is older.
 MAX_MINUTES = 100 * 366 * 24 * 60
@@ -68,11 +69,12 @@ class Command(BaseCommand):
                 self.stdout.write(f"model {model_id}: a round is due")
                 continue
             try:
-                answer = run_round(connector, model_id)
+                answer = run_round(connector, model_id, resources=allowed_resources())
             except Exception as error:
                 failed += 1
                 self.stderr.write(f"model {model_id}: {type(error).__name__}: {error}")
                 continue
+            failed += answer.status is Status.FAILED
             reason = f" ({answer.reason})" if answer.reason else ""
             self.stdout.write(f"model {model_id}: {answer.status}{reason}")
         return failed

@@ -10,8 +10,8 @@ from django.core.management.base import BaseCommand
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.auditing import verify
-from connectors.management.commands.run_round import resources
 from connectors.management.reports import add_aggregate_argument, found, told_plainly
+from connectors.resources import allowed_resources
 from models_app.models import ModelAggregate
 
 
@@ -29,5 +29,5 @@ class Command(BaseCommand):
     def handle(self, *args: Any, aggregate: int, **options: Any) -> None:
         with told_plainly():
             model_data = DjangoAggConnector(DEFAULT_SETTINGS).model_data
-            what = verify(model_data, found(ModelAggregate, aggregate), resources())
+            what = verify(model_data, found(ModelAggregate, aggregate), allowed_resources())
         self.stdout.write(f"aggregate {aggregate} is verified: {what}")

@@ -16,6 +16,7 @@ from aggregation.layout import BFLOAT16, Tensor, TensorLayout
 from aggregation.sources import BytesSource
 from tests.aggregation.formats.samples import (
     Array,
+    CountingSource,
     assert_same,
     decode,
     dtypes,
@@ -167,10 +168,29 @@ def test_other_numbers_of_layers_are_rejected(text: bytes, reason: str) -> None:
         decode(text, "json", like=model)
 
 
-def test_long_text_is_rejected_unread() -> None:
-    """The cap is on the length, before a byte is read."""
-    with Spool() as spool, pytest.raises(UpdateRejected, match="of 11 bytes, at most 10"):
-        open_weights(BytesSource(b"[[1, 2, 3]]"), "json", spool=spool, max_json_bytes=10)
+@pytest.mark.parametrize("like", [None, positional(np.zeros(3))])
+def test_long_text_of_a_stranger_is_rejected_unread(
+    monkeypatch: pytest.MonkeyPatch, like: TensorLayout | None
+) -> None:
+    """The cap is on the length, before a byte is read; there is none for what is trusted."""
+    monkeypatch.setattr("aggregation.formats.MAX_JSON_BYTES", 10)
+    source = CountingSource(BytesSource(b"[[1, 2, 3]]"))
+    with Spool() as spool:
+        for given in (spool, None):
+            with pytest.raises(UpdateRejected, match="of 11 bytes, at most 10"):
+                open_weights(source, "json", like=like, spool=given)
+        with pytest.raises(UpdateRejected, match="of 11 bytes, at most 10"):
+            peek_layout(source, "json", like=like)
+        assert source.reads == 0
+        weights = open_weights(source, "json", like=like, spool=spool, trusted=True)
+    assert peek_layout(source, "json", like=like, trusted=True) == weights.layout
+
+
+def test_text_longer_than_its_model_takes_no_more_disk_than_that() -> None:
+    """What it has beyond the model's numbers is not unpacked."""
+    text = json.dumps([[1.0] * 100_000]).encode()
+    with Spool() as spool, pytest.raises(UpdateRejected, match="more numbers than the model"):
+        open_weights(BytesSource(text), "json", like=positional(np.zeros(3)), spool=spool)
 
 
 def test_float32_has_its_own_shortest_digits() -> None:

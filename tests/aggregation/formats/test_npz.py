@@ -188,14 +188,37 @@ def test_a_read_of_headers_is_bounded() -> None:
     assert source.reads <= 1 + source.size // (MAX_SPAN_BYTES - 65_536) + 1
 
 
-def test_archives_of_one_structure_share_an_index() -> None:
-    """Values, CRCs and dates differ between clients; what is derived from the structure is shared."""
+def test_many_large_arrays_are_read_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many reads it may take to see the headers is a limit on strangers."""
+    monkeypatch.setattr("aggregation.formats.npz.MAX_HEAD_READS", 2)
+    arrays: dict[str, Any] = {f"w{n}": np.zeros(1 << 20, "u1") for n in range(5)}
+    source = BytesSource(savez(**arrays))
     with Spool() as spool:
-        first, second = (
-            open_weights(BytesSource(savez(a=np.full(9, n), b=np.zeros(2))), "npz", spool=spool)
-            for n in (1.0, 2.0)
-        )
-    assert first.index is second.index
+        for _ in range(2):
+            with pytest.raises(UpdateRejected, match="npz of 5 arrays, too many of them large"):
+                open_weights(source, "npz", spool=spool)
+            with pytest.raises(UpdateRejected, match="npz of 5 arrays, too many of them large"):
+                peek_layout(source, "npz")
+            weights = open_weights(source, "npz", spool=spool, trusted=True)
+    assert peek_layout(source, "npz", trusted=True) == weights.layout
+
+
+@pytest.mark.parametrize("kind", ["stored", "compressed", "turned"])
+def test_archives_of_one_structure_share_an_index(kind: str) -> None:
+    """Values, CRCs, dates and what they are compressed to differ between clients; what is derived from
+    the structure is shared, so that many updates of many tensors take little more memory than one."""
+    rng = np.random.default_rng(0)
+    indices = []
+    with Spool() as spool:
+        for _ in range(3):
+            arrays: dict[str, Any] = {f"w{n}": rng.integers(0, 9, (9, 9)) / 7 for n in range(9)}
+            if kind == "turned":
+                arrays["w3"] = np.asfortranarray(arrays["w3"])
+            data = savez(**arrays, compressed=kind == "compressed")
+            weights = open_weights(BytesSource(data), "npz", spool=spool)
+            assert_same(read_tensors(weights), arrays)
+            indices.append(weights.index)
+    assert all(index is indices[0] for index in indices)
 
 
 def test_zip64_directory_entries_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
