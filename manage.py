@@ -6,14 +6,17 @@ import secrets
 import sys
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import execute_from_command_line
+
+from connectors.management import typed
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
     os.environ.setdefault("ADMIN", "true")
     # Sessions of a command need not outlive it; a server that is to keep them sets its own key.
     os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(50))
+    if typed.needs_no_federation(sys.argv[1:]):
+        typed.set_no_federation()
     try:
-        execute_from_command_line(sys.argv)
+        typed.run(sys.argv)
     except ImproperlyConfigured as error:
         sys.exit(f"{error}; README.md lists the settings")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,11 +12,19 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
+from botocore.exceptions import ConnectionError as NoConnection
 from django.conf import settings
-from django.core.files.storage import default_storage
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
@@ -29,6 +38,12 @@ ANNOUNCED = ("updates/", "scores/")
 
 #: S3 refuses requests that are signed a quarter of an hour off; much less already tells of no NTP.
 MAX_CLOCK_SECONDS = 60
+
+#: Where AWS does not answer, whoever asks is to hear of it soon.
+IMPATIENT = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1})
+
+#: What credentials in the environment consist of.
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 class Verdict(StrEnum):
@@ -59,17 +74,38 @@ class Finding:
     mend: str = ""
 
 
-def diagnose() -> list[Finding]:
+class NoAccess(Exception):
+    """Of the credentials for AWS, only a part is there."""
+
+
+def diagnose() -> Iterator[Finding]:
     """All checks in turn. One that cannot be made is a finding too, and stops no other."""
-    return [finding for check, look, mend in _CHECKS for finding in _looked(check, look, mend)]
+    for check, look, mend in _CHECKS:
+        yield from _looked(check, look, mend)
 
 
 def _looked(check: str, look: Callable[[], Iterator[Finding]], mend: str) -> list[Finding]:
     try:
         return list(look())
     except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        return [Finding(check=check, verdict=Verdict.WRONG, what=what, mend=mend)]
+        name = "" if isinstance(error, NoAccess) else f"{type(error).__name__}: "
+        what = " ".join(f"{name}{error}".split())
+        mends = (better for kinds, better in _MENDS if isinstance(error, kinds))
+        return [Finding(check=check, verdict=Verdict.WRONG, what=what, mend=next(mends, mend))]
+
+
+#: What mends an error wherever it comes up; what mends others is the check's to say.
+_MENDS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    (
+        (NoAccess, NoCredentialsError, PartialCredentialsError),
+        f"set {' and '.join(KEYS)}, or AWS_PROFILE, or give the process a role",
+    ),
+    ((NoRegionError,), "set AWS_DEFAULT_REGION"),
+    (
+        (NoConnection, HTTPClientError),
+        "does the network, or AWS_ENDPOINT_URL if it is set, lead to AWS?",
+    ),
+)
 
 
 def _database() -> Iterator[Finding]:
@@ -112,6 +148,9 @@ def _storage() -> Iterator[Finding]:
     """Whether this process may do what a round does; leaves nothing behind."""
     if settings.STORAGE_ROOT and not Path(settings.STORAGE_ROOT).is_dir():
         raise NotADirectoryError(f"{settings.STORAGE_ROOT} is no directory")
+    if settings.BUCKET:
+        with suppress(ClientError):  # It answers; what follows tells what is not allowed.
+            _aws("s3").head_bucket(Bucket=settings.BUCKET)
     objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
     key = f"aggregates/0/doctor-{uuid.uuid4().hex}.json"
     sink = objects.sink(key, None)
@@ -130,16 +169,25 @@ def _storage() -> Iterator[Finding]:
     )
 
 
-def _s3() -> Any:
-    storage: Any = default_storage
-    return storage.connection.meta.client
+def _aws(service: Literal["s3", "sqs"]) -> Any:
+    """A client that does not wait for what does not answer.
+
+    Raises
+    ------
+    NoAccess
+    """
+    told = [name for name in KEYS if os.environ.get(name)]
+    if len(told) == 1:
+        (missing,) = set(KEYS) - set(told)
+        raise NoAccess(f"credentials are incomplete: {told[0]} is set, {missing} is not")
+    return boto3.client(service, config=IMPATIENT)
 
 
 def _clock() -> Iterator[Finding]:
     if not settings.BUCKET:
         yield Finding(check="clock", verdict=Verdict.SKIPPED, what="no AWS to compare it with")
         return
-    answer = _s3().head_bucket(Bucket=settings.BUCKET)
+    answer = _aws("s3").head_bucket(Bucket=settings.BUCKET)
     told = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
     off = abs((datetime.now(UTC) - told).total_seconds())
     if off <= MAX_CLOCK_SECONDS:
@@ -159,7 +207,7 @@ def _notification() -> Iterator[Finding]:
             check="notification", verdict=Verdict.SKIPPED, what="a directory announces nothing"
         )
         return
-    configured = _s3().get_bucket_notification_configuration(Bucket=settings.BUCKET)
+    configured = _aws("s3").get_bucket_notification_configuration(Bucket=settings.BUCKET)
     for prefix in ANNOUNCED:
         to = _announced_to(configured, prefix)
         if to:
@@ -198,9 +246,9 @@ def _queue() -> Iterator[Finding]:
             mend="set QUEUE_URL to the function's own queue",
         )
         return
-    sqs = boto3.client("sqs")
+    sqs = _aws("sqs")
     attributes = sqs.get_queue_attributes(QueueUrl=settings.QUEUE_URL, AttributeNames=["All"])
-    found: dict[str, str] = dict(attributes["Attributes"])  # type: ignore[arg-type]
+    found: dict[str, str] = attributes["Attributes"]
     waiting = found["ApproximateNumberOfMessages"]
     yield Finding(check="queue", verdict=Verdict.OK, what=f"about {waiting} messages wait")
     yield _dead_letters(sqs, found.get("RedrivePolicy", ""))

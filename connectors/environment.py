@@ -93,6 +93,10 @@ class Environment:
         """A database's URL, as Django's settings of it."""
         return self._read(name, default, _database, {}, "is not the URL of a database")
 
+    def refuse(self, what: Text, why: Text) -> None:
+        """Have `seal` refuse this, too: what is wrong with variables together."""
+        self._problems[what] = why
+
     def _read(
         self,
         name: Text,

@@ -29,6 +29,12 @@ MAX_ROWS = 1_000_000
 #: Cells up to the length of a UUID stay on one line.
 WHOLE = 36
 
+#: Sentences are folded, but not to less than this.
+FOLDED = 30
+
+#: Wider than any table.
+MAX_WIDTH = 100_000
+
 M = TypeVar("M", bound=models.Model)
 
 
@@ -43,7 +49,8 @@ class ReportCommand(BaseCommand):
         if as_json:
             self.stdout.write(as_text(rows))
         elif rows:
-            self.stdout.write(table(rows), ending="")
+            width = terminal_width() if self.stdout.isatty() else None
+            self.stdout.write(table(rows, width), ending="")
         else:
             self.stdout.write(empty)
 
@@ -85,28 +92,50 @@ def shown(value: Any) -> str:
     return "".join(each if each.isprintable() else " " for each in str(value))
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Rows as a table: rich's where it is installed, which it need not be in production."""
+def terminal_width() -> int:
+    """Columns of the terminal, or what COLUMNS says."""
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def counted(count: int, what: str) -> str:
+    """How many there are of what has a regular plural: ``1 client``, ``2 clients``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def table(rows: Sequence[Row], width: int | None) -> str:
+    """Rows as a table, in which nothing is cut.
+
+    For a terminal of that width it is rich's, where rich is installed, which it need not be in
+    production, and where there is room for it. Otherwise it is plain, a line for each row.
+    """
+    heads = list(rows[0])
     cells = [[shown(value) for value in row.values()] for row in rows]
+    drawn = _rich_table(heads, cells, width) if width else ""
+    return drawn or _plain_table([heads, *cells])
+
+
+def _rich_table(heads: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+    """Empty where rich is not installed, or would cut what is in the table to fit the width."""
     try:
-        return _rich_table(list(rows[0]), cells)
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
     except ImportError:
-        return _plain_table([list(rows[0]), *cells])
-
-
-def _rich_table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+        return ""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head, column in zip(heads, zip(*cells, strict=True), strict=True):
         # What is short, ids above all, is whole or it is of no use; sentences may be folded.
-        made.add_column(head, overflow="fold", no_wrap=max(map(len, column)) <= WHOLE)
+        longest = max(map(len, (head, *column)))
+        made.add_column(
+            head, overflow="fold", no_wrap=longest <= WHOLE, min_width=min(longest, FOLDED)
+        )
     for row in cells:
         made.add_row(*(Text(cell) for cell in row))
-    console = Console(width=max(shutil.get_terminal_size((120, 24)).columns, 60))
+    console = Console(width=width)
+    roomy = console.options.update(width=MAX_WIDTH)
+    if console.measure(made, options=roomy).minimum > width:
+        return ""
     with console.capture() as captured:
         console.print(made)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
@@ -209,6 +238,8 @@ def told_plainly() -> Iterator[None]:
     """What AWS, storage, the database or the core refuse, as an error of the command."""
     try:
         yield
+    except BrokenPipeError:  # Nobody reads on; nothing is wrong.
+        raise
     except (TemporarilyUnavailable, BotoCoreError, ClientError, DatabaseError, OSError) as error:
         why = " ".join(str(error).split())
         raise CommandError(f"{why}; `manage.py doctor` tells what is wrong") from error

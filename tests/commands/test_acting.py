@@ -13,6 +13,7 @@ from django.core.management import CommandError
 
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.diagnosis import Verdict, diagnose
 from connectors.latest import latest_key
 from connectors.management.commands.run_round import _stop_on_interrupt
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate
@@ -58,6 +59,16 @@ def test_a_sweep_goes_on_after_a_round_that_fails(said: Said) -> None:
     with pytest.raises(CommandError, match="1 rounds failed or were interrupted"):
         said("sweep")
     assert (broken.aggregates.count(), well.aggregates.count()) == (0, 1)
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_sweep_says_when_nothing_is_due(said: Said, line: Line, options: list[str]) -> None:
+    """What is due is told, and so is that nothing is any more."""
+    model = line[0].federated_model
+    ready_update(model, 1, filled(4.0), base_aggregate=line[2])
+    assert "nothing is due" not in said("sweep", *options)
+    said("sweep")
+    assert said("sweep", *options) == "nothing is due\n"
 
 
 def test_an_interrupt_stops_a_round_between_chunks() -> None:
@@ -256,6 +267,35 @@ def test_a_queue_that_is_not_there_is_wrong(said: Said, monkeypatch: pytest.Monk
         said("doctor")
     monkeypatch.setattr(settings, "QUEUE_URL", "")
     assert verdicts(said)["queue"] == "warning"
+
+
+def mends(said: Said) -> set[str]:
+    """What would mend what is wrong, by the doctor."""
+    with pytest.raises(CommandError, match="checks found something wrong"):
+        said("doctor")
+    return {each.mend for each in diagnose() if each.verdict is Verdict.WRONG}
+
+
+def test_aws_that_does_not_answer_is_told_at_once(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor tries each thing once, and where nothing answers asks for the network."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    (mend,) = mends(said)
+    assert "AWS_ENDPOINT_URL" in mend
+
+
+@pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_credentials_that_are_not_whole_are_told(
+    said: Said, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Half of a pair of keys is named as such, with what is missing."""
+    monkeypatch.delenv(missing)
+    (mend,) = mends(said)
+    assert mend.startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    told = {each.what for each in diagnose() if each.verdict is Verdict.WRONG}
+    assert all("credentials are incomplete: AWS_" in each for each in told)
+    assert all(each.endswith(f"{missing} is not") for each in told)
 
 
 def test_a_directory_that_is_not_there_is_wrong_and_not_made(

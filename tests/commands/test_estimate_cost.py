@@ -92,7 +92,7 @@ def test_a_round_that_goes_on_is_told(said: Said) -> None:
     assert f"over {report['round']['invocations']} invocations" in notes
     assert "times only after a sweep" in notes
     assert "until MaxUpdateBytes is raised" in notes
-    assert "no" in said("estimate_cost", *EXAMPLE, *more).splitlines()[4]
+    assert "no" in said("estimate_cost", *EXAMPLE, *more).splitlines()[2]
 
 
 def test_what_cannot_be_compared_is_left_out(said: Said) -> None:
@@ -132,6 +132,7 @@ def test_what_cannot_be_compared_is_left_out(said: Said) -> None:
         (("--rule-arg", "f"), "--rule-arg is given as NAME=VALUE"),
         (("--parameter", "EndpointZones"), "--parameter is given as NAME=VALUE"),
         (("--parameter", "EndpointZones=3"), "EndpointZones=3: expected 0 to 2"),
+        (("--parameter", "MemoryMb=abc"), "MemoryMb=abc: expected 512 to 10240"),
         (("--parameter", "MaxConcurrency=3"), "no parameter that costs depend on"),
     ],
 )

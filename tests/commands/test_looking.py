@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
 
 from connectors.management import reports
 from models_app.models import ClientAggregateScore, ModelAggregate, ModelUpdate
@@ -197,6 +198,78 @@ def test_files_that_cannot_be_written_are_named(said: Said, line: Line) -> None:
         said("export_metrics", model, "--out", "/nonexistent/x.csv")
 
 
-def test_tables_need_no_rich() -> None:
-    """Without rich, which production need not have, a table is plain text."""
-    assert reports._plain_table([["id", "name"], ["1", "digits"]]) == "id  name\n1   digits\n"
+def test_tables_need_no_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without rich, which production need not have, and without a terminal, a table is plain text."""
+    rows = [{"id": 1, "name": "digits"}]
+    assert reports.table(rows, None) == "id  name\n1   digits\n"
+    assert "─" in reports.table(rows, 80)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert reports.table(rows, 80) == reports.table(rows, None)
+
+
+REASON = "tensor 'fc.weight' is F32 [3, 4], the model's is F32 [3, 5], and so it cannot be averaged"
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 120, 137, 144, 150, 200])
+def test_no_terminal_is_too_narrow_for_a_table(width: int) -> None:
+    """Ids and heads are whole on one line, and of a reason every word, however wide the terminal is."""
+    rows = [
+        {
+            "id": number,
+            "client": str(client_id(1)),
+            "status": "invalid",
+            "uploaded": "2026-11-24 13:00:00",
+            "reason": REASON,
+        }
+        for number in (7, 123456)
+    ]
+    table = reports.table(rows, width)
+    for whole in ("client", "reason", "123456", str(client_id(1)), "2026-11-24 13:00:00"):
+        assert whole in table
+    assert all(word in table for word in REASON.split())
+    drawn_to_fit = all(len(line) <= width for line in table.splitlines())
+    assert drawn_to_fit is ("─" in table)
+
+
+class Terminal(io.StringIO):
+    """What a command writes to, as if somebody looked at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [("60", False), ("200", True)])
+def test_a_terminal_gets_what_fits_it(
+    monkeypatch: pytest.MonkeyPatch, columns: str, drawn: bool
+) -> None:
+    """A command draws its table where there is a terminal with room for it."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    monkeypatch.setenv("COLUMNS", columns)
+    out = Terminal()
+    call_command("updates", str(model.pk), stdout=out)
+    assert ("─" in out.getvalue()) is drawn
+    assert str(client_id(1)) in out.getvalue()
+
+
+def test_what_was_not_accepted_counts_nothing(said: Said) -> None:
+    """An update rejected at the door shows no count it never had; one that waits shows its own."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    ready_update(model, 1, filled(1.0), status=ModelUpdate.Status.INVALID)
+    listed = in_json(said, "updates", model.pk)
+    assert [(row["status"], row["examples"]) for row in listed] == [
+        ("invalid", None),
+        ("pending", 1),
+    ]
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.NPZ"])
+def test_a_file_is_not_named_like_another_format(
+    said: Said, line: Line, tmp_path: Path, name: str
+) -> None:
+    """`download` refuses a suffix that says what the file is not, and tells the one that fits."""
+    with pytest.raises(CommandError, match=r"name it model\.safetensors"):
+        said("download", line[0].pk, "--out", tmp_path / name)
+    assert not (tmp_path / name).exists()
+    said("download", line[0].pk, "--out", tmp_path / "model")

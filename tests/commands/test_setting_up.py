@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 import safetensors.numpy
 from django.contrib.auth import get_user_model
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
 
 from connectors.latest import latest_key
 from models_app.models import Client, FederatedModel, ModelAggregate
@@ -93,6 +95,43 @@ def test_a_model_that_cannot_be_is_refused(said: Said, arguments: list[str], why
         said("create_model", "digits", *arguments)
     assert not FederatedModel.objects.exists()
     assert not Client.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ("--requirement require_x_updates --requirement-arg x=5 --clients 2", "needs 5 updates, 2"),
+        ("--rule krum --rule-arg f=3 --clients 1", "krum needs 9 updates, 1 client is there"),
+        ("--rule krum --rule-arg f=0 --clients 3", ""),
+        (
+            "--requirement quorum --requirement-arg x=3 --requirement-arg after_minutes=1 --clients 2",
+            "",
+        ),
+        ("--rule krum --rule-arg f=3", ""),
+    ],
+)
+def test_a_model_whose_rounds_cannot_start_is_told(options: str, warning: str) -> None:
+    """`create_model` warns where the clients it has are too few for the rule or the requirement."""
+    notes = io.StringIO()
+    call_command("create_model", "digits", *options.split(), stdout=io.StringIO(), stderr=notes)
+    assert warning in notes.getvalue()
+    assert bool(warning) is bool(notes.getvalue())
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.json"])
+def test_initial_weights_are_finite(said: Said, tmp_path: Path, name: str) -> None:
+    """What no round could go on from is refused with its place, and nothing is created."""
+    layers = {"v": np.zeros(3, np.float32), "w": np.array([[1, 2], [np.inf, 4]], np.float32)}
+    path = tmp_path / name
+    if name.endswith(".npz"):
+        np.savez_compressed(path, **layers)
+    elif name.endswith(".json"):
+        path.write_text(json.dumps([each.tolist() for each in layers.values()]))
+    else:
+        path.write_bytes(safetensors.numpy.save(layers))
+    with pytest.raises(CommandError, match="Infinity" if "json" in name else r"inf in tensor 'w'"):
+        said("create_model", "digits", "--initial", path)
+    assert not FederatedModel.objects.exists()
 
 
 def test_clients_come_and_go(said: Said) -> None:
@@ -201,7 +240,7 @@ def test_a_post_for_scores_may_be_added(said: Said) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--count", "0"], "--count must be between 1 and"),
+        (["--count", "0"], "--count must be between 1 and 1000, or 0"),
         (["--minutes", "99999"], "--minutes must be between 1 and 10080"),
         (["--max-bytes", "0"], "--max-bytes must be between 1 and"),
         (["--format", "pickle"], "invalid choice"),

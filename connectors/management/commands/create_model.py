@@ -14,16 +14,15 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.db import transaction
 
-from aggregation.errors import UpdateRejected
-from aggregation.formats import format_of, peek_layout
-from aggregation.requirements import known_requirements
-from aggregation.rules import known_rules
+from aggregation.requirements import Readiness, create_requirement, known_requirements
+from aggregation.rules import create_rule, known_rules
 from aggregation.sources import ByteSource, read
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.management.initial import initial_weights
 from connectors.management.inputs import EITHER, source_of
 from connectors.management.membership import add_client_arguments, clients_asked_for
-from connectors.management.reports import ReportCommand, told_plainly
+from connectors.management.reports import ReportCommand, counted, told_plainly
 from connectors.storage import store
 from models_app.models import FederatedModel, ModelArtifact
 from models_app.schemas import compiled
@@ -51,7 +50,8 @@ class Command(ReportCommand):
 
     def handle(self, *args: Any, name: str, as_json: bool, **options: Any) -> None:
         with told_plainly():
-            initial = _weights(options["initial"])
+            given = options["initial"]
+            initial = None if given is None else initial_weights(given)
             model = _checked(name, options)
             with transaction.atomic():
                 model.save()
@@ -61,11 +61,14 @@ class Command(ReportCommand):
                     model.current_artifact = _stored(model, *initial)
                     model.save()
         self.tell_latest(model.pk)
+        lacking = _lacking(model, len(members))
+        if lacking:
+            self.stderr.write(lacking)
         row = {"model": model.pk, "clients": [str(each.pk) for each in members]}
         if as_json:
             self.report_one(row, as_json=True)
             return
-        self.stdout.write(f"model {model.pk} is created, with {len(members)} clients")
+        self.stdout.write(f"model {model.pk} is created, with {counted(len(members), 'client')}")
         for member in members:
             self.stdout.write(f"  {member.pk}")
 
@@ -229,17 +232,22 @@ _OPTIONS = {
 }
 
 
-def _weights(given: str | None) -> tuple[ByteSource, str] | None:
-    """What holds the initial weights, and their format."""
-    if given is None:
-        return None
-    with source_of(given, "--initial") as source:
-        try:
-            kind = format_of(given)
-            peek_layout(source, kind)
-        except UpdateRejected as error:
-            raise CommandError(f"{given} holds no weights that are known here: {error}") from error
-    return source, kind
+def _lacking(model: FederatedModel, members: int) -> str:
+    """Why the members there are can never make a round, in words; empty if they can. Who made none
+    has yet to say who they are."""
+    requirement = create_requirement(model.requirement, model.requirement_args)
+    rule = create_rule(model.aggregator, model.aggregator_args)
+    needed, by = max(
+        (requirement.needed(Readiness(members=members, ready=members)), model.requirement),
+        (rule.min_updates, rule.name),
+    )
+    if not members or needed <= members:
+        return ""
+    there = "1 client is" if members == 1 else f"{members} clients are"
+    return (
+        f"no round will start yet: {by} needs {counted(needed, 'update')}, {there} there; "
+        f"manage.py add_clients {model.pk} adds more"
+    )
 
 
 def _stored(model: FederatedModel, source: ByteSource, format: str) -> ModelArtifact:

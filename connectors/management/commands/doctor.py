@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from connectors.diagnosis import Verdict, diagnose
-from connectors.management.reports import ReportCommand
+from connectors.diagnosis import Finding, Verdict, diagnose
+from connectors.management.reports import ReportCommand, as_text, shown
 
 
 class Command(ReportCommand):
@@ -22,8 +22,20 @@ class Command(ReportCommand):
     requires_migrations_checks = False
 
     def handle(self, *args: Any, as_json: bool, **options: Any) -> None:
-        findings = diagnose()
-        self.report([asdict(each) for each in findings], as_json=as_json)
+        findings = []
+        for each in diagnose():
+            findings.append(each)
+            if not as_json:
+                self._tell(each)
+        if as_json:
+            self.stdout.write(as_text([asdict(each) for each in findings]))
         wrong = sum(each.verdict is Verdict.WRONG for each in findings)
         if wrong:
             raise CommandError(f"{wrong} of {len(findings)} checks found something wrong")
+
+    def _tell(self, finding: Finding) -> None:
+        """At once, since the next check may take a while."""
+        self.stdout.write(f"{finding.verdict:<9}{finding.check:<14}{shown(finding.what)}")
+        if finding.mend:
+            self.stdout.write(f"{'':<23}mend: {finding.mend}")
+        self.stdout.flush()

@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from aggregation.formats import FORMATS
 from connectors import DjangoAggConnector
 from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.management.reports import (
@@ -48,8 +49,19 @@ class Command(BaseCommand):
             check_out(out, force=force)
         with told_plainly():
             key = str(found(ModelAggregate, aggregate).result.name)
+            if out is not None:
+                _check_suffix(out, key)
             objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
             self.stdout.write(_linked(objects, key) if out is None else _saved(objects, key, out))
+
+
+def _check_suffix(out: Path, key: str) -> None:
+    """Refuse the suffix of another format: by it, readers go."""
+    held, named = Path(key).suffix, out.suffix.lower()
+    if held != named and named.removeprefix(".") in FORMATS:
+        raise CommandError(
+            f"{out} would hold what its suffix does not say: name it {out.with_suffix(held).name}"
+        )
 
 
 def _linked(objects: Objects, key: str) -> str:

@@ -62,7 +62,8 @@ class Command(ReportCommand):
             raise CommandError("posts are signed for a bucket: set BUCKET instead of STORAGE_ROOT")
         most = min(settings.MAX_UPDATE_BYTES, MAX_POST_BYTES)
         limit = most if options["max_bytes"] is None else options["max_bytes"]
-        _check_range("--count", options["count"], 1000, least=0 if options["scores"] else 1)
+        if options["count"] or not options["scores"]:
+            _check_range("--count", options["count"], 1000, also=", or 0 with --scores")
         _check_range("--minutes", options["minutes"], _most_minutes())
         _check_range("--max-bytes", limit, most)
         seconds = options["minutes"] * 60
@@ -90,9 +91,9 @@ def _most_minutes() -> int:
     return MAX_MINUTES_IN_A_FUNCTION if settings.FUNCTION_MEMORY_MB else MAX_MINUTES
 
 
-def _check_range(option: str, value: int, most: int, *, least: int = 1) -> None:
-    if not least <= value <= most:
-        raise CommandError(f"{option} must be between {least} and {most}; got {value}")
+def _check_range(option: str, value: int, most: int, *, also: str = "") -> None:
+    if not 1 <= value <= most:
+        raise CommandError(f"{option} must be between 1 and {most}{also}; got {value}")
 
 
 def _said_of_updates(model: FederatedModel) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from connectors.management.reports import (
     ReportCommand,
     add_model_argument,
+    counted,
     found,
     shown,
     told_plainly,
@@ -67,7 +68,7 @@ def _line(row: dict[str, Any]) -> str:
     if row["rolled_back_to"]:
         said.append(f"the bytes of aggregate {row['rolled_back_to']} again")
     elif row["updates"] is not None:
-        said.append(f"{row['updates']} updates")
+        said.append(counted(row["updates"], "update"))
     if row["score"] is not None:
         said.append(f"score {shown(row['score'])}")
     if row["held_back"]:

@@ -33,4 +33,5 @@ class Command(BaseCommand):
                 raise CommandError(f"{client} is no member of model {model}")
             members.through.objects.filter(federatedmodel=model, client=client).delete()
             left = members.count()
-        self.stdout.write(f"{client} is no longer a member of model {model}; {left} are left")
+        verb = "is" if left == 1 else "are"
+        self.stdout.write(f"{client} is no longer a member of model {model}; {left} {verb} left")

@@ -46,16 +46,22 @@ class Command(BaseCommand):
         objects = connector.model_data.objects
         now = timezone.now()
         with told_plainly():
-            failed = self._run(connector, due_models(now), dry_run=dry_run)
-            for model_id in untold_models():
+            due = due_models(now)
+            failed = self._run(connector, due, dry_run=dry_run)
+            untold = untold_models()
+            for model_id in untold:
                 if not dry_run:
                     tell_latest(objects, model_id)
                 verb = "would tell" if dry_run else "told"
                 self.stdout.write(f"model {model_id}: {verb} its latest weights in latest.json")
             age = timedelta(minutes=older_than)
+            leftovers = 0
             for leftover in collect(objects, now, older_than=age, dry_run=dry_run):
+                leftovers += 1
                 verb = "would remove" if dry_run else "removed"
                 self.stdout.write(f"{verb} {leftover.kind} {leftover.key}")
+            if not (due or untold or leftovers):
+                self.stdout.write("nothing is due")
         if failed:
             raise CommandError(
                 f"{failed} rounds failed or were interrupted: `manage.py rounds MODEL` tells more"

@@ -51,10 +51,17 @@ def row_of(update: ModelUpdate) -> dict[str, Any]:
         "id": update.pk,
         "client": str(update.client_id),
         "status": UpdateStatus(update.status).name.lower(),
-        "examples": update.num_examples,
+        "examples": _examples(update),
         "base": update.base_aggregate_id,
         "aggregate": update.applied_aggregate_id,
         "norm": update.norm,
         "uploaded": update.uploaded_on,
         "reason": update.rejection_reason,
     }
+
+
+def _examples(update: ModelUpdate) -> int | None:
+    """How many an update counts. An update that was rejected at the door may have 1 only because what
+    it claimed was refused, or never looked at."""
+    is_rejected = update.status == UpdateStatus.INVALID and update.round_id is None
+    return None if is_rejected and update.num_examples == 1 else update.num_examples

@@ -1,0 +1,54 @@
+"""`manage.py` itself: what it runs without settings, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from connectors.management.typed import NOBODY_READS
+
+PROJECT = Path(__file__).parents[2]
+MANAGE = [sys.executable, "manage.py"]
+WITHOUT_SETTINGS = {"PATH": os.environ["PATH"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("rounds --help", "List a model's rounds"),
+        ("estimate_cost --params 25e6 --clients 100 --rounds-a-day 24", "A round, modelled by"),
+    ],
+)
+def test_help_and_estimates_need_no_settings(line: str, told: str) -> None:
+    """Who has neither database nor storage yet may ask what a command does and what AWS would cost."""
+    ended = subprocess.run(
+        [*MANAGE, *line.split()],
+        cwd=PROJECT,
+        env=WITHOUT_SETTINGS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert told in ended.stdout
+
+
+def test_nobody_need_read_to_the_end() -> None:
+    """Where the reader of a pipe is gone, a command ends without complaint."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        ended = subprocess.run(
+            [*MANAGE, "rounds", "--help"],
+            cwd=PROJECT,
+            env=WITHOUT_SETTINGS,
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (NOBODY_READS, "")
