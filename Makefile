@@ -48,11 +48,14 @@ browser: install ## Get a Chromium for the tests of the admin, unless there is o
 
 # Most of a test's time is waiting for a socket: a few processes share the suite, file by file. What they
 # have seen the function call is put together for the last test, which compares it with its policy.
+# They come first, or one process would be left with them in the end.
+SLOWEST := tests/faults tests/docs tests/admin tests/local tests/deploy
+
 test: export AWS_CALLS := $(CURDIR)/.pytest_cache/aws-calls.jsonl
 test: install ## Run the whole test suite.
 	-@$(BIN)/python -m tests.admin.browsers
 	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(SLOWEST) tests
 	$(BIN)/python -m pytest -q tests/deploy/test_policy.py::test_nothing_is_allowed_that_nothing_uses
 
 EXAMPLES := .venv-examples

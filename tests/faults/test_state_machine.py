@@ -343,7 +343,7 @@ class Federation(RuleBasedStateMachine):
         if not registered:  # They were taken from it.
             return
         loaded = [(self._tensors_of(each), each.num_examples) for each in registered]
-        if not sound or any(tensors.keys() != LAYOUT.keys() for tensors, _ in loaded):
+        if not sound or not all(_is_sound(tensors) for tensors, _ in loaded):
             connector.register_model_updates_use_in_aggregation_failed(registered)
             return
         result = _mean(loaded)
@@ -461,6 +461,11 @@ class Federation(RuleBasedStateMachine):
 def _tensors(seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in LAYOUT.items()}
+
+
+def _is_sound(tensors: dict[str, Any]) -> bool:
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return shapes == LAYOUT and all(np.isfinite(tensor).all() for tensor in tensors.values())
 
 
 def _mean(weighted: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:
