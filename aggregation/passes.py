@@ -15,6 +15,7 @@ from aggregation.arithmetic import BadValue
 from aggregation.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
 from aggregation.combination import Combination, Resources
 from aggregation.errors import AggregationError, OutOfTime
+from aggregation.layout import TensorLayout
 from aggregation.parts import PART_BYTES, PARTS_IN_FLIGHT, part_ends
 
 #: Elements the Gram matrix takes in at once: the grid on which it is added up.
@@ -96,7 +97,8 @@ class Passes:
         """
         layout = self.work.layout
         reader = self._reader(members, with_parent)
-        chunk = self._chunk_elements(len(reader), CELL if on_grid else 1)
+        memory = self._resources.memory_bytes
+        chunk = chunk_elements(layout, len(reader), memory, CELL if on_grid else 1)
         cuts = _cuts(start, [layout.size] if on_grid else part_ends(layout), chunk)
         threads = self._readers, self._resources.readers
         for block in reader.ahead(cuts, chunk * layout.itemsize, *threads):
@@ -136,7 +138,8 @@ class Passes:
             return _made(block, map(function, block.slices(SLICE)))
 
         pieces = max(BLOCKS_IN_FLIGHT, self._resources.workers)
-        fitting = self._chunk_elements(len(reader), 1, pieces)
+        memory = self._resources.memory_bytes
+        fitting = chunk_elements(self.work.layout, len(reader), memory, 1, pieces)
         chunk = min(fitting, PIECE if linear else SLICE)
         for made in self.ahead(here, _cuts(start, part_ends(self.work.layout), chunk)):
             _check_parent(made, members)
@@ -161,15 +164,6 @@ class Passes:
     def _count(self, block: Block | Made[T]) -> None:
         self.bytes_read += block.nbytes
         self._on_bytes(block.nbytes)
-
-    def _chunk_elements(self, rows: int, at_least: int, blocks: int = BLOCKS_IN_FLIGHT) -> int:
-        layout = self.work.layout
-        parts = PARTS_IN_FLIGHT * min(PART_BYTES, layout.nbytes)
-        memory = max(self._resources.memory_bytes - parts, self._resources.memory_bytes // 4)
-        chunk = max(at_least, memory // (blocks * rows * layout.itemsize), 1)
-        if chunk >= CELL:
-            chunk -= chunk % CELL
-        return min(chunk, -(-layout.size // CELL) * CELL)
 
     def scan(self, block: Block, members: Sequence[int]) -> dict[int, str]:
         """Why members cannot be used, as far as this block shows, by their position."""
@@ -202,6 +196,23 @@ def _check_parent(block: Block | Made[T], members: Sequence[int]) -> None:
     if len(members) in block.unreadable:
         reason = block.unreadable[len(members)]
         raise AggregationError(f"the parent aggregate cannot be read: {reason}")
+
+
+def chunk_elements(
+    layout: TensorLayout,
+    rows: int,
+    memory_bytes: int,
+    at_least: int,
+    blocks: int = BLOCKS_IN_FLIGHT,
+) -> int:
+    """Elements of a chunk, of which ``blocks`` blocks of so many rows fit into the memory beside the
+    parts of the result; a multiple of `CELL` unless it is smaller."""
+    parts = PARTS_IN_FLIGHT * min(PART_BYTES, layout.nbytes)
+    memory = max(memory_bytes - parts, memory_bytes // 4)
+    chunk = max(at_least, memory // (blocks * rows * layout.itemsize), 1)
+    if chunk >= CELL:
+        chunk -= chunk % CELL
+    return min(chunk, -(-layout.size // CELL) * CELL)
 
 
 def _cuts(start: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:

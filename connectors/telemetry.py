@@ -49,29 +49,24 @@ def tell_ignored(key: str, reason: Exception) -> None:
 
 def tell_update(admission: Admission) -> None:
     """What became of an upload at the door."""
-    if admission.reason:
-        about = _about(admission) | {"reason": admission.reason}
-        logger.warning("update rejected at the door", extra=about)
+    if _tell_admission(admission, "update"):
         metrics.add_metric("UpdatesRejected", MetricUnit.Count, 1)
-    else:
-        about = _about(admission) | {"seen_before": admission.seen_before}
-        logger.info("update registered", extra=about)
 
 
 def tell_score(admission: Admission) -> None:
     """What became of a score at the door."""
+    rejected = _tell_admission(admission, "score")
+    metrics.add_metric("ScoresRejected" if rejected else "ScoresRegistered", MetricUnit.Count, 1)
+
+
+def _tell_admission(admission: Admission, what: str) -> bool:
+    """Whether it was rejected."""
+    about = {"model": admission.model_id, "client": admission.client}
     if admission.reason:
-        about = _about(admission) | {"reason": admission.reason}
-        logger.warning("score rejected at the door", extra=about)
-        metrics.add_metric("ScoresRejected", MetricUnit.Count, 1)
+        logger.warning(f"{what} rejected at the door", extra=about | {"reason": admission.reason})
     else:
-        about = _about(admission) | {"seen_before": admission.seen_before}
-        logger.info("score registered", extra=about)
-        metrics.add_metric("ScoresRegistered", MetricUnit.Count, 1)
-
-
-def _about(admission: Admission) -> dict[str, Any]:
-    return {"model": admission.model_id, "client": admission.client}
+        logger.info(f"{what} registered", extra=about | {"seen_before": admission.seen_before})
+    return bool(admission.reason)
 
 
 def name_in_logs(claim: Claim) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import boto3
@@ -24,6 +25,10 @@ ANNOUNCED = ("updates/", "scores/")
 
 #: A profile that is named here but not in the hidden files stops every client of boto3.
 PROFILE = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+
+
+#: Variables of the user's own that would lead Django or boto3 elsewhere.
+MISLEADING = ("STORAGE_ROOT", "ADMIN", "DATABASE_IAM_AUTH", "EVENT_BUS", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,3 +148,13 @@ def _create_bucket(s3: Any, bucket: str, *, announced_to: str) -> None:
             ]
         },
     )
+
+
+def save_bucket(cloud: Cloud, folder: Path) -> None:
+    """Save the bucket's objects, which would end with this process, as files."""
+    s3 = cloud.client("s3")
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=cloud.bucket):
+        for stored in page.get("Contents", ()):
+            path = folder / stored["Key"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            s3.download_file(cloud.bucket, stored["Key"], str(path))

@@ -15,7 +15,7 @@ import numpy as np
 from django.core.management import call_command
 from rich.console import Console
 
-from local.cloud import REGION, Cloud, embedded_cloud
+from local.cloud import MISLEADING, REGION, Cloud, embedded_cloud, save_bucket
 from local.dataset import deal_digits
 from local.errors import FolderUnusable
 from local.event_pump import EventPump
@@ -35,9 +35,6 @@ N_FEATURES, N_CLASSES = 64, 10
 #: EventBridge ticks once a minute at most; nobody would want to watch that.
 SWEEP_SECONDS = 0.5
 BATCH_WINDOW_SECONDS = 0.1
-
-#: Variables of the user's own that would lead Django or boto3 elsewhere.
-MISLEADING = ("STORAGE_ROOT", "ADMIN", "DATABASE_IAM_AUTH", "AWS_SESSION_TOKEN")
 
 
 def run_demo(options: Options, console: Console, check: Callable[[], None]) -> None:
@@ -147,12 +144,7 @@ def _prepared(folder: Path) -> Path:
 
 def _keep(cloud: Cloud, database: str, folder: Path) -> dict[str, Path]:
     """Save what would end with the process; says where everything is."""
-    s3 = cloud.client("s3")
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=cloud.bucket):
-        for stored in page["Contents"]:
-            path = folder / "bucket" / stored["Key"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            s3.download_file(cloud.bucket, stored["Key"], str(path))
+    save_bucket(cloud, folder / "bucket")
     if database == "postgres":
         rows = folder / "database.json"
         call_command("dumpdata", "models_app", output=str(rows), indent=1, verbosity=0)

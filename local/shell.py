@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from local.cloud import REGION, Cloud, embedded_cloud
+from local.cloud import MISLEADING, REGION, Cloud, embedded_cloud, save_bucket
 from local.errors import FolderUnusable, LocalError
 from local.event_pump import EventPump
 from local.lambda_runtime import LambdaRuntime
@@ -22,9 +22,6 @@ from local.schedule import Schedule, scheduled_event
 
 #: As often as EventBridge can.
 SWEEP_SECONDS = 60.0
-
-#: Variables of the user's own that would lead Django or boto3 elsewhere.
-MISLEADING = ("STORAGE_ROOT", "ADMIN", "DATABASE_IAM_AUTH", "EVENT_BUS", "AWS_SESSION_TOKEN")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,16 +114,6 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
             return process.wait()
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def save_bucket(cloud: Cloud, folder: Path) -> None:
-    """Save the bucket's objects, which would end with this process, as files."""
-    s3 = cloud.client("s3")
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=cloud.bucket):
-        for stored in page.get("Contents", ()):
-            path = folder / stored["Key"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            s3.download_file(cloud.bucket, stored["Key"], str(path))
 
 
 if __name__ == "__main__":

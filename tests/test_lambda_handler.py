@@ -381,12 +381,10 @@ def test_updates_that_arrive_during_a_round_get_the_next_one() -> None:
 
 def test_a_round_that_is_out_of_time_asks_to_be_continued(cloud: Any) -> None:
     """A round that cannot finish gives up its lease and sends itself a message; the next one ends it."""
-    import aggregation.engine
-
     model = make_model(1, initial=filled(0.0))
     ready_update(model, 1, filled(1.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregation.engine.Passes, "_chunk_elements", lambda *args: 4)
+        patch.setattr("aggregation.passes.chunk_elements", lambda *args: 4)
         answer = invoke(scheduled(model), seconds=0)
     assert (answer["status"], answer["round"]) == ("busy", 1)
     assert round_requests(cloud) == [{"model_id": model.pk}]

@@ -10,10 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from aggregation.blocks import BLOCKS_IN_FLIGHT
 from aggregation.layout import Tensor, TensorLayout
-from aggregation.parts import PART_BYTES, PARTS_IN_FLIGHT, part_ends
-from aggregation.passes import CELL
+from aggregation.parts import part_ends
+from aggregation.passes import CELL, chunk_elements
 from aggregation.rules import Rule
 from aggregation.rules.krum import Bulyan, Krum, MultiKrum
 from connectors.costs.stack import Stack
@@ -165,16 +164,6 @@ def members(rule: Rule, updates: int) -> int:
         case Bulyan():
             return updates - 2 * rule.f
     return updates
-
-
-def chunk_elements(layout: TensorLayout, rows: int, memory_bytes: int, at_least: int) -> int:
-    """Elements of a chunk, as `aggregation.passes.Passes` cuts it; a test holds the two together."""
-    parts = PARTS_IN_FLIGHT * min(PART_BYTES, layout.nbytes)
-    memory = max(memory_bytes - parts, memory_bytes // 4)
-    chunk = max(at_least, memory // (BLOCKS_IN_FLIGHT * rows * layout.itemsize), 1)
-    if chunk >= CELL:
-        chunk -= chunk % CELL
-    return min(chunk, math.ceil(layout.size / CELL) * CELL)
 
 
 def pieces(ends: Sequence[int], chunk: int) -> int:

@@ -80,7 +80,7 @@ def counted(client: Any) -> Iterator[Counter[str]]:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts so small that a model of some kilobytes has several."""
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
-    for module in ("aggregation.parts", "aggregation.passes", "connectors.costs.rounds"):
+    for module in ("aggregation.parts", "aggregation.passes"):
         monkeypatch.setattr(f"{module}.PART_BYTES", SMALL_PART)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,7 +62,7 @@ def decoded(body: bytes, name: str) -> Any:
     return safetensors.numpy.load(body)
 
 
-class World:
+class World(ABC):
     """Where models and updates are made, for a connector to find."""
 
     def __init__(self) -> None:
@@ -69,35 +70,35 @@ class World:
         #: The connector of one process; `process` gives that of another.
         self.connector = self.process()
 
+    @abstractmethod
     def process(self) -> Any:
         """A connector as another process has it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def model(self, clients: int = 3, *, initial: Any = None, **fields: Any) -> Any:
         """A model with this many members."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(
         self, model: Any, client: int, data: Any, suffix: str | None = None, **fields: Any
     ) -> Any:
         """A pending update of a client, which need not be a member."""
-        raise NotImplementedError
 
+    @abstractmethod
     def join(self, model: Any, client: int) -> None:
         """Make a client a member."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bytes_of(self, aggregate: Any) -> bytes:
         """What is stored of an aggregate."""
-        raise NotImplementedError
 
     def read(self, aggregate: Any) -> Any:
         """What the format's own library reads of an aggregate."""
         return decoded(self.bytes_of(aggregate), aggregate.result.name)
 
+    @abstractmethod
     def now(self, update: Any) -> Any:
         """The update as it is kept now."""
-        raise NotImplementedError
 
     def states(self, *updates: Any) -> list[tuple[str, int | None]]:
         """The name of each update's status now, and the number of the aggregate it is in."""

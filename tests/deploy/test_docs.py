@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +106,6 @@ def test_commands_of_the_aws_cli_exist(
     assert given <= taken
 
 
-@pytest.mark.skipif(shutil.which("perl") is None, reason="the documented command is perl's")
 def test_a_local_function_is_told_where_s3_is(tmp_path: Path) -> None:
     """The documented change of the built template adds the variable, to both functions."""
     (command,) = re.findall(r"^perl -pi -e '(.+)' (?:\S+)$", TEXT, re.MULTILINE)
