@@ -15,13 +15,13 @@ django.setup()
 
 from django.db import close_old_connections, connections  # noqa: E402
 
-from connectors import snapshots  # noqa: E402
-from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector  # noqa: E402
-from connectors.events import RoundRequest, SweepRequest, is_sqs_batch, parse  # noqa: E402
-from connectors.followup import announce  # noqa: E402
-from connectors.invocation import Invocation  # noqa: E402
-from connectors.services import door  # noqa: E402
-from connectors.telemetry import logger, metrics, told  # noqa: E402
+from connectors.application import door  # noqa: E402
+from connectors.runtime import snapstart  # noqa: E402
+from connectors.runtime.dispatcher import Invocation  # noqa: E402
+from connectors.runtime.events import RoundRequest, SweepRequest, is_sqs_batch, parse  # noqa: E402
+from connectors.runtime.telemetry import logger, metrics, told  # noqa: E402
+from connectors.usecases.after_round import announce  # noqa: E402
+from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector  # noqa: E402
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -54,8 +54,8 @@ def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
 
     Raises
     ------
-    connectors.events.UnknownEvent
-    connectors.queries.UnknownModel
+    connectors.runtime.events.UnknownEvent
+    connectors.rounds.selectors.UnknownModel
     aggregation.errors.TemporarilyUnavailable, aggregation.errors.OutOfTime
         The same event is to be delivered again.
     """
@@ -99,7 +99,7 @@ def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:
         DjangoAggConnector(DEFAULT_SETTINGS).update_metadata_database_arch()
         return {"migrated": True}
     # The other function, which has this file too, need not load what it never does.
-    from connectors.operating import operate
+    from connectors.runtime.remote_commands import operate
 
     return operate(event["command"], event.get("arguments", []))
 
@@ -111,6 +111,6 @@ def prepare() -> None:
 
 
 prepare()
-snapshots.register()
+snapstart.register()
 gc.freeze()
 gc.enable()

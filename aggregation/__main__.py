@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from aggregation.engine import Combination, Combined, Resources, combine
+from aggregation.engine.output import FileSink
 from aggregation.errors import (
     AggregationError,
     NotEnoughUpdates,
@@ -24,7 +25,6 @@ from aggregation.errors import (
 from aggregation.formats import FORMATS, Spool, format_of, open_weights, read_metadata
 from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_alike
-from aggregation.parts import FileSink
 from aggregation.rules import Rule, create_rule, known_rules
 from aggregation.sources import FileSource
 from aggregation.weights import Weights

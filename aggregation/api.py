@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
+from aggregation.engine.output import MemorySink
 from aggregation.errors import (
     AggregationError,
     NotEnoughUpdates,
@@ -16,7 +17,6 @@ from aggregation.errors import (
 from aggregation.formats.safetensors import open_safetensors
 from aggregation.in_memory import Tensors, weights_in_memory
 from aggregation.opening import Opener, open_alike
-from aggregation.parts import MemorySink
 from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import read_tensors

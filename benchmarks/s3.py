@@ -72,7 +72,7 @@ def aggregate(
     from aggregation.opening import Opener, open_alike
     from aggregation.rules import create_rule
     from aggregation.weights import Weights
-    from connectors.s3 import S3Objects
+    from connectors.storage.s3 import S3Objects
 
     requests = 0
 

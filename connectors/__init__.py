@@ -8,10 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from connectors.aggregator import DjangoAggConnector
-    from connectors.base import BaseAggConnector, BaseMetadataConnector, BaseModelDataConnector
-    from connectors.metadata import DjangoMetadataConnector
-    from connectors.model_data import DjangoModelDataConnector
+    from connectors.workflow.aggregator import DjangoAggConnector
+    from connectors.workflow.base import (
+        BaseAggConnector,
+        BaseMetadataConnector,
+        BaseModelDataConnector,
+    )
+    from connectors.workflow.metadata import DjangoMetadataConnector
+    from connectors.workflow.model_data import DjangoModelDataConnector
 
 __all__ = [
     "BaseAggConnector",
@@ -27,4 +31,4 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # It names all of them, and importing it makes the connectors known to `BaseAggConnector.create`.
-    return getattr(import_module("connectors.aggregator"), name)
+    return getattr(import_module("connectors.workflow.aggregator"), name)

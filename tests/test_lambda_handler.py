@@ -13,11 +13,11 @@ import safetensors.numpy
 from django.conf import settings
 
 from aggregation.errors import AggregationError, OutOfTime
-from connectors.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
-from connectors.events import UnknownEvent
-from connectors.followup import Collecting
-from connectors.queries import UnknownModel
-from connectors.rounds import MAX_FRUITLESS_ATTEMPTS
+from connectors.rounds.ledger import MAX_FRUITLESS_ATTEMPTS
+from connectors.rounds.selectors import UnknownModel
+from connectors.runtime.events import UnknownEvent
+from connectors.usecases.after_round import Collecting
+from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from tests import factories
 from tests.factories import filled, make_model, ready_update, sqs_event, upload
@@ -134,7 +134,7 @@ def test_a_sweep_asks_the_queue_for_a_round_of_each_model_that_is_due(cloud: Any
 
 def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no queue is configured, the sweep runs the rounds itself."""
-    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
     models = [make_model(1), make_model(1)]
     for model in models:
         ready_update(model, 1, filled(1.0))
@@ -165,11 +165,11 @@ def counted(output: str, name: str) -> float:
 def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model that is due has its round, what else a sweep does is done, and the invocation fails with
     what the bad one met."""
-    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
     seen: list[str] = []
     for name in ("point_all_to_latest", "collect_leftovers"):
         monkeypatch.setattr(
-            f"connectors.invocation.{name}", lambda objects, name=name: seen.append(name)
+            f"connectors.runtime.dispatcher.{name}", lambda objects, name=name: seen.append(name)
         )
     bad, well = ready_models(2)
     break_model(bad)
@@ -183,7 +183,7 @@ def test_without_a_queue_a_sweep_that_is_out_of_time_begins_no_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A round that could only be claimed and left is not begun, and the invocation says so by failing."""
-    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
     done, left = ready_models(2)
     with pytest.raises(OutOfTime, match="no time was left"):
         invoke(payload("schedule-sweep"), context=ShortContext())
@@ -201,7 +201,7 @@ def test_a_batch_that_is_out_of_time_asks_the_queue_for_the_rest(cloud: Any) -> 
 
 def test_a_batch_that_cannot_ask_gives_its_messages_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a queue of the function's own, the messages whose rounds were not begun come again."""
-    monkeypatch.setattr("connectors.invocation.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
     done, left = ready_models(2)
     batch = sqs_event({"model_id": done.pk}, {"model_id": left.pk})
     answer = invoke(batch, context=ShortContext())
@@ -227,9 +227,9 @@ def test_what_follows_a_sweep_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) 
     def denied(*args: Any) -> Any:
         raise PermissionError("AccessDenied")
 
-    monkeypatch.setattr("connectors.followup.collecting", Collecting())
-    monkeypatch.setattr("connectors.followup.untold_models", denied)
-    monkeypatch.setattr("connectors.followup.collect", denied)
+    monkeypatch.setattr("connectors.usecases.after_round.collecting", Collecting())
+    monkeypatch.setattr("connectors.usecases.after_round.untold_models", denied)
+    monkeypatch.setattr("connectors.usecases.after_round.collect", denied)
     (due,) = ready_models(1)
     assert invoke(payload("schedule-sweep")) == {"requested": [due.pk]}
 
@@ -384,7 +384,7 @@ def test_a_round_that_is_out_of_time_asks_to_be_continued(cloud: Any) -> None:
     model = make_model(1, initial=filled(0.0))
     ready_update(model, 1, filled(1.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aggregation.passes.chunk_elements", lambda *args: 4)
+        patch.setattr("aggregation.engine.passes.chunk_elements", lambda *args: 4)
         answer = invoke(scheduled(model), seconds=0)
     assert (answer["status"], answer["round"]) == ("busy", 1)
     assert round_requests(cloud) == [{"model_id": model.pk}]

@@ -27,8 +27,8 @@ PASSWORD = "ThePasswordOfTheDatabase"
 HANDLE = """
 import json, logging, sys
 logging.basicConfig(level=logging.DEBUG)
-from connectors import patience
-from tests.faults.warm import invoke
+from connectors.storage import retries as patience
+from tests.faults.warm_worker import invoke
 patience.FIRST_PAUSE_SECONDS = 0
 for event in json.load(sys.stdin):
     print(json.dumps(invoke(event)))

@@ -1,6 +1,6 @@
 """The in-memory twin of `DjangoAggConnector`: what tests of the core run rounds on.
 
-`tests/connectors/test_contract.py` holds it to what the real one does.
+`tests/connectors/workflow/test_contract.py` holds it to what the real one does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from django.core.files.base import File
 
+from aggregation.engine.output import MemorySink
 from aggregation.errors import LostRound, ProgressLost, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
-from aggregation.parts import MemorySink
 from aggregation.requirements import Readiness, create_requirement, positional_arguments
 from aggregation.round import (
     Claim,
@@ -31,9 +31,9 @@ from aggregation.round import (
 from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights
-from connectors.base import BaseAggConnector
-from connectors.model_data import DjangoModelDataConnector, aggregate_key
-from connectors.storage import StoredObject
+from connectors.storage.filesystem import StoredObject
+from connectors.workflow.base import BaseAggConnector
+from connectors.workflow.model_data import DjangoModelDataConnector, aggregate_key
 
 PENDING, RUNNING, COMPLETE, FAILED, INVALID = range(5)
 
@@ -138,7 +138,7 @@ class MemoryModel:
 
 
 class MemoryObjects:
-    """What `connectors.storage.Objects` asks of storage, of a dictionary."""
+    """What `connectors.storage.filesystem.Objects` asks of storage, of a dictionary."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}

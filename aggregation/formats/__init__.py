@@ -12,10 +12,10 @@ from typing import Any
 
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.formats.encoder import Encoder
-from aggregation.formats.json_encoder import JsonEncoder
-from aggregation.formats.json_layers import MAX_JSON_BYTES, open_json, peek_json
-from aggregation.formats.npz import open_npz, peek_npz
-from aggregation.formats.npz_encoder import NpzEncoder
+from aggregation.formats.json.encoder import JsonEncoder
+from aggregation.formats.json.reader import MAX_JSON_BYTES, open_json, peek_json
+from aggregation.formats.npz.encoder import NpzEncoder
+from aggregation.formats.npz.reader import open_npz, peek_npz
 from aggregation.formats.safetensors import SafetensorsEncoder, open_safetensors, read_metadata
 from aggregation.formats.spool import MustUnpack, Spool
 from aggregation.layout import TensorLayout, layout_difference

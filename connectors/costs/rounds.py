@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
+from aggregation.engine.output import part_ends
+from aggregation.engine.passes import CELL, chunk_elements
 from aggregation.layout import Tensor, TensorLayout
-from aggregation.parts import part_ends
-from aggregation.passes import CELL, chunk_elements
 from aggregation.rules import Rule
 from aggregation.rules.krum import Bulyan, Krum, MultiKrum
 from connectors.costs.stack import Stack
@@ -36,7 +36,7 @@ REST_SECONDS = 0.5
 #: Of an invocation that registers one upload. Assumed.
 DOOR_SECONDS = 0.2
 
-#: When the function stops before its time is up; see `connectors.invocation`.
+#: When the function stops before its time is up; see `connectors.runtime.dispatcher`.
 STOP_BEFORE_END_SECONDS = 20.0
 STOP_BEFORE_END_SHARE = 0.2
 

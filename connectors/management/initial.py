@@ -6,8 +6,8 @@ import numpy as np
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from aggregation.arithmetic import bad_values
-from aggregation.blocks import BlockReader
+from aggregation.engine.arithmetic import bad_values
+from aggregation.engine.blocks import BlockReader
 from aggregation.errors import UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.sources import ByteSource

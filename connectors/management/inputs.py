@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from aggregation.errors import ObjectMissing
 from aggregation.sources import ByteSource, FileSource
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 S3 = "s3://"
 

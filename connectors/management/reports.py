@@ -18,8 +18,8 @@ from django.db import DatabaseError, models
 
 from aggregation.errors import AggregationError, TemporarilyUnavailable
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
-from connectors.latest import told_now
+from connectors.publication.pointer import told_now
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 Row = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from connectors.events import UnknownEvent, is_sqs_batch, parse, parse_body
+from connectors.runtime.events import UnknownEvent, is_sqs_batch, parse, parse_body
 from local.reference.markdown import ROOT, code, page, table
 
 

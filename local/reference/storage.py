@@ -12,11 +12,11 @@ from local.reference.markdown import code, page, table
 def storage_page() -> str:
     """Keys, formats, dtypes and metadata, with the limits that the code has."""
     # Django is up only now.
-    from connectors.door import KEY_FORM, MAX_KEY
-    from connectors.latest import latest_key
-    from connectors.model_data import aggregate_key
-    from connectors.scores import KEY_FORM as SCORE_FORM
-    from connectors.scores import MAX_SCORE_BYTES
+    from connectors.intake.scores import KEY_FORM as SCORE_FORM
+    from connectors.intake.scores import MAX_SCORE_BYTES
+    from connectors.intake.updates import KEY_FORM, MAX_KEY
+    from connectors.publication.pointer import latest_key
+    from connectors.workflow.model_data import aggregate_key
 
     result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
     keys = [

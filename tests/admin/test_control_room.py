@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from aggregation.round import run_round
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.control_room import BYTES, TIMES, amount, control_room
 from models_app.models import (
     AggregationRound,

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 import client
-from connectors.latest import Latest
+from connectors.publication.pointer import Latest
 from local.cloud import Cloud
 from models_app.models import ModelAggregate
 from tests.client.conftest import checking_posts

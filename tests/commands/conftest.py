@@ -33,7 +33,7 @@ def published() -> Callable[..., ModelAggregate]:
     """Runs a round of a model in which client 1 sends one value everywhere; its aggregate."""
     from aggregation.round import run_round
     from connectors import DjangoAggConnector
-    from connectors.aggregator import DEFAULT_SETTINGS
+    from connectors.workflow.aggregator import DEFAULT_SETTINGS
     from tests.factories import filled, ready_update
 
     def run(model: FederatedModel, value: float) -> ModelAggregate:

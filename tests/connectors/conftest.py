@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.connectors.worlds import World
+    from tests.connectors.workflow.backends import World
 
 
 @pytest.fixture(params=["twin", "sqlite", "postgres"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A connector and what it finds: the test runs on the twin, on SQLite and on PostgreSQL."""
     from tests.conftest import empty_tables, using_database
-    from tests.connectors.worlds import DjangoWorld, TwinWorld
+    from tests.connectors.workflow.backends import DjangoWorld, TwinWorld
 
     if request.param == "twin":
         yield TwinWorld()

@@ -22,12 +22,13 @@ from aggregation.engine import Resources
 from aggregation.round import run_round
 from aggregation.rules import Statistics, create_rule
 from client import Bucket
-from connectors import DjangoAggConnector, invocation
-from connectors.aggregator import DEFAULT_SETTINGS
+from connectors import DjangoAggConnector
 from connectors.costs import rounds
 from connectors.costs.rounds import NeverEnds, Work, client_writes, duration, members
 from connectors.costs.stack import Stack
-from connectors.latest import tell_latest
+from connectors.publication.pointer import tell_latest
+from connectors.runtime import dispatcher as invocation
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel
 from tests.factories import client_id, make_model, ready_update, s3_record
 from tests.test_lambda_handler import invoke
@@ -80,7 +81,7 @@ def counted(client: Any) -> Iterator[Counter[str]]:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts so small that a model of some kilobytes has several."""
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
-    for module in ("aggregation.parts", "aggregation.passes"):
+    for module in ("aggregation.engine.output", "aggregation.engine.passes"):
         monkeypatch.setattr(f"{module}.PART_BYTES", SMALL_PART)
 
 

@@ -19,11 +19,11 @@ from django.core.files.storage import default_storage
 from django.core.management import CommandError
 from django.utils.timezone import now
 
-import connectors.storage
+import connectors.storage.filesystem
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
-from connectors.latest import latest_key
-from connectors.operating import ASKED_OF_THE_AGGREGATOR, operated
+from connectors.publication.pointer import latest_key
+from connectors.runtime.remote_commands import ASKED_OF_THE_AGGREGATOR, operated
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from local.cloud import Cloud
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 from tests.deploy.aws_calls import OPERATOR, recorder
@@ -225,7 +225,7 @@ def keys(prefix: str) -> set[str]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """An object of a few bytes is copied in several parts."""
-    monkeypatch.setattr(connectors.storage, "PART_BYTES", 64)
+    monkeypatch.setattr(connectors.storage.filesystem, "PART_BYTES", 64)
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_what_is_wrong_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_warnings_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command writes to its standard error does not spoil what it prints for scripts."""
     put("artifacts/initial/digits.safetensors", WEIGHTS)
-    monkeypatch.setattr("connectors.latest.TRIES", 0)
+    monkeypatch.setattr("connectors.publication.pointer.TRIES", 0)
     arguments = ["digits", "--initial", GIVEN, "--json"]
     answer = operate({"command": "create_model", "arguments": arguments})
     assert json.loads(answer["output"])["clients"] == []

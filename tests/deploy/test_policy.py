@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from connectors.s3 import S3Objects
+from connectors.storage.s3 import S3Objects
 from local.cloud import Cloud
 from tests.deploy.aws_calls import AGGREGATOR, OPERATOR, grants_of, recorder
 from tests.deploy.policy import Place, UnknownCall, grants, needs, permits

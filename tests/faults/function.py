@@ -22,8 +22,8 @@ def _set(dotted: str, value: float) -> None:
 
 
 for _dotted, _value in {
-    "aggregation.parts.PART_BYTES": PART_BYTES,
-    "connectors.rounds.CHECKPOINT_EVERY": 0,
+    "aggregation.engine.output.PART_BYTES": PART_BYTES,
+    "connectors.rounds.ledger.CHECKPOINT_EVERY": 0,
     **json.loads(os.environ.get(CONSTANTS, "{}")),
 }.items():
     _set(_dotted, _value)

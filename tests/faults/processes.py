@@ -65,7 +65,7 @@ class Invocation:
 
 
 class WarmFunction:
-    """A process that forks; see `tests.faults.warm`."""
+    """A process that forks; see `tests.faults.warm_worker`."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process = process
@@ -85,7 +85,7 @@ class WarmFunction:
     def start(
         self, do: str, *, at: int | str | None = None, signal: str = "SIGKILL", **arguments: Any
     ) -> Invocation:
-        """Start a process; see `tests.faults.warm` for what it can do.
+        """Start a process; see `tests.faults.warm_worker` for what it can do.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ def warm_function(
     with (
         (folder / "function.log").open("ab") as log,
         subprocess.Popen(
-            [sys.executable, "-u", "-m", "tests.faults.warm"],
+            [sys.executable, "-u", "-m", "tests.faults.warm_worker"],
             cwd=PROJECT,
             env=told,
             stdin=subprocess.PIPE,

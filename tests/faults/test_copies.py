@@ -15,8 +15,8 @@ from django.db import connection
 
 from models_app.models import AggregationRound, FederatedModel, ModelUpdate
 from tests.factories import SMALL, make_model, ready_update, upload
+from tests.faults.federation import end_state, expire_leases, tensors
 from tests.faults.processes import WarmFunction
-from tests.faults.world import end_state, expire_leases, tensors
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 

@@ -12,8 +12,8 @@ from django.core.management import call_command
 
 from models_app.models import AggregationRound, FederatedModel
 from tests.factories import client_id, make_model, ready_update, sqs_event, upload
+from tests.faults.federation import TWO_PARTS, end_state, expire_leases, leftovers, tensors
 from tests.faults.processes import WarmFunction
-from tests.faults.world import TWO_PARTS, end_state, expire_leases, leftovers, tensors
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 

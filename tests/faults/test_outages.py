@@ -14,6 +14,7 @@ from local.event_pump import EventPump
 from local.postgres import EmbeddedPostgres
 from models_app.models import FederatedModel
 from tests.factories import make_model, ready_update, sqs_event, upload
+from tests.faults.federation import end_state, expire_leases, tensors
 from tests.faults.processes import WarmFunction, warm_function
 from tests.faults.proxy import (
     Proxy,
@@ -24,7 +25,6 @@ from tests.faults.proxy import (
     swallow,
     truncate,
 )
-from tests.faults.world import end_state, expire_leases, tensors
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 
@@ -46,7 +46,7 @@ def behind_proxy(own_s3: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The function, whose SDK tries each request once: what is tried again is its own doing."""
     with warm_function(
         tmp_path_factory.mktemp("function"),
-        constants={"connectors.patience.FIRST_PAUSE_SECONDS": 0.001},
+        constants={"connectors.storage.retries.FIRST_PAUSE_SECONDS": 0.001},
         AWS_ENDPOINT_URL=own_s3.endpoint,
         AWS_MAX_ATTEMPTS="1",
     ) as function:

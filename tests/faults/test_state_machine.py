@@ -38,9 +38,9 @@ from hypothesis.stateful import (
 from aggregation.errors import LostRound, TemporarilyUnavailable, UpdateRejected
 from aggregation.round import RoundAnswer, Status, run_round
 from connectors import DjangoAggConnector
-from connectors.door import Door
-from connectors.events import Upload
-from connectors.housekeeping import collect
+from connectors.intake.updates import Door
+from connectors.runtime.events import Upload
+from connectors.storage.garbage import collect
 from models_app.models import AggregationRound, Client, FederatedModel, ModelArtifact, ModelUpdate
 from tests.factories import client_id, make_model
 
@@ -493,9 +493,9 @@ def test_the_promises_hold_whatever_happens(
 ) -> None:
     """Uploads, duplicates, deaths, outages, bugs, late sleepers, clocks, pauses and workflows by hand, in
     any order: after every step all promises hold, and in the end nothing is left over."""
-    monkeypatch.setattr("aggregation.parts.PART_BYTES", PART_BYTES)
-    monkeypatch.setattr("connectors.rounds.CHECKPOINT_EVERY", timedelta(0))
-    monkeypatch.setattr("connectors.patience.FIRST_PAUSE_SECONDS", 0)
+    monkeypatch.setattr("aggregation.engine.output.PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("connectors.rounds.ledger.CHECKPOINT_EVERY", timedelta(0))
+    monkeypatch.setattr("connectors.storage.retries.FIRST_PAUSE_SECONDS", 0)
     storage = {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"location": str(tmp_path / "storage")},

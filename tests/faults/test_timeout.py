@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from aggregation.blocks import BLOCKS_IN_FLIGHT
+from aggregation.engine.blocks import BLOCKS_IN_FLIGHT
 from local.event_pump import EventPump
 from local.lambda_runtime import LambdaRuntime
 from models_app.models import FederatedModel
 from tests import factories
 from tests.factories import make_model, ready_update
+from tests.faults.federation import tensors
 from tests.faults.processes import CONSTANTS, PART_BYTES
 from tests.faults.proxy import Proxy, Request, slow
-from tests.faults.world import tensors
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 
@@ -135,7 +135,7 @@ def test_a_function_killed_at_its_timeout_is_taken_over_from_its_last_part(
     s3.fault = hang
     model = slow_model()
     deliveries = run_to_the_end(
-        model, cloud, s3, tmp_path, {"connectors.invocation.LEASE_SLACK_SECONDS": 0}
+        model, cloud, s3, tmp_path, {"connectors.runtime.dispatcher.LEASE_SLACK_SECONDS": 0}
     )
     # On a busy machine a later one may be too slow as well; it costs no more than the first.
     killed = [each for each in deliveries if each != "done"]

@@ -18,12 +18,12 @@ from aggregation.requirements import Readiness, create_requirement, known_requir
 from aggregation.rules import create_rule, known_rules
 from aggregation.sources import ByteSource, read
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.management.initial import initial_weights
 from connectors.management.inputs import EITHER, source_of
 from connectors.management.membership import add_client_arguments, clients_asked_for
 from connectors.management.reports import ReportCommand, counted, told_plainly
-from connectors.storage import store
+from connectors.storage.filesystem import store
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel, ModelArtifact
 from models_app.schemas import compiled
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from connectors.diagnosis import Finding, Verdict, diagnose
 from connectors.management.reports import ReportCommand, as_text, shown
+from connectors.usecases.health import Finding, Verdict, diagnose
 
 
 class Command(ReportCommand):

@@ -12,7 +12,6 @@ from django.core.management.base import BaseCommand, CommandError
 
 from aggregation.formats import FORMATS
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.management.reports import (
     add_aggregate_argument,
     add_out_arguments,
@@ -20,8 +19,9 @@ from connectors.management.reports import (
     found,
     told_plainly,
 )
-from connectors.signing import MAX_MINUTES_IN_A_FUNCTION, Signer
-from connectors.storage import Objects
+from connectors.storage.filesystem import Objects
+from connectors.storage.presigning import MAX_MINUTES_IN_A_FUNCTION, Signer
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import ModelAggregate
 
 #: Bytes in memory at once.

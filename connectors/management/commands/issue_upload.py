@@ -9,6 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
+from connectors.intake.scores import MAX_SCORE_BYTES
+from connectors.intake.scores import PREFIX as SCORES
 from connectors.management.membership import client_uuid
 from connectors.management.reports import (
     ReportCommand,
@@ -17,9 +19,7 @@ from connectors.management.reports import (
     found,
     told_plainly,
 )
-from connectors.scores import MAX_SCORE_BYTES
-from connectors.scores import PREFIX as SCORES
-from connectors.signing import MAX_MINUTES_IN_A_FUNCTION, Signer
+from connectors.storage.presigning import MAX_MINUTES_IN_A_FUNCTION, Signer
 from models_app.models import FederatedModel
 
 #: A week: what S3 signs for at most.

@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import Count, Max, OuterRef, Q, Subquery
 
 from connectors.management.reports import ReportCommand, told_plainly
-from connectors.queries import members_of
+from connectors.rounds.selectors import members_of
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from connectors.management.reports import add_aggregate_argument, found, told_plainly
-from connectors.publishing import publish
+from connectors.usecases.publish import publish
 from models_app.models import ModelAggregate
 
 

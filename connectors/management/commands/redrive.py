@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from connectors.management.reports import told_plainly
-from connectors.queue import RoundQueue
+from connectors.runtime.queue import RoundQueue
 from models_app.models import FederatedModel, ModelUpdate
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
 from connectors.management.reports import add_aggregate_argument, found, told_plainly
-from connectors.publishing import roll_back
+from connectors.usecases.publish import roll_back
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import ModelAggregate
 
 

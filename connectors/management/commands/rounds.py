@@ -12,7 +12,7 @@ from connectors.management.reports import (
     found,
     told_plainly,
 )
-from connectors.queries import State
+from connectors.rounds.selectors import State
 from models_app.models import AggregationRound, FederatedModel
 
 

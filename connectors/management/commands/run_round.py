@@ -16,7 +16,7 @@ from django.core.management.base import CommandError
 from aggregation.errors import TemporarilyUnavailable
 from aggregation.round import Claim, Status, run_round
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
+from connectors.limits import allowed_resources
 from connectors.management.reports import (
     ReportCommand,
     add_model_argument,
@@ -24,7 +24,7 @@ from connectors.management.reports import (
     shown,
     told_plainly,
 )
-from connectors.resources import allowed_resources
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel
 
 #: Progress is told this often.

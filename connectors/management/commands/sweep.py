@@ -12,12 +12,12 @@ from django.utils import timezone
 
 from aggregation.round import Status, run_round
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
-from connectors.housekeeping import OLD_ENOUGH, collect
-from connectors.latest import tell_latest, untold_models
+from connectors.limits import allowed_resources
 from connectors.management.reports import told_plainly
-from connectors.queries import due_models
-from connectors.resources import allowed_resources
+from connectors.publication.pointer import tell_latest, untold_models
+from connectors.rounds.selectors import due_models
+from connectors.storage.garbage import OLD_ENOUGH, collect
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 #: Nothing in a bucket is older.
 MAX_MINUTES = 100 * 366 * 24 * 60

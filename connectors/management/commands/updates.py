@@ -12,7 +12,7 @@ from connectors.management.reports import (
     found,
     told_plainly,
 )
-from connectors.queries import UpdateStatus
+from connectors.rounds.selectors import UpdateStatus
 from models_app.models import FederatedModel, ModelUpdate
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from connectors import DjangoAggConnector
-from connectors.aggregator import DEFAULT_SETTINGS
-from connectors.auditing import verify
+from connectors.limits import allowed_resources
 from connectors.management.reports import add_aggregate_argument, found, told_plainly
-from connectors.resources import allowed_resources
+from connectors.usecases.verify import verify
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import ModelAggregate
 
 

@@ -12,14 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aggregation import arithmetic
+from aggregation.engine import arithmetic
+from aggregation.engine.measure import Centre, measured
 from aggregation.errors import NotEnoughUpdates, RuleError, UpdatesRejected
-from aggregation.measuring import Centre, measured
 from aggregation.rules import Selection, Statistics, create_rule, known_rules
 from aggregation.rules.krum import Krum, mean_around_median
 from aggregation.rules.sorting import ordered_rows
 from tests.aggregation import oracles
-from tests.aggregation.engine_tools import passes_of, result_of, run, vectors, work_of
+from tests.aggregation.engine.engine_tools import passes_of, result_of, run, vectors, work_of
 
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("weighted_mean", {}),

@@ -1,0 +1,21 @@
+"""The chunk engine: any number of updates of any size become one aggregate, in flat memory."""
+
+from aggregation.engine.combine import combine
+from aggregation.engine.passes import Passes
+from aggregation.engine.plan import (
+    DEFAULT_RESOURCES,
+    Checkpoint,
+    Combination,
+    Combined,
+    Resources,
+)
+
+__all__ = [
+    "DEFAULT_RESOURCES",
+    "Checkpoint",
+    "Combination",
+    "Combined",
+    "Passes",
+    "Resources",
+    "combine",
+]

@@ -1,0 +1,1 @@
+"""JSON lists of layers, parsed and written part by part."""

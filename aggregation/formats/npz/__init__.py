@@ -1,0 +1,1 @@
+"""NumPy archives (`.npz`), read by ranges and written part by part."""

@@ -1,0 +1,1 @@
+"""Publication: the latest pointer of each model, and the outbox of events."""

@@ -1,0 +1,207 @@
+"""`latest.json`: how a client that sees only the bucket knows which aggregate to train from.
+
+The object follows the database. It is written after the round is published, on the condition that it is
+still what was read, and only ever to tell a higher number: whoever comes late writes nothing. A number is
+believed only of an aggregate that the database knows, since the bucket may be older than the database, or
+the database restored. An attempt that dies before it has written leaves `told_number` behind the latest
+aggregate, by which the next sweep finds the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from botocore.exceptions import BotoCoreError, ClientError
+from django.db import DatabaseError
+from django.db.models import F, IntegerField, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
+
+from aggregation.errors import (
+    AggregationError,
+    ObjectMissing,
+    TemporarilyUnavailable,
+    UpdateRejected,
+)
+from connectors.rounds.selectors import UnknownModel, translated_errors
+from connectors.storage.filesystem import Objects, Outrun, read_small
+from models_app.models import FederatedModel, ModelAggregate
+
+#: Times a pointer is read and written again because somebody else wrote it meanwhile.
+TRIES = 5
+
+#: A pointer is some 300 bytes; an object that is larger is none, and is replaced.
+MAX_BYTES = 1 << 16
+
+
+def latest_key(model_id: int) -> str:
+    """Where a model's pointer is."""
+    return f"aggregates/{model_id}/latest.json"
+
+
+def is_pointer(key: str) -> bool:
+    """Whether a key below ``aggregates/`` is a pointer's, or of a file beside it, not a result's."""
+    return _POINTER.fullmatch(key) is not None
+
+
+_POINTER = re.compile(r"aggregates/[0-9]+/(latest\.json|\.latest\.json\.(lock|new))")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latest:
+    """What `latest.json` tells, field by field.
+
+    Parameters
+    ----------
+    model_id : int
+    aggregate_id : int or None
+        What an update that is trained from it gives as its `base-aggregate`; None for the initial model.
+    number : int
+        Of the aggregate; 0 for the initial model.
+    key, etag : str
+        Of the weights, in the same bucket.
+    published_on : str
+        ISO 8601, with its zone.
+    schema : int
+        The version of this format.
+    """
+
+    model_id: int
+    aggregate_id: int | None
+    number: int
+    key: str
+    etag: str
+    published_on: str
+    schema: int = 1
+
+
+def tell_latest(objects: Objects, model_id: int) -> Latest | None:
+    """Make a model's `latest.json` tell its latest aggregate, or one that is later still.
+
+    Returns
+    -------
+    Latest or None
+        What was, or had been, written; None where the model has neither aggregate nor initial model.
+
+    Raises
+    ------
+    UnknownModel
+    TemporarilyUnavailable
+        If the database or storage did not answer; the sweep tries again.
+    """
+    latest = _read(objects, model_id)
+    if latest is None:
+        return None
+    for _ in range(TRIES):
+        told, etag = _told(objects, latest_key(model_id))
+        if told is not None and _stands(told, latest):
+            break
+        try:
+            text = json.dumps(asdict(latest), indent=1)
+            objects.replace(latest_key(model_id), text.encode(), etag=etag)
+            break
+        except Outrun:
+            continue
+    else:
+        raise TemporarilyUnavailable(f"{latest_key(model_id)} is being written by many at once")
+    _remember(model_id, latest.number)
+    return latest
+
+
+def told_now(objects: Objects, model_id: int) -> str:
+    """`tell_latest` for who has done the work already and must not fail any more: why it could not be
+    told, in words; empty if it was. The next sweep tells what is not told."""
+    try:
+        tell_latest(objects, model_id)
+    except (AggregationError, DatabaseError, BotoCoreError, ClientError, OSError) as error:
+        return f"latest.json of model {model_id} is written by the next sweep, for now: {error}"
+    return ""
+
+
+def doubt(model_id: int) -> None:
+    """Have the next sweep look whether a model's `latest.json` is right: somebody trained from what the
+    database does not know, as a pointer tells that is from before the database was restored."""
+    with translated_errors():
+        FederatedModel.objects.filter(pk=model_id).update(told_number=None)
+
+
+def untold_models() -> list[int]:
+    """Ids of the models whose `latest.json` is not known to tell their latest weights."""
+    latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
+    numbered = FederatedModel.objects.annotate(
+        latest=Coalesce(Subquery(latest.values("number")[:1]), 0, output_field=IntegerField())
+    )
+    has_weights = Q(latest__gt=0) | Q(current_artifact__isnull=False)
+    untold = numbered.filter(has_weights).filter(
+        Q(told_number=None) | Q(told_number__lt=F("latest"))
+    )
+    with translated_errors():
+        return list(untold.order_by("pk").values_list("pk", flat=True))
+
+
+def _read(objects: Objects, model_id: int) -> Latest | None:
+    """The latest weights, as the database has them."""
+    with translated_errors():
+        model = (
+            FederatedModel.objects.select_related("current_artifact").filter(pk=model_id).first()
+        )
+        if model is None:
+            raise UnknownModel(f"there is no federated model with id {model_id}")
+        aggregate = model.aggregates.order_by("-number").first()
+    if aggregate:
+        key, since = str(aggregate.result.name), aggregate.created_on
+    elif model.current_artifact:
+        key, since = str(model.current_artifact.values.name), model.current_artifact.created_on
+    else:
+        return None
+    return Latest(
+        model_id=model_id,
+        aggregate_id=aggregate.pk if aggregate else None,
+        number=aggregate.number if aggregate else 0,
+        key=key,
+        etag=objects.stat(key).etag,
+        published_on=since.isoformat(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What a pointer that was found says: whose number it gives, and which weights."""
+
+    number: int
+    aggregate_id: int
+    key: str
+
+
+def _told(objects: Objects, key: str) -> tuple[_Told | None, str]:
+    """What the pointer tells of an aggregate, and its ETag; nothing where it is missing or no pointer."""
+    try:
+        etag = objects.stat(key).etag
+    except ObjectMissing:
+        return None, ""
+    try:
+        body, _ = read_small(objects, key, etag=etag, at_most=MAX_BYTES)
+        found = json.loads(body)
+        told = _Told(**{each: found[each] for each in ("number", "aggregate_id", "key")})
+    except UpdateRejected:  # Replaced since, which the write will find out; or much too large.
+        return None, etag
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None, etag
+    return (told if type(told.number) is int else None), etag
+
+
+def _stands(told: _Told, latest: Latest) -> bool:
+    """Whether what is told is the model's latest aggregate, or one that came after it was looked up."""
+    if told.number < latest.number or told.number < 1:
+        return False
+    with translated_errors():
+        aggregates = ModelAggregate.objects.filter(federated_model=latest.model_id)
+        known = aggregates.filter(number=told.number).values_list("pk", "result").first()
+    return known == (told.aggregate_id, told.key)
+
+
+def _remember(model_id: int, number: int) -> None:
+    behind = Q(told_number=None) | Q(told_number__lt=number)
+    with translated_errors():
+        FederatedModel.objects.filter(behind, pk=model_id).update(told_number=number)

@@ -1,0 +1,1 @@
+"""The round protocol over the database: claims, leases, publication and settlement."""

@@ -1,0 +1,1 @@
+"""The Lambda runtime: events in, responses and telemetry out, and the hooks of the environment."""

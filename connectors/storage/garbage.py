@@ -1,0 +1,108 @@
+"""What rounds that died leave behind, and how it is collected.
+
+A result shows only once it is published; until then, and for ever if its attempt died, it is an
+unfinished multipart upload or an object that no aggregate names. Nothing under ``updates/`` is ever
+touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from aggregation.round import sink_state
+from connectors.publication.pointer import is_pointer
+from connectors.rounds.selectors import State, translated_errors
+from connectors.storage.filesystem import Leftover, Objects
+from models_app.models import AggregationRound, ModelAggregate, ModelArtifact
+
+#: Where results are written.
+PREFIX = "aggregates/"
+
+#: Younger leftovers may belong to an attempt that lives: none lives longer than its lease, which is a
+#: function's fifteen minutes and a little more.
+OLD_ENOUGH = timedelta(hours=1)
+
+#: Keys that are looked up in one statement.
+PAGE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """A leftover that was, or would be, removed."""
+
+    key: str
+    kind: str
+
+
+def collect(
+    objects: Objects, now: datetime, *, older_than: timedelta = OLD_ENOUGH, dry_run: bool = False
+) -> list[Collected]:
+    """Remove unfinished uploads and orphaned objects of results.
+
+    Parameters
+    ----------
+    objects : Objects
+    now : datetime
+    older_than : timedelta
+        Leftovers younger than this are left alone.
+    dry_run : bool
+        Only tell what would be removed.
+
+    Returns
+    -------
+    list of Collected
+
+    Raises
+    ------
+    TemporarilyUnavailable
+    """
+    collected = []
+    for page in _pages(objects.leftovers(PREFIX)):
+        old = [
+            leftover
+            for leftover in page
+            if leftover.since <= now - older_than and not is_pointer(leftover.key)
+        ]
+        wanted = _wanted(leftover.key for leftover in old)
+        for leftover in old:
+            if (leftover.upload_id or leftover.key) in wanted:
+                continue
+            if not dry_run:
+                objects.remove(leftover)
+            kind = "unfinished upload" if leftover.upload_id else "orphaned object"
+            collected.append(Collected(key=leftover.key, kind=kind))
+    return collected
+
+
+def _pages(leftovers: Iterable[Leftover]) -> Iterator[list[Leftover]]:
+    page: list[Leftover] = []
+    for leftover in leftovers:
+        page.append(leftover)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    yield page
+
+
+def _wanted(keys: Iterable[str]) -> set[str]:
+    """Those of the keys that an aggregate or artifact names, and what unfinished rounds go on with:
+    their uploads' ids, and the keys these will have."""
+    asked = list(keys)
+    if not asked:
+        return set()
+    wanted: set[str] = set()
+    with translated_errors():
+        # In this order: a round that is published in between is seen as an aggregate then.
+        unfinished = AggregationRound.objects.filter(state=State.RUNNING).exclude(checkpoint=None)
+        for checkpoint in unfinished.values_list("checkpoint", flat=True):
+            sink = sink_state(checkpoint)
+            if sink:
+                wanted |= {sink["key"], sink["upload_id"]}
+        aggregates = ModelAggregate.objects.filter(result__in=asked).values_list(
+            "result", flat=True
+        )
+        artifacts = ModelArtifact.objects.filter(values__in=asked).values_list("values", flat=True)
+        wanted.update(aggregates.union(artifacts))
+    return wanted

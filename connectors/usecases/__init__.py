@@ -1,0 +1,1 @@
+"""Use cases: what the handler and the management commands do, each in one module."""

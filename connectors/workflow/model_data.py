@@ -1,0 +1,257 @@
+"""The model-data connector: updates and aggregates in Django's default storage."""
+
+from __future__ import annotations
+
+import copy
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from django.conf import settings as django_settings
+from django.core.files.base import File
+from django.core.files.storage import FileSystemStorage, default_storage
+from django.core.files.uploadedfile import SimpleUploadedFile
+from numpy.typing import NDArray
+
+from aggregation.errors import UpdateRejected, quoted
+from aggregation.formats import Spool, encoder_for, format_of, open_weights, peek_layout
+from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
+from aggregation.opening import Opener, open_alike
+from aggregation.sources import BytesSource
+from aggregation.weights import Weights, read_tensors
+from connectors.storage.filesystem import FileObjects, Objects
+from connectors.workflow.base import BaseModelDataConnector, Settings
+from models_app.models import ModelUpdate
+
+
+class DjangoModelDataConnector(BaseModelDataConnector):
+    """Reads and writes through Django's default storage: a bucket by django-storages, or a directory.
+
+    Weights are read by ranges and written part by part, which Django's file interface does not know:
+    for that the storage's own client is used, with the storage's own configuration.
+
+    Attributes
+    ----------
+    objects : Objects
+        The storage's.
+
+    Raises
+    ------
+    TypeError
+        If the storage is neither S3 nor a directory.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
+        # Here and not where they are first asked for, which is in a reader's thread: the storage
+        # makes another client in each thread, which takes longer than a small round.
+        self.objects = _objects_of(default_storage)
+
+    def open(
+        self,
+        key: str,
+        *,
+        size: int | None = None,
+        etag: str = "",
+        like: TensorLayout | None = None,
+        spool: Spool | None,
+        trusted: bool = False,
+    ) -> Weights:
+        """Open a weights object; its extension tells the format.
+
+        Parameters
+        ----------
+        key : str
+        size, etag
+            As they were when the object was first seen; asked of storage where they are not known.
+        like : TensorLayout, optional
+            The model's, for formats that do not tell dtypes.
+        spool : Spool or None
+        trusted : bool
+            Whether the object is no client's (see `open_weights`).
+
+        Raises
+        ------
+        MustUnpack
+            If it cannot be read where it is, and there is no spool.
+        UpdateRejected
+            If the object is missing, replaced, or not a well-formed weights object.
+        """
+        if size is None or not etag:
+            seen = self.objects.stat(key, etag=etag)
+            size, etag = seen.size, seen.etag
+        source = self.objects.source(key, size=size, etag=etag)
+        return open_weights(source, format_of(key), like=like, spool=spool, trusted=trusted)
+
+    def layout(self, key: str) -> TensorLayout:
+        """How an object of our own is laid out."""
+        seen = self.objects.stat(key)
+        source = self.objects.source(key, size=seen.size, etag=seen.etag)
+        return peek_layout(source, format_of(key), trusted=True)
+
+    def open_update(
+        self, update: ModelUpdate, *, like: TensorLayout | None = None, spool: Spool | None
+    ) -> Weights:
+        """Open the object of an update, which must be the one seen at the door."""
+        key = str(update.data.name)
+        return self.open(key, size=update.size, etag=update.etag, like=like, spool=spool)
+
+    def load(
+        self, updates: Sequence[ModelUpdate], like: TensorLayout | None
+    ) -> tuple[list[ModelUpdate], dict[int, str]]:
+        """Updates in memory, as workflows that run a round step by step want them.
+
+        Parameters
+        ----------
+        updates : sequence of ModelUpdate
+        like : TensorLayout, optional
+            The model's; without one, the layout that most of the updates have.
+
+        Returns
+        -------
+        loaded : list of ModelUpdate
+            Copies whose ``data`` is a list of arrays, one a layer, in the same order for all.
+        rejected : dict of int to str
+            Why others cannot be used, by their ids.
+        """
+        with Spool(django_settings.SPOOL_BYTES) as spool:
+            openers = {update.pk: self._opener(update) for update in updates}
+            opened, rejected = open_alike(openers, like, django_settings.READ_THREADS, spool)
+            layouts = [like, *(weights.layout for weights in opened.values())]
+            order = next((each for each in layouts if each and each.named), None)
+            loaded = []
+            for update in updates:
+                if update.pk in opened:
+                    twin = copy.copy(update)
+                    # The field's descriptor takes any value; a list is what a workflow averages.
+                    twin.data = _layers(opened[update.pk], order)
+                    loaded.append(twin)
+        return loaded, rejected
+
+    def _opener(self, update: ModelUpdate) -> Opener:
+        return lambda like, spool: self.open_update(update, like=like, spool=spool)
+
+    def store_result(
+        self, file: File[Any], model_location: str | None, model_id: int, number: int
+    ) -> str:
+        """Store a result that a workflow computed, in the format and dtype of its model.
+
+        For results that fit in memory, as the workflow that made them had them.
+
+        Parameters
+        ----------
+        file : File
+            Its name tells the format.
+        model_location : str, optional
+            An object that is laid out as the model is.
+        model_id, number : int
+            Of the round.
+
+        Returns
+        -------
+        str
+            Where it is.
+
+        Raises
+        ------
+        UpdateRejected
+            If the result is not laid out as the model is, or is not finite.
+        """
+        with Spool() as spool:
+            model = None
+            if model_location:
+                model = self.open(model_location, spool=spool, trusted=True)
+            file.seek(0)
+            source = BytesSource(file.read())
+            try:
+                weights = open_weights(
+                    source,
+                    format_of(str(file.name)),
+                    like=model.layout if model else None,
+                    spool=spool,
+                    trusted=True,
+                )
+            except UpdateRejected as error:
+                raise UpdateRejected(f"the result does not fit the model: {error}") from error
+            arrays = _checked(weights, model)
+        kind = model or weights
+        key = aggregate_key(model_id, number, kind.format)
+        sink = self.objects.sink(key, None)
+        sink.write_part(1, encoded(arrays, kind.format), last=True)
+        sink.complete()
+        return key
+
+    def prep_model_data_for_storage(
+        self, data: Sequence[Any] | Mapping[str, Any]
+    ) -> SimpleUploadedFile:
+        """A result as an uploaded file: a mapping as safetensors, a list of layers as JSON."""
+        if isinstance(data, Mapping):
+            arrays = {str(name): np.asarray(array) for name, array in data.items()}
+            return SimpleUploadedFile("aggregate.safetensors", encoded(arrays, "safetensors"))
+        layers = [np.asarray(layer).tolist() for layer in data]
+        text = json.dumps(layers, allow_nan=False)
+        return SimpleUploadedFile("aggregate.json", text.encode(), "application/json")
+
+
+def aggregate_key(model_id: int, number: int, format: str) -> str:
+    """A new key for the aggregate of a round; no two attempts share one."""
+    return f"aggregates/{model_id}/round-{number:06d}-{uuid.uuid4().hex}.{format}"
+
+
+def _layers(weights: Weights, order: TensorLayout | None) -> list[NDArray[Any]]:
+    """The tensors of a weights object, those that have names in the given order."""
+    arrays = read_tensors(weights)
+    if order is None or not (order.named and weights.layout.named):
+        return list(arrays.values())
+    return [arrays[tensor.name] for tensor in order.tensors]
+
+
+def _checked(weights: Weights, model: Weights | None) -> dict[str, NDArray[Any]]:
+    """The tensors of a result, in the model's order and by its names, if they are finite."""
+    arrays = read_tensors(weights)
+    for name, array in arrays.items():
+        if not np.isfinite(array.astype(np.float64)).all():
+            raise UpdateRejected(f"the result is not finite in tensor {quoted(name)}")
+    if model is None:
+        return arrays
+    names = [tensor.name for tensor in model.layout.tensors]
+    if weights.layout.named and model.layout.named:
+        return {name: arrays[name] for name in names}
+    return dict(zip(names, arrays.values(), strict=True))
+
+
+def _objects_of(storage: Any) -> Objects:
+    if isinstance(storage, FileSystemStorage):
+        return FileObjects(storage.location)
+    if not hasattr(storage, "bucket"):
+        raise TypeError(
+            "DjangoModelDataConnector reads S3Storage and FileSystemStorage, not "
+            f"{storage.__class__.__name__}"
+        )
+    from connectors.storage.s3 import S3Objects
+
+    return S3Objects(
+        storage.connection.meta.client, storage.bucket_name, storage.get_object_parameters("")
+    )
+
+
+def encoded(
+    arrays: Mapping[str, NDArray[Any]], format: str, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Arrays as a weights object of that format, in memory."""
+    tensors = []
+    for name, array in arrays.items():
+        if array.dtype not in DTYPE_NAMES:
+            known = ", ".join(str(dtype) for dtype in DTYPE_NAMES)
+            raise UpdateRejected(f"tensor {name!r} has dtype {array.dtype}; known are {known}")
+        tensors.append(Tensor(name, array.dtype, array.shape))
+    layout = TensorLayout(tuple(tensors))
+    encoder = encoder_for(format, layout, metadata)
+    pieces: list[bytes | memoryview] = [encoder.header()]
+    for tensor, start, array in zip(tensors, layout.starts, arrays.values(), strict=False):
+        if tensor.size:
+            flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            pieces += encoder.encode(layout.bytes_before(start), flat.data)
+    return b"".join([*pieces, encoder.footer()])

@@ -1,0 +1,75 @@
+"""Running the engine in tests: on tensors in memory, through the formats that it reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from aggregation.engine import Combination, Combined, Passes, Resources, combine
+from aggregation.engine.output import MemorySink
+from aggregation.formats import Spool, open_weights
+from aggregation.rules import create_rule
+from aggregation.sources import BytesSource
+from aggregation.weights import Weights
+
+Tensors = Mapping[str, Any]
+
+
+def opened(tensors: Tensors | bytes, format: str = "safetensors") -> Weights:
+    body = tensors if isinstance(tensors, bytes) else safetensors.numpy.save(dict(tensors))
+    return open_weights(BytesSource(body), format, spool=Spool())
+
+
+def work_of(
+    rule: str,
+    updates: Sequence[Tensors | bytes],
+    num_examples: Sequence[float] | None = None,
+    parent: Tensors | None = None,
+    *,
+    differences: bool = False,
+    **arguments: Any,
+) -> Combination:
+    weights = [opened(update) for update in updates]
+    return Combination(
+        rule=create_rule(rule, arguments),
+        layout=weights[0].layout,
+        updates=weights,
+        num_examples=num_examples or [1] * len(weights),
+        parent=opened(parent) if parent is not None else None,
+        differences=differences,
+    )
+
+
+def bytes_of(work: Combination, resources: Resources | None = None, **options: Any) -> bytes:
+    return run(work, resources, **options)[0]
+
+
+def run(
+    work: Combination, resources: Resources | None = None, **options: Any
+) -> tuple[bytes, Combined]:
+    sink = MemorySink()
+    combined = combine(
+        work, sink, format="safetensors", resources=resources or Resources(), **options
+    )
+    return sink.data, combined
+
+
+@contextmanager
+def passes_of(*arguments: Any, **options: Any) -> Iterator[Any]:
+    with ExitStack() as stack:
+        never, nothing = (lambda: False), (lambda count: None)
+        work = work_of(*arguments, **options)
+        yield Passes(work, Resources(), stack, never, nothing)
+
+
+def result_of(*arguments: Any, **options: Any) -> dict[str, Any]:
+    return safetensors.numpy.load(bytes_of(work_of(*arguments, **options)))
+
+
+def vectors(values: Any, dtype: Any = np.float32) -> list[Tensors]:
+    """Each row as a model of one tensor."""
+    return [{"w": np.asarray(row, dtype)} for row in values]

@@ -1,0 +1,58 @@
+"""`python -m tests.aggregation.engine.peak BUDGET FOLDER`: prints what combining files takes, as JSON.
+
+A process of its own, so that BLAS can be told to start no threads: they wait for each other busily,
+and take ten times as long on a machine that does something else as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tracemalloc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aggregation.engine import Combination, Resources, combine
+from aggregation.engine.output import FileSink
+from aggregation.formats import open_weights
+from aggregation.rules import create_rule
+from aggregation.sources import FileSource
+from aggregation.weights import Weights
+
+RULES: Mapping[str, Mapping[str, Any]] = {"weighted_mean": {}, "krum": {"f": 1}}
+FORMATS = ("safetensors", "npz")
+
+
+def peak(rule: str, n: int, path: Path, budget: int) -> int:
+    """Bytes that Python and numpy hold at most while a file is combined with itself, n times."""
+    kind = path.suffix[1:]
+
+    def opened() -> Weights:
+        return open_weights(FileSource(path), kind, spool=None)
+
+    tracemalloc.start()
+    try:
+        work = Combination(
+            rule=create_rule(rule, RULES[rule]),
+            layout=opened().layout,
+            updates=[opened() for _ in range(n)],
+            num_examples=[1] * n,
+            parent=opened(),
+        )
+        sink = FileSink(path.with_suffix(".result"))
+        combine(work, sink, format=kind, resources=Resources(memory_bytes=budget))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+if __name__ == "__main__":
+    _budget, _folder = int(sys.argv[1]), Path(sys.argv[2])
+    _peaks = {
+        f"{rule} {kind} {n}": peak(rule, n, _folder / f"update.{kind}", _budget)
+        for rule in RULES
+        for kind in FORMATS
+        for n in (10, 100)
+    }
+    print(json.dumps(_peaks))

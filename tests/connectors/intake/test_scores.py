@@ -1,0 +1,296 @@
+"""Scores at the door: what clients measured becomes the aggregate's validation score, or is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregation.errors import UpdateRejected
+from connectors.intake.scores import best_aggregate, parse_results, refusal, validation_score
+from models_app.models import Client, ClientAggregateScore, FederatedModel, ModelAggregate
+from tests.factories import client_id, make_model, put, s3_record
+from tests.test_lambda_handler import invoke
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"accuracy": {"type": "number", "minimum": 0, "maximum": 1}},
+    "required": ["accuracy"],
+}
+
+database = pytest.mark.usefixtures("database", "cloud")
+_numbers = itertools.count(1)
+
+
+def scored_model(clients: int = 3, **fields: Any) -> FederatedModel:
+    return make_model(clients, **{"score_metric": "accuracy", **fields})
+
+
+def new_aggregate(
+    model: FederatedModel, parent: ModelAggregate | None = None, score: float | None = None
+) -> ModelAggregate:
+    number = parent.number + 1 if parent else 1
+    return ModelAggregate.objects.create(
+        federated_model=model,
+        parent=parent,
+        number=number,
+        result=f"aggregates/{model.pk}/{number}.safetensors",
+        validation_score=score,
+    )
+
+
+def post(aggregate: ModelAggregate, client: int, results: Any, **place: Any) -> dict[str, Any]:
+    """Store a score as a client does, and have the function told; the notification."""
+    body = results if isinstance(results, bytes) else json.dumps(results).encode()
+    model = place.get("model", aggregate.federated_model_id)
+    key = place.get("key") or f"scores/{model}/{client_id(client)}/{aggregate.pk}.json"
+    event = {"Records": [s3_record(key, put(key, body), len(body))]}
+    assert invoke(event) == {"rounds": []}
+    return event
+
+
+def score_of(aggregate: ModelAggregate) -> float | None:
+    aggregate.refresh_from_db()
+    return aggregate.validation_score
+
+
+@database
+def test_the_score_of_an_aggregate_is_the_mean_weighted_by_examples() -> None:
+    """Each score that arrives moves the aggregate's validation score to the weighted mean."""
+    aggregate = new_aggregate(scored_model())
+    post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
+    assert score_of(aggregate) == 0.5
+    post(aggregate, 2, {"num_examples": 30, "accuracy": 0.9, "loss": 0.2})
+    assert score_of(aggregate) == pytest.approx(0.8)
+    stored = aggregate.client_scores.get(client=client_id(2)).validation_results
+    assert stored == {"num_examples": 30, "accuracy": 0.9, "loss": 0.2}
+
+
+@database
+def test_the_same_score_again_changes_nothing() -> None:
+    """A second delivery of a notification registers no second score."""
+    aggregate = new_aggregate(scored_model())
+    event = post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
+    invoke(event)
+    assert aggregate.client_scores.count() == 1
+    assert score_of(aggregate) == 0.5
+
+
+@database
+def test_the_first_score_of_a_client_stands() -> None:
+    """What is uploaded later under the same key changes nothing, in whatever order it arrives."""
+    aggregate = new_aggregate(scored_model())
+    post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
+    post(aggregate, 1, {"num_examples": 10, "accuracy": 1.0})
+    assert score_of(aggregate) == 0.5
+
+
+@database
+def test_no_client_weighs_more_than_its_model_allows() -> None:
+    """The examples of a score are capped like those of an update."""
+    aggregate = new_aggregate(scored_model(max_num_examples=10))
+    post(aggregate, 1, {"num_examples": 10**9, "accuracy": 1.0})
+    post(aggregate, 2, {"num_examples": 10, "accuracy": 0.0})
+    assert score_of(aggregate) == 0.5
+
+
+@database
+def test_a_model_without_a_metric_keeps_scores_and_has_none_itself() -> None:
+    """Where no metric is the score, results are stored and the aggregate stays without a score."""
+    aggregate = new_aggregate(scored_model(score_metric=""))
+    post(aggregate, 1, {"loss": 0.5})
+    assert aggregate.client_scores.count() == 1
+    assert score_of(aggregate) is None
+
+
+@database
+@pytest.mark.parametrize(
+    ("results", "reason"),
+    [
+        (b"not json", "not the JSON of a score"),
+        (b"\xff\xfe", "not the JSON of a score"),
+        (b'{"accuracy": NaN}', "NaN is no finite number"),
+        (b'{"accuracy": 1, "other": 1e999}', "1e999 is no finite number"),
+        (b'{"accuracy": 1, "other": 1e301}', "1e301 is no finite number up to 1e+300"),
+        (b'{"accuracy": 1, "other": [-1' + b"0" * 400 + b"]}", "000"),
+        (b'{"accuracy": 1, "other": 1' + b"0" * 5000 + b"}", "not the JSON of a score"),
+        (b'{"accuracy": 0.1, "accuracy": 0.9}', "a name is given twice"),
+        (b'{"accuracy": 0.1, "note": "\\u0000"}', "a text with a zero in it"),
+        (b'{"accuracy": 0.1, "note": "\\ud800"}', "can't encode character"),
+        (b'{"accuracy": 0.1, "deep": ' + b"[" * 30 + b"]" * 30 + b"}", "nested deeper than 20"),
+        (b"[" * 60_000, "not the JSON of a score"),
+        (b"[0.5]", "expected a JSON object"),
+        (b" " * 70_000 + b"{}", "70002 bytes, at most 65536 are taken"),
+        ({"accuracy": "high"}, "accuracy must be number"),
+        ({"accuracy": 1.5}, "accuracy must be smaller than or equal to 1"),
+        ({"loss": 0.1}, "must contain ['accuracy'] properties"),
+        ({"accuracy": 0.5, "num_examples": 0}, "expected a whole number from 1"),
+        ({"accuracy": 0.5, "num_examples": 1.5}, "expected a whole number from 1"),
+        ({"accuracy": 0.5, "num_examples": True}, "expected a whole number from 1"),
+        ({"accuracy": 0.5, "num_examples": 10**10}, "expected a whole number from 1"),
+    ],
+)
+def test_a_score_that_is_none_is_refused_with_its_reason(
+    results: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What breaks JSON, the database or the model's schema is a warning with its reason, never stored."""
+    aggregate = new_aggregate(scored_model(client_agg_results_schema=SCHEMA))
+    post(aggregate, 1, results)
+    (told,) = [record for record in caplog.records if record.message.startswith("score rejected")]
+    assert reason in told.__dict__["reason"].replace("\\'", "'")
+    assert not aggregate.client_scores.exists()
+
+
+@database
+def test_without_a_schema_the_metric_must_still_be_a_number() -> None:
+    """A model that names a metric takes no score without it, nor one that is no finite number."""
+    aggregate = new_aggregate(scored_model())
+    for client, value in enumerate([None, "0.5", True, [0.5], 10**400], 1):
+        post(aggregate, min(client, 3), {"accuracy": value})
+    assert not aggregate.client_scores.exists()
+
+
+@database
+def test_what_is_no_metric_today_may_be_one_tomorrow() -> None:
+    """A number too large to average is refused even where it is none of the score's, and where one was
+    stored all the same it counts for nothing: it keeps no other score from being averaged."""
+    aggregate = new_aggregate(scored_model())
+    post(aggregate, 1, {"accuracy": 0.5, "f1": 10**400})
+    assert not aggregate.client_scores.exists()
+    ClientAggregateScore.objects.create(
+        aggregate=aggregate, client_id=client_id(1), validation_results={"f1": 10**400}
+    )
+    FederatedModel.objects.filter(pk=aggregate.federated_model_id).update(score_metric="f1")
+    post(aggregate, 2, {"f1": 0.75})
+    assert score_of(aggregate) == 0.75
+
+
+@database
+def test_strangers_and_foreign_aggregates_are_refused() -> None:
+    """A score counts only from a member that is not paused, for an aggregate of the model it names."""
+    model, other = scored_model(2), scored_model(2)
+    aggregate, foreign = new_aggregate(model), new_aggregate(other)
+    Client.objects.create(pk=client_id(9))
+    post(aggregate, 9, {"accuracy": 1.0})
+    post(foreign, 1, {"accuracy": 1.0}, model=model.pk)
+    Client.objects.filter(pk=client_id(2)).update(paused=True)
+    post(aggregate, 2, {"accuracy": 1.0})
+    assert not aggregate.client_scores.exists()
+    assert not foreign.client_scores.exists()
+
+
+@database
+@pytest.mark.parametrize(
+    "key",
+    [
+        "scores/0/{client}/1.json",
+        "scores/{model}/{client}/{aggregate}.txt",
+        "scores/{model}/{client}/x/{aggregate}.json",
+        "scores/{model}/{client}/latest.json",
+        "scores/{model}/nobody/{aggregate}.json",
+        "scores/4711/{client}/{aggregate}.json",
+        "scores/{model}/00000000-0000-4000-8000-000000000000/{aggregate}.json",
+    ],
+)
+def test_a_key_of_another_form_is_ignored(key: str) -> None:
+    """Nothing is registered for a key that names no model, client or aggregate."""
+    aggregate = new_aggregate(scored_model())
+    names = {"client": client_id(1), "model": aggregate.federated_model_id}
+    post(aggregate, 1, {"accuracy": 1.0}, key=key.format(aggregate=aggregate.pk, **names))
+    assert not aggregate.client_scores.exists()
+
+
+@database
+def test_an_object_that_was_replaced_is_left_to_its_own_notification() -> None:
+    """The bytes that were announced are the ones that count: a late notification finds others there."""
+    aggregate = new_aggregate(scored_model())
+    key = f"scores/{aggregate.federated_model_id}/{client_id(1)}/{aggregate.pk}.json"
+    first = s3_record(key, put(key, b'{"accuracy": 0.1}'), 17)
+    second = s3_record(key, put(key, b'{"accuracy": 0.2}'), 17)
+    invoke({"Records": [first]})
+    assert not aggregate.client_scores.exists()
+    invoke({"Records": [second]})
+    assert score_of(aggregate) == 0.2
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    "schema",
+    [
+        [],
+        {"type": "nonsense"},
+        {"properties": 3},
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"$ref": "file:///etc/passwd"},
+        {"$id": "http://127.0.0.1:9/", "properties": {"a": {"$ref": "other.json#/x"}}},
+    ],
+)
+def test_a_schema_that_is_none_is_refused_when_the_model_is_saved(schema: Any) -> None:
+    """A mistake in a schema shows where it is made; nothing is fetched from anywhere."""
+    with pytest.raises(ValidationError, match="client_agg_results_schema"):
+        make_model(1, client_agg_results_schema=schema)
+
+
+@pytest.mark.usefixtures("database")
+def test_the_best_aggregate_is_the_one_with_the_best_score() -> None:
+    """The highest score is best, or the lowest where the score is a loss; of equals the earliest."""
+    model = scored_model(1)
+    assert best_aggregate(model) is None
+    first = new_aggregate(model, score=0.3)
+    second = new_aggregate(model, first, score=0.9)
+    third = new_aggregate(model, second, score=0.9)
+    new_aggregate(model, third)
+    assert best_aggregate(model) == second
+    model.lower_is_better = True
+    assert best_aggregate(model) == first
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("fields", "scores", "told"),
+    [
+        ({"max_score_drop": None}, (0.9, 0.1), ""),
+        ({"max_score_drop": 0.1}, (0.5, 0.4375), ""),
+        ({"max_score_drop": 0.1}, (0.9, 0.7), "worse by 0.2, and max_score_drop is 0.1"),
+        ({"max_score_drop": 0.1}, (0.5, None), "has no validation score yet"),
+        ({"max_score_drop": 0.1}, (None, 0.1), ""),
+        ({"max_score_drop": 0.1, "lower_is_better": True}, (0.9, 0.1), ""),
+        ({"max_score_drop": 0.1, "lower_is_better": True}, (0.25, 0.5), "worse by 0.25"),
+    ],
+)
+def test_a_version_is_refused_of_what_scores_worse_than_its_parent(
+    fields: Any, scores: tuple[float | None, float | None], told: str
+) -> None:
+    """By more than the model's margin, and saying by how much; within it nothing is said."""
+    model = scored_model(1, **fields)
+    parent = new_aggregate(model, score=scores[0])
+    said = refusal(new_aggregate(model, parent, score=scores[1]))
+    assert told in said
+    assert bool(said) == bool(told)
+
+
+counts, values = st.integers(1, 10**9), st.floats(-1e300, 1e300)
+
+
+@given(st.lists(st.tuples(counts, values), min_size=1, max_size=30))
+def test_a_weighted_mean_lies_between_its_values(scores: list[tuple[int, float]]) -> None:
+    """Whatever is averaged, the mean is finite and between the smallest and the largest value."""
+    results = [{"num_examples": count, "m": value} for count, value in scores]
+    mean = validation_score(results, "m")
+    low, high = min(value for _, value in scores), max(value for _, value in scores)
+    slack = 1e-12 * max(abs(low), abs(high))
+    assert mean is not None
+    assert low - slack <= mean <= high + slack
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_whatever_bytes_come_they_are_a_score_or_are_refused(body: bytes) -> None:
+    """No bytes make the parser raise anything but a rejection."""
+    with suppress(UpdateRejected):
+        assert isinstance(parse_results(body), dict)

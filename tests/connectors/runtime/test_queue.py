@@ -1,0 +1,68 @@
+"""Requests for rounds, in the function's own queue."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from aggregation.errors import TemporarilyUnavailable
+from connectors.runtime.queue import RoundQueue
+
+
+def requested(cloud: Any) -> list[int]:
+    """The models that the messages in the queue ask for rounds of; S3 has sent a test of its own."""
+    found: list[int] = []
+    sqs, place = cloud.client("sqs"), {"QueueUrl": cloud.queue_url, "MaxNumberOfMessages": 10}
+    while messages := sqs.receive_message(**place).get("Messages"):
+        bodies = [json.loads(message["Body"]) for message in messages]
+        found += [body["model_id"] for body in bodies if "model_id" in body]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 11, 25])
+def test_each_model_gets_one_message(cloud: Any, count: int) -> None:
+    """However many models there are, in requests of ten, each is asked for once."""
+    queue = RoundQueue(cloud.client("sqs"), cloud.queue_url)
+    queue.request_rounds(range(1, count + 1))
+    assert requested(cloud) == list(range(1, count + 1))
+
+
+def test_a_queue_that_cannot_be_reached_is_temporarily_unavailable(cloud: Any) -> None:
+    """What keeps a request from being sent is raised, so that whoever wanted it tries again."""
+    once = Config(retries={"total_max_attempts": 1}, proxies={})
+    nowhere = boto3.client("sqs", endpoint_url="http://127.0.0.1:1", config=once)
+    with pytest.raises(TemporarilyUnavailable, match="queue cannot be reached"):
+        RoundQueue(nowhere, cloud.queue_url).request_rounds([1])
+
+
+def test_a_message_that_was_refused_is_not_taken_for_sent(cloud: Any) -> None:
+    """SQS may take some messages of a request and refuse others: that is no success."""
+    sqs = cloud.client("sqs")
+    send = sqs.send_message_batch
+
+    def refuse_one(**request: Any) -> Any:
+        *taken, refused = request["Entries"]
+        answer = send(**{**request, "Entries": taken})
+        return {**answer, "Failed": [{"Id": refused["Id"], "Code": "InternalError"}]}
+
+    sqs.send_message_batch = refuse_one
+    with pytest.raises(TemporarilyUnavailable, match=r"refused messages: .*InternalError"):
+        RoundQueue(sqs, cloud.queue_url).request_rounds([1, 2, 3])
+    assert requested(cloud) == [1, 2]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("database")
+def test_without_dead_letters_there_is_nothing_to_put_back(cloud: Any) -> None:
+    """A queue that has no dead-letter queue is named."""
+    with (
+        override_settings(QUEUE_URL=cloud.dead_letter_url),
+        pytest.raises(CommandError, match="has no dead-letter queue"),
+    ):
+        call_command("redrive")

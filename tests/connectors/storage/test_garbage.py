@@ -1,0 +1,225 @@
+"""What dead rounds leave behind is collected, and nothing else."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from aggregation.engine import DEFAULT_RESOURCES, Combined, Resources
+from aggregation.round import RoundResult, run_round
+from aggregation.rules import Selection
+from connectors import DjangoAggConnector
+from connectors.rounds.ledger import MAX_FRUITLESS_ATTEMPTS
+from connectors.storage.filesystem import FileObjects
+from connectors.storage.garbage import Collected, collect
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from models_app.models import FederatedModel, ModelUpdate
+from tests import factories
+from tests.factories import filled, make_model, ready_update
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+
+LATER = datetime.now(UTC) + timedelta(hours=2)
+
+
+def objects() -> Any:
+    return DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+
+
+def unfinished_upload(key: str) -> None:
+    sink = objects().sink(key, None)
+    sink.write_part(1, b"x" * (5 << 20))
+
+
+def published(model: FederatedModel) -> str:
+    ready_update(model, 1, filled(1.0))
+    run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+    return str(model.aggregates.get().result.name)
+
+
+def test_orphans_and_unfinished_uploads_are_removed_and_aggregates_stay() -> None:
+    """Objects no aggregate names and uploads no round goes on with go; aggregates and updates stay."""
+    model = make_model(1)
+    kept = published(model)
+    factories.put("aggregates/1/orphan.safetensors", b"x")
+    unfinished_upload("aggregates/1/unfinished.safetensors")
+    found = collect(objects(), LATER)
+    assert found == [
+        Collected(key="aggregates/1/orphan.safetensors", kind="orphaned object"),
+        Collected(key="aggregates/1/unfinished.safetensors", kind="unfinished upload"),
+    ]
+    assert collect(objects(), LATER) == []
+    assert factories.get(kept)
+    assert factories.get(model.model_updates.get().data.name)
+
+
+def test_what_is_young_may_belong_to_an_attempt_that_lives() -> None:
+    """A leftover younger than an attempt can be old is left alone."""
+    factories.put("aggregates/1/orphan.safetensors", b"x")
+    assert collect(objects(), datetime.now(UTC)) == []
+
+
+def test_an_upload_that_a_round_goes_on_with_is_kept() -> None:
+    """The unfinished upload in the checkpoint of a running round is not a leftover."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    claim: Any = connector.claim_round(model.pk)
+    sink = connector.new_result(claim, "safetensors", None)
+    sink.write_part(1, b"x" * (5 << 20))
+    progress = {"parts": 1, "next_element": 1, "encoder": {}, "sink": sink.state()}
+    engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
+    connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
+    assert collect(objects(), LATER) == []
+
+
+def test_an_aggregate_that_is_published_while_it_is_asked_for_is_kept() -> None:
+    """Whichever statement a round is published after, its object is never taken for an orphan."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    claim: Any = connector.claim_round(model.pk)
+    key = "aggregates/1/just-now.safetensors"
+    factories.put(key, b"x")
+    sink = {"key": key, "upload_id": "1"}
+    progress: Any = {"parts": 1, "next_element": 1, "encoder": {}, "sink": sink}
+    engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
+    connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
+    asked: list[str] = []
+
+    def publish_after_the_first(execute: Any, sql: str, *rest: Any) -> Any:
+        found = execute(sql, *rest)
+        asked.append(sql)
+        if len(asked) == 1:
+            combined = Combined(selection=Selection.equal(range(1)), norms=None, bytes_read=1)
+            used = tuple(update.id for update in claim.updates)
+            connector.publish_round(
+                claim, RoundResult(used=used, rejected={}, location=key, combined=combined)
+            )
+        return found
+
+    with connection.execute_wrapper(publish_after_the_first):
+        assert collect(objects(), LATER) == []
+    assert model.aggregates.get().result.name == key
+
+
+def test_files_are_collected_as_objects_are(tmp_path: Path) -> None:
+    """In a directory, files no aggregate names and files that are not whole are leftovers too."""
+    root = tmp_path / "storage"
+    files = FileObjects(root)
+    sink = files.sink("aggregates/1/begun.npz", None)
+    sink.write_part(1, b"x")
+    (root / "aggregates/1/orphan.npz").write_bytes(b"x")
+    assert {(each.key, each.kind) for each in collect(files, LATER)} == {
+        ("aggregates/1/begun.npz", "unfinished upload"),
+        ("aggregates/1/orphan.npz", "orphaned object"),
+    }
+    assert list(root.rglob("*.*")) == []
+
+
+def said(*arguments: Any, **options: Any) -> str:
+    out = io.StringIO()
+    call_command(*arguments, stdout=out, **options)
+    return out.getvalue()
+
+
+def test_a_dry_sweep_tells_and_does_nothing() -> None:
+    """`sweep --dry-run` names the rounds that are due and the leftovers, and changes nothing."""
+    model = make_model(1)
+    update = ready_update(model, 1, filled(1.0))
+    factories.put("aggregates/1/orphan.safetensors", b"x")
+    out = said("sweep", "--dry-run", "--older-than", "0")
+    assert f"model {model.pk}: a round is due" in out
+    assert "would remove orphaned object aggregates/1/orphan.safetensors" in out
+    assert factories.statuses([update]) == ["PENDING"]
+    assert factories.get("aggregates/1/orphan.safetensors") == b"x"
+
+
+def test_a_sweep_runs_what_is_due() -> None:
+    """`sweep` publishes what is ready and removes what is left over."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    assert f"model {model.pk}: published" in said("sweep")
+    assert model.aggregates.count() == 1
+
+
+def test_redrive_puts_dead_letters_back_and_asks_for_failed_updates(cloud: Any) -> None:
+    """`redrive` moves every dead letter into the queue and asks for rounds of FAILED updates."""
+    sqs = cloud.client("sqs")
+    for number in range(12):
+        sqs.send_message(QueueUrl=cloud.dead_letter_url, MessageBody=f"letter {number}")
+    model = make_model(1)
+    key = f"updates/{model.pk}/x/failed.npz"
+    ModelUpdate.objects.create(
+        federated_model=model,
+        client_id=factories.client_id(1),
+        data=key,
+        status=ModelUpdate.Status.FAILED,
+    )
+    out = said("redrive")
+    assert "12 dead letters are back" in out
+    bodies = set()
+    while letters := sqs.receive_message(QueueUrl=cloud.queue_url, MaxNumberOfMessages=10).get(
+        "Messages"
+    ):
+        bodies |= {letter["Body"] for letter in letters}
+    assert bodies == {f"letter {n}" for n in range(12)} | {f'{{"model_id": {model.pk}}}'}
+
+
+def test_a_model_is_paused_and_resumed_by_name_of_its_reason() -> None:
+    """`pause` keeps rounds from starting and says why; `resume` lets them and forgets failures."""
+    model = make_model(1, failed_rounds=2)
+    said("pause", model.pk, reason="under review")
+    model.refresh_from_db()
+    assert (model.allow_aggregation, model.pause_reason) == (False, "under review")
+    assert "it had been paused: under review" in said("resume", model.pk)
+    model.refresh_from_db()
+    assert (model.allow_aggregation, model.pause_reason, model.failed_rounds) == (True, "", 0)
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_model_that_does_not_exist_is_named(command: str) -> None:
+    """Pausing or resuming an unknown model is an error that names its id."""
+    with pytest.raises(CommandError, match="4711"):
+        call_command(command, 4711)
+
+
+@pytest.mark.parametrize("command", ["sweep", "run_round"])
+def test_a_command_that_gives_a_round_up_fails(command: str) -> None:
+    """A round that is given up is a failure, for whoever asked for it, too."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    model.rounds.update(
+        fruitless_attempts=MAX_FRUITLESS_ATTEMPTS, lease_expires_at=LATER - timedelta(days=1)
+    )
+    arguments = [model.pk] if command == "run_round" else []
+    with pytest.raises(CommandError, match="failed"):
+        call_command(command, *arguments, stdout=io.StringIO(), stderr=io.StringIO())
+    assert not model.aggregates.exists()
+
+
+@pytest.mark.parametrize("command", ["sweep", "run_round"])
+def test_commands_keep_to_the_memory_that_the_settings_allow(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a round is run, MEMORY_BUDGET_MB is what it may use."""
+    monkeypatch.setattr("django.conf.settings.MEMORY_BUDGET_MB", 77)
+    used = []
+
+    def watched(*args: Any, resources: Resources = DEFAULT_RESOURCES, **options: Any) -> Any:
+        used.append(resources.memory_bytes)
+        return run_round(*args, resources=resources, **options)
+
+    monkeypatch.setattr(f"connectors.management.commands.{command}.run_round", watched)
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    arguments = [model.pk] if command == "run_round" else []
+    call_command(command, *arguments, stdout=io.StringIO(), stderr=io.StringIO())
+    assert used == [77 << 20]

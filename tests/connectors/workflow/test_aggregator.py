@@ -1,0 +1,155 @@
+"""`DjangoAggConnector` beyond the contract: what workflows written for Django do with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.test.utils import CaptureQueriesContext
+
+from aggregation.errors import AggregationError, LostRound, UpdateRejected
+from connectors import DjangoAggConnector
+from connectors.usecases.publish import roll_back
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from models_app.models import ModelUpdate
+from tests import factories
+from tests.conftest import using_database
+from tests.connectors.workflow.backends import decoded
+from tests.factories import SMALL, filled, make_model, ready_update, statuses
+
+pytestmark = pytest.mark.usefixtures("database", "shared_cloud")
+
+Status = ModelUpdate.Status
+
+
+@pytest.fixture
+def connector() -> DjangoAggConnector:
+    return DjangoAggConnector(DEFAULT_SETTINGS)
+
+
+def test_querysets_are_taken_where_lists_are(connector: Any) -> None:
+    """A workflow may pass the querysets it makes for itself, lazy as they are, at every step."""
+    model = make_model(2)
+    for client in (1, 2):
+        ready_update(model, client, b"[[1.0]]", suffix="json")
+    updates = ModelUpdate.objects.filter(federated_model=model)
+    connector.register_model_updates_for_aggregation(updates.filter(status=Status.PENDING))
+    running = updates.filter(status=Status.RUNNING)
+    loaded = connector.pull_model_updates_data(running)
+    assert len(loaded) == running.count() == 2
+    aggregate = connector.post_new_model_aggregate(model, None, [[1.0]])
+    connector.register_model_update_used_in_aggregate(running, aggregate)
+    connector.register_model_updates_use_in_aggregation_complete(running, True)
+    connector.register_model_updates_use_in_aggregation_complete(updates, True)
+    assert statuses(updates) == ["COMPLETE", "COMPLETE"]
+
+
+def test_the_names_of_the_original_are_there(connector: Any) -> None:
+    """A workflow finds the statuses where the original had them, and clients through the model."""
+    model = make_model(2)
+    update = ready_update(model, 1, b"[1]", suffix="json")
+    (pulled,) = connector.pull_model_updates_ready_for_aggregation(model, None)
+    assert pulled.status == ModelUpdate.TaskStatus.PENDING
+    with CaptureQueriesContext(connection) as queries:
+        assert pulled.client in model.clients.all()
+    assert len(queries) == 1, "pulled updates come with their clients"
+    assert pulled == update
+
+
+def test_loading_reads_every_model_with_its_own_layout(connector: Any) -> None:
+    """Updates of two models can be loaded at once; each is held to its own."""
+    one, other = make_model(1, initial=SMALL), make_model(1, initial={"a": SMALL["b"]})
+    updates = [ready_update(one, 1, filled(1.0)), ready_update(other, 1, {"a": SMALL["b"]})]
+    assert [len(each.data) for each in connector.pull_model_updates_data(updates)] == [2, 1]
+
+
+def test_what_another_round_has_is_left_to_it(connector: Any) -> None:
+    """Looking at a bad update that a round of the function holds tells what is wrong, and no more."""
+    model = make_model(1)
+    update = ready_update(model, 1, b"not safetensors")
+    connector.claim_round(model.pk)
+    with pytest.raises(UpdateRejected, match=f"update {update.pk}: "):
+        connector.pull_model_updates_data([update])
+    assert statuses([update]) == ["RUNNING"]
+
+
+def test_a_model_that_cannot_be_read_is_not_the_clients_fault(connector: Any) -> None:
+    """Where the initial model is broken, no update is rejected for it."""
+    model = make_model(1, initial=SMALL)
+    factories.put(model.current_artifact.values.name, b"broken")
+    update = ready_update(model, 1, filled(1.0))
+    with pytest.raises(AggregationError, match="the model, cannot be read") as error:
+        connector.pull_model_updates_data([update])
+    assert not isinstance(error.value, UpdateRejected)
+    assert statuses([update]) == ["PENDING"]
+
+
+def test_a_large_result_of_lists_fits_into_a_model_of_tensors(connector: Any) -> None:
+    """The limit on JSON is for strangers: what a workflow has computed may be longer."""
+    weights = {"w": np.random.default_rng(0).normal(size=900_000).astype(np.float32)}
+    model = make_model(1, initial=weights)
+    results = connector.prep_model_data_for_storage(list(weights.values()))
+    assert results.size > 16 << 20
+    aggregate = connector.post_new_model_aggregate(model, None, results)
+    stored = decoded(factories.get(aggregate.result.name), aggregate.result.name)
+    np.testing.assert_array_equal(stored["w"], weights["w"])
+
+
+def test_statements_do_not_grow_with_updates(connector: Any) -> None:
+    """A workflow's steps cost the same number of statements for three updates as for thirty."""
+    counts = []
+    for clients in (3, 30):
+        model = make_model(clients)
+        for client in range(1, clients + 1):
+            ModelUpdate.objects.create(
+                federated_model=model,
+                client_id=factories.client_id(client),
+                data=f"{model}/{client}",
+            )
+        with CaptureQueriesContext(connection) as queries:
+            updates = connector.pull_model_updates_ready_for_aggregation(model, None)
+            connector.register_model_updates_for_aggregation(updates)
+            updates = connector.pull_model_updates_registered_for_aggregation(model)
+            aggregate = connector.metadata.post_new_model_aggregate(model, None, f"{model}.json")
+            connector.register_model_update_used_in_aggregate(updates, aggregate)
+            connector.register_model_updates_use_in_aggregation_complete(updates, True)
+            with pytest.raises(ValueError, match="part of an aggregate"):
+                connector.register_model_updates_use_in_aggregation_failed(updates)
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
+
+
+def test_a_failed_workflow_leaves_no_round_open(connector: Any) -> None:
+    """When all updates of a round by hand have failed, another round may begin at once."""
+    model = make_model(2)
+    updates = [ready_update(model, n, b"[1]", suffix="json") for n in (1, 2)]
+    connector.register_model_updates_for_aggregation(updates)
+    connector.register_model_updates_use_in_aggregation_failed(updates[:1])
+    with pytest.raises(LostRound):
+        connector.register_model_updates_for_aggregation(updates[:1])
+    connector.register_model_updates_use_in_aggregation_failed(updates[1:])
+    connector.register_model_updates_for_aggregation(updates)
+
+
+def test_an_empty_database_is_given_its_structure(connector: Any, tmp_path: Any) -> None:
+    """Bringing an empty database to the newest structure applies every migration there is."""
+    with using_database(f"sqlite:///{tmp_path / 'empty.sqlite3'}"):
+        connector.update_metadata_database_arch()
+        executor = MigrationExecutor(connection)
+        assert executor.migration_plan(executor.loader.graph.leaf_nodes()) == []
+
+
+def test_a_workflow_that_failed_does_not_keep_a_model_from_its_way_back(connector: Any) -> None:
+    """Rolling back makes the next aggregate, though a round by hand that was to make it has failed: its
+    updates are in no aggregate, and stay ready."""
+    model = make_model(1)
+    first = connector.post_new_model_aggregate(model, None, [[1.0]])
+    connector.post_new_model_aggregate(model, first, [[2.0]])
+    update = ready_update(model, 1, b"[[3.0]]", suffix="json")
+    connector.register_model_updates_for_aggregation([update])
+    connector.register_model_updates_use_in_aggregation_failed([update])
+    assert roll_back(connector, first).number == 3
+    assert statuses([update]) == ["FAILED"]

@@ -1,0 +1,242 @@
+"""The model-data connector: any storage of Django's that it can read, any format."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from django.core.files.storage import default_storage
+from django.test import override_settings
+
+from aggregation.errors import ObjectMissing, UpdateRejected
+from aggregation.formats import Spool
+from aggregation.round import Status, run_round
+from aggregation.weights import read_tensors
+from connectors import DjangoAggConnector, DjangoModelDataConnector
+from connectors.usecases.verify import verify
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from connectors.workflow.model_data import aggregate_key, encoded
+from models_app.models import FederatedModel, ModelUpdate
+from tests import factories
+from tests.connectors.workflow.backends import decoded
+from tests.factories import SMALL, client_id, filled, make_model, ready_update
+
+STATIC = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+
+
+def storage(backend: str, **options: Any) -> Any:
+    """Settings with another default storage."""
+    chosen = {"BACKEND": backend, "OPTIONS": options}
+    return override_settings(STORAGES={"default": chosen, "staticfiles": STATIC})
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A directory that Django's default storage is."""
+    with storage("django.core.files.storage.FileSystemStorage", location=str(tmp_path)):
+        yield tmp_path
+
+
+@pytest.mark.usefixtures("database")
+def test_rounds_run_on_a_directory(directory: Path) -> None:
+    """Offline, a round reads its updates from files, and its aggregate is one, the next round's parent."""
+    model = make_model(2)
+    for number in (1, 2):
+        for client in (1, 2):
+            key = f"updates/{model.pk}/{client_id(client)}/{number}.safetensors"
+            path = directory / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(safetensors.numpy.save(filled(float(number * client))))
+            ModelUpdate.objects.create(federated_model=model, client_id=client_id(client), data=key)
+        answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        assert answer.status is Status.PUBLISHED
+        aggregate = model.aggregates.get(number=number)
+        stored = safetensors.numpy.load_file(directory / aggregate.result.name)
+        np.testing.assert_array_equal(stored["w"], filled(1.5 * number)["w"])
+        with aggregate.result.open() as file:
+            assert safetensors.numpy.load(file.read()).keys() == {"w", "b"}
+
+
+@pytest.mark.usefixtures("database")
+def test_a_workflow_runs_on_a_directory(directory: Path) -> None:
+    """Posting writes a file as it writes an object."""
+    model = make_model(1)
+    aggregate = DjangoAggConnector(DEFAULT_SETTINGS).post_new_model_aggregate(model, None, [[1.0]])
+    assert json.loads((directory / aggregate.result.name).read_text()) == [[1.0]]
+
+
+def test_a_storage_of_another_kind_is_refused() -> None:
+    """Storage that knows neither ranges nor parts is named when the connector is made."""
+    with (
+        storage("django.core.files.storage.InMemoryStorage"),
+        pytest.raises(TypeError, match="InMemoryStorage"),
+    ):
+        DjangoModelDataConnector()
+
+
+@pytest.mark.usefixtures("database", "shared_cloud")
+def test_results_are_stored_as_the_storage_is_configured() -> None:
+    """What django-storages is told to add to every object is added to aggregates, too."""
+    with storage(
+        "storages.backends.s3.S3Storage",
+        bucket_name="federation",
+        object_parameters={"ServerSideEncryption": "AES256", "CacheControl": "max-age=5"},
+    ):
+        model = make_model(1)
+        ready_update(model, 1, filled(1.0))
+        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        client = default_storage.connection.meta.client
+        head = client.head_object(Bucket="federation", Key=model.aggregates.get().result.name)
+    assert (head["ServerSideEncryption"], head["CacheControl"]) == ("AES256", "max-age=5")
+
+
+@pytest.mark.usefixtures("database", "shared_cloud")
+class TestUnpacking:
+    """Updates that must be unpacked, with room for one of them."""
+
+    TENSORS = {"w": np.zeros(1000, np.float32)}
+    ROOM = 6000
+
+    def update(self, model: FederatedModel, client: int, *, compressed: bool) -> ModelUpdate:
+        file = io.BytesIO()
+        tensors = filled(float(client), self.TENSORS)
+        (np.savez_compressed if compressed else np.savez)(file, **tensors)
+        return ready_update(model, client, file.getvalue(), suffix="npz")
+
+    def test_a_round_goes_on_without_what_does_not_fit(self) -> None:
+        """The one that finds no room is rejected and told what to do; the model is not held up."""
+        model = make_model(10)
+        updates = [self.update(model, n, compressed=n in (3, 7)) for n in range(1, 11)]
+        with override_settings(SPOOL_BYTES=self.ROOM):
+            answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        assert (answer.status, answer.updates_used) == (Status.PUBLISHED, 9)
+        updates[6].refresh_from_db()
+        assert "store it uncompressed" in updates[6].rejection_reason
+        expected = np.mean([n for n in range(1, 11) if n != 7])
+        key = model.aggregates.get().result.name
+        stored = decoded(factories.get(key), key)["w"]
+        np.testing.assert_array_equal(stored, np.full(1000, expected, np.float32))
+
+    def test_a_workflow_goes_by_the_same_room(self) -> None:
+        """What a workflow loads is rejected by the setting, not by the disk of the day."""
+        model = make_model(2)
+        updates = [self.update(model, n, compressed=True) for n in (1, 2)]
+        with override_settings(SPOOL_BYTES=self.ROOM):
+            loaded, rejected = DjangoModelDataConnector().load(updates, None)
+        assert [update.pk for update in loaded] == [updates[0].pk]
+        assert list(rejected) == [updates[1].pk]
+
+
+@pytest.mark.usefixtures("database", "shared_cloud")
+def test_an_aggregate_may_be_longer_than_any_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of short numbers has all its digits: what strangers' text may take does not bind it,
+    in the next round, at the door, in a workflow and where it is verified."""
+    monkeypatch.setattr("aggregation.formats.MAX_JSON_BYTES", 1000)
+    model = make_model(3)
+    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    for number in (1, 2):
+        for client, value in enumerate((0.1, 0.2, 0.4), 1):
+            ready_update(model, client, json.dumps([[value] * 100]).encode(), suffix="json")
+        answer = run_round(connector, model.pk)
+        assert (answer.status, answer.updates_used) == (Status.PUBLISHED, 3)
+        aggregate = model.aggregates.get(number=number)
+        assert aggregate.result.size > 1000
+        assert verify(connector.model_data, aggregate)
+    key = aggregate.result.name
+    assert connector.model_data.layout(key).tensors[0].shape == (100,)
+    file = connector.prep_model_data_for_storage([np.full(100, 0.1 + 0.2)])
+    assert connector.model_data.store_result(file, key, model.pk, 3).endswith(".json")
+
+
+@pytest.mark.usefixtures("shared_cloud")
+class TestOpening:
+    """Objects in the bucket."""
+
+    def test_an_object_is_opened_by_its_key(self) -> None:
+        """Size and ETag are asked of storage where they are not known."""
+        factories.put("artifacts/1/a.safetensors", safetensors.numpy.save(filled(1.0)))
+        with Spool() as spool:
+            weights = DjangoModelDataConnector().open("artifacts/1/a.safetensors", spool=spool)
+            np.testing.assert_array_equal(read_tensors(weights)["w"], filled(1.0)["w"])
+
+    @pytest.mark.parametrize("key", ["artifacts/1/a.bin", "artifacts/1/a", "artifacts/1/a.pt"])
+    def test_a_key_of_another_format_is_refused(self, key: str) -> None:
+        """The extension tells the format, and others than the three are not read."""
+        factories.put(key, b"x")
+        with Spool() as spool, pytest.raises(UpdateRejected, match="in none of the formats"):
+            DjangoModelDataConnector().open(key, spool=spool)
+
+    def test_another_object_than_the_one_seen_is_refused(self) -> None:
+        """An update is the object that was seen at the door, or nothing."""
+        key = "updates/1/x/a.safetensors"
+        etag = factories.put(key, safetensors.numpy.save(filled(1.0)))
+        update = ModelUpdate(data=key, etag=etag, size=len(safetensors.numpy.save(filled(1.0))))
+        connector = DjangoModelDataConnector()
+        with Spool() as spool:
+            connector.open_update(update, spool=spool)
+            factories.put(key, safetensors.numpy.save(filled(2.0)))
+            with pytest.raises(UpdateRejected, match="was replaced"):
+                connector.open_update(update, spool=spool)
+
+    def test_an_object_that_is_gone_is_missing(self) -> None:
+        """What is not there is told as that, not as a broken file."""
+        with Spool() as spool, pytest.raises(ObjectMissing):
+            DjangoModelDataConnector().open("artifacts/1/none.npz", spool=spool)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "npz", "json"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i8", "u4"])
+def test_what_is_encoded_is_read_by_the_formats_own_library(format: str, dtype: str) -> None:
+    """Scalars, empty tensors and any layout in memory come back as they were."""
+    arrays: dict[str, Any] = {
+        "matrix": np.asfortranarray(np.arange(6).reshape(2, 3).astype(dtype)),
+        "strided": np.arange(10).astype(dtype)[::3],
+        "scalar": np.asarray(7, dtype),
+        "empty": np.zeros((0, 2), dtype),
+    }
+    found = decoded(encoded(arrays, format), f"x.{format}")
+    if format == "json":
+        assert found == [array.tolist() for array in arrays.values()]
+        return
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_bfloat16_is_kept() -> None:
+    """The dtype that numpy does not have is written as what it is."""
+    array = np.asarray([1.5, -2.0], ml_dtypes.bfloat16)
+    ((name, found),) = safetensors.deserialize(encoded({"w": array}, "safetensors"))
+    assert (name, found["dtype"], found["shape"]) == ("w", "BF16", [2])
+    assert found["data"] == array.tobytes()
+
+
+@pytest.mark.parametrize("array", [np.zeros(1, bool), np.zeros(1, complex), np.array([None])])
+def test_a_dtype_that_no_model_has_is_refused(array: Any) -> None:
+    """It is named, with those that are known."""
+    with pytest.raises(UpdateRejected, match=re.escape(f"'w' has dtype {array.dtype}; known are")):
+        encoded({"w": array}, "safetensors")
+
+
+def test_no_two_results_share_a_key() -> None:
+    """Two attempts of one round write two objects, which tell model, round and format."""
+    one, other = (aggregate_key(3, 7, "npz") for _ in range(2))
+    assert one != other
+    assert re.fullmatch(r"aggregates/3/round-000007-[0-9a-f]{32}\.npz", one)
+
+
+def test_a_prepared_result_is_a_file(directory: Path) -> None:
+    """It can be read like any uploaded file, again and again."""
+    file = DjangoModelDataConnector().prep_model_data_for_storage(SMALL)
+    with io.BytesIO(file.read()) as copy:
+        assert safetensors.numpy.load(copy.read()).keys() == {"w", "b"}
+    assert (file.name, file.size > 0) == ("aggregate.safetensors", True)
