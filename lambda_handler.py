@@ -15,7 +15,7 @@ django.setup()
 
 from django.db import close_old_connections, connections  # noqa: E402
 
-from connectors.application import door  # noqa: E402
+from connectors.application import update_intake  # noqa: E402
 from connectors.runtime import snapstart  # noqa: E402
 from connectors.runtime.dispatcher import Invocation  # noqa: E402
 from connectors.runtime.events import RoundRequest, SweepRequest, is_sqs_batch, parse  # noqa: E402
@@ -76,7 +76,7 @@ def _answered(event: Any, invocation: Invocation) -> dict[str, Any]:
         case [SweepRequest()]:
             return invocation.sweep()
         case _:
-            return invocation.run_each(invocation.admit(requests)).told()
+            return invocation.run_each(invocation.register(requests)).told()
 
 
 def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:
@@ -99,15 +99,15 @@ def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:
         DjangoAggConnector(DEFAULT_SETTINGS).update_metadata_database_arch()
         return {"migrated": True}
     # The other function, which has this file too, need not load what it never does.
-    from connectors.runtime.remote_commands import operate
+    from connectors.runtime.remote_commands import run_remote_command
 
-    return operate(event["command"], event.get("arguments", []))
+    return run_remote_command(event["command"], event.get("arguments", []))
 
 
 def prepare() -> None:
     """Load what every round needs while the environment starts, which the first event else would
     wait for: the database driver, and the client of the bucket. Nothing is connected to yet."""
-    _ = connections["default"], door()
+    _ = connections["default"], update_intake()
 
 
 prepare()

@@ -24,7 +24,7 @@ from aggregation.errors import (
 )
 from aggregation.formats import FORMATS, Spool, format_of, open_weights, read_metadata
 from aggregation.layout import TensorLayout
-from aggregation.opening import Opener, open_alike
+from aggregation.opening import Opener, open_consistent
 from aggregation.rules import Rule, create_rule, known_rules
 from aggregation.sources import FileSource
 from aggregation.weights import Weights
@@ -162,8 +162,10 @@ class FileRound:
         openers = {
             position: self._opener(path) for position, path in enumerate(self._options.updates)
         }
-        like = self._parent.layout if self._parent else None
-        opened, rejected = open_alike(openers, like, self._resources.readers, self._spool)
+        expected_layout = self._parent.layout if self._parent else None
+        opened, rejected = open_consistent(
+            openers, expected_layout, self._resources.readers, self._spool
+        )
         while True:
             for position, reason in rejected.items():
                 opened.pop(position, None)
@@ -177,10 +179,14 @@ class FileRound:
                 rejected = {positions[row]: reason for row, reason in error.reasons.items()}
 
     def _opener(self, path: str) -> Opener:
-        return lambda like, spool: self._open(path, like, spool)
+        return lambda expected_layout, spool: self._open(path, expected_layout, spool)
 
-    def _open(self, path: str, like: TensorLayout | None, spool: Spool | None) -> Weights:
-        return open_weights(FileSource(path), format_of(path), like=like, spool=spool)
+    def _open(
+        self, path: str, expected_layout: TensorLayout | None, spool: Spool | None
+    ) -> Weights:
+        return open_weights(
+            FileSource(path), format_of(path), expected_layout=expected_layout, spool=spool
+        )
 
     def _combine(self, opened: dict[int, Weights]) -> Combined:
         model = self._parent or next(iter(opened.values()))

@@ -16,7 +16,7 @@ from aggregation.errors import (
 )
 from aggregation.formats.safetensors import open_safetensors
 from aggregation.in_memory import Tensors, weights_in_memory
-from aggregation.opening import Opener, open_alike
+from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import read_tensors
@@ -84,7 +84,7 @@ def aggregate(
         raise NotEnoughUpdates("there are no updates to aggregate")
     base = None if parent is None else weights_in_memory(parent)
     openers = {position: _opener(update) for position, update in enumerate(updates)}
-    opened, rejected = open_alike(openers, base.layout if base else None, threads=1)
+    opened, rejected = open_consistent(openers, base.layout if base else None, threads=1)
     if rejected:
         raise UpdatesRejected(rejected)
     work = Combination(
@@ -112,7 +112,7 @@ def _checked_counts(num_examples: Sequence[float] | None, n: int) -> list[float]
 
 
 def _opener(update: Tensors) -> Opener:
-    return lambda like, spool: weights_in_memory(update)
+    return lambda expected_layout, spool: weights_in_memory(update)
 
 
 def _like(model: Tensors, result: dict[str, NDArray[Any]]) -> Any:

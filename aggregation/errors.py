@@ -43,7 +43,7 @@ class ProgressLost(AggregationError):
     """What was stored of an unfinished result is gone; the work has to begin anew."""
 
 
-class LostRound(AggregationError):
+class LeaseLost(AggregationError):
     """Another attempt has taken the round over, or ended it: this one must change nothing."""
 
 

@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from aggregation.errors import UpdateRejected
-from aggregation.formats import MustUnpack, Spool
+from aggregation.formats import NeedsSpool, Spool
 from aggregation.layout import TensorLayout, layout_difference
 from aggregation.weights import Weights
 
 #: Opens one update. Given the model's layout, if that is known: text takes its dtypes from there;
 #: and a spool, if it may be unpacked. Raises `UpdateRejected` where the update cannot be used, and
-#: `MustUnpack` where it needs a spool. Called from several threads.
+#: `NeedsSpool` where it needs a spool. Called from several threads.
 Opener = Callable[[TensorLayout | None, Spool | None], Weights]
 
 #: What became of the updates that could be opened, or could be if they had a spool.
-Found = dict[int, Weights | MustUnpack]
+Found = dict[int, Weights | NeedsSpool]
 
 
-def open_alike(
+def open_consistent(
     openers: Mapping[int, Opener],
-    like: TensorLayout | None,
+    expected_layout: TensorLayout | None,
     threads: int,
     spool: Spool | None = None,
 ) -> tuple[dict[int, Weights], dict[int, str]]:
@@ -36,7 +36,7 @@ def open_alike(
     ----------
     openers : mapping of int to Opener
         By what the caller knows the updates by.
-    like : TensorLayout, optional
+    expected_layout : TensorLayout, optional
         The model's. Without one, the layout that most updates have is the model's: one client must
         not decide it.
     threads : int
@@ -51,25 +51,29 @@ def open_alike(
     rejected : dict of int to str
         The others, with the reasons.
     """
-    found, rejected = _open_all(openers, like, threads)
-    if like is None and found:
-        like = _typical_layout(found.values())
+    found, rejected = _open_all(openers, expected_layout, threads)
+    if expected_layout is None and found:
+        expected_layout = majority_layout(found.values())
     for key, each in list(found.items()):
         # Text has no dtype; it is given the model's when it is unpacked, and compared then.
-        is_text = isinstance(each, MustUnpack) and each.is_text
-        difference = layout_difference(like, each.layout) if like and not is_text else None
+        is_text = isinstance(each, NeedsSpool) and each.is_text
+        difference = (
+            layout_difference(expected_layout, each.layout)
+            if expected_layout and not is_text
+            else None
+        )
         if difference:
             rejected[key] = difference
             del found[key]
-    unpacked, refused = _unpack(openers, found, like, threads, spool)
+    unpacked, refused = _unpack(openers, found, expected_layout, threads, spool)
     opened = {key: each for key, each in found.items() if isinstance(each, Weights)} | unpacked
     return {key: opened[key] for key in openers if key in opened}, rejected | refused
 
 
 def _unpack(
     openers: Mapping[int, Opener],
-    found: Mapping[int, Weights | MustUnpack],
-    like: TensorLayout | None,
+    found: Mapping[int, Weights | NeedsSpool],
+    expected_layout: TensorLayout | None,
     threads: int,
     spool: Spool | None,
 ) -> tuple[dict[int, Weights], dict[int, str]]:
@@ -77,32 +81,34 @@ def _unpack(
     admitted: dict[int, Opener] = {}
     rejected = {}
     for key, each in found.items():
-        if not isinstance(each, MustUnpack):
+        if not isinstance(each, NeedsSpool):
             continue
         if spool is None:
             raise each
         try:
-            share = spool.share(like.nbytes if like and each.is_text else each.needed)
+            share = spool.share(
+                expected_layout.nbytes if expected_layout and each.is_text else each.needed
+            )
         except UpdateRejected as error:
             rejected[key] = str(error)
         else:
             admitted[key] = _into(openers[key], share)
-    unpacked, refused = _open_all(admitted, like, threads)
+    unpacked, refused = _open_all(admitted, expected_layout, threads)
     opened = {key: each for key, each in unpacked.items() if isinstance(each, Weights)}
     return opened, rejected | refused
 
 
 def _into(opener: Opener, share: Spool) -> Opener:
-    return lambda like, spool: opener(like, share)
+    return lambda expected_layout, spool: opener(expected_layout, share)
 
 
 def _open_all(
-    openers: Mapping[int, Opener], like: TensorLayout | None, threads: int
+    openers: Mapping[int, Opener], expected_layout: TensorLayout | None, threads: int
 ) -> tuple[Found, dict[int, str]]:
-    def attempt(opener: Opener) -> Weights | MustUnpack | UpdateRejected:
+    def attempt(opener: Opener) -> Weights | NeedsSpool | UpdateRejected:
         try:
-            return opener(like, None)
-        except (MustUnpack, UpdateRejected) as error:
+            return opener(expected_layout, None)
+        except (NeedsSpool, UpdateRejected) as error:
             return error.with_traceback(None)  # which would keep all that was read of the headers
 
     found: Found = {}
@@ -116,13 +122,14 @@ def _open_all(
     return found, rejected
 
 
-def typical(weights: Iterable[Weights]) -> Weights:
+def first_of_majority(weights: Iterable[Weights]) -> Weights:
     """The first that is laid out as most of them are: what the model is where nothing else says so."""
     known = list(weights)
-    layout = _typical_layout(known)
+    layout = majority_layout(known)
     return next(each for each in known if each.layout == layout)
 
 
-def _typical_layout(known: Iterable[Weights | MustUnpack]) -> TensorLayout:
+def majority_layout(known: Iterable[Weights | NeedsSpool]) -> TensorLayout:
+    """Return the layout that most of the updates have; of equally frequent ones, the first."""
     ((layout, _),) = Counter(each.layout for each in known).most_common(1)
     return layout

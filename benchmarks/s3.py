@@ -69,7 +69,7 @@ def aggregate(
     from aggregation.engine import Combination, Resources, combine
     from aggregation.formats import Spool, open_weights
     from aggregation.layout import TensorLayout
-    from aggregation.opening import Opener, open_alike
+    from aggregation.opening import Opener, open_consistent
     from aggregation.rules import create_rule
     from aggregation.weights import Weights
     from connectors.storage.s3 import S3Objects
@@ -95,14 +95,16 @@ def aggregate(
     with Spool() as spool:
 
         def opener(key: str) -> Opener:
-            def opened(like: TensorLayout | None, spool: Spool | None) -> Weights:
+            def opened(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
                 found = objects.stat(key)
                 source = objects.source(key, size=found.size, etag=found.etag)
-                return open_weights(source, "safetensors", like=like, spool=spool)
+                return open_weights(
+                    source, "safetensors", expected_layout=expected_layout, spool=spool
+                )
 
             return opened
 
-        alike, _ = open_alike(dict(enumerate(map(opener, keys))), None, readers, spool)
+        alike, _ = open_consistent(dict(enumerate(map(opener, keys))), None, readers, spool)
         updates = list(alike.values())
         work = Combination(
             rule=create_rule("weighted_mean"),

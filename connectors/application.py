@@ -7,27 +7,27 @@ from functools import cache
 
 from django.conf import settings
 
-from connectors.intake.scores import ScoreDoor
-from connectors.intake.updates import Door
-from connectors.publication.outbox import Announcer
+from connectors.intake.scores import ScoreIntake
+from connectors.intake.updates import UpdateIntake
+from connectors.publication.outbox import EventPublisher
 from connectors.runtime.queue import RoundQueue
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 
 
 @cache
-def door() -> Door:
+def update_intake() -> UpdateIntake:
     """Where uploads are registered; keeps the layouts it has seen."""
-    return Door(DjangoAggConnector(DEFAULT_SETTINGS).model_data)
+    return UpdateIntake(DjangoAggConnector(DEFAULT_SETTINGS).model_data)
 
 
 @cache
-def scores() -> ScoreDoor:
+def score_intake() -> ScoreIntake:
     """Where scores are registered."""
-    return ScoreDoor(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects)
+    return ScoreIntake(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects)
 
 
 @cache
-def queue() -> RoundQueue | None:
+def round_queue() -> RoundQueue | None:
     """The function's own queue, if it has one."""
     if not settings.QUEUE_URL:
         return None
@@ -37,7 +37,7 @@ def queue() -> RoundQueue | None:
 
 
 @cache
-def announcer() -> Announcer | None:
+def event_publisher() -> EventPublisher | None:
     """Who tells what has happened to the event bus, if there is one."""
     if not settings.EVENT_BUS:
         return None
@@ -46,4 +46,4 @@ def announcer() -> Announcer | None:
 
     # Telling what has happened must not hold up a round.
     in_passing = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
-    return Announcer(boto3.client("events", config=in_passing), settings.EVENT_BUS)
+    return EventPublisher(boto3.client("events", config=in_passing), settings.EVENT_BUS)

@@ -9,7 +9,7 @@ from django.conf import settings
 from aggregation.engine import Resources
 
 
-def allowed_resources() -> Resources:
+def round_resources() -> Resources:
     """The memory of MEMORY_BUDGET_MB, and threads: a bucket is waited for, a disk is not."""
     cores = os.cpu_count() or 1
     return Resources(

@@ -112,7 +112,7 @@ def inputs(random: Random) -> Iterator[tuple[str, bytes]]:
         yield kind, make(random)
 
 
-def check(format: str, data: bytes, like: TensorLayout | None, spool: Spool) -> str:
+def check(format: str, data: bytes, expected_layout: TensorLayout | None, spool: Spool) -> str:
     """Open and read a file; what came of it in a few words.
 
     Raises
@@ -122,8 +122,8 @@ def check(format: str, data: bytes, like: TensorLayout | None, spool: Spool) -> 
     """
     source = BytesSource(data)
     try:
-        peeked = peek_layout(source, format, like=like)
-        weights = open_weights(source, format, like=like, spool=spool)
+        peeked = peek_layout(source, format, expected_layout=expected_layout)
+        weights = open_weights(source, format, expected_layout=expected_layout, spool=spool)
     except UpdateRejected as error:
         reason = str(error)
         assert reason.isascii()
@@ -138,7 +138,7 @@ def check(format: str, data: bytes, like: TensorLayout | None, spool: Spool) -> 
         return "read, the library does not"
     assert tensors.keys() == expected.keys()
     for name, array in expected.items():
-        if like is None or format != "json":
+        if expected_layout is None or format != "json":
             assert tensors[name].shape == array.shape
             assert tensors[name].tobytes() == array.tobytes()
     return "read, as the library does"

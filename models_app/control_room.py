@@ -234,7 +234,9 @@ def _lineage(
                 "round": made_by,
                 "took": amount(_seconds(made_by), TIMES),
                 "read": amount(made_by.bytes_read, BYTES) if made_by else "",
-                "rolled_back_to": made_by.terms.get("rolled_back_to") if made_by else None,
+                "rolled_back_to": made_by.config_snapshot.get("rolled_back_to")
+                if made_by
+                else None,
             }
         )
     return rows

@@ -24,7 +24,7 @@ from aggregation.rules import Rule, create_rule
 from models_app.schemas import SchemaError, compiled
 
 
-def events_wanted() -> bool:
+def publishes_events() -> bool:
     """Whether what happens from now on is to be announced: there is a bus to announce it on."""
     return bool(settings.EVENT_BUS)
 
@@ -34,7 +34,7 @@ def pause(reason: str, now: datetime) -> dict[str, Any]:
     return {
         "allow_aggregation": False,
         "pause_reason": reason,
-        "to_announce": now if events_wanted() else None,
+        "event_pending": now if publishes_events() else None,
     }
 
 
@@ -123,12 +123,12 @@ class FederatedModel(models.Model):
         validators=[MinValueValidator(0)],
         help_text="No version is made of an aggregate that scores worse than its parent by more.",
     )
-    told_number = models.PositiveIntegerField(
+    pointer_number = models.PositiveIntegerField(
         null=True, editable=False, help_text="Of the aggregate that latest.json tells, at least."
     )
     allow_aggregation = models.BooleanField(default=True, help_text="Unset: the model is paused.")
     pause_reason = models.TextField(blank=True, editable=False)
-    to_announce = models.DateTimeField(
+    event_pending = models.DateTimeField(
         null=True, editable=False, help_text="When it was paused, until that is announced."
     )
     failed_rounds = models.PositiveIntegerField(
@@ -213,7 +213,7 @@ class ModelAggregate(models.Model):
     number = models.PositiveIntegerField(help_text="Of the round that made it; the first is 1.")
     result = models.FileField(upload_to="aggregates", max_length=1024)
     validation_score = models.FloatField(null=True, blank=True)
-    to_announce = models.DateTimeField(
+    event_pending = models.DateTimeField(
         null=True, editable=False, help_text="When its score dropped, until that is announced."
     )
     created_on = models.DateTimeField(auto_now_add=True)
@@ -230,8 +230,8 @@ class ModelAggregate(models.Model):
             # "Whose score has dropped and is not announced yet": next to none at any time.
             models.Index(
                 fields=["id"],
-                condition=Q(to_announce__isnull=False),
-                name="aggregates_to_announce",
+                condition=Q(event_pending__isnull=False),
+                name="aggregates_with_event",
             )
         ]
 
@@ -281,10 +281,10 @@ class AggregationRound(models.Model):
         ModelAggregate, null=True, on_delete=models.PROTECT, related_name="round"
     )
     state = models.IntegerField(choices=State.choices, default=State.RUNNING)
-    terms = models.JSONField(
+    config_snapshot = models.JSONField(
         default=dict, help_text="The model's settings as they were when the updates were claimed."
     )
-    by_hand = models.BooleanField(
+    external = models.BooleanField(
         default=False, help_text="Opened by a workflow that calls the connector step by step."
     )
     attempt = models.PositiveIntegerField(
@@ -299,10 +299,10 @@ class AggregationRound(models.Model):
     bytes_read = models.PositiveBigIntegerField(default=0)
     error = models.TextField(blank=True)
     checkpoint = models.JSONField(null=True, help_text="How far an unfinished round got.")
-    fruitless_attempts = models.PositiveIntegerField(
+    attempts_without_progress = models.PositiveIntegerField(
         default=0, help_text="Attempts in a row that ended no further than they began."
     )
-    to_announce = models.BooleanField(default=events_wanted, editable=False)
+    event_pending = models.BooleanField(default=publishes_events, editable=False)
 
     class Meta:
         constraints = [
@@ -316,8 +316,8 @@ class AggregationRound(models.Model):
             # "What has ended and is not announced yet": next to nothing at any time.
             models.Index(
                 fields=["id"],
-                condition=Q(to_announce=True, state__gt=0),
-                name="rounds_to_announce",
+                condition=Q(event_pending=True, state__gt=0),
+                name="rounds_with_event",
             )
         ]
 
@@ -382,7 +382,7 @@ class ModelUpdate(models.Model):
     norm = models.FloatField(
         null=True, blank=True, help_text="Of its difference from the parent, where it was measured."
     )
-    to_announce = models.BooleanField(default=events_wanted, editable=False)
+    event_pending = models.BooleanField(default=publishes_events, editable=False)
     created_on = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -402,8 +402,8 @@ class ModelUpdate(models.Model):
             # "The rejected updates that are not announced yet".
             models.Index(
                 fields=["id"],
-                condition=Q(to_announce=True, status=4),
-                name="updates_to_announce",
+                condition=Q(event_pending=True, status=4),
+                name="updates_with_event",
             ),
         ]
 

@@ -38,9 +38,9 @@ def make_model(clients: int = 3, *, initial: Any = None, **fields: Any) -> Feder
     return model
 
 
-def filled(value: float, like: Mapping[str, Any] = SMALL) -> dict[str, Any]:
+def filled(value: float, expected_layout: Mapping[str, Any] = SMALL) -> dict[str, Any]:
     """Tensors laid out like those given, with one value everywhere."""
-    return {name: np.full_like(tensor, value) for name, tensor in like.items()}
+    return {name: np.full_like(tensor, value) for name, tensor in expected_layout.items()}
 
 
 def put(key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:

@@ -13,7 +13,7 @@ import safetensors.numpy
 from django.conf import settings
 
 from aggregation.errors import AggregationError, OutOfTime
-from connectors.rounds.ledger import MAX_FRUITLESS_ATTEMPTS
+from connectors.rounds.ledger import MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.rounds.selectors import UnknownModel
 from connectors.runtime.events import UnknownEvent
 from connectors.usecases.after_round import Collecting
@@ -134,7 +134,7 @@ def test_a_sweep_asks_the_queue_for_a_round_of_each_model_that_is_due(cloud: Any
 
 def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no queue is configured, the sweep runs the rounds itself."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
     models = [make_model(1), make_model(1)]
     for model in models:
         ready_update(model, 1, filled(1.0))
@@ -165,9 +165,9 @@ def counted(output: str, name: str) -> float:
 def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model that is due has its round, what else a sweep does is done, and the invocation fails with
     what the bad one met."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
     seen: list[str] = []
-    for name in ("point_all_to_latest", "collect_leftovers"):
+    for name in ("write_stale_pointers", "collect_orphans"):
         monkeypatch.setattr(
             f"connectors.runtime.dispatcher.{name}", lambda objects, name=name: seen.append(name)
         )
@@ -176,14 +176,14 @@ def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.Monk
     with pytest.raises(AggregationError, match="cannot be read"):
         invoke(payload("schedule-sweep"))
     assert (bad.aggregates.count(), well.aggregates.count()) == (0, 1)
-    assert seen == ["point_all_to_latest", "collect_leftovers"]
+    assert seen == ["write_stale_pointers", "collect_orphans"]
 
 
 def test_without_a_queue_a_sweep_that_is_out_of_time_begins_no_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A round that could only be claimed and left is not begun, and the invocation says so by failing."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
     done, left = ready_models(2)
     with pytest.raises(OutOfTime, match="no time was left"):
         invoke(payload("schedule-sweep"), context=ShortContext())
@@ -201,7 +201,7 @@ def test_a_batch_that_is_out_of_time_asks_the_queue_for_the_rest(cloud: Any) -> 
 
 def test_a_batch_that_cannot_ask_gives_its_messages_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a queue of the function's own, the messages whose rounds were not begun come again."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.queue", lambda: None)
+    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
     done, left = ready_models(2)
     batch = sqs_event({"model_id": done.pk}, {"model_id": left.pk})
     answer = invoke(batch, context=ShortContext())
@@ -228,7 +228,7 @@ def test_what_follows_a_sweep_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError("AccessDenied")
 
     monkeypatch.setattr("connectors.usecases.after_round.collecting", Collecting())
-    monkeypatch.setattr("connectors.usecases.after_round.untold_models", denied)
+    monkeypatch.setattr("connectors.usecases.after_round.stale_pointers", denied)
     monkeypatch.setattr("connectors.usecases.after_round.collect", denied)
     (due,) = ready_models(1)
     assert invoke(payload("schedule-sweep")) == {"requested": [due.pk]}
@@ -251,7 +251,8 @@ def test_a_round_that_is_given_up_is_told_as_a_failure(
     FederatedModel.objects.filter(pk=model.pk).update(failed_rounds=settings.MAX_FAILED_ROUNDS - 1)
     DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
     model.rounds.update(
-        fruitless_attempts=MAX_FRUITLESS_ATTEMPTS, lease_expires_at=datetime(2026, 1, 1, tzinfo=UTC)
+        attempts_without_progress=MAX_ATTEMPTS_WITHOUT_PROGRESS,
+        lease_expires_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     capsys.readouterr()
     answer = invoke(scheduled(model))

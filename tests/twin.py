@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from django.core.files.base import File
 
 from aggregation.engine.output import MemorySink
-from aggregation.errors import LostRound, ProgressLost, UpdateRejected
+from aggregation.errors import LeaseLost, ProgressLost, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
 from aggregation.requirements import Readiness, create_requirement, positional_arguments
@@ -91,7 +91,7 @@ class MemoryRound:
     updates: list[MemoryUpdate]
     parent: str | None
     members: int
-    by_hand: bool = False
+    external: bool = False
     attempt: int = 1
     state: str = "running"
     aggregate: MemoryAggregate | None = None
@@ -262,11 +262,11 @@ class InMemoryAggConnector(BaseAggConnector):
     def pull_model_updates_data(self, model_updates: Sequence[Any]) -> list[Any]:
         updates: Any = list(model_updates)
         model = updates[0].federated_model if updates else None
-        like = self.model_data.layout(model.parent) if model and model.parent else None
-        loaded, rejected = self.model_data.load(updates, like)
+        expected_layout = self.model_data.layout(model.parent) if model and model.parent else None
+        loaded, rejected = self.model_data.load(updates, expected_layout)
         if rejected:
             for update in map(self._stored, updates):
-                held_by_hand = update.status == RUNNING and update.round.by_hand
+                held_by_hand = update.status == RUNNING and update.round.external
                 if update.id in rejected and (update.status in (PENDING, FAILED) or held_by_hand):
                     _reject(update, rejected[update.id])
             told = "; ".join(f"update {key}: {reason}" for key, reason in rejected.items())
@@ -285,16 +285,16 @@ class InMemoryAggConnector(BaseAggConnector):
         number = parent_agg.number + 1 if parent_agg else 1
         location = self.model_data.store_result(file, known, model.id, number)
         if parent_agg is not model.latest:
-            raise LostRound("not the latest aggregate: the lineage is a line")
-        if running and not running.by_hand:
-            raise LostRound("a round is running: it will make the next aggregate")
+            raise LeaseLost("not the latest aggregate: the lineage is a line")
+        if running and not running.external:
+            raise LeaseLost("a round is running: it will make the next aggregate")
         if running and running.aggregate:
-            raise LostRound("the round has made its aggregate: its updates count once")
+            raise LeaseLost("the round has made its aggregate: its updates count once")
         if not running and any(
-            each.by_hand and each.state == "failed" and each.number == number
+            each.external and each.state == "failed" and each.number == number
             for each in model.rounds
         ):
-            raise LostRound("a round by hand has failed: in this aggregate they would count twice")
+            raise LeaseLost("a round by hand has failed: in this aggregate they would count twice")
         aggregate = self._new_aggregate(model, location)
         if running:
             running.aggregate = aggregate
@@ -308,12 +308,12 @@ class InMemoryAggConnector(BaseAggConnector):
         model = updates[0].federated_model
         self._recover(model)
         if model.running:
-            raise LostRound("a round is running: its model can have no other")
+            raise LeaseLost("a round is running: its model can have no other")
         if not model.allow_aggregation:
-            raise LostRound("the model is paused: no round of it starts")
+            raise LeaseLost("the model is paused: no round of it starts")
         if any(update.status not in (PENDING, FAILED) for update in updates):
-            raise LostRound("an update is not ready any more")
-        self._open_round(model, updates, by_hand=True)
+            raise LeaseLost("an update is not ready any more")
+        self._open_round(model, updates, external=True)
 
     def register_model_update_used_in_aggregate(
         self, model_updates: Sequence[Any], aggregate: MemoryAggregate
@@ -377,11 +377,11 @@ class InMemoryAggConnector(BaseAggConnector):
         return self._open(claim.parent, None, spool) if claim.parent else None
 
     def open_update(
-        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool | None
+        self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
         if update.location not in self.storage.bodies:
             raise UpdateRejected("the object is not there")
-        return self._open(update.location, like, spool)
+        return self._open(update.location, expected_layout, spool)
 
     def new_result(self, claim: Claim, format: str, state: Any) -> StoredSink:
         return self.storage.sink(aggregate_key(claim.model_id, claim.number, format), state)
@@ -396,7 +396,7 @@ class InMemoryAggConnector(BaseAggConnector):
         )
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
-        with suppress(LostRound):
+        with suppress(LeaseLost):
             self._let_go(claim, checkpoint)
 
     def publish_round(self, claim: Claim, result: RoundResult) -> RoundAnswer:
@@ -437,16 +437,16 @@ class InMemoryAggConnector(BaseAggConnector):
         )
 
     def fail_round(self, claim: Claim, error: Exception) -> bool:
-        with suppress(LostRound):
+        with suppress(LeaseLost):
             _close(self._held(claim), "failed", FAILED)
             return True
         return False
 
     # How it is done
 
-    def _open(self, key: str, like: TensorLayout | None, spool: Spool | None) -> Weights:
+    def _open(self, key: str, expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
         source = BytesSource(self.storage.bodies[key])
-        return open_weights(source, format_of(key), like=like, spool=spool)
+        return open_weights(source, format_of(key), expected_layout=expected_layout, spool=spool)
 
     def _stored(self, update: Any) -> MemoryUpdate:
         """The update itself, of which a workflow may have a copy."""
@@ -456,12 +456,12 @@ class InMemoryAggConnector(BaseAggConnector):
         """The updates, unless a round that is not by hand has registered one of them."""
         updates = [self._stored(update) for update in model_updates]
         for update in updates:
-            if update.status == RUNNING and update.round and not update.round.by_hand:
-                raise LostRound("a round that is running settles its updates itself")
+            if update.status == RUNNING and update.round and not update.round.external:
+                raise LeaseLost("a round that is running settles its updates itself")
         return updates
 
     def _open_round(
-        self, model: MemoryModel, updates: list[MemoryUpdate], *, by_hand: bool = False
+        self, model: MemoryModel, updates: list[MemoryUpdate], *, external: bool = False
     ) -> MemoryRound:
         opened = MemoryRound(
             id=next(self._ids),
@@ -470,7 +470,7 @@ class InMemoryAggConnector(BaseAggConnector):
             updates=updates,
             parent=model.parent,
             members=len(model.clients),
-            by_hand=by_hand,
+            external=external,
         )
         for update in updates:
             update.status, update.round = RUNNING, opened
@@ -480,7 +480,7 @@ class InMemoryAggConnector(BaseAggConnector):
     def _recover(self, model: MemoryModel) -> None:
         """Close a round by hand whose workflow did not finish it in time."""
         left = model.running
-        if not left or not left.by_hand or left.lease_expires_at > self.clock():
+        if not left or not left.external or left.lease_expires_at > self.clock():
             return
         for update in left.registered:
             update.status, update.applied_aggregate = (
@@ -510,7 +510,7 @@ class InMemoryAggConnector(BaseAggConnector):
     def _held(self, claim: Claim) -> MemoryRound:
         running = self.models[claim.model_id].running
         if running is None or (running.id, running.attempt) != (claim.round_id, claim.attempt):
-            raise LostRound("this attempt no longer holds the round")
+            raise LeaseLost("this attempt no longer holds the round")
         return running
 
     def _let_go(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:

@@ -23,7 +23,7 @@ PRODUCT_BYTES = 2 << 20
 
 #: Updates closer to each other than this share of their squared distances from the centre make the
 #: centre a bad one: their own distances lose digits.
-BUNCHED = 2.0**-16
+CANCELLATION_RATIO = 2.0**-16
 
 #: `arithmetic.inner_products` or `arithmetic.squared_norms`.
 Products = Callable[[Float64s], Float64s]
@@ -77,7 +77,7 @@ def select(
     if norms is None:
         statistics = _first(passes, counts, left, tell)
         norms = np.sqrt(statistics.squared_norms).tolist()
-        if not (_may_move(passes.work) and _are_bunched(statistics)):
+        if not (_may_move(passes.work) and _would_cancel(statistics)):
             return rule.select(statistics), norms
         left = None
         del statistics  # Its matrices are as large as those that come now.
@@ -216,12 +216,12 @@ def _values_of(centre: Centre, rows: Numbers, parent: Numbers | None) -> Float64
     return np.zeros(rows.shape[1]) if parent is None else parent.astype(np.float64)
 
 
-def _are_bunched(statistics: Statistics) -> bool:
+def _would_cancel(statistics: Statistics) -> bool:
     """Whether two updates are so close to each other, and so far from the centre, that it should lie
     among them: the distances of such lose to cancellation what `_rounded` leaves of it."""
     norms = statistics.squared_norms
     bounds = np.add.outer(norms, norms)
-    bounds *= BUNCHED
+    bounds *= CANCELLATION_RATIO
     close = statistics.squared_distances < bounds
     np.fill_diagonal(close, False)
     return bool(close.any())

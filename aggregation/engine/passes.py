@@ -34,7 +34,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class Made(NamedTuple, Generic[T]):
+class BlockResult(NamedTuple, Generic[T]):
     """What was made of each slice of a block of ``nbytes``, that ends before element ``stop``."""
 
     stop: int
@@ -113,7 +113,7 @@ class Passes:
         start: int,
         *,
         with_parent: bool,
-    ) -> Iterator[Made[T]]:
+    ) -> Iterator[BlockResult[T]]:
         """What a function makes of each slice of the members' elements from ``start`` on.
 
         Where reading is little more than copying, whoever runs the function reads the slice: to be
@@ -133,7 +133,7 @@ class Passes:
             return
         linear = self.work.rule.linear
 
-        def here(cut: tuple[int, int]) -> Made[T]:
+        def here(cut: tuple[int, int]) -> BlockResult[T]:
             block = reader.now(*cut, on_demand=linear)
             return _made(block, map(function, block.slices(SLICE)))
 
@@ -161,7 +161,7 @@ class Passes:
         while pending:
             yield pending.popleft().result()
 
-    def _count(self, block: Block | Made[T]) -> None:
+    def _count(self, block: Block | BlockResult[T]) -> None:
         self.bytes_read += block.nbytes
         self._on_bytes(block.nbytes)
 
@@ -180,18 +180,18 @@ class Passes:
         locate = self.work.layout.locate
         return {members[v.row]: f"{v.what} in {locate(start + v.column)}" for v in values}
 
-    def check_time(self, block: Block | Made[T]) -> None:
+    def check_time(self, block: Block | BlockResult[T]) -> None:
         """Raise `OutOfTime` if the time was up after a block."""
         if self._out_of_time():
             raise OutOfTime(f"stopped at element {block.stop} of {self.work.layout.size}")
 
 
-def _made(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> Made[T]:
+def _made(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> BlockResult[T]:
     results = list(of_slices)  # Rows on demand are read now.
-    return Made(block.stop, block.nbytes, block.unreadable, results)
+    return BlockResult(block.stop, block.nbytes, block.unreadable, results)
 
 
-def _check_parent(block: Block | Made[T], members: Sequence[int]) -> None:
+def _check_parent(block: Block | BlockResult[T], members: Sequence[int]) -> None:
     """Raise if the parent, which is the row after the members', could not be read."""
     if len(members) in block.unreadable:
         reason = block.unreadable[len(members)]

@@ -17,7 +17,7 @@ from aggregation.formats.json.reader import MAX_JSON_BYTES, open_json, peek_json
 from aggregation.formats.npz.encoder import NpzEncoder
 from aggregation.formats.npz.reader import open_npz, peek_npz
 from aggregation.formats.safetensors import SafetensorsEncoder, open_safetensors, read_metadata
-from aggregation.formats.spool import MustUnpack, Spool
+from aggregation.formats.spool import NeedsSpool, Spool
 from aggregation.layout import TensorLayout, layout_difference
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
@@ -26,7 +26,7 @@ __all__ = [
     "FORMATS",
     "MAX_JSON_BYTES",
     "Encoder",
-    "MustUnpack",
+    "NeedsSpool",
     "Spool",
     "encoder_for",
     "format_of",
@@ -58,7 +58,7 @@ def open_weights(
     source: ByteSource,
     format: str,
     *,
-    like: TensorLayout | None = None,
+    expected_layout: TensorLayout | None = None,
     spool: Spool | None,
     trusted: bool = False,
 ) -> Weights:
@@ -70,7 +70,7 @@ def open_weights(
         The bytes of the object.
     format : str
         One of `FORMATS`.
-    like : TensorLayout, optional
+    expected_layout : TensorLayout, optional
         The model's. An object laid out otherwise is rejected, before anything of it is unpacked;
         and the layers of JSON text, which tells no dtypes, take those of the model by position
         (without a model: float64).
@@ -85,7 +85,7 @@ def open_weights(
     ------
     UpdateRejected
         If the object cannot be used, now or ever; the message is the reason.
-    MustUnpack
+    NeedsSpool
         If it cannot be read by ranges where it is, and there is no spool.
     SpoolFull
         If what must be unpacked does not fit into the spool along with what is there already.
@@ -94,12 +94,12 @@ def open_weights(
         case "safetensors":
             weights = open_safetensors(source)
         case "npz":
-            weights = open_npz(source, spool, like, trusted=trusted)
+            weights = open_npz(source, spool, expected_layout, trusted=trusted)
         case "json":
-            weights = open_json(source, spool, like, _longest_text(source, trusted))
+            weights = open_json(source, spool, expected_layout, _longest_text(source, trusted))
         case _:
             raise ValueError(f"unknown format {format!r}")
-    difference = layout_difference(like, weights.layout) if like else None
+    difference = layout_difference(expected_layout, weights.layout) if expected_layout else None
     if difference:
         raise UpdateRejected(difference)
     return weights
@@ -109,7 +109,7 @@ def peek_layout(
     source: ByteSource,
     format: str,
     *,
-    like: TensorLayout | None = None,
+    expected_layout: TensorLayout | None = None,
     trusted: bool = False,
 ) -> TensorLayout:
     """The layout of an object, for no more reading than its format needs, and nothing unpacked.
@@ -120,7 +120,7 @@ def peek_layout(
     Parameters
     ----------
     source, format, like, trusted
-        As for `open_weights`; but a layout that differs from ``like`` is given back.
+        As for `open_weights`; but a layout that differs from ``expected_layout`` is given back.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def peek_layout(
         case "npz":
             return peek_npz(source, trusted=trusted)
         case "json":
-            return peek_json(source, like, _longest_text(source, trusted))
+            return peek_json(source, expected_layout, _longest_text(source, trusted))
     raise ValueError(f"unknown format {format!r}")
 
 

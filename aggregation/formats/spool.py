@@ -16,7 +16,7 @@ from aggregation.layout import TensorLayout
 from aggregation.sources import FileSource
 
 
-class MustUnpack(Exception):
+class NeedsSpool(Exception):
     """An update cannot be read where it is, and no spool was given to unpack it to.
 
     Attributes

@@ -24,7 +24,7 @@ from aggregation.engine import (
 from aggregation.engine.output import Sink
 from aggregation.errors import (
     AggregationError,
-    LostRound,
+    LeaseLost,
     NotEnoughUpdates,
     OutOfTime,
     ProgressLost,
@@ -34,7 +34,7 @@ from aggregation.errors import (
 )
 from aggregation.formats import Spool, read_metadata
 from aggregation.layout import TensorLayout
-from aggregation.opening import Opener, open_alike, typical
+from aggregation.opening import Opener, first_of_majority, open_consistent
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
 from aggregation.weights import Weights
@@ -169,9 +169,9 @@ class RoundConnector(Protocol):
         """The aggregate (or initial model) that the result succeeds."""
 
     def open_update(
-        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool | None
+        self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
-        """One claimed update; `UpdateRejected` if it cannot be used, `MustUnpack` if it needs a spool
+        """One claimed update; `UpdateRejected` if it cannot be used, `NeedsSpool` if it needs a spool
         and has none. Called from several threads."""
 
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
@@ -188,7 +188,7 @@ class RoundConnector(Protocol):
 
         Raises
         ------
-        LostRound
+        LeaseLost
             If this attempt no longer holds the round; nothing was changed.
         """
 
@@ -256,7 +256,7 @@ def run_round(
     attempt = Attempt(connector, claim, resources, out_of_time)
     try:
         return _ended(connector, claim, attempt)
-    except LostRound as error:
+    except LeaseLost as error:
         busy = Status.BUSY
         return RoundAnswer(model_id=model_id, status=busy, round=claim.number, reason=str(error))
     except TemporarilyUnavailable:
@@ -316,7 +316,7 @@ class Attempt:
             while True:
                 usable = self._usable()
                 updates = [opened[update.id] for update in usable]
-                model = parent or typical(updates)
+                model = parent or first_of_majority(updates)
                 try:
                     return self._combine(usable, updates, parent, model)
                 except UpdatesRejected as error:
@@ -329,11 +329,13 @@ class Attempt:
         """The updates that can be read and are laid out as the model is, by id."""
 
         def opener(update: ClaimedUpdate) -> Opener:
-            return lambda like, share: self._connector.open_update(update, like, share)
+            return lambda expected_layout, share: self._connector.open_update(
+                update, expected_layout, share
+            )
 
         openers = {update.id: opener(update) for update in self._usable()}
-        like = parent.layout if parent else None
-        opened, rejected = open_alike(openers, like, self._resources.readers, spool)
+        expected_layout = parent.layout if parent else None
+        opened, rejected = open_consistent(openers, expected_layout, self._resources.readers, spool)
         self.rejected |= rejected
         if rejected:  # What is stored so far was made with them.
             self.checkpoint = self._checkpoint(None)

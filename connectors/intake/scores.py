@@ -23,7 +23,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected, quoted
-from connectors.intake.updates import Admission, NotAnUpdate
+from connectors.intake.updates import IntakeResult, UnknownUpload
 from connectors.rounds.selectors import translated_errors
 from connectors.runtime.events import Upload
 from connectors.storage.filesystem import Objects, read_small
@@ -32,7 +32,7 @@ from models_app.models import (
     ClientAggregateScore,
     FederatedModel,
     ModelAggregate,
-    events_wanted,
+    publishes_events,
 )
 from models_app.schemas import SchemaError, compiled
 
@@ -50,7 +50,7 @@ _KEY = re.compile(
 MAX_SCORE_BYTES = 64 << 10
 
 
-class ScoreDoor:
+class ScoreIntake:
     """Registers scores.
 
     Parameters
@@ -62,12 +62,12 @@ class ScoreDoor:
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
 
-    def admit(self, upload: Upload) -> Admission:
+    def register(self, upload: Upload) -> IntakeResult:
         """Register a score, and with it the aggregate's validation score.
 
         Raises
         ------
-        NotAnUpdate
+        UnknownUpload
             If it is none of ours; the same upload will never be one.
         TemporarilyUnavailable
             If storage or the database did not answer, or the object cannot be seen yet.
@@ -76,7 +76,7 @@ class ScoreDoor:
         with translated_errors():
             model = _looked_up(model_id, client_id, aggregate_id)
             if model is None:
-                raise NotAnUpdate(f"no federated model {model_id}, or no client {client_id}")
+                raise UnknownUpload(f"no federated model {model_id}, or no client {client_id}")
             reason, seen_before = "", model.seen_before
             if not seen_before:
                 try:
@@ -86,7 +86,7 @@ class ScoreDoor:
                     raise TemporarilyUnavailable(f"{quoted(upload.key)}: {error}") from error
                 except UpdateRejected as error:
                     reason = str(error)
-        return Admission(
+        return IntakeResult(
             model_id=model_id, client=str(client_id), reason=reason, seen_before=seen_before
         )
 
@@ -206,10 +206,10 @@ MAX_VALUE = 1e300
 
 def _parsed(upload: Upload) -> tuple[int, uuid.UUID, int]:
     if upload.bucket != settings.BUCKET:
-        raise NotAnUpdate(f"bucket {quoted(upload.bucket)} is not the one this function serves")
+        raise UnknownUpload(f"bucket {quoted(upload.bucket)} is not the one this function serves")
     match = _KEY.fullmatch(upload.key) if upload.key.isprintable() else None
     if not match:
-        raise NotAnUpdate("the key is not of the form " + KEY_FORM)
+        raise UnknownUpload("the key is not of the form " + KEY_FORM)
     return int(match["model"]), uuid.UUID(match["client"]), int(match["aggregate"])
 
 
@@ -254,10 +254,10 @@ def _score(aggregate: ModelAggregate, model: FederatedModel) -> None:
         model.max_num_examples,
     )
     if not aggregate.dropped():
-        aggregate.to_announce = None
-    elif not had_dropped and events_wanted():
-        aggregate.to_announce = timezone.now()
-    aggregate.save(update_fields=["validation_score", "to_announce"])
+        aggregate.event_pending = None
+    elif not had_dropped and publishes_events():
+        aggregate.event_pending = timezone.now()
+    aggregate.save(update_fields=["validation_score", "event_pending"])
 
 
 def _finite(text: str) -> float:

@@ -15,11 +15,11 @@ from django.db.models import Exists, OuterRef, Subquery
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected, quoted
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout, layout_difference
-from connectors.publication.pointer import doubt
+from connectors.publication.pointer import invalidate_pointer
 from connectors.rounds.selectors import translated_errors
 from connectors.runtime.events import Upload
 from connectors.storage.filesystem import StoredObject
-from connectors.storage.retries import patient_with
+from connectors.storage.retries import retry_on
 from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import Client, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -40,12 +40,12 @@ _VERSION = re.compile(r"[!-~]{0,255}", re.ASCII)
 _COUNT = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
-class NotAnUpdate(Exception):
+class UnknownUpload(Exception):
     """An upload that belongs to no model and client that are known; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Admission:
+class IntakeResult:
     """What became of an upload.
 
     Parameters
@@ -64,7 +64,7 @@ class Admission:
     seen_before: bool = False
 
 
-class Door:
+class UpdateIntake:
     """Registers uploads.
 
     Parameters
@@ -77,12 +77,12 @@ class Door:
         #: Layouts of aggregates by location; aggregates never change. Safe to lose.
         self._layouts: dict[str, TensorLayout] = {}
 
-    def admit(self, upload: Upload) -> Admission:
+    def register(self, upload: Upload) -> IntakeResult:
         """Register an upload.
 
         Raises
         ------
-        NotAnUpdate
+        UnknownUpload
             If it is none of ours; the same upload will never be one.
         TemporarilyUnavailable
             If storage or the database did not answer, or the object cannot be seen yet.
@@ -91,9 +91,9 @@ class Door:
         with translated_errors():
             model = self._looked_up(model_id, client_id, upload.key, version)
             if model is None:
-                raise NotAnUpdate(f"no federated model {model_id}, or no client {client_id}")
+                raise UnknownUpload(f"no federated model {model_id}, or no client {client_id}")
             if model.seen_before:
-                return Admission(model_id=model_id, client=str(client_id), seen_before=True)
+                return IntakeResult(model_id=model_id, client=str(client_id), seen_before=True)
             update = ModelUpdate(
                 federated_model_id=model_id,
                 client_id=client_id,
@@ -111,7 +111,9 @@ class Door:
                 update.rejection_reason = str(error)
             # Of two deliveries at the same time, one writes and the other changes nothing.
             ModelUpdate.objects.bulk_create([update], ignore_conflicts=True)
-        return Admission(model_id=model_id, client=str(client_id), reason=update.rejection_reason)
+        return IntakeResult(
+            model_id=model_id, client=str(client_id), reason=update.rejection_reason
+        )
 
     def _looked_up(self, model_id: int, client_id: uuid.UUID, key: str, version: str) -> Any | None:
         """The model with what is asked of it, in one statement; None without model or client."""
@@ -144,7 +146,7 @@ class Door:
         update.base_aggregate = _base(stored.metadata, model)
         self._check_layout(update, model)
 
-    @patient_with(ObjectMissing)
+    @retry_on(ObjectMissing)
     def _stored(self, upload: Upload) -> StoredObject:
         return self._model_data.objects.stat(upload.key, etag=upload.etag)
 
@@ -152,7 +154,7 @@ class Door:
         expected = self._layout_of(model)
         key = str(update.data.name)
         source = self._model_data.objects.source(key, size=update.size or 0, etag=update.etag)
-        layout = peek_layout(source, format_of(key), like=expected)
+        layout = peek_layout(source, format_of(key), expected_layout=expected)
         difference = layout_difference(expected, layout) if expected else None
         if difference:
             raise UpdateRejected(difference)
@@ -176,16 +178,16 @@ class Door:
 def _parsed(upload: Upload) -> tuple[int, uuid.UUID, str]:
     """Model, client and version an upload names, by the form of its key alone."""
     if upload.bucket != settings.BUCKET:
-        raise NotAnUpdate(f"bucket {quoted(upload.bucket)} is not the one this function serves")
+        raise UnknownUpload(f"bucket {quoted(upload.bucket)} is not the one this function serves")
     match = _KEY.fullmatch(upload.key) if upload.key.isprintable() else None
     if not match or len(upload.key.encode()) > MAX_KEY:
-        raise NotAnUpdate("the key is not of the form " + KEY_FORM)
+        raise UnknownUpload("the key is not of the form " + KEY_FORM)
     version = upload.version or upload.etag
     if not version:
-        raise NotAnUpdate("the event tells neither a version nor an ETag")
+        raise UnknownUpload("the event tells neither a version nor an ETag")
     for told in (upload.version, upload.etag):
         if not _VERSION.fullmatch(told):
-            raise NotAnUpdate(f"{quoted(told)} is neither a version nor an ETag of S3")
+            raise UnknownUpload(f"{quoted(told)} is neither a version nor an ETag of S3")
     return int(match["model"]), uuid.UUID(match["client"]), version
 
 
@@ -223,7 +225,7 @@ def _base(metadata: Mapping[str, str], model: Any) -> ModelAggregate | None:
         if _COUNT.fullmatch(told):
             base = ModelAggregate.objects.filter(pk=int(told), federated_model=model).first()
         if base is None:
-            doubt(model.pk)
+            invalidate_pointer(model.pk)
             raise UpdateRejected(f"base-aggregate {quoted(told)} is no aggregate of this model")
     number, latest = base.number if base else 0, model.latest_number or 0
     if model.furthest_base_agg is not None and number <= latest - model.furthest_base_agg:

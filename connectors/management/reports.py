@@ -18,7 +18,7 @@ from django.db import DatabaseError, models
 
 from aggregation.errors import AggregationError, TemporarilyUnavailable
 from connectors import DjangoAggConnector
-from connectors.publication.pointer import told_now
+from connectors.publication.pointer import try_write_pointer
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 Row = Mapping[str, Any]
@@ -63,9 +63,9 @@ class ReportCommand(BaseCommand):
         for name, value in row.items():
             self.stdout.write(f"{name:<{width}}  {shown(value)}")
 
-    def tell_latest(self, model: int) -> None:
+    def write_pointer(self, model: int) -> None:
         """Bring the model's `latest.json` up to date; what is done already does not fail by it."""
-        why = told_now(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model)
+        why = try_write_pointer(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model)
         if why:
             self.stderr.write(why)
 
@@ -234,7 +234,7 @@ _LISTED = {
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def plain_message() -> Iterator[None]:
     """What AWS, storage, the database or the core refuse, as an error of the command."""
     try:
         yield

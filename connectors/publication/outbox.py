@@ -1,6 +1,6 @@
 """Events out: what has happened is told to an EventBridge bus, so that nobody needs to poll.
 
-The rows that changed are the outbox: a round, an update, a model or an aggregate is marked `to_announce`
+The rows that changed are the outbox: a round, an update, a model or an aggregate is marked `event_pending`
 as it is written, in the transaction that makes the news, and the mark is taken away once the bus has the
 event.
 What could not be sent is sent by the next invocation, at the latest by the next sweep. Hence an event
@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from django.db.models import Count, Q
+from django.db.models import Count
 
 from aggregation.errors import TemporarilyUnavailable
 from connectors.rounds.selectors import State, UpdateStatus, translated_errors
@@ -42,7 +42,7 @@ MAX_REASON = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
+class OutboxEvent:
     """Something that has happened and is to be told.
 
     Parameters
@@ -58,7 +58,7 @@ class News:
     row: AggregationRound | ModelUpdate | FederatedModel | ModelAggregate
 
 
-class Announcer:
+class EventPublisher:
     """Tells what has happened to an event bus.
 
     Parameters
@@ -91,7 +91,7 @@ class Announcer:
             raise TemporarilyUnavailable(f"the event bus refused {len(refused)}: {refused[0]}")
         return sent
 
-    def _send(self, batch: Sequence[News]) -> list[str]:
+    def _send(self, batch: Sequence[OutboxEvent]) -> list[str]:
         """Send some events; why those were refused that were."""
         entries = [
             {
@@ -110,7 +110,7 @@ class Announcer:
         ]
 
 
-def pending() -> Iterator[News]:
+def pending() -> Iterator[OutboxEvent]:
     """What has not been told yet, oldest first within its kind."""
     yield from _ended_rounds()
     yield from _rejected_updates()
@@ -125,8 +125,8 @@ _ROUND_ENDED = {
 }
 
 
-def _ended_rounds() -> Iterator[News]:
-    rounds = AggregationRound.objects.filter(to_announce=True, state__gt=State.RUNNING)
+def _ended_rounds() -> Iterator[OutboxEvent]:
+    rounds = AggregationRound.objects.filter(event_pending=True, state__gt=State.RUNNING)
     for ended in rounds.select_related("aggregate").order_by("pk")[:AT_MOST]:
         detail = {
             **_detail(f"round-{ended.pk}", ended.federated_model_id, ended.finished_on),
@@ -143,7 +143,7 @@ def _ended_rounds() -> Iterator[News]:
             }
         if ended.error:
             detail["reason"] = ended.error[:MAX_REASON]
-        yield News(
+        yield OutboxEvent(
             detail_type=_ROUND_ENDED[State(ended.state)],
             detail=detail,
             row=ended,
@@ -152,14 +152,14 @@ def _ended_rounds() -> Iterator[News]:
 
 def _origin(ended: AggregationRound) -> dict[str, Any]:
     """What made a round's aggregate."""
-    original = ended.terms.get("rolled_back_to")
+    original = ended.config_snapshot.get("rolled_back_to")
     if original:
         return {"made_by": "rollback", "rolled_back_to": original}
-    return {"made_by": "workflow" if ended.by_hand else "round"}
+    return {"made_by": "workflow" if ended.external else "round"}
 
 
-def _rejected_updates() -> Iterator[News]:
-    updates = ModelUpdate.objects.filter(to_announce=True, status=UpdateStatus.INVALID)
+def _rejected_updates() -> Iterator[OutboxEvent]:
+    updates = ModelUpdate.objects.filter(event_pending=True, status=UpdateStatus.INVALID)
     for update in updates.order_by("pk")[:AT_MOST]:
         detail = {
             **_detail(f"update-{update.pk}", update.federated_model_id, update.uploaded_on),
@@ -168,25 +168,25 @@ def _rejected_updates() -> Iterator[News]:
             "version": update.storage_version,
             "reason": update.rejection_reason[:MAX_REASON],
         }
-        yield News(detail_type="Update Rejected", detail=detail, row=update)
+        yield OutboxEvent(detail_type="Update Rejected", detail=detail, row=update)
 
 
-def _paused_models() -> Iterator[News]:
-    paused = FederatedModel.objects.filter(allow_aggregation=False).exclude(to_announce=None)
+def _paused_models() -> Iterator[OutboxEvent]:
+    paused = FederatedModel.objects.filter(allow_aggregation=False).exclude(event_pending=None)
     for model in paused.order_by("pk")[:AT_MOST]:
-        on = model.to_announce
+        on = model.event_pending
         detail = {
             **_detail(_at(f"pause-{model.pk}", on), model.pk, on),
             "reason": model.pause_reason[:MAX_REASON],
         }
-        yield News(detail_type="Model Paused", detail=detail, row=model)
+        yield OutboxEvent(detail_type="Model Paused", detail=detail, row=model)
 
 
-def _dropped_scores() -> Iterator[News]:
-    marked = ModelAggregate.objects.filter(to_announce__isnull=False)
+def _dropped_scores() -> Iterator[OutboxEvent]:
+    marked = ModelAggregate.objects.filter(event_pending__isnull=False)
     counted = marked.annotate(n=Count("client_scores")).select_related("federated_model", "parent")
     for aggregate in counted.order_by("pk")[:AT_MOST]:
-        on = aggregate.to_announce
+        on = aggregate.event_pending
         detail = {
             **_detail(_at(f"score-{aggregate.pk}", on), aggregate.federated_model_id, on),
             "aggregate_id": aggregate.pk,
@@ -195,7 +195,7 @@ def _dropped_scores() -> Iterator[News]:
             "clients": aggregate.n,
             "reason": aggregate.dropped()[:MAX_REASON],
         }
-        yield News(detail_type="Score Dropped", detail=detail, row=aggregate)
+        yield OutboxEvent(detail_type="Score Dropped", detail=detail, row=aggregate)
 
 
 def _at(event_id: str, on: datetime | None) -> str:
@@ -208,13 +208,13 @@ def _detail(event_id: str, model_id: int, on: datetime | None) -> dict[str, Any]
     return detail | ({"on": on.isoformat()} if on else {})
 
 
-def _mark_told(sent: Sequence[News]) -> None:
+def _mark_told(sent: Sequence[OutboxEvent]) -> None:
     """Take the marks away that were seen: a model paused anew meanwhile bears another."""
     for kind, unmarked in _UNMARKED:
-        seen = {news.row.pk: news.row.to_announce for news in sent if isinstance(news.row, kind)}
+        seen = {news.row.pk: news.row.event_pending for news in sent if isinstance(news.row, kind)}
         if seen:
             marked = kind._default_manager.filter(pk__in=seen.keys())
-            marked.filter(Q(("to_announce__in", set(seen.values())))).update(to_announce=unmarked)
+            marked.filter(event_pending__in=set(seen.values())).update(event_pending=unmarked)
 
 
 _UNMARKED = (
@@ -225,8 +225,8 @@ _UNMARKED = (
 )
 
 
-def _batches(news: Iterable[News]) -> Iterator[list[News]]:
-    batch: list[News] = []
+def _batches(news: Iterable[OutboxEvent]) -> Iterator[list[OutboxEvent]]:
+    batch: list[OutboxEvent] = []
     for each in news:
         batch.append(each)
         if len(batch) == BATCH:

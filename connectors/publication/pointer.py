@@ -3,7 +3,7 @@
 The object follows the database. It is written after the round is published, on the condition that it is
 still what was read, and only ever to tell a higher number: whoever comes late writes nothing. A number is
 believed only of an aggregate that the database knows, since the bucket may be older than the database, or
-the database restored. An attempt that dies before it has written leaves `told_number` behind the latest
+the database restored. An attempt that dies before it has written leaves `pointer_number` behind the latest
 aggregate, by which the next sweep finds the model.
 """
 
@@ -25,7 +25,7 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from connectors.rounds.selectors import UnknownModel, translated_errors
-from connectors.storage.filesystem import Objects, Outrun, read_small
+from connectors.storage.filesystem import Objects, PreconditionFailed, read_small
 from models_app.models import FederatedModel, ModelAggregate
 
 #: Times a pointer is read and written again because somebody else wrote it meanwhile.
@@ -76,7 +76,7 @@ class Latest:
     schema: int = 1
 
 
-def tell_latest(objects: Objects, model_id: int) -> Latest | None:
+def write_pointer(objects: Objects, model_id: int) -> Latest | None:
     """Make a model's `latest.json` tell its latest aggregate, or one that is later still.
 
     Returns
@@ -95,38 +95,38 @@ def tell_latest(objects: Objects, model_id: int) -> Latest | None:
         return None
     for _ in range(TRIES):
         told, etag = _told(objects, latest_key(model_id))
-        if told is not None and _stands(told, latest):
+        if told is not None and is_current(told, latest):
             break
         try:
             text = json.dumps(asdict(latest), indent=1)
             objects.replace(latest_key(model_id), text.encode(), etag=etag)
             break
-        except Outrun:
+        except PreconditionFailed:
             continue
     else:
         raise TemporarilyUnavailable(f"{latest_key(model_id)} is being written by many at once")
-    _remember(model_id, latest.number)
+    record_pointer(model_id, latest.number)
     return latest
 
 
-def told_now(objects: Objects, model_id: int) -> str:
-    """`tell_latest` for who has done the work already and must not fail any more: why it could not be
+def try_write_pointer(objects: Objects, model_id: int) -> str:
+    """`write_pointer` for who has done the work already and must not fail any more: why it could not be
     told, in words; empty if it was. The next sweep tells what is not told."""
     try:
-        tell_latest(objects, model_id)
+        write_pointer(objects, model_id)
     except (AggregationError, DatabaseError, BotoCoreError, ClientError, OSError) as error:
         return f"latest.json of model {model_id} is written by the next sweep, for now: {error}"
     return ""
 
 
-def doubt(model_id: int) -> None:
+def invalidate_pointer(model_id: int) -> None:
     """Have the next sweep look whether a model's `latest.json` is right: somebody trained from what the
     database does not know, as a pointer tells that is from before the database was restored."""
     with translated_errors():
-        FederatedModel.objects.filter(pk=model_id).update(told_number=None)
+        FederatedModel.objects.filter(pk=model_id).update(pointer_number=None)
 
 
-def untold_models() -> list[int]:
+def stale_pointers() -> list[int]:
     """Ids of the models whose `latest.json` is not known to tell their latest weights."""
     latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
     numbered = FederatedModel.objects.annotate(
@@ -134,7 +134,7 @@ def untold_models() -> list[int]:
     )
     has_weights = Q(latest__gt=0) | Q(current_artifact__isnull=False)
     untold = numbered.filter(has_weights).filter(
-        Q(told_number=None) | Q(told_number__lt=F("latest"))
+        Q(pointer_number=None) | Q(pointer_number__lt=F("latest"))
     )
     with translated_errors():
         return list(untold.order_by("pk").values_list("pk", flat=True))
@@ -166,7 +166,7 @@ def _read(objects: Objects, model_id: int) -> Latest | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Told:
+class PointerRecord:
     """What a pointer that was found says: whose number it gives, and which weights."""
 
     number: int
@@ -174,7 +174,7 @@ class _Told:
     key: str
 
 
-def _told(objects: Objects, key: str) -> tuple[_Told | None, str]:
+def _told(objects: Objects, key: str) -> tuple[PointerRecord | None, str]:
     """What the pointer tells of an aggregate, and its ETag; nothing where it is missing or no pointer."""
     try:
         etag = objects.stat(key).etag
@@ -183,7 +183,7 @@ def _told(objects: Objects, key: str) -> tuple[_Told | None, str]:
     try:
         body, _ = read_small(objects, key, etag=etag, at_most=MAX_BYTES)
         found = json.loads(body)
-        told = _Told(**{each: found[each] for each in ("number", "aggregate_id", "key")})
+        told = PointerRecord(**{each: found[each] for each in ("number", "aggregate_id", "key")})
     except UpdateRejected:  # Replaced since, which the write will find out; or much too large.
         return None, etag
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -191,7 +191,7 @@ def _told(objects: Objects, key: str) -> tuple[_Told | None, str]:
     return (told if type(told.number) is int else None), etag
 
 
-def _stands(told: _Told, latest: Latest) -> bool:
+def is_current(told: PointerRecord, latest: Latest) -> bool:
     """Whether what is told is the model's latest aggregate, or one that came after it was looked up."""
     if told.number < latest.number or told.number < 1:
         return False
@@ -201,7 +201,8 @@ def _stands(told: _Told, latest: Latest) -> bool:
     return known == (told.aggregate_id, told.key)
 
 
-def _remember(model_id: int, number: int) -> None:
-    behind = Q(told_number=None) | Q(told_number__lt=number)
+def record_pointer(model_id: int, number: int) -> None:
+    """Record the number that a model's pointer has at least; it never goes down here."""
+    behind = Q(pointer_number=None) | Q(pointer_number__lt=number)
     with translated_errors():
-        FederatedModel.objects.filter(behind, pk=model_id).update(told_number=number)
+        FederatedModel.objects.filter(behind, pk=model_id).update(pointer_number=number)

@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
 from django.db.models import Case, F, FloatField, QuerySet, Value, When
 
-from aggregation.errors import LostRound, RuleError
+from aggregation.errors import LeaseLost, RuleError
 from aggregation.requirements import create_requirement
 from aggregation.round import (
     Claim,
@@ -29,7 +29,7 @@ from aggregation.round import (
 )
 from aggregation.rules import create_rule
 from connectors.rounds import selectors
-from connectors.rounds.selectors import Situation, State, UpdateStatus, translated_errors
+from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus, translated_errors
 from models_app.models import (
     AggregationRound,
     FederatedModel,
@@ -39,7 +39,7 @@ from models_app.models import (
 )
 
 #: Attempts in a row that may end no further than they began before their round is given up.
-MAX_FRUITLESS_ATTEMPTS = 5
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 5
 
 #: A checkpoint is kept this often at most: redoing ten seconds costs less than writing all the time.
 CHECKPOINT_EVERY = timedelta(seconds=10)
@@ -82,23 +82,23 @@ class RoundLedger:
         UnknownModel
         """
         with translated_errors():
-            answer = self._declined(selectors.situation(model_id))
+            answer = self._refusal(selectors.model_snapshot(model_id))
             if answer:
                 return answer
             try:
                 with transaction.atomic():
                     selectors.lock_model(model_id)
                     return self._claim_locked(model_id)
-            except (IntegrityError, LostRound) as error:
+            except (IntegrityError, LeaseLost) as error:
                 # Somebody was quicker; when their round ends they look for what is ready, as ever.
                 return RoundAnswer(model_id=model_id, status=Status.BUSY, reason=str(error))
 
     def _claim_locked(self, model_id: int) -> Claim | RoundAnswer:
-        now = selectors.situation(model_id)
-        answer = self._declined(now)
+        now = selectors.model_snapshot(model_id)
+        answer = self._refusal(now)
         if answer:
             return answer
-        if now.running and now.running.by_hand:
+        if now.running and now.running.external:
             self.recover(now.running)
             return self._claim_locked(model_id)
         if now.running:
@@ -107,7 +107,7 @@ class RoundLedger:
         selectors.reject_superseded(opened)
         return self._claim(opened, now.ready, now)
 
-    def _declined(self, now: Situation) -> RoundAnswer | None:
+    def _refusal(self, now: ModelSnapshot) -> RoundAnswer | None:
         """The answer to a request for a round that cannot start; None if one can."""
 
         def answer(status: Status, reason: str, number: int | None = None) -> RoundAnswer:
@@ -131,21 +131,21 @@ class RoundLedger:
         return None
 
     def open(
-        self, now: Situation, updates: Sequence[ModelUpdate], *, by_hand: bool = False
+        self, now: ModelSnapshot, updates: Sequence[ModelUpdate], *, external: bool = False
     ) -> AggregationRound:
         """Begin a round with these updates; the caller holds the model's lock.
 
         Raises
         ------
-        LostRound
+        LeaseLost
             If one of them is no longer ready.
         """
         opened = AggregationRound.objects.create(
             federated_model=now.model,
             number=now.number,
             parent=now.parent,
-            terms=_terms(now),
-            by_hand=by_hand,
+            config_snapshot=_config_snapshot(now),
+            external=external,
             lease_expires_at=self._lease_end(),
             started_on=self._clock(),
             request_id=self._request_id,
@@ -155,24 +155,26 @@ class RoundLedger:
             status=UpdateStatus.RUNNING, round=opened
         )
         if taken != len(ids):
-            raise LostRound(f"{len(ids) - taken} of {len(ids)} updates are not ready any more")
+            raise LeaseLost(f"{len(ids) - taken} of {len(ids)} updates are not ready any more")
         return opened
 
-    def _take_over(self, now: Situation, held: AggregationRound) -> Claim | RoundAnswer:
-        if held.fruitless_attempts + 1 >= MAX_FRUITLESS_ATTEMPTS:
-            tries = f"{MAX_FRUITLESS_ATTEMPTS} attempts in a row"
-            return self._given_up(held, f"given up: {tries} got no further")
+    def _take_over(self, now: ModelSnapshot, held: AggregationRound) -> Claim | RoundAnswer:
+        if held.attempts_without_progress + 1 >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
+            tries = f"{MAX_ATTEMPTS_WITHOUT_PROGRESS} attempts in a row"
+            return self._give_up(held, f"given up: {tries} got no further")
         held.attempt += 1
-        held.fruitless_attempts += 1
+        held.attempts_without_progress += 1
         held.lease_expires_at = self._lease_end()
         held.request_id = self._request_id
-        held.save(update_fields=["attempt", "fruitless_attempts", "lease_expires_at", "request_id"])
+        held.save(
+            update_fields=["attempt", "attempts_without_progress", "lease_expires_at", "request_id"]
+        )
         try:
             return self._claim(held, list(selectors.registered_updates(held)), now)
         except RuleError as error:  # As after a deployment without the rule that its terms name.
-            return self._given_up(held, f"given up: {error}")
+            return self._give_up(held, f"given up: {error}")
 
-    def _given_up(self, held: AggregationRound, reason: str) -> RoundAnswer:
+    def _give_up(self, held: AggregationRound, reason: str) -> RoundAnswer:
         self._fail(held, reason)
         return RoundAnswer(
             model_id=held.federated_model_id,
@@ -182,48 +184,50 @@ class RoundLedger:
         )
 
     def _claim(
-        self, held: AggregationRound, updates: Sequence[ModelUpdate], now: Situation
+        self, held: AggregationRound, updates: Sequence[ModelUpdate], now: ModelSnapshot
     ) -> Claim:
         self._kept_on = None
-        terms = held.terms
-        cap = terms["max_num_examples"]
+        config_snapshot = held.config_snapshot
+        cap = config_snapshot["max_num_examples"]
         return Claim(
             model_id=held.federated_model_id,
             round_id=held.pk,
             number=held.number,
             attempt=held.attempt,
-            rule=create_rule(terms["rule"], terms["rule_args"]),
-            requirement=create_requirement(terms["requirement"], terms["requirement_args"]),
+            rule=create_rule(config_snapshot["rule"], config_snapshot["rule_args"]),
+            requirement=create_requirement(
+                config_snapshot["requirement"], config_snapshot["requirement_args"]
+            ),
             readiness=dataclasses.replace(
-                now, ready=list(updates), members=terms["members"]
+                now, ready=list(updates), members=config_snapshot["members"]
             ).readiness(self._clock()),
             updates=tuple(_claimed(update, cap) for update in updates),
-            differences=terms["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
-            parent=terms["parent"],
+            differences=config_snapshot["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
+            parent=config_snapshot["parent"],
             checkpoint=held.checkpoint,
         )
 
     # Going on
 
-    def keep(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
+    def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
         """Keep how far a round is, unless that was done a moment ago.
 
         Raises
         ------
-        LostRound
+        LeaseLost
         """
         now = self._clock()
         if self._kept_on and now - self._kept_on < CHECKPOINT_EVERY:
             return
         self._kept_on = now
-        self._change(claim, checkpoint=checkpoint, fruitless_attempts=0)
+        self._change(claim, checkpoint=checkpoint, attempts_without_progress=0)
 
-    def let_go(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
+    def release_lease(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         """End the lease, so that the next attempt may begin at once, where this one stopped.
 
         Raises
         ------
-        LostRound
+        LeaseLost
         """
         if checkpoint is None or checkpoint == claim.checkpoint:
             self._change(claim, lease_expires_at=self._clock())
@@ -232,13 +236,13 @@ class RoundLedger:
             claim,
             lease_expires_at=self._clock(),
             checkpoint=checkpoint,
-            fruitless_attempts=0,
+            attempts_without_progress=0,
         )
 
     def _change(self, claim: Claim, **changes: Any) -> None:
         with translated_errors():
             if not _held(claim).update(**changes):
-                raise _lost(claim)
+                raise _lease_lost(claim)
 
     # Ending
 
@@ -247,7 +251,7 @@ class RoundLedger:
 
         Raises
         ------
-        LostRound
+        LeaseLost
         """
         with translated_errors(), transaction.atomic():
             held = _locked(claim)
@@ -286,7 +290,7 @@ class RoundLedger:
 
         Raises
         ------
-        LostRound
+        LeaseLost
         """
         with translated_errors(), transaction.atomic():
             held = _locked(claim)
@@ -306,7 +310,7 @@ class RoundLedger:
 
         Raises
         ------
-        LostRound
+        LeaseLost
         """
         with translated_errors(), transaction.atomic():
             self._fail(_locked(claim), f"{type(error).__name__}: {error}")
@@ -359,18 +363,18 @@ def _locked(claim: Claim) -> AggregationRound:
     selectors.lock_model(claim.model_id)
     held = _held(claim).select_for_update(of=("self",)).select_related("federated_model").first()
     if held is None:
-        raise _lost(claim)
+        raise _lease_lost(claim)
     return held
 
 
-def _lost(claim: Claim) -> LostRound:
-    return LostRound(
+def _lease_lost(claim: Claim) -> LeaseLost:
+    return LeaseLost(
         f"attempt {claim.attempt} no longer holds round {claim.number} of model {claim.model_id}: "
         "nothing was changed"
     )
 
 
-def _terms(now: Situation) -> dict[str, Any]:
+def _config_snapshot(now: ModelSnapshot) -> dict[str, Any]:
     """What the result depends on besides the updates, as it is now."""
     model, artifact = now.model, now.model.current_artifact
     initial = artifact.values.name if artifact else None

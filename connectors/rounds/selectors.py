@@ -54,7 +54,7 @@ def translated_errors() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class ModelSnapshot:
     """What decides whether a model may start a round, read at one moment.
 
     Parameters
@@ -94,7 +94,7 @@ def lock_model(model_id: int) -> None:
     list(FederatedModel.objects.select_for_update().filter(pk=model_id).values("pk"))
 
 
-def situation(model_id: int) -> Situation:
+def model_snapshot(model_id: int) -> ModelSnapshot:
     """Read the situation of a model, in two statements.
 
     Raises
@@ -131,7 +131,7 @@ def situation(model_id: int) -> Situation:
         found = AggregationRound.objects.get(pk=model.running_id)
     elif model.allow_aggregation:
         updates = list(ready_updates(model, parent.number if parent else 0))
-    return Situation(
+    return ModelSnapshot(
         model=model, members=model.members, parent=parent, running=found, ready=updates
     )
 

@@ -11,10 +11,10 @@ from django.utils import timezone
 
 from aggregation.errors import OutOfTime, TemporarilyUnavailable
 from aggregation.round import RoundAnswer, Status, run_round
-from connectors.application import door, queue, scores
+from connectors.application import round_queue, score_intake, update_intake
 from connectors.intake.scores import PREFIX as SCORES
-from connectors.intake.updates import NotAnUpdate
-from connectors.limits import allowed_resources
+from connectors.intake.updates import UnknownUpload
+from connectors.limits import round_resources
 from connectors.rounds.selectors import due_models
 from connectors.runtime.events import (
     Request,
@@ -25,19 +25,23 @@ from connectors.runtime.events import (
     parse_body,
 )
 from connectors.runtime.telemetry import (
+    log_claim,
+    log_failed,
+    log_ignored,
+    log_interrupted,
+    log_paused,
+    log_postponed,
+    log_round,
+    log_score,
+    log_update,
     logger,
-    name_in_logs,
-    tell_failed,
-    tell_ignored,
-    tell_interrupted,
-    tell_paused,
-    tell_postponed,
-    tell_round,
-    tell_score,
-    tell_update,
     told,
 )
-from connectors.usecases.after_round import collect_leftovers, point_all_to_latest, point_to_latest
+from connectors.usecases.after_round import (
+    collect_orphans,
+    write_pointer_later,
+    write_stale_pointers,
+)
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 
 if TYPE_CHECKING:
@@ -124,7 +128,7 @@ class Invocation:
         for record in records:
             message = record["messageId"]
             try:
-                wanted = self.admit(parse_body(record["body"]))
+                wanted = self.register(parse_body(record["body"]))
             except Exception:
                 logger.exception("message failed", message_id=message)
                 failed.add(message)
@@ -135,7 +139,7 @@ class Invocation:
             failed.update(senders[model_id])
         return {"batchItemFailures": [{"itemIdentifier": each} for each in sorted(failed)]}
 
-    def admit(self, requests: Iterable[Request]) -> list[int]:
+    def register(self, requests: Iterable[Request]) -> list[int]:
         """Register what was uploaded; the models for which a round is wanted, each once."""
         wanted: dict[int, None] = {}
         for request in requests:
@@ -153,14 +157,14 @@ class Invocation:
     def _register(self, upload: Upload) -> list[int]:
         try:
             if upload.key.startswith(SCORES):
-                tell_score(scores().admit(upload))
+                log_score(score_intake().register(upload))
                 return []
-            admission = door().admit(upload)
-        except NotAnUpdate as error:
-            tell_ignored(upload.key, error)
+            result = update_intake().register(upload)
+        except UnknownUpload as error:
+            log_ignored(upload.key, error)
             return []
-        tell_update(admission)
-        return [] if admission.reason else [admission.model_id]
+        log_update(result)
+        return [] if result.reason else [result.model_id]
 
     def sweep(self) -> dict[str, Any]:
         """See to every model that has ready updates or a round left behind.
@@ -171,7 +175,7 @@ class Invocation:
             What a round met, where there is no queue to ask for it; the others have run.
         """
         due = due_models(timezone.now())
-        to = queue()
+        to = round_queue()
         if to is not None:
             to.request_rounds(due)
             answer: dict[str, Any] = {"requested": due}
@@ -185,8 +189,8 @@ class Invocation:
         return answer
 
     def _tidy(self) -> None:
-        point_all_to_latest(self._objects)
-        collect_leftovers(self._objects)
+        write_stale_pointers(self._objects)
+        collect_orphans(self._objects)
 
     def run_each(self, model_ids: Iterable[int]) -> Rounds:
         """Run a round of each of these models. What one meets keeps no other from its round, and none
@@ -206,8 +210,8 @@ class Invocation:
 
     def _postponed(self, model_ids: Sequence[int]) -> dict[int, Exception]:
         """Ask the queue for rounds that were not begun; what keeps each from being asked for."""
-        tell_postponed(model_ids)
-        to = queue()
+        log_postponed(model_ids)
+        to = round_queue()
         try:
             if to is None:
                 raise OutOfTime("no time was left to begin the round")
@@ -227,7 +231,7 @@ class Invocation:
         first = answer = self._run_one(model_id)
         while answer.status is Status.PUBLISHED and not self._out_of_time():
             answer = self._run_one(model_id)
-        to = queue()
+        to = round_queue()
         if (answer.continues or answer.status is Status.PUBLISHED) and to is not None:
             to.request_rounds([model_id])
         return first
@@ -238,28 +242,28 @@ class Invocation:
             answer = run_round(
                 self._connector,
                 model_id,
-                resources=allowed_resources(),
+                resources=round_resources(),
                 out_of_time=self._out_of_time,
-                on_claim=name_in_logs,
+                on_claim=log_claim,
             )
         except TemporarilyUnavailable:
-            tell_interrupted()
+            log_interrupted()
             raise
         except Exception:
-            tell_failed()
-            self._tell_if_paused(model_id)
+            log_failed()
+            self._log_if_paused(model_id)
             raise
         else:
-            tell_round(answer)
+            log_round(answer)
             if answer.status is Status.FAILED:
-                self._tell_if_paused(model_id)
+                self._log_if_paused(model_id)
             if answer.status is Status.PUBLISHED:
-                point_to_latest(self._objects, model_id)
+                write_pointer_later(self._objects, model_id)
             return answer
         finally:
             logger.remove_keys(["model", "round", "attempt"])
 
-    def _tell_if_paused(self, model_id: int) -> None:
+    def _log_if_paused(self, model_id: int) -> None:
         model = self._connector.pull_federated_model_w_id(model_id)
         if model and not model.allow_aggregation:
-            tell_paused(model.pause_reason)
+            log_paused(model.pause_reason)

@@ -22,7 +22,7 @@ ASKED_OF_THE_AGGREGATOR: dict[str, dict[str, Any]] = {
 }
 
 
-def operate(command: Any, arguments: Any) -> dict[str, str]:
+def run_remote_command(command: Any, arguments: Any) -> dict[str, str]:
     """Run a command of the project.
 
     Parameters
@@ -61,7 +61,7 @@ def _help(command: str) -> str:
     return load_command_class(APP, command).create_parser("manage.py", command).format_help()
 
 
-def operated() -> list[str]:
+def remote_commands() -> list[str]:
     """The commands that may be run."""
     own = {name for name, app in get_commands().items() if app == APP}
     return sorted(own - ASKED_OF_THE_AGGREGATOR.keys())
@@ -71,7 +71,7 @@ def _check(command: Any, arguments: Any) -> None:
     if str(command) in ASKED_OF_THE_AGGREGATOR:
         payload = json.dumps(ASKED_OF_THE_AGGREGATOR[command])
         raise ValueError(f"{command} is the aggregating function's: invoke that one with {payload}")
-    if command not in operated():
-        raise ValueError(f"no command {quoted(command)}; there are {', '.join(operated())}")
+    if command not in remote_commands():
+        raise ValueError(f"no command {quoted(command)}; there are {', '.join(remote_commands())}")
     if not isinstance(arguments, Sequence) or isinstance(arguments, str):
         raise ValueError(f'arguments are a list, such as ["3"]; got {quoted(arguments)}')

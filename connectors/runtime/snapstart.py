@@ -12,7 +12,7 @@ import ssl
 
 from django.db import connections
 
-from connectors.application import announcer, door, queue, scores
+from connectors.application import event_publisher, round_queue, score_intake, update_intake
 
 #: Bytes of entropy; as many as OpenSSL's generators are seeded with.
 SEED_BYTES = 48
@@ -38,7 +38,7 @@ def before_snapshot() -> None:
     The database is not connected to: it may be asleep, or not there yet, when a version is published, and
     its driver's OpenSSL must not have made its keys' generator before it is restored.
     """
-    _ = door(), scores(), queue(), announcer()
+    _ = update_intake(), score_intake(), round_queue(), event_publisher()
     connections.close_all()
 
 

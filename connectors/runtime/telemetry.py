@@ -13,8 +13,8 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from aggregation.round import Claim, RoundAnswer, Status
-from connectors.intake.updates import Admission
-from connectors.storage.garbage import Collected
+from connectors.intake.updates import IntakeResult
+from connectors.storage.garbage import CollectedOrphan
 
 # An invocation that had nothing to count is no mistake.
 warnings.filterwarnings("ignore", "No application metrics to publish")
@@ -41,41 +41,41 @@ def told(answer: RoundAnswer) -> dict[str, Any]:
     return shown | ({"reason": answer.reason} if answer.reason else {})
 
 
-def tell_ignored(key: str, reason: Exception) -> None:
+def log_ignored(key: str, reason: Exception) -> None:
     """An upload belongs to no model and client that are known."""
     logger.warning("upload ignored", key=ascii(key), reason=str(reason))
     metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
 
 
-def tell_update(admission: Admission) -> None:
+def log_update(result: IntakeResult) -> None:
     """What became of an upload at the door."""
-    if _tell_admission(admission, "update"):
+    if _log_result(result, "update"):
         metrics.add_metric("UpdatesRejected", MetricUnit.Count, 1)
 
 
-def tell_score(admission: Admission) -> None:
+def log_score(result: IntakeResult) -> None:
     """What became of a score at the door."""
-    rejected = _tell_admission(admission, "score")
+    rejected = _log_result(result, "score")
     metrics.add_metric("ScoresRejected" if rejected else "ScoresRegistered", MetricUnit.Count, 1)
 
 
-def _tell_admission(admission: Admission, what: str) -> bool:
+def _log_result(result: IntakeResult, what: str) -> bool:
     """Whether it was rejected."""
-    about = {"model": admission.model_id, "client": admission.client}
-    if admission.reason:
-        logger.warning(f"{what} rejected at the door", extra=about | {"reason": admission.reason})
+    about = {"model": result.model_id, "client": result.client}
+    if result.reason:
+        logger.warning(f"{what} rejected at the door", extra=about | {"reason": result.reason})
     else:
-        logger.info(f"{what} registered", extra=about | {"seen_before": admission.seen_before})
-    return bool(admission.reason)
+        logger.info(f"{what} registered", extra=about | {"seen_before": result.seen_before})
+    return bool(result.reason)
 
 
-def name_in_logs(claim: Claim) -> None:
+def log_claim(claim: Claim) -> None:
     """From now on, every line names the round and the attempt."""
     logger.append_keys(round=claim.number, attempt=claim.attempt)
     logger.info("round claimed", updates=len(claim.updates))
 
 
-def tell_round(answer: RoundAnswer) -> None:
+def log_round(answer: RoundAnswer) -> None:
     """How a request for a round ended."""
     tell = logger.error if answer.status is Status.FAILED else logger.info
     tell(f"round {answer.status}", extra=told(answer))
@@ -93,41 +93,41 @@ def tell_round(answer: RoundAnswer) -> None:
         metrics.add_metric("UpdatesRejected", MetricUnit.Count, answer.updates_rejected)
 
 
-def tell_interrupted() -> None:
+def log_interrupted() -> None:
     """A round met what passes; to be called where the error is handled."""
     logger.warning("round interrupted: it goes on later", exc_info=True)
     metrics.add_metric("RoundsInterrupted", MetricUnit.Count, 1)
 
 
-def tell_postponed(model_ids: Sequence[int]) -> None:
+def log_postponed(model_ids: Sequence[int]) -> None:
     """The time is up before the rounds of these models have begun."""
     logger.warning("out of time: rounds not begun, they are asked for again", models=model_ids)
 
 
-def tell_failed() -> None:
+def log_failed() -> None:
     """A round met what would meet it again; to be called where the error is handled."""
     logger.exception("round failed")
     metrics.add_metric("RoundsFailed", MetricUnit.Count, 1)
 
 
-def tell_paused(reason: str) -> None:
+def log_paused(reason: str) -> None:
     """A failed round was one too many."""
     logger.error("model paused", reason=reason)
     metrics.add_metric("ModelsPaused", MetricUnit.Count, 1)
 
 
-def tell_collected(collected: Collected) -> None:
+def log_collected(collected: CollectedOrphan) -> None:
     """Something that a dead round left behind is removed."""
     logger.warning("leftover collected", extra=asdict(collected))
     metrics.add_metric("LeftoversCollected", MetricUnit.Count, 1)
 
 
-def tell_sent(count: int) -> None:
+def log_sent(count: int) -> None:
     """Events have gone to the bus."""
     metrics.add_metric("EventsSent", MetricUnit.Count, count)
 
 
-def tell_not_sent() -> None:
+def log_not_sent() -> None:
     """Events could not be sent; to be called where the error is handled."""
     logger.exception("events not sent: they are sent later")
     metrics.add_metric("EventsFailed", MetricUnit.Count, 1)

@@ -38,7 +38,7 @@ class StoredObject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leftover:
+class Orphan:
     """An object, or an unfinished upload, as a listing shows it.
 
     Parameters
@@ -55,7 +55,7 @@ class Leftover:
     upload_id: str = ""
 
 
-class Outrun(Exception):
+class PreconditionFailed(Exception):
     """Somebody else wrote the object first."""
 
 
@@ -83,15 +83,15 @@ class Objects(Protocol):
 
         Raises
         ------
-        Outrun
+        PreconditionFailed
             If another one is there by now. What was written may be the caller's own, where an
             answer was lost.
         """
 
-    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+    def orphans(self, prefix: str) -> Iterator[Orphan]:
         """All objects and unfinished uploads whose keys begin so."""
 
-    def remove(self, leftover: Leftover) -> None:
+    def remove(self, orphan: Orphan) -> None:
         """Delete an object, or end an unfinished upload. Gone already is as good."""
 
 
@@ -171,23 +171,23 @@ class FileObjects:
             except ObjectMissing:
                 found = ""
             if found != etag:
-                raise Outrun(key)
+                raise PreconditionFailed(key)
             new = path.with_name(f".{path.name}.new")
             new.write_bytes(data)
             new.replace(path)
 
-    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+    def orphans(self, prefix: str) -> Iterator[Orphan]:
         for path in sorted(self._path(prefix).rglob("*")):
             if path.is_file():
                 since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
                 name = path.relative_to(self._root).as_posix()
                 if name.endswith(".part"):  # as `FileSink` names what is not whole yet
-                    yield Leftover(key=name.rsplit(".", 2)[0], since=since, upload_id=name)
+                    yield Orphan(key=name.rsplit(".", 2)[0], since=since, upload_id=name)
                 else:
-                    yield Leftover(key=name, since=since)
+                    yield Orphan(key=name, since=since)
 
-    def remove(self, leftover: Leftover) -> None:
-        self._path(leftover.upload_id or leftover.key).unlink(missing_ok=True)
+    def remove(self, orphan: Orphan) -> None:
+        self._path(orphan.upload_id or orphan.key).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from aggregation.round import sink_state
 from connectors.publication.pointer import is_pointer
 from connectors.rounds.selectors import State, translated_errors
-from connectors.storage.filesystem import Leftover, Objects
+from connectors.storage.filesystem import Objects, Orphan
 from models_app.models import AggregationRound, ModelAggregate, ModelArtifact
 
 #: Where results are written.
@@ -29,7 +29,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
+class CollectedOrphan:
     """A leftover that was, or would be, removed."""
 
     key: str
@@ -38,7 +38,7 @@ class Collected:
 
 def collect(
     objects: Objects, now: datetime, *, older_than: timedelta = OLD_ENOUGH, dry_run: bool = False
-) -> list[Collected]:
+) -> list[CollectedOrphan]:
     """Remove unfinished uploads and orphaned objects of results.
 
     Parameters
@@ -59,27 +59,27 @@ def collect(
     TemporarilyUnavailable
     """
     collected = []
-    for page in _pages(objects.leftovers(PREFIX)):
+    for page in _pages(objects.orphans(PREFIX)):
         old = [
-            leftover
-            for leftover in page
-            if leftover.since <= now - older_than and not is_pointer(leftover.key)
+            orphan
+            for orphan in page
+            if orphan.since <= now - older_than and not is_pointer(orphan.key)
         ]
-        wanted = _wanted(leftover.key for leftover in old)
-        for leftover in old:
-            if (leftover.upload_id or leftover.key) in wanted:
+        wanted = _wanted(orphan.key for orphan in old)
+        for orphan in old:
+            if (orphan.upload_id or orphan.key) in wanted:
                 continue
             if not dry_run:
-                objects.remove(leftover)
-            kind = "unfinished upload" if leftover.upload_id else "orphaned object"
-            collected.append(Collected(key=leftover.key, kind=kind))
+                objects.remove(orphan)
+            kind = "unfinished upload" if orphan.upload_id else "orphaned object"
+            collected.append(CollectedOrphan(key=orphan.key, kind=kind))
     return collected
 
 
-def _pages(leftovers: Iterable[Leftover]) -> Iterator[list[Leftover]]:
-    page: list[Leftover] = []
-    for leftover in leftovers:
-        page.append(leftover)
+def _pages(orphans: Iterable[Orphan]) -> Iterator[list[Orphan]]:
+    page: list[Orphan] = []
+    for orphan in orphans:
+        page.append(orphan)
         if len(page) == PAGE:
             yield page
             page = []

@@ -17,7 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def patient_with(*passing: type[Exception]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def retry_on(*passing: type[Exception]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Make a function that is called again, after a pause, when it fails with one of these errors; in
     the end, they are raised."""
 

@@ -24,8 +24,8 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from aggregation.sources import Buffer
-from connectors.storage.filesystem import Leftover, Outrun, StoredObject
-from connectors.storage.retries import patient_with
+from connectors.storage.filesystem import Orphan, PreconditionFailed, StoredObject
+from connectors.storage.retries import retry_on
 
 #: What passes: the network, and S3 asking for patience.
 PASSING_ERRORS = (NoConnection, HTTPClientError, IncompleteReadError, ResponseStreamingError)
@@ -70,7 +70,7 @@ def _translated(error: ClientError) -> Exception:
 
 
 @contextmanager
-def translated_reads() -> Iterator[None]:
+def translate_read_errors() -> Iterator[None]:
     """The same, where an uploader may have stored an object so that nobody else can read it."""
     try:
         with translated_errors():
@@ -101,7 +101,7 @@ def _locked_away(error: ClientError) -> UpdateRejected:
 
 
 #: What the SDK has given up or, as with a body that breaks off, does not try again.
-patiently = patient_with(TemporarilyUnavailable)
+with_retries = retry_on(TemporarilyUnavailable)
 
 
 class S3Objects:
@@ -123,10 +123,10 @@ class S3Objects:
         self.bucket = bucket
         self.write_parameters = dict(write_parameters or {})
 
-    @patiently
+    @with_retries
     def stat(self, key: str, *, etag: str = "") -> StoredObject:
         """What S3 says of an object; with an ``etag``, of that one only."""
-        with translated_reads():
+        with translate_read_errors():
             head = self._head({"Bucket": self.bucket, "Key": key, **_only_if(etag)})
             _check_etag(head, etag)
         return StoredObject(
@@ -170,7 +170,7 @@ class S3Objects:
             return False
         return True
 
-    @patiently
+    @with_retries
     def replace(self, key: str, data: bytes, *, etag: str) -> None:
         """Write a small JSON object in place of the one with this ``etag``; empty: of none."""
         condition = _only_if(etag) or {"IfNoneMatch": "*"}
@@ -181,27 +181,27 @@ class S3Objects:
                     Bucket=self.bucket, Key=key, Body=data, CacheControl="no-cache", **extra
                 )
         except UpdateRejected as error:  # Another object is there, or none any more.
-            raise Outrun(key) from error
+            raise PreconditionFailed(key) from error
 
-    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+    def orphans(self, prefix: str) -> Iterator[Orphan]:
         """All objects and unfinished uploads whose keys begin so."""
         asked = {"Bucket": self.bucket, "Prefix": prefix}
         with translated_errors():
             for page in self.client.get_paginator("list_objects_v2").paginate(**asked):
                 for stored in page.get("Contents", ()):
-                    yield Leftover(key=stored["Key"], since=stored["LastModified"])
+                    yield Orphan(key=stored["Key"], since=stored["LastModified"])
             for page in self.client.get_paginator("list_multipart_uploads").paginate(**asked):
                 for begun in page.get("Uploads", ()):
-                    yield Leftover(
+                    yield Orphan(
                         key=begun["Key"], since=begun["Initiated"], upload_id=begun["UploadId"]
                     )
 
-    def remove(self, leftover: Leftover) -> None:
+    def remove(self, orphan: Orphan) -> None:
         """Delete an object, or end an unfinished upload. Gone already is as good."""
-        place = {"Bucket": self.bucket, "Key": leftover.key}
+        place = {"Bucket": self.bucket, "Key": orphan.key}
         with suppress(ProgressLost), translated_errors():
-            if leftover.upload_id:
-                self.client.abort_multipart_upload(**place, UploadId=leftover.upload_id)
+            if orphan.upload_id:
+                self.client.abort_multipart_upload(**place, UploadId=orphan.upload_id)
             else:
                 self.client.delete_object(**place)
 
@@ -235,13 +235,13 @@ class S3Source:
         self._etag = etag
         self.size = size
 
-    @patiently
+    @with_retries
     def read_into(self, offset: int, buffer: Buffer) -> None:
         if offset + len(buffer) > self.size:
             raise UpdateRejected(
                 f"the object ends at byte {self.size}, expected {offset + len(buffer)}"
             )
-        with translated_reads():
+        with translate_read_errors():
             last = offset + len(buffer) - 1
             response = self._objects.get(self._key, etag=self._etag, Range=f"bytes={offset}-{last}")
             with response["Body"] as body:
@@ -283,13 +283,13 @@ class S3Sink:
             self._begin()
         self._put_part(number, data)
 
-    @patiently
+    @with_retries
     def _put(self, data: bytes | bytearray) -> None:
         bucket, extra = self._objects.bucket, self._objects.write_parameters
         with translated_errors():
             self._objects.client.put_object(Bucket=bucket, Key=self.location, Body=data, **extra)
 
-    @patiently
+    @with_retries
     def _begin(self) -> None:
         bucket = self._objects.bucket
         extra = {**self._objects.write_parameters, "ChecksumAlgorithm": "CRC32"}
@@ -299,7 +299,7 @@ class S3Sink:
             )
         self._upload_id = begun["UploadId"]
 
-    @patiently
+    @with_retries
     def _put_part(self, number: int, data: bytes | bytearray) -> None:
         with translated_errors():
             self._parts[number] = self._objects.client.upload_part(
@@ -309,7 +309,7 @@ class S3Sink:
     def state(self) -> dict[str, Any]:
         return {"key": self.location, "upload_id": self._upload_id, "parts": len(self._parts)}
 
-    @patiently
+    @with_retries
     def complete(self) -> None:
         if self._upload_id is None:
             return
@@ -345,7 +345,7 @@ class S3Sink:
         self._upload_id = None
         self._parts = {}
 
-    @patiently
+    @with_retries
     def _stored_parts(self, count: int) -> dict[int, dict[str, Any]]:
         with translated_errors():
             pages = self._objects.client.get_paginator("list_parts").paginate(**self._upload)

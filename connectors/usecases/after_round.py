@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
-from connectors.application import announcer
-from connectors.publication.pointer import tell_latest, untold_models
-from connectors.runtime.telemetry import logger, tell_collected, tell_not_sent, tell_sent
+from connectors.application import event_publisher
+from connectors.publication.pointer import stale_pointers, write_pointer
+from connectors.runtime.telemetry import log_collected, log_not_sent, log_sent, logger
 from connectors.storage.filesystem import Objects
 from connectors.storage.garbage import collect
 
@@ -33,35 +33,35 @@ collecting = Collecting()
 
 def announce() -> None:
     """Tell what has happened; what cannot be told now is told by the next invocation."""
-    to = announcer()
+    to = event_publisher()
     if to is None:
         return
     try:
-        tell_sent(to.announce())
+        log_sent(to.announce())
     except Exception:
-        tell_not_sent()
+        log_not_sent()
 
 
-def point_to_latest(objects: Objects, model_id: int) -> None:
+def write_pointer_later(objects: Objects, model_id: int) -> None:
     """Bring `latest.json` up to date; if that fails, the sweep does it."""
     try:
-        tell_latest(objects, model_id)
+        write_pointer(objects, model_id)
     except Exception:
         logger.exception("latest.json not written: it is written later", model_id=model_id)
 
 
-def point_all_to_latest(objects: Objects) -> None:
+def write_stale_pointers(objects: Objects) -> None:
     """Write each `latest.json` that is behind; what fails now is found again by the next sweep."""
     try:
-        behind = untold_models()
+        behind = stale_pointers()
     except Exception:
         logger.exception("models whose latest.json is behind not found: the next sweep looks again")
         return
     for model_id in behind:
-        point_to_latest(objects, model_id)
+        write_pointer_later(objects, model_id)
 
 
-def collect_leftovers(objects: Objects) -> None:
+def collect_orphans(objects: Objects) -> None:
     """Remove what dead rounds left behind: from time to time, since it lists the bucket."""
     now = timezone.now()
     if now < collecting.next_on:
@@ -69,6 +69,6 @@ def collect_leftovers(objects: Objects) -> None:
     collecting.next_on = now + COLLECT_EVERY
     try:
         for collected in collect(objects, now):
-            tell_collected(collected)
+            log_collected(collected)
     except Exception:
         logger.exception("leftovers not collected: they are looked for again later")

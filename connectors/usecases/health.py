@@ -29,7 +29,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
-from connectors.storage.filesystem import Leftover
+from connectors.storage.filesystem import Orphan
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from models_app.models import FederatedModel
 
@@ -162,7 +162,7 @@ def _storage() -> Iterator[Finding]:
         objects.source(key, size=stored.size, etag=stored.etag).read_into(0, memoryview(read))
     finally:
         with suppress(Exception):  # What keeps it from being removed is what was just found.
-            objects.remove(Leftover(key=key, since=timezone.now()))
+            objects.remove(Orphan(key=key, since=timezone.now()))
     where = f"bucket {settings.BUCKET}" if settings.BUCKET else f"directory {settings.STORAGE_ROOT}"
     yield Finding(
         check="storage", verdict=Verdict.OK, what=f"{where}: writing, reading and removing work"

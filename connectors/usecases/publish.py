@@ -5,12 +5,12 @@ from __future__ import annotations
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from aggregation.errors import AggregationError, LostRound
+from aggregation.errors import AggregationError, LeaseLost
 from connectors.intake.scores import refusal
-from connectors.publication.pointer import told_now
+from connectors.publication.pointer import try_write_pointer
 from connectors.rounds import selectors
 from connectors.rounds.selectors import State, translated_errors
-from connectors.storage.filesystem import Leftover, Objects, store
+from connectors.storage.filesystem import Objects, Orphan, store
 from connectors.workflow.aggregator import DjangoAggConnector
 from connectors.workflow.model_data import aggregate_key
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelArtifact
@@ -67,22 +67,22 @@ def roll_back(connector: DjangoAggConnector, aggregate: ModelAggregate) -> Model
 
     Raises
     ------
-    LostRound
+    LeaseLost
         If it is the latest aggregate already, a round is running, or one was published meanwhile.
     """
     model = aggregate.federated_model
     latest = connector.pull_latest_model_aggregate(model)
     if latest is None or latest.pk == aggregate.pk:
-        raise LostRound(f"{aggregate} is the latest already: there is nothing to roll back")
+        raise LeaseLost(f"{aggregate} is the latest already: there is nothing to roll back")
     objects = connector.model_data.objects
     key = _copied(objects, aggregate, latest.number + 1)
     try:
         with translated_errors(), transaction.atomic():
-            new = _succeed(connector, latest, aggregate, key)
+            new = _append_aggregate(connector, latest, aggregate, key)
     except Exception:
-        objects.remove(Leftover(key=key, since=timezone.now()))
+        objects.remove(Orphan(key=key, since=timezone.now()))
         raise
-    told_now(objects, model.pk)  # What is not told now, the next sweep tells.
+    try_write_pointer(objects, model.pk)  # What is not told now, the next sweep tells.
     return new
 
 
@@ -96,18 +96,18 @@ def _copied(objects: Objects, aggregate: ModelAggregate, number: int) -> str:
     return store(source, sink)
 
 
-def _succeed(
+def _append_aggregate(
     connector: DjangoAggConnector, latest: ModelAggregate, original: ModelAggregate, key: str
 ) -> ModelAggregate:
     """Create the aggregate, and the round that tells where it comes from, under the model's lock."""
     model = original.federated_model
     selectors.lock_model(model.pk)
-    situation = selectors.situation(model.pk)
-    if situation.running:
-        raise LostRound(
-            f"{situation.running} is running: roll back once it has ended, with its model paused"
+    model_snapshot = selectors.model_snapshot(model.pk)
+    if model_snapshot.running:
+        raise LeaseLost(
+            f"{model_snapshot.running} is running: roll back once it has ended, with its model paused"
         )
-    new = connector.metadata.succeed(situation, latest, key)
+    new = connector.metadata.append_aggregate(model_snapshot, latest, key)
     now = timezone.now()
     AggregationRound.objects.create(
         federated_model=model,
@@ -115,8 +115,8 @@ def _succeed(
         parent=latest,
         aggregate=new,
         state=State.PUBLISHED,
-        terms={"rolled_back_to": original.pk},
-        by_hand=True,
+        config_snapshot={"rolled_back_to": original.pk},
+        external=True,
         lease_expires_at=now,
         started_on=now,
         finished_on=now,

@@ -7,7 +7,7 @@ from typing import Any
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
 from aggregation.errors import AggregationError, UpdateRejected
 from aggregation.formats import Spool, read_metadata
-from aggregation.opening import Opener, open_alike, typical
+from aggregation.opening import Opener, first_of_majority, open_consistent
 from aggregation.rules import create_rule
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
@@ -19,7 +19,7 @@ from models_app.models import AggregationRound, FederatedModel, ModelAggregate, 
 STEP = 8 << 20
 
 
-class Differs(AggregationError):
+class AuditMismatch(AggregationError):
     """The bytes in storage are not those that were computed; the message says where."""
 
 
@@ -41,19 +41,19 @@ def verify(
 
     Raises
     ------
-    Differs
+    AuditMismatch
     NotVerifiable
     """
     made_by = AggregationRound.objects.filter(aggregate=aggregate).first()
     if made_by is None:
         raise NotVerifiable(f"no round is known that made {aggregate}")
     stored = _source(model_data, str(aggregate.result.name))
-    original = made_by.terms.get("rolled_back_to")
+    original = made_by.config_snapshot.get("rolled_back_to")
     if original:
         earlier = ModelAggregate.objects.get(pk=original)
         _compare(_source(model_data, str(earlier.result.name)), stored)
         return f"{stored.size} bytes are those of aggregate {original}, as the rollback says"
-    if made_by.by_hand:
+    if made_by.external:
         raise NotVerifiable(
             f"{aggregate} was computed by a workflow that called the connector step by step: "
             "what it computed is not known here"
@@ -64,10 +64,12 @@ def verify(
         )
     )
     try:
-        _recompute(model_data, made_by.terms, used, stored, resources)
-    except Differs as error:
-        raise Differs(f"{error}{_replaced(model_data, used)}") from error
-    return f"{stored.size} bytes follow from {len(used)} updates by {made_by.terms['rule']}"
+        _recompute(model_data, made_by.config_snapshot, used, stored, resources)
+    except AuditMismatch as error:
+        raise AuditMismatch(f"{error}{_replaced(model_data, used)}") from error
+    return (
+        f"{stored.size} bytes follow from {len(used)} updates by {made_by.config_snapshot['rule']}"
+    )
 
 
 def _source(model_data: DjangoModelDataConnector, key: str) -> ByteSource:
@@ -100,24 +102,24 @@ def _compare(expected: ByteSource, stored: ByteSource) -> None:
 
 def _recompute(
     model_data: DjangoModelDataConnector,
-    terms: dict[str, Any],
+    config_snapshot: dict[str, Any],
     used: list[ModelUpdate],
     stored: ByteSource,
     resources: Resources,
 ) -> None:
     """Do what the round did, but for the storing."""
-    cap = terms["max_num_examples"]
+    cap = config_snapshot["max_num_examples"]
     with Spool() as spool:
-        parent = _parent(model_data, terms["parent"], spool)
+        parent = _parent(model_data, config_snapshot["parent"], spool)
         updates = _opened(model_data, used, parent, spool, resources.readers)
-        model = parent or typical(updates)
+        model = parent or first_of_majority(updates)
         work = Combination(
-            rule=create_rule(terms["rule"], terms["rule_args"]),
+            rule=create_rule(config_snapshot["rule"], config_snapshot["rule_args"]),
             layout=model.layout,
             updates=updates,
             num_examples=[min(each.num_examples, cap or each.num_examples) for each in used],
             parent=parent,
-            differences=terms["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
+            differences=config_snapshot["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
         )
         combine(
             work,
@@ -154,11 +156,13 @@ def _opened(
 
     def opener(update: ModelUpdate) -> Opener:
         key = str(update.data.name)
-        return lambda like, share: model_data.open(key, like=like, spool=share)
+        return lambda expected_layout, share: model_data.open(
+            key, expected_layout=expected_layout, spool=share
+        )
 
     openers = {update.pk: opener(update) for update in used}
-    like = parent.layout if parent else None
-    opened, rejected = open_alike(openers, like, readers, spool)
+    expected_layout = parent.layout if parent else None
+    opened, rejected = open_consistent(openers, expected_layout, readers, spool)
     if rejected or not opened:
         why = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
         raise NotVerifiable(f"its updates are not there any more: {why or 'none is known'}")
@@ -182,17 +186,17 @@ class ComparingSink:
 
         Raises
         ------
-        Differs
+        AuditMismatch
         """
         start, stop = self._position, self._position + len(data)
         if stop > self._stored.size:
-            raise Differs(f"{self._stored.size} bytes are stored, and more were computed")
+            raise AuditMismatch(f"{self._stored.size} bytes are stored, and more were computed")
         there = bytearray(len(data))
         self._stored.read_into(start, memoryview(there))
         if there != data:
             pairs = enumerate(zip(there, data, strict=True))
             first = next(position for position, (a, b) in pairs if a != b)
-            raise Differs(
+            raise AuditMismatch(
                 f"the bytes in storage differ from those computed, from {start + first} on"
             )
         self._position = stop
@@ -204,7 +208,7 @@ class ComparingSink:
     def complete(self) -> None:
         """Nothing may be left that was not computed."""
         if self._position != self._stored.size:
-            raise Differs(
+            raise AuditMismatch(
                 f"{self._stored.size} bytes are stored, only {self._position} were computed"
             )
 

@@ -12,7 +12,7 @@ from django.core.files.base import File
 
 from aggregation.errors import (
     AggregationError,
-    LostRound,
+    LeaseLost,
     TemporarilyUnavailable,
     UpdateRejected,
 )
@@ -94,7 +94,7 @@ class DjangoAggConnector(BaseAggConnector):
             loaded += found
             rejected |= bad
         if rejected:
-            with suppress(LostRound):  # The round that has it finds that out by itself.
+            with suppress(LeaseLost):  # The round that has it finds that out by itself.
                 self.metadata.reject_model_updates(updates, rejected)
             told = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
             raise UpdateRejected(told)
@@ -160,10 +160,14 @@ class DjangoAggConnector(BaseAggConnector):
             ) from error
 
     def open_update(
-        self, update: ClaimedUpdate, like: TensorLayout | None, spool: Spool | None
+        self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
         return self.model_data.open(
-            update.location, size=update.size, etag=update.etag, like=like, spool=spool
+            update.location,
+            size=update.size,
+            etag=update.etag,
+            expected_layout=expected_layout,
+            spool=spool,
         )
 
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
@@ -171,10 +175,10 @@ class DjangoAggConnector(BaseAggConnector):
         return self.model_data.objects.sink(key, state)
 
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
-        self.metadata.rounds.keep(claim, checkpoint)
+        self.metadata.rounds.save_checkpoint(claim, checkpoint)
 
     def suspend_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> RoundAnswer:
-        self.metadata.rounds.let_go(claim, checkpoint)
+        self.metadata.rounds.release_lease(claim, checkpoint)
         return RoundAnswer(
             model_id=claim.model_id,
             status=Status.BUSY,
@@ -191,11 +195,11 @@ class DjangoAggConnector(BaseAggConnector):
 
     def fail_round(self, claim: Claim, error: Exception) -> bool:
         # Lost or out of reach, the round is taken over from its lease, so that nothing is owed here.
-        with suppress(LostRound, TemporarilyUnavailable):
+        with suppress(LeaseLost, TemporarilyUnavailable):
             self.metadata.rounds.fail(claim, error)
             return True
         return False
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
-        with suppress(LostRound, TemporarilyUnavailable):
-            self.metadata.rounds.let_go(claim, checkpoint)
+        with suppress(LeaseLost, TemporarilyUnavailable):
+            self.metadata.rounds.release_lease(claim, checkpoint)

@@ -114,7 +114,7 @@ class BaseAggConnector(Registered, ABC):
 
         Raises
         ------
-        aggregation.errors.LostRound
+        aggregation.errors.LeaseLost
             If ``parent_agg`` is not the latest, the function's own round is running, or the workflow's
             round has its aggregate already.
         aggregation.errors.UpdateRejected
@@ -127,7 +127,7 @@ class BaseAggConnector(Registered, ABC):
 
         Raises
         ------
-        aggregation.errors.LostRound
+        aggregation.errors.LeaseLost
             If another round of the model is running, or has taken one of them.
         """
 
@@ -143,7 +143,7 @@ class BaseAggConnector(Registered, ABC):
         ------
         ValueError
             If an update is already part of another aggregate; nothing is changed then.
-        aggregation.errors.LostRound
+        aggregation.errors.LeaseLost
             If one is registered for the function's own round; nothing is changed then.
         """
 
@@ -161,7 +161,7 @@ class BaseAggConnector(Registered, ABC):
         ValueError
             If they are said to be complete and one is in no aggregate, or to have failed and one is;
             nothing is changed then.
-        aggregation.errors.LostRound
+        aggregation.errors.LeaseLost
             If one is registered for the function's own round; nothing is changed then.
         """
 

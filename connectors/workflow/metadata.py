@@ -12,11 +12,11 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from aggregation.errors import LostRound
+from aggregation.errors import LeaseLost
 from aggregation.requirements import positional_arguments
 from connectors.rounds import selectors
 from connectors.rounds.ledger import RoundLedger
-from connectors.rounds.selectors import Situation, State, UpdateStatus, translated_errors
+from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus, translated_errors
 from connectors.workflow.base import BaseMetadataConnector, Settings
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -83,7 +83,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         ------
         ValueError
             If they are not the updates of one model.
-        LostRound
+        LeaseLost
             If the model is paused or has a round that runs, or one of the updates is not ready.
         """
         updates = list(model_updates)
@@ -95,19 +95,19 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         with translated_errors(), transaction.atomic():
             (model_id,) = named
             selectors.lock_model(model_id)
-            now = selectors.situation(model_id)
+            now = selectors.model_snapshot(model_id)
             if (
                 now.running
-                and now.running.by_hand
+                and now.running.external
                 and now.running.lease_expires_at <= self._clock()
             ):
                 self.rounds.recover(now.running)
-                now = selectors.situation(model_id)
+                now = selectors.model_snapshot(model_id)
             if now.running:
-                raise LostRound(f"{now.running} is running: its model can have no other")
+                raise LeaseLost(f"{now.running} is running: its model can have no other")
             if not now.model.allow_aggregation:
-                raise LostRound(f"model {model_id} is paused: no round of it starts")
-            self.rounds.open(now, updates, by_hand=True)
+                raise LeaseLost(f"model {model_id} is paused: no round of it starts")
+            self.rounds.open(now, updates, external=True)
 
     def model_weights(self, model: FederatedModel, parent_agg: ModelAggregate | None) -> str | None:
         """The object that the model's next aggregate succeeds: its parent, or the initial artifact."""
@@ -128,53 +128,55 @@ class DjangoMetadataConnector(BaseMetadataConnector):
 
         Raises
         ------
-        LostRound
+        LeaseLost
             If ``parent_agg`` is not the latest aggregate, a round that is not by hand is running,
             the one that is by hand has an aggregate already, or one that was to make this aggregate
             was taken from its workflow, whose updates are ready again.
         """
         with translated_errors(), transaction.atomic():
             selectors.lock_model(model.pk)
-            now = selectors.situation(model.pk)
-            if now.running and not now.running.by_hand:
-                raise LostRound(f"{now.running} is running: it will make the next aggregate")
+            now = selectors.model_snapshot(model.pk)
+            if now.running and not now.running.external:
+                raise LeaseLost(f"{now.running} is running: it will make the next aggregate")
             if now.running and now.running.aggregate_id:
-                raise LostRound(f"{now.running} has made its aggregate: its updates count once")
+                raise LeaseLost(f"{now.running} has made its aggregate: its updates count once")
             if not now.running:
                 self._refuse_late(now)
-            aggregate = self.succeed(now, parent_agg, results)
+            aggregate = self.append_aggregate(now, parent_agg, results)
             if now.running:
                 AggregationRound.objects.filter(pk=now.running.pk).update(aggregate=aggregate)
             return aggregate
 
     @staticmethod
-    def _refuse_late(now: Situation) -> None:
+    def _refuse_late(now: ModelSnapshot) -> None:
         """Refuse an aggregate that may hold updates which its workflow has lost.
 
         Whoever posts does not say of which round. A model whose workflows never register has no round
         by hand, and none that failed.
         """
-        failed = now.model.rounds.filter(number=now.number, by_hand=True, state=State.FAILED)
+        failed = now.model.rounds.filter(number=now.number, external=True, state=State.FAILED)
         lost = failed.order_by("pk").last()
         if lost:
-            raise LostRound(
+            raise LeaseLost(
                 f"{lost} has failed, and its updates are ready again: in this aggregate they would "
                 "count twice; register the updates that are in it first"
             )
 
     @staticmethod
-    def succeed(now: Situation, parent: ModelAggregate | None, results: str) -> ModelAggregate:
+    def append_aggregate(
+        now: ModelSnapshot, parent: ModelAggregate | None, results: str
+    ) -> ModelAggregate:
         """Create the aggregate after the latest; the caller holds the model's lock.
 
         Raises
         ------
-        LostRound
+        LeaseLost
             If ``parent`` is not the latest.
         """
         latest = now.parent.pk if now.parent else None
         given = parent.pk if parent else None
         if latest != given:
-            raise LostRound(
+            raise LeaseLost(
                 f"aggregate {given} is not the latest of model {now.model.pk}, {latest} is: "
                 "the lineage is a line"
             )
@@ -233,7 +235,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
 
         Raises
         ------
-        LostRound
+        LeaseLost
             If one of them is registered for a round that is not by hand.
         """
         bad = [update for update in model_updates if update.pk in reasons]
@@ -248,17 +250,17 @@ class DjangoMetadataConnector(BaseMetadataConnector):
 
         Raises
         ------
-        LostRound
+        LeaseLost
             If one of them is registered for a round that is not by hand.
         """
         updates = list(model_updates)
         for model_id in sorted({*model_ids, *(update.federated_model_id for update in updates)}):
             selectors.lock_model(model_id)
         chosen = ModelUpdate.objects.filter(pk__in=[update.pk for update in updates])
-        running = Q(status=UpdateStatus.RUNNING, round__state=State.RUNNING, round__by_hand=False)
+        running = Q(status=UpdateStatus.RUNNING, round__state=State.RUNNING, round__external=False)
         held = chosen.filter(running).select_related("round__federated_model").first()
         if held:
-            raise LostRound(
+            raise LeaseLost(
                 f"update {held.pk} is registered for {held.round}, which settles it itself"
             )
         return chosen
@@ -268,7 +270,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         held_by = list(chosen.exclude(round=None).values_list("round", flat=True))
         chosen.update(status=UpdateStatus.FAILED)
         emptied = AggregationRound.objects.filter(
-            pk__in=held_by, state=State.RUNNING, by_hand=True
+            pk__in=held_by, state=State.RUNNING, external=True
         ).exclude(updates__status=UpdateStatus.RUNNING)
         for held in emptied:
             self.rounds.close(held, State.FAILED, error="its workflow said that it failed")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.formats import Spool, encoder_for, format_of, open_weights, peek_layout
 from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
-from aggregation.opening import Opener, open_alike
+from aggregation.opening import Opener, open_consistent
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
 from connectors.storage.filesystem import FileObjects, Objects
@@ -55,7 +55,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         *,
         size: int | None = None,
         etag: str = "",
-        like: TensorLayout | None = None,
+        expected_layout: TensorLayout | None = None,
         spool: Spool | None,
         trusted: bool = False,
     ) -> Weights:
@@ -66,7 +66,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         key : str
         size, etag
             As they were when the object was first seen; asked of storage where they are not known.
-        like : TensorLayout, optional
+        expected_layout : TensorLayout, optional
             The model's, for formats that do not tell dtypes.
         spool : Spool or None
         trusted : bool
@@ -74,7 +74,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
 
         Raises
         ------
-        MustUnpack
+        NeedsSpool
             If it cannot be read where it is, and there is no spool.
         UpdateRejected
             If the object is missing, replaced, or not a well-formed weights object.
@@ -83,7 +83,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
             seen = self.objects.stat(key, etag=etag)
             size, etag = seen.size, seen.etag
         source = self.objects.source(key, size=size, etag=etag)
-        return open_weights(source, format_of(key), like=like, spool=spool, trusted=trusted)
+        return open_weights(
+            source, format_of(key), expected_layout=expected_layout, spool=spool, trusted=trusted
+        )
 
     def layout(self, key: str) -> TensorLayout:
         """How an object of our own is laid out."""
@@ -92,21 +94,27 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         return peek_layout(source, format_of(key), trusted=True)
 
     def open_update(
-        self, update: ModelUpdate, *, like: TensorLayout | None = None, spool: Spool | None
+        self,
+        update: ModelUpdate,
+        *,
+        expected_layout: TensorLayout | None = None,
+        spool: Spool | None,
     ) -> Weights:
         """Open the object of an update, which must be the one seen at the door."""
         key = str(update.data.name)
-        return self.open(key, size=update.size, etag=update.etag, like=like, spool=spool)
+        return self.open(
+            key, size=update.size, etag=update.etag, expected_layout=expected_layout, spool=spool
+        )
 
     def load(
-        self, updates: Sequence[ModelUpdate], like: TensorLayout | None
+        self, updates: Sequence[ModelUpdate], expected_layout: TensorLayout | None
     ) -> tuple[list[ModelUpdate], dict[int, str]]:
         """Updates in memory, as workflows that run a round step by step want them.
 
         Parameters
         ----------
         updates : sequence of ModelUpdate
-        like : TensorLayout, optional
+        expected_layout : TensorLayout, optional
             The model's; without one, the layout that most of the updates have.
 
         Returns
@@ -118,8 +126,10 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         """
         with Spool(django_settings.SPOOL_BYTES) as spool:
             openers = {update.pk: self._opener(update) for update in updates}
-            opened, rejected = open_alike(openers, like, django_settings.READ_THREADS, spool)
-            layouts = [like, *(weights.layout for weights in opened.values())]
+            opened, rejected = open_consistent(
+                openers, expected_layout, django_settings.READ_THREADS, spool
+            )
+            layouts = [expected_layout, *(weights.layout for weights in opened.values())]
             order = next((each for each in layouts if each and each.named), None)
             loaded = []
             for update in updates:
@@ -131,7 +141,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         return loaded, rejected
 
     def _opener(self, update: ModelUpdate) -> Opener:
-        return lambda like, spool: self.open_update(update, like=like, spool=spool)
+        return lambda expected_layout, spool: self.open_update(
+            update, expected_layout=expected_layout, spool=spool
+        )
 
     def store_result(
         self, file: File[Any], model_location: str | None, model_id: int, number: int
@@ -169,7 +181,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
                 weights = open_weights(
                     source,
                     format_of(str(file.name)),
-                    like=model.layout if model else None,
+                    expected_layout=model.layout if model else None,
                     spool=spool,
                     trusted=True,
                 )

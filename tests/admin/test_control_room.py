@@ -227,7 +227,7 @@ def test_a_round_that_is_given_up_is_an_error(visitor: LogIn) -> None:
     AggregationRound.objects.create(
         federated_model=model,
         number=2,
-        fruitless_attempts=99,
+        attempts_without_progress=99,
         lease_expires_at=now,
         started_on=now,
     )

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from aggregation.formats import MustUnpack, Spool, open_weights, peek_layout
+from aggregation.formats import NeedsSpool, Spool, open_weights, peek_layout
 from aggregation.layout import TensorLayout
-from aggregation.opening import Opener, open_alike
+from aggregation.opening import Opener, open_consistent
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
 
@@ -45,19 +45,22 @@ def text(value: float, size: int = 1000) -> bytes:
 def opener(body: bytes, format: str = "npz", *, seconds: float = 0) -> Opener:
     """Opens one update, after a while."""
 
-    def opened(like: TensorLayout | None, spool: Spool | None) -> Weights:
+    def opened(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
         time.sleep(seconds)
-        return open_weights(BytesSource(body), format, like=like, spool=spool)
+        return open_weights(BytesSource(body), format, expected_layout=expected_layout, spool=spool)
 
     return opened
 
 
 def outcome(
-    openers: Mapping[int, Opener], room: int, like: TensorLayout | None = None, threads: int = 4
+    openers: Mapping[int, Opener],
+    room: int,
+    expected_layout: TensorLayout | None = None,
+    threads: int = 4,
 ) -> tuple[dict[int, float], dict[int, str]]:
     """The first number of each update that was opened, and why the others were not."""
     with Spool(room) as spool:
-        opened, rejected = open_alike(openers, like, threads, spool)
+        opened, rejected = open_consistent(openers, expected_layout, threads, spool)
         first = {key: read_tensors(each) for key, each in opened.items()}
         return {k: float(next(iter(v.values()))[0]) for k, v in first.items()}, rejected
 
@@ -65,9 +68,9 @@ def outcome(
 MODEL = peek_layout(BytesSource(archive(0, compressed=False)), "npz")
 
 
-@pytest.mark.parametrize("like", [None, MODEL])
+@pytest.mark.parametrize("expected_layout", [None, MODEL])
 @pytest.mark.parametrize("slow", [1, 2])
-def test_there_is_room_in_claim_order(like: TensorLayout | None, slow: int) -> None:
+def test_there_is_room_in_claim_order(expected_layout: TensorLayout | None, slow: int) -> None:
     """Of two that fit one at a time the first is unpacked, whichever is read first; nobody else is
     touched."""
     openers = {
@@ -76,7 +79,7 @@ def test_there_is_room_in_claim_order(like: TensorLayout | None, slow: int) -> N
         )
         for number in range(4)
     }
-    opened, rejected = outcome(openers, UNPACKED * 3 // 2, like)
+    opened, rejected = outcome(openers, UNPACKED * 3 // 2, expected_layout)
     assert opened == {0: 0, 1: 1, 3: 3}
     assert list(rejected) == [2]
     assert f"takes {UNPACKED} bytes to unpack; of the {UNPACKED * 3 // 2}" in rejected[2]
@@ -125,5 +128,5 @@ def test_text_takes_the_room_of_its_models_dtypes() -> None:
 
 def test_without_a_spool_nothing_is_unpacked() -> None:
     """What would need one says so."""
-    with pytest.raises(MustUnpack, match=f"{UNPACKED} bytes"):
-        open_alike({1: opener(archive(1, compressed=True))}, MODEL, 1)
+    with pytest.raises(NeedsSpool, match=f"{UNPACKED} bytes"):
+        open_consistent({1: opener(archive(1, compressed=True))}, MODEL, 1)

@@ -434,7 +434,7 @@ def test_what_is_out_of_reach_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
                     raise StorageUnreachable("connection reset")
                 return key
 
-            return client_storage.patiently(request)
+            return client_storage.with_retries(request)
 
     assert member(Flaky(client_storage.TRIES - 1), model).upload(filled(1.0), num_examples=1)
     with pytest.raises(StorageUnreachable, match="connection reset"):

@@ -134,13 +134,13 @@ def test_training_goes_on_after_a_rollback(
     assert "is verified" in said("verify", after.pk)
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_no_rollback_while_a_round_runs(said: Said, line: Line, by_hand: bool) -> None:
+@pytest.mark.parametrize("external", [False, True])
+def test_no_rollback_while_a_round_runs(said: Said, line: Line, external: bool) -> None:
     """A running round will make the next aggregate: rolling back is refused and leaves no object."""
     model = line[0].federated_model
     update = ready_update(model, 1, filled(4.0), base_aggregate=line[2])
     connector = DjangoAggConnector(DEFAULT_SETTINGS)
-    if by_hand:
+    if external:
         connector.register_model_updates_for_aggregation([update])
     else:
         connector.claim_round(model.pk)
@@ -152,7 +152,7 @@ def test_no_rollback_while_a_round_runs(said: Said, line: Line, by_hand: bool) -
 
 
 def keys(connector: DjangoAggConnector) -> set[str]:
-    return {each.key for each in connector.model_data.objects.leftovers("aggregates/")}
+    return {each.key for each in connector.model_data.objects.orphans("aggregates/")}
 
 
 @pytest.mark.parametrize("command", ["publish", "rollback", "verify"])
@@ -214,7 +214,7 @@ def test_what_cannot_be_verified_is_told(said: Said, line: Line) -> None:
     update.save()
     with pytest.raises(CommandError, match=f"not there any more: update {update.pk}"):
         said("verify", line[1].pk)
-    AggregationRound.objects.filter(aggregate=line[2]).update(by_hand=True)
+    AggregationRound.objects.filter(aggregate=line[2]).update(external=True)
     with pytest.raises(CommandError, match="step by step"):
         said("verify", line[2].pk)
 

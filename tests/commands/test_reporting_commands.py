@@ -71,7 +71,7 @@ def test_a_round_is_shown_with_its_terms_and_updates(said: Said, line: Line) -> 
         (2, "published", 1),
     ]
     shown = in_json(said, "show_round", rows[0]["id"])
-    assert shown["terms"]["rule"] == "weighted_mean"
+    assert shown["config_snapshot"]["rule"] == "weighted_mean"
     assert [each["status"] for each in shown["updates"]] == ["complete"]
     assert str(client_id(1)) in said("show_round", rows[0]["id"])
 

@@ -26,7 +26,7 @@ from connectors import DjangoAggConnector
 from connectors.costs import rounds
 from connectors.costs.rounds import NeverEnds, Work, client_writes, duration, members
 from connectors.costs.stack import Stack
-from connectors.publication.pointer import tell_latest
+from connectors.publication.pointer import write_pointer
 from connectors.runtime import dispatcher as invocation
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel
@@ -149,7 +149,7 @@ def test_the_requests_from_uploads_to_the_pointer_are_those_that_are_estimated(c
     at the door, in the round and for `latest.json`."""
     params, updates = 3_300_000, 3
     model = make_model(updates, initial=values(params, 0), requirement="all_clients")
-    tell_latest(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
+    write_pointer(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
     s3 = cloud.client("s3")
     with counted(s3) as sent:
         records = [send(model, client, values(params, client), s3) for client in (1, 2, 3)]

@@ -16,10 +16,13 @@ TWO_PARTS = {"w": np.zeros((2, 3000), np.float32)}
 THREE_PARTS = {"w": np.zeros((3, 3000), np.float32), "b": np.zeros(100, np.float32)}
 
 
-def tensors(seed: int, like: dict[str, Any] = THREE_PARTS) -> dict[str, Any]:
+def tensors(seed: int, expected_layout: dict[str, Any] = THREE_PARTS) -> dict[str, Any]:
     """Values no two of which are equal."""
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(each.shape).astype(each.dtype) for name, each in like.items()}
+    return {
+        name: rng.standard_normal(each.shape).astype(each.dtype)
+        for name, each in expected_layout.items()
+    }
 
 
 def end_state(model: FederatedModel) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def expire_leases() -> int:
     return running.update(lease_expires_at=timezone.now())
 
 
-def leftovers() -> list[str]:
+def orphans() -> list[str]:
     """Keys of the results, and of unfinished uploads, that belong to no aggregate."""
     client, bucket = default_storage.connection.meta.client, default_storage.bucket_name
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="aggregates/")

@@ -12,7 +12,7 @@ from django.core.management import call_command
 
 from models_app.models import AggregationRound, FederatedModel
 from tests.factories import client_id, make_model, ready_update, sqs_event, upload
-from tests.faults.federation import TWO_PARTS, end_state, expire_leases, leftovers, tensors
+from tests.faults.federation import TWO_PARTS, end_state, expire_leases, orphans, tensors
 from tests.faults.processes import WarmFunction
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
@@ -60,9 +60,9 @@ def test_killed_at_any_step_it_ends_as_if_undisturbed(function: WarmFunction) ->
             break
     assert len(killed_at) > 35
     assert {"INSERT modelupdate", "COMMIT", "CompleteMultipartUpload", "answer"} <= set(killed_at)
-    assert leftovers()
+    assert orphans()
     call_command("sweep", older_than=0)
-    assert leftovers() == []
+    assert orphans() == []
 
 
 def ready() -> tuple[FederatedModel, Any]:

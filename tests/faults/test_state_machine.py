@@ -35,10 +35,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from aggregation.errors import LostRound, TemporarilyUnavailable, UpdateRejected
+from aggregation.errors import LeaseLost, TemporarilyUnavailable, UpdateRejected
 from aggregation.round import RoundAnswer, Status, run_round
 from connectors import DjangoAggConnector
-from connectors.intake.updates import Door
+from connectors.intake.updates import UpdateIntake
 from connectors.runtime.events import Upload
 from connectors.storage.garbage import collect
 from models_app.models import AggregationRound, Client, FederatedModel, ModelArtifact, ModelUpdate
@@ -316,7 +316,7 @@ class Federation(RuleBasedStateMachine):
     def run_a_round_by_hand(self, steps: int, sound: bool, wakes: bool) -> None:
         """A workflow calls the connector step by step, and ends, dies or stops after some of the steps."""
         workflow = self._by_hand(sound)
-        with suppress(LostRound, UpdateRejected):
+        with suppress(LeaseLost, UpdateRejected):
             for _ in zip(range(steps), workflow, strict=False):
                 pass
         self.workflow = workflow if wakes else None
@@ -326,7 +326,7 @@ class Federation(RuleBasedStateMachine):
     def wake_the_workflow(self) -> None:
         """The one that stopped goes on to its end, in time or too late."""
         workflow, self.workflow = self.workflow, None
-        with suppress(LostRound, UpdateRejected):
+        with suppress(LeaseLost, UpdateRejected):
             for _ in workflow or ():
                 pass
 
@@ -449,10 +449,10 @@ class Federation(RuleBasedStateMachine):
 
     def _admit(self, upload: Upload) -> bool:
         """Whether it became an update that is ready."""
-        admission = Door(self.connector().model_data).admit(upload)
-        assert admission.seen_before == ((upload.key, upload.etag) in self.admitted)
+        result = UpdateIntake(self.connector().model_data).register(upload)
+        assert result.seen_before == ((upload.key, upload.etag) in self.admitted)
         self.admitted.add((upload.key, upload.etag))
-        return not admission.seen_before and not admission.reason
+        return not result.seen_before and not result.reason
 
     def _tensors_of(self, update: ModelUpdate) -> dict[str, Any]:
         return safetensors.numpy.load(self.bytes[str(update.data), update.etag])

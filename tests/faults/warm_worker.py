@@ -194,10 +194,10 @@ def _warm_up() -> None:
     import django.db.backends.postgresql.base
     import django.db.backends.sqlite3.base  # noqa: F401
 
-    from connectors.application import queue
+    from connectors.application import round_queue
     from connectors.usecases.after_round import COLLECT_EVERY, collecting
 
-    queue()
+    round_queue()
     collecting.next_on = timezone.now() + COLLECT_EVERY
     client = default_storage.connection.meta.client
     client.list_objects_v2(Bucket=default_storage.bucket_name, MaxKeys=1)

@@ -178,7 +178,7 @@ def test_another_layout_is_rejected(name: str, write: Callable[[dict[str, Array]
     with Spool() as spool:
         model = open_weights(BytesSource(write(MODEL)), kind, spool=spool).layout
         with pytest.raises(UpdateRejected) as rejection:
-            open_weights(BytesSource(write(tensors)), kind, like=model, spool=spool)
+            open_weights(BytesSource(write(tensors)), kind, expected_layout=model, spool=spool)
     assert reason in str(rejection.value)
 
 
@@ -187,5 +187,7 @@ def test_the_order_of_tensors_is_no_offence() -> None:
     shuffled = dict(reversed(MODEL.items()))
     with Spool() as spool:
         model = open_weights(BytesSource(_npz(MODEL)), "npz", spool=spool).layout
-        update = open_weights(BytesSource(_npz(shuffled)), "npz", like=model, spool=spool)
+        update = open_weights(
+            BytesSource(_npz(shuffled)), "npz", expected_layout=model, spool=spool
+        )
         assert read_tensors(update).keys() == MODEL.keys()

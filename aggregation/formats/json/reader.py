@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.errors import UpdateRejected, quoted
-from aggregation.formats.spool import MustUnpack, Spool
+from aggregation.formats.spool import NeedsSpool, Spool
 from aggregation.layout import DTYPE_NAMES, MAX_DIMENSIONS, Tensor, TensorLayout, layout_difference
 from aggregation.sources import ByteSource, read
 from aggregation.weights import Weights, shared_index
@@ -59,7 +59,7 @@ _KINDS = {
 
 
 def peek_json(
-    source: ByteSource, like: TensorLayout | None = None, max_bytes: int = MAX_JSON_BYTES
+    source: ByteSource, expected_layout: TensorLayout | None = None, max_bytes: int = MAX_JSON_BYTES
 ) -> TensorLayout:
     """The layout of a JSON text, all of which is read and checked.
 
@@ -67,7 +67,7 @@ def peek_json(
     ----------
     source : ByteSource
         The bytes of the text.
-    like : TensorLayout, optional
+    expected_layout : TensorLayout, optional
         Whose dtypes the layers have, by position; float64 without.
     max_bytes : int
         Longest text that is read.
@@ -78,37 +78,37 @@ def peek_json(
         If the text is longer than ``max_bytes``, is not a list of regular nested lists of numbers,
         or has a number that is out of range of its dtype.
     """
-    return _read(source, like, max_bytes, lambda values: None)
+    return _read(source, expected_layout, max_bytes, lambda values: None)
 
 
 def open_json(
     source: ByteSource,
     spool: Spool | None,
-    like: TensorLayout | None = None,
+    expected_layout: TensorLayout | None = None,
     max_bytes: int = MAX_JSON_BYTES,
 ) -> Weights:
     """Turn JSON text into tensors on disk. Arguments and errors are those of `peek_json`.
 
     Raises
     ------
-    MustUnpack
+    NeedsSpool
         If there is no spool. Text that has a model's layout to follow is not read for that.
     SpoolFull
         If they do not fit on disk along with what is there already.
     """
     if spool is None:
         _check_size(source, max_bytes)
-        layout = like or peek_json(source, like, max_bytes)
-        raise MustUnpack(layout, layout.nbytes, is_text=True)
+        layout = expected_layout or peek_json(source, expected_layout, max_bytes)
+        raise NeedsSpool(layout, layout.nbytes, is_text=True)
     with spool.new_file() as file:
 
         def write(values: bytes) -> None:
-            if like and file.size + len(values) > like.nbytes:
+            if expected_layout and file.size + len(values) > expected_layout.nbytes:
                 raise UpdateRejected("JSON text has more numbers than the model")
             file.write(values)
 
-        layout = _read(source, like, max_bytes, write)
-        difference = layout_difference(like, layout) if like else None
+        layout = _read(source, expected_layout, max_bytes, write)
+        difference = layout_difference(expected_layout, layout) if expected_layout else None
         if difference:
             raise UpdateRejected(difference)
         offsets = accumulate((tensor.nbytes for tensor in layout.tensors), initial=0)
@@ -118,12 +118,12 @@ def open_json(
 
 def _read(
     source: ByteSource,
-    like: TensorLayout | None,
+    expected_layout: TensorLayout | None,
     max_bytes: int,
     write: Callable[[bytes], object],
 ) -> TensorLayout:
     _check_size(source, max_bytes)
-    parser = LayersParser(like, write)
+    parser = LayersParser(expected_layout, write)
     for offset in range(0, source.size, BLOCK_BYTES):
         parser.feed(read(source, offset, BLOCK_BYTES))
     return parser.finish()
@@ -147,14 +147,16 @@ class LayersParser:
 
     Parameters
     ----------
-    like : TensorLayout, optional
+    expected_layout : TensorLayout, optional
         See `peek_json`.
     write : callable
         Told the bytes of the values.
     """
 
-    def __init__(self, like: TensorLayout | None, write: Callable[[bytes], object]) -> None:
-        self._like = like.tensors if like else None
+    def __init__(
+        self, expected_layout: TensorLayout | None, write: Callable[[bytes], object]
+    ) -> None:
+        self._like = expected_layout.tensors if expected_layout else None
         self._write = write
         self._layers: list[Tensor] = []
         self._rest = b""

@@ -33,7 +33,7 @@ from aggregation.formats.npz.zip_archive import (
     parse_directory,
     read_directory,
 )
-from aggregation.formats.spool import MustUnpack, Spool, SpoolFile
+from aggregation.formats.spool import NeedsSpool, Spool, SpoolFile
 from aggregation.layout import Tensor, TensorLayout, layout_difference
 from aggregation.sources import Buffer, ByteSource, read_view
 from aggregation.weights import MAX_GAP_BYTES, MAX_SPAN_BYTES, TensorIndex, Weights, shared_index
@@ -138,7 +138,7 @@ def peek_npz(source: ByteSource, *, trusted: bool = False) -> TensorLayout:
 def open_npz(
     source: ByteSource,
     spool: Spool | None,
-    like: TensorLayout | None = None,
+    expected_layout: TensorLayout | None = None,
     *,
     trusted: bool = False,
 ) -> Weights:
@@ -150,7 +150,7 @@ def open_npz(
         The bytes of the object.
     spool : Spool, optional
         Takes in what must be unpacked.
-    like : TensorLayout, optional
+    expected_layout : TensorLayout, optional
         If the object is laid out otherwise, it is rejected before anything is unpacked.
     trusted : bool
         As for `peek_npz`.
@@ -159,20 +159,20 @@ def open_npz(
     ------
     UpdateRejected
         As `peek_npz` does, and if an unpacked member is not what it declares to be.
-    MustUnpack
+    NeedsSpool
         If something must be unpacked, and there is no spool.
     SpoolFull
         If what must be unpacked does not fit on disk along with what is there already.
     """
     archive, crcs = _read_archive(source, trusted)
     layout = archive.index.layout
-    difference = layout_difference(like, layout) if like else None
+    difference = layout_difference(expected_layout, layout) if expected_layout else None
     if difference:
         raise UpdateRejected(difference)
     if not archive.unpacked:
         return Weights(index=archive.index, source=source, format="npz")
     if spool is None:
-        raise MustUnpack(layout, _bytes_to_unpack(archive), is_text=False)
+        raise NeedsSpool(layout, _bytes_to_unpack(archive), is_text=False)
     return _unpacked(source, archive, crcs, spool)
 
 

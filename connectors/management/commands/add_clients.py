@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from connectors.management.membership import add_client_arguments, clients_asked_for
-from connectors.management.reports import ReportCommand, add_model_argument, found, told_plainly
+from connectors.management.reports import ReportCommand, add_model_argument, found, plain_message
 from models_app.models import FederatedModel
 
 
@@ -34,7 +34,7 @@ class Command(ReportCommand):
     ) -> None:
         if not clients and not client:
             raise CommandError("say which: --clients N creates N, --client UUID adds that one")
-        with told_plainly():
+        with plain_message():
             federated_model = found(FederatedModel, model)
             with transaction.atomic():
                 added = clients_asked_for(clients, client)

@@ -21,7 +21,7 @@ from connectors import DjangoAggConnector
 from connectors.management.initial import initial_weights
 from connectors.management.inputs import EITHER, source_of
 from connectors.management.membership import add_client_arguments, clients_asked_for
-from connectors.management.reports import ReportCommand, counted, told_plainly
+from connectors.management.reports import ReportCommand, counted, plain_message
 from connectors.storage.filesystem import store
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel, ModelArtifact
@@ -49,7 +49,7 @@ class Command(ReportCommand):
         _add_score_arguments(parser)
 
     def handle(self, *args: Any, name: str, as_json: bool, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             given = options["initial"]
             initial = None if given is None else initial_weights(given)
             model = _checked(name, options)
@@ -60,7 +60,7 @@ class Command(ReportCommand):
                 if initial is not None:
                     model.current_artifact = _stored(model, *initial)
                     model.save()
-        self.tell_latest(model.pk)
+        self.write_pointer(model.pk)
         lacking = _lacking(model, len(members))
         if lacking:
             self.stderr.write(lacking)

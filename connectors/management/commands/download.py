@@ -17,7 +17,7 @@ from connectors.management.reports import (
     add_out_arguments,
     check_out,
     found,
-    told_plainly,
+    plain_message,
 )
 from connectors.storage.filesystem import Objects
 from connectors.storage.presigning import MAX_MINUTES_IN_A_FUNCTION, Signer
@@ -47,7 +47,7 @@ class Command(BaseCommand):
     ) -> None:
         if out is not None:
             check_out(out, force=force)
-        with told_plainly():
+        with plain_message():
             key = str(found(ModelAggregate, aggregate).result.name)
             if out is not None:
                 _check_suffix(out, key)

@@ -19,7 +19,7 @@ from connectors.management.reports import (
     add_out_arguments,
     check_out,
     found,
-    told_plainly,
+    plain_message,
 )
 from models_app.models import ClientAggregateScore, FederatedModel
 
@@ -50,7 +50,7 @@ class Command(BaseCommand):
         if not printed:
             _check_name(out)
             check_out(out, force=force)
-        with told_plainly():
+        with plain_message():
             rows = _ROWS[of](found(FederatedModel, model))
         if not rows:
             raise CommandError(f"model {model} has no {of} yet: there is nothing to export")

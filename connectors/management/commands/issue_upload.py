@@ -17,7 +17,7 @@ from connectors.management.reports import (
     add_model_argument,
     as_text,
     found,
-    told_plainly,
+    plain_message,
 )
 from connectors.storage.presigning import MAX_MINUTES_IN_A_FUNCTION, Signer
 from models_app.models import FederatedModel
@@ -67,7 +67,7 @@ class Command(ReportCommand):
         _check_range("--minutes", options["minutes"], _most_minutes())
         _check_range("--max-bytes", limit, most)
         seconds = options["minutes"] * 60
-        with told_plainly():
+        with plain_message():
             federated_model = found(FederatedModel, model)
             if not federated_model.clients.filter(pk=client, paused=False).exists():
                 raise CommandError(

@@ -12,8 +12,8 @@ from connectors.management.reports import (
     add_model_argument,
     counted,
     found,
+    plain_message,
     shown,
-    told_plainly,
 )
 from models_app.models import FederatedModel, ModelAggregate
 
@@ -28,7 +28,7 @@ class Command(ReportCommand):
         add_model_argument(parser)
 
     def handle(self, *args: Any, model: int, as_json: bool, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             federated_model = found(FederatedModel, model)
             versions: dict[str, list[str]] = defaultdict(list)
             for key, version in federated_model.artifacts.values_list("values", "version"):
@@ -57,7 +57,7 @@ def _row(aggregate: ModelAggregate, versions: Mapping[str, list[str]]) -> dict[s
         "score": aggregate.validation_score,
         "held_back": aggregate.dropped(),
         "updates": made_by.updates_used if made_by else None,
-        "rolled_back_to": made_by.terms.get("rolled_back_to") if made_by else None,
+        "rolled_back_to": made_by.config_snapshot.get("rolled_back_to") if made_by else None,
         "versions": versions.get(str(aggregate.result.name), []),
         "created": aggregate.created_on,
     }

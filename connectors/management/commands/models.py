@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.models import Count, Max, OuterRef, Q, Subquery
 
-from connectors.management.reports import ReportCommand, told_plainly
+from connectors.management.reports import ReportCommand, plain_message
 from connectors.rounds.selectors import members_of
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 
@@ -28,7 +28,7 @@ class Command(ReportCommand):
                 distinct=True,
             ),
         )
-        with told_plainly():
+        with plain_message():
             rows = [_row(model) for model in listed.order_by("pk")]
         self.report(rows, as_json=as_json, empty="no model yet: manage.py create_model makes one")
 

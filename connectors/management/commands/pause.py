@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from connectors.management.reports import add_model_argument, found, told_plainly
+from connectors.management.reports import add_model_argument, found, plain_message
 from models_app.models import FederatedModel
 from models_app.models import pause as paused
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--reason", default="paused by hand", help="shown wherever it is asked")
 
     def handle(self, *args: Any, model: int, reason: str, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             found(FederatedModel, model)
             FederatedModel.objects.filter(pk=model).update(**paused(reason, timezone.now()))
         self.stdout.write(f"model {model} is paused: {reason}")

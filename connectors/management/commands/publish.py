@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from connectors.management.reports import add_aggregate_argument, found, told_plainly
+from connectors.management.reports import add_aggregate_argument, found, plain_message
 from connectors.usecases.publish import publish
 from models_app.models import ModelAggregate
 
@@ -29,7 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--version", required=True, help="unique within the model")
 
     def handle(self, *args: Any, aggregate: int, version: str, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             artifact = publish(
                 found(ModelAggregate, aggregate, "federated_model", "parent"), version
             )

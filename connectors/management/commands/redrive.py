@@ -8,7 +8,7 @@ import boto3
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from connectors.management.reports import told_plainly
+from connectors.management.reports import plain_message
 from connectors.runtime.queue import RoundQueue
 from models_app.models import FederatedModel, ModelUpdate
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
         if not settings.QUEUE_URL:
             raise CommandError("QUEUE_URL is not set: there is no queue to put anything back into")
         failed = FederatedModel.objects.filter(model_updates__status=ModelUpdate.Status.FAILED)
-        with told_plainly():
+        with plain_message():
             queue = RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
             model_ids = list(failed.order_by("pk").values_list("pk", flat=True).distinct())
             try:

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from connectors.management.membership import client_uuid
-from connectors.management.reports import add_model_argument, found, told_plainly
+from connectors.management.reports import add_model_argument, found, plain_message
 from models_app.models import FederatedModel
 
 
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("client", type=client_uuid, help="its UUID")
 
     def handle(self, *args: Any, model: int, client: uuid.UUID, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             members = found(FederatedModel, model).clients
             if not members.filter(pk=client).exists():
                 raise CommandError(f"{client} is no member of model {model}")

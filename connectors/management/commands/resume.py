@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from connectors.management.reports import add_model_argument, found, told_plainly
+from connectors.management.reports import add_model_argument, found, plain_message
 from models_app.models import FederatedModel
 
 
@@ -20,10 +20,10 @@ class Command(BaseCommand):
         add_model_argument(parser)
 
     def handle(self, *args: Any, model: int, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             before = found(FederatedModel, model)
             FederatedModel.objects.filter(pk=model).update(
-                allow_aggregation=True, pause_reason="", failed_rounds=0, to_announce=None
+                allow_aggregation=True, pause_reason="", failed_rounds=0, event_pending=None
             )
         was = (
             "it was not paused"

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from connectors import DjangoAggConnector
-from connectors.management.reports import add_aggregate_argument, found, told_plainly
+from connectors.management.reports import add_aggregate_argument, found, plain_message
 from connectors.usecases.publish import roll_back
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import ModelAggregate
@@ -26,7 +26,7 @@ class Command(BaseCommand):
         add_aggregate_argument(parser)
 
     def handle(self, *args: Any, aggregate: int, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             earlier = found(ModelAggregate, aggregate, "federated_model")
             new = roll_back(DjangoAggConnector(DEFAULT_SETTINGS), earlier)
         self.stdout.write(

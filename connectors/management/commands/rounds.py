@@ -10,7 +10,7 @@ from connectors.management.reports import (
     add_limit_argument,
     add_model_argument,
     found,
-    told_plainly,
+    plain_message,
 )
 from connectors.rounds.selectors import State
 from models_app.models import AggregationRound, FederatedModel
@@ -27,7 +27,7 @@ class Command(ReportCommand):
         add_limit_argument(parser, 20)
 
     def handle(self, *args: Any, model: int, limit: int, as_json: bool, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             rounds = found(FederatedModel, model).rounds.order_by("-pk")[:limit]
             rows = [row_of(each) for each in rounds]
         self.report(rows, as_json=as_json, empty=f"model {model} has had no round yet")

@@ -16,13 +16,13 @@ from django.core.management.base import CommandError
 from aggregation.errors import TemporarilyUnavailable
 from aggregation.round import Claim, Status, run_round
 from connectors import DjangoAggConnector
-from connectors.limits import allowed_resources
+from connectors.limits import round_resources
 from connectors.management.reports import (
     ReportCommand,
     add_model_argument,
     found,
+    plain_message,
     shown,
-    told_plainly,
 )
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel
@@ -45,14 +45,14 @@ class Command(ReportCommand):
 
     def handle(self, *args: Any, model: int, as_json: bool, **options: Any) -> None:
         connector = DjangoAggConnector(DEFAULT_SETTINGS)
-        with told_plainly():
+        with plain_message():
             found(FederatedModel, model)
         try:
             with _stop_on_interrupt() as stop:
                 answer = run_round(
                     connector,
                     model,
-                    resources=allowed_resources(),
+                    resources=round_resources(),
                     out_of_time=_Progress(self, stop).tell,
                     on_claim=self._tell_claim,
                 )
@@ -66,7 +66,7 @@ class Command(ReportCommand):
         if answer.status is Status.FAILED:
             raise CommandError(f"the round failed: {answer.reason}; its updates are ready again")
         if answer.status is Status.PUBLISHED:
-            self.tell_latest(model)
+            self.write_pointer(model)
         if as_json:
             self.report_one(asdict(answer), as_json=True)
             return

@@ -10,7 +10,7 @@ from connectors.management.reports import (
     ReportCommand,
     add_row_argument,
     found,
-    told_plainly,
+    plain_message,
 )
 from models_app.models import AggregationRound
 
@@ -28,10 +28,13 @@ class Command(ReportCommand):
         add_row_argument(parser, "round", "manage.py rounds MODEL")
 
     def handle(self, *args: Any, round: int, as_json: bool, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             held = found(AggregationRound, round)
             members = [updates.row_of(each) for each in held.updates.order_by("client_id", "pk")]
-        row = rounds.row_of(held) | {"terms": held.terms, "request": held.request_id}
+        row = rounds.row_of(held) | {
+            "config_snapshot": held.config_snapshot,
+            "request": held.request_id,
+        }
         if as_json:
             self.report_one(row | {"updates": members}, as_json=True)
             return

@@ -12,9 +12,9 @@ from django.utils import timezone
 
 from aggregation.round import Status, run_round
 from connectors import DjangoAggConnector
-from connectors.limits import allowed_resources
-from connectors.management.reports import told_plainly
-from connectors.publication.pointer import tell_latest, untold_models
+from connectors.limits import round_resources
+from connectors.management.reports import plain_message
+from connectors.publication.pointer import stale_pointers, write_pointer
 from connectors.rounds.selectors import due_models
 from connectors.storage.garbage import OLD_ENOUGH, collect
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
@@ -45,22 +45,22 @@ class Command(BaseCommand):
         connector = DjangoAggConnector(DEFAULT_SETTINGS)
         objects = connector.model_data.objects
         now = timezone.now()
-        with told_plainly():
+        with plain_message():
             due = due_models(now)
             failed = self._run(connector, due, dry_run=dry_run)
-            untold = untold_models()
+            untold = stale_pointers()
             for model_id in untold:
                 if not dry_run:
-                    tell_latest(objects, model_id)
+                    write_pointer(objects, model_id)
                 verb = "would tell" if dry_run else "told"
                 self.stdout.write(f"model {model_id}: {verb} its latest weights in latest.json")
             age = timedelta(minutes=older_than)
-            leftovers = 0
-            for leftover in collect(objects, now, older_than=age, dry_run=dry_run):
-                leftovers += 1
+            orphans = 0
+            for orphan in collect(objects, now, older_than=age, dry_run=dry_run):
+                orphans += 1
                 verb = "would remove" if dry_run else "removed"
-                self.stdout.write(f"{verb} {leftover.kind} {leftover.key}")
-            if not (due or untold or leftovers):
+                self.stdout.write(f"{verb} {orphan.kind} {orphan.key}")
+            if not (due or untold or orphans):
                 self.stdout.write("nothing is due")
         if failed:
             raise CommandError(
@@ -75,7 +75,7 @@ class Command(BaseCommand):
                 self.stdout.write(f"model {model_id}: a round is due")
                 continue
             try:
-                answer = run_round(connector, model_id, resources=allowed_resources())
+                answer = run_round(connector, model_id, resources=round_resources())
             except Exception as error:
                 failed += 1
                 self.stderr.write(f"model {model_id}: {type(error).__name__}: {error}")

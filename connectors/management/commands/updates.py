@@ -10,7 +10,7 @@ from connectors.management.reports import (
     add_limit_argument,
     add_model_argument,
     found,
-    told_plainly,
+    plain_message,
 )
 from connectors.rounds.selectors import UpdateStatus
 from models_app.models import FederatedModel, ModelUpdate
@@ -36,7 +36,7 @@ class Command(ReportCommand):
         as_json: bool,
         **options: Any,
     ) -> None:
-        with told_plainly():
+        with plain_message():
             updates = found(FederatedModel, model).model_updates.order_by("-pk")
             if status:
                 updates = updates.filter(status=getattr(UpdateStatus, status.upper()))

@@ -8,8 +8,8 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from connectors import DjangoAggConnector
-from connectors.limits import allowed_resources
-from connectors.management.reports import add_aggregate_argument, found, told_plainly
+from connectors.limits import round_resources
+from connectors.management.reports import add_aggregate_argument, found, plain_message
 from connectors.usecases.verify import verify
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import ModelAggregate
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         add_aggregate_argument(parser)
 
     def handle(self, *args: Any, aggregate: int, **options: Any) -> None:
-        with told_plainly():
+        with plain_message():
             model_data = DjangoAggConnector(DEFAULT_SETTINGS).model_data
-            what = verify(model_data, found(ModelAggregate, aggregate), allowed_resources())
+            what = verify(model_data, found(ModelAggregate, aggregate), round_resources())
         self.stdout.write(f"aggregate {aggregate} is verified: {what}")

@@ -430,15 +430,22 @@ def test_formats_may_be_mixed(tmp_path: Path) -> None:
     with Spool() as spool:
         from aggregation.sources import BytesSource
 
-        like = model.layout
+        expected_layout = model.layout
         work = work_of("unweighted_mean", [tensors] * 3)
         object.__setattr__(
             work,
             "updates",
             [
                 model,
-                open_weights(BytesSource(archive.getvalue()), "npz", like=like, spool=spool),
-                open_weights(BytesSource(text), "json", like=like, spool=spool),
+                open_weights(
+                    BytesSource(archive.getvalue()),
+                    "npz",
+                    expected_layout=expected_layout,
+                    spool=spool,
+                ),
+                open_weights(
+                    BytesSource(text), "json", expected_layout=expected_layout, spool=spool
+                ),
             ],
         )
         result = safetensors.numpy.load(bytes_of(work))

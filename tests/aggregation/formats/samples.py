@@ -72,12 +72,12 @@ def encode(
 
 
 def decode(
-    data: bytes | ByteSource, format: str, like: TensorLayout | None = None
+    data: bytes | ByteSource, format: str, expected_layout: TensorLayout | None = None
 ) -> tuple[TensorLayout, dict[str, Array]]:
     """What the bytes are, opened and read."""
     source = BytesSource(data) if isinstance(data, bytes) else data
     with Spool() as spool:
-        weights = open_weights(source, format, like=like, spool=spool)
+        weights = open_weights(source, format, expected_layout=expected_layout, spool=spool)
         return weights.layout, read_tensors(weights)
 
 

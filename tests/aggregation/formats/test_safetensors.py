@@ -108,4 +108,4 @@ def test_a_differing_layout_is_rejected_with_the_difference() -> None:
     model = TensorLayout((Tensor("x", np.dtype("<f4"), (2,)),))
     data = safetensors.numpy.save({"x": np.zeros((2, 1), "f4")})
     with Spool() as spool, pytest.raises(UpdateRejected, match=r"'x' is F32 \[2, 1\]"):
-        open_weights(BytesSource(data), "safetensors", like=model, spool=spool)
+        open_weights(BytesSource(data), "safetensors", expected_layout=model, spool=spool)

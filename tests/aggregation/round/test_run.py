@@ -73,12 +73,12 @@ class Watched:
         return call
 
 
-def values(seed: int, like: Any = None) -> dict[str, Any]:
+def values(seed: int, expected_layout: Any = None) -> dict[str, Any]:
     """A client's tensors, no two values of which are equal."""
     rng = np.random.default_rng(seed)
     return {
         name: rng.normal(size=tensor.shape).astype(tensor.dtype)
-        for name, tensor in (like or MODEL).items()
+        for name, tensor in (expected_layout or MODEL).items()
     }
 
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregation.errors import TemporarilyUnavailable
-from connectors.intake.updates import Admission, Door, NotAnUpdate
+from connectors.intake.updates import IntakeResult, UnknownUpload, UpdateIntake
 from connectors.runtime.events import MAX_SIZE, Upload
 from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import Client, FederatedModel, ModelAggregate, ModelUpdate
@@ -40,8 +40,8 @@ GOOD = safetensors.numpy.save(dict(SMALL))
 
 
 @pytest.fixture
-def door() -> Door:
-    return Door(DjangoModelDataConnector())
+def door() -> UpdateIntake:
+    return UpdateIntake(DjangoModelDataConnector())
 
 
 @pytest.fixture(autouse=True)
@@ -74,23 +74,23 @@ def uploaded(
     )
 
 
-def rejection_of(door: Door, upload: Upload) -> str:
+def rejection_of(door: UpdateIntake, upload: Upload) -> str:
     """The reason for which an upload is rejected; its update is kept, with the reason."""
     before = ModelUpdate.objects.count()
-    admission = door.admit(upload)
+    result = door.register(upload)
     update = ModelUpdate.objects.get(data=upload.key)
     assert ModelUpdate.objects.count() == before + 1
     assert update.status == Status.INVALID
-    assert update.rejection_reason == admission.reason != ""
-    assert admission.reason.isascii()
-    assert admission.reason.isprintable()
-    return admission.reason
+    assert update.rejection_reason == result.reason != ""
+    assert result.reason.isascii()
+    assert result.reason.isprintable()
+    return result.reason
 
 
-def accepted(door: Door, upload: Upload) -> ModelUpdate:
+def accepted(door: UpdateIntake, upload: Upload) -> ModelUpdate:
     """The update that an upload became."""
-    admission = door.admit(upload)
-    assert admission.reason == ""
+    result = door.register(upload)
+    assert result.reason == ""
     update = ModelUpdate.objects.get(data=upload.key)
     assert update.status == Status.PENDING
     return update
@@ -107,7 +107,7 @@ def new_aggregate(model: FederatedModel, parent: ModelAggregate | None = None) -
 
 @with_database
 def test_an_object_under_its_uploaders_key_is_rejected(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    door: UpdateIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not delivered again and again, nor left to stop a round."""
     model = make_model(1)
@@ -126,13 +126,13 @@ def test_an_object_under_its_uploaders_key_is_rejected(
 
 
 @with_database
-def test_a_good_upload_becomes_a_pending_update(door: Door) -> None:
+def test_a_good_upload_becomes_a_pending_update(door: UpdateIntake) -> None:
     """What storage and the uploader say of it is kept with it."""
     model = make_model(1, initial=SMALL)
     base = new_aggregate(model)
     before = datetime.now(UTC) - timedelta(seconds=2)
     upload = uploaded(model, metadata={"num-examples": "120", "base-aggregate": str(base.pk)})
-    assert door.admit(upload) == Admission(model_id=model.pk, client=str(client_id(1)))
+    assert door.register(upload) == IntakeResult(model_id=model.pk, client=str(client_id(1)))
     update = model.model_updates.get()
     assert (update.client_id, update.status) == (client_id(1), Status.PENDING)
     assert (update.data.name, update.storage_version) == (upload.key, upload.version)
@@ -153,7 +153,7 @@ def test_a_good_upload_becomes_a_pending_update(door: Door) -> None:
     ],
 )
 @pytest.mark.parametrize("initial", [None, {"a": SMALL["w"], "b": SMALL["b"]}])
-def test_every_format_is_accepted(door: Door, name: str, body: bytes, initial: Any) -> None:
+def test_every_format_is_accepted(door: UpdateIntake, name: str, body: bytes, initial: Any) -> None:
     """Any format is taken for a model without weights; text, by position, for one of tensors, too."""
     model = make_model(1, initial=initial)
     upload = uploaded(model, body=body, name=name)
@@ -164,14 +164,16 @@ def test_every_format_is_accepted(door: Door, name: str, body: bytes, initial: A
 
 
 @with_database
-def test_an_update_without_metadata_counts_one_example_of_the_initial_model(door: Door) -> None:
+def test_an_update_without_metadata_counts_one_example_of_the_initial_model(
+    door: UpdateIntake,
+) -> None:
     """A client that says nothing of its update has its weights counted all the same."""
     update = accepted(door, uploaded(make_model(1)))
     assert (update.num_examples, update.base_aggregate) == (1, None)
 
 
 @with_database
-def test_what_is_wrong_with_the_model_is_not_the_clients_fault(door: Door) -> None:
+def test_what_is_wrong_with_the_model_is_not_the_clients_fault(door: UpdateIntake) -> None:
     """Where the initial model cannot be read, updates are kept: it is for the round to fail."""
     model = make_model(1, initial=SMALL)
     factories.put(model.current_artifact.values.name, b"broken")
@@ -179,7 +181,7 @@ def test_what_is_wrong_with_the_model_is_not_the_clients_fault(door: Door) -> No
 
 
 @with_database
-def test_an_event_of_a_bucket_without_versions_is_known_by_its_etag(door: Door) -> None:
+def test_an_event_of_a_bucket_without_versions_is_known_by_its_etag(door: UpdateIntake) -> None:
     """Without a version the ETag tells one upload from the next."""
     upload = replace(uploaded(make_model(1)), version="")
     assert accepted(door, upload).storage_version == upload.etag
@@ -189,41 +191,41 @@ def test_an_event_of_a_bucket_without_versions_is_known_by_its_etag(door: Door) 
 
 
 @with_database
-def test_a_second_delivery_registers_nothing(door: Door) -> None:
+def test_a_second_delivery_registers_nothing(door: UpdateIntake) -> None:
     """The same event again is answered with what was known, though the object has gone since."""
     model = make_model(1)
     good, bad = (
         uploaded(model, name="good.npz", body=as_npz(dict(SMALL))),
         uploaded(model, body=b""),
     )
-    door.admit(good)
-    door.admit(bad)
+    door.register(good)
+    door.register(bad)
     default_storage.delete(good.key)
     for upload in (good, bad):
-        again = Admission(model_id=model.pk, client=str(client_id(1)), seen_before=True)
-        assert door.admit(upload) == again
+        again = IntakeResult(model_id=model.pk, client=str(client_id(1)), seen_before=True)
+        assert door.register(upload) == again
     assert model.model_updates.count() == 2
 
 
 @with_database
-def test_the_same_key_again_is_another_update(door: Door) -> None:
+def test_the_same_key_again_is_another_update(door: UpdateIntake) -> None:
     """An object that is overwritten is a new upload, were it of the same bytes."""
     model = make_model(1)
     first = uploaded(model)
-    door.admit(first)
+    door.register(first)
     second = uploaded(model)
     assert (first.key, first.etag) == (second.key, second.etag)
-    assert door.admit(second) == Admission(model_id=model.pk, client=str(client_id(1)))
+    assert door.register(second) == IntakeResult(model_id=model.pk, client=str(client_id(1)))
     assert model.model_updates.count() == 2
 
 
 @with_database
-def test_deliveries_at_the_same_moment_register_one_update(door: Door) -> None:
+def test_deliveries_at_the_same_moment_register_one_update(door: UpdateIntake) -> None:
     """Whoever is second finds the update there, and says nothing."""
     model = make_model(1)
     upload = uploaded(model)
     with ThreadPoolExecutor(4) as pool:
-        deliveries = [pool.submit(in_thread(lambda: door.admit(upload))) for _ in range(4)]
+        deliveries = [pool.submit(in_thread(lambda: door.register(upload))) for _ in range(4)]
     assert {each.result().reason for each in deliveries} == {""}
     assert model.model_updates.count() == 1
 
@@ -276,19 +278,19 @@ KEYS = [
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_of_another_form_is_no_update(door: Door, key: str) -> None:
+def test_a_key_of_another_form_is_no_update(door: UpdateIntake, key: str) -> None:
     """Nobody but the owner of the key could be meant: refused before anything is looked up."""
     upload = Upload(bucket="federation", key=key, etag="x", version="", size=1)
-    with pytest.raises(NotAnUpdate, match="key is not of the form"):
-        door.admit(upload)
+    with pytest.raises(UnknownUpload, match="key is not of the form"):
+        door.register(upload)
 
 
 @pytest.mark.parametrize("bucket", ["", "federation2", "FEDERATION", "federation/", "fédération"])
-def test_another_bucket_is_none_of_ours(door: Door, bucket: str) -> None:
+def test_another_bucket_is_none_of_ours(door: UpdateIntake, bucket: str) -> None:
     """Objects in buckets the function does not serve are not even looked at."""
     upload = Upload(bucket=bucket, key=f"updates/1/{UUID}/u.npz", etag="x", version="", size=1)
-    with pytest.raises(NotAnUpdate, match="is not the one this function serves"):
-        door.admit(upload)
+    with pytest.raises(UnknownUpload, match="is not the one this function serves"):
+        door.register(upload)
 
 
 @pytest.mark.parametrize(
@@ -304,25 +306,25 @@ def test_another_bucket_is_none_of_ours(door: Door, bucket: str) -> None:
     ],
 )
 def test_an_event_that_tells_no_etag_of_s3_is_no_update(
-    door: Door, etag: str, version: str
+    door: UpdateIntake, etag: str, version: str
 ) -> None:
     """Without a version or an ETag an upload cannot be told from the next; and S3 has no such ones."""
     upload = Upload(
         bucket="federation", key=f"updates/1/{UUID}/u.npz", etag=etag, version=version, size=1
     )
-    with pytest.raises(NotAnUpdate, match="version"):
-        door.admit(upload)
+    with pytest.raises(UnknownUpload, match="version"):
+        door.register(upload)
 
 
 @with_database
-def test_an_unknown_model_or_client_is_no_update(door: Door) -> None:
+def test_an_unknown_model_or_client_is_no_update(door: UpdateIntake) -> None:
     """Where nobody can be told a reason, nothing is written."""
     model = make_model(1)
-    with pytest.raises(NotAnUpdate, match=f"no client {client_id(77)}"):
-        door.admit(uploaded(model, 77))
+    with pytest.raises(UnknownUpload, match=f"no client {client_id(77)}"):
+        door.register(uploaded(model, 77))
     elsewhere = replace(uploaded(model), key=f"updates/{model.pk + 1}/{client_id(1)}/u.npz")
-    with pytest.raises(NotAnUpdate, match=f"no federated model {model.pk + 1}"):
-        door.admit(elsewhere)
+    with pytest.raises(UnknownUpload, match=f"no federated model {model.pk + 1}"):
+        door.register(elsewhere)
     assert not ModelUpdate.objects.exists()
 
 
@@ -330,7 +332,7 @@ def test_an_unknown_model_or_client_is_no_update(door: Door) -> None:
 
 
 @with_database
-def test_strangers_and_paused_clients_are_rejected(door: Door) -> None:
+def test_strangers_and_paused_clients_are_rejected(door: UpdateIntake) -> None:
     """A client that exists, but is not of this model or is paused, has its upload kept as INVALID; the
     other model and the other clients are left alone."""
     model, other = make_model(1), make_model(2)
@@ -359,13 +361,13 @@ def test_strangers_and_paused_clients_are_rejected(door: Door) -> None:
         ("<script>.html", "in none of the formats"),
     ],
 )
-def test_a_name_of_another_form_is_rejected(door: Door, name: str, reason: str) -> None:
+def test_a_name_of_another_form_is_rejected(door: UpdateIntake, name: str, reason: str) -> None:
     """Path tricks, look-alikes and unknown extensions are rejected by name alone."""
     assert reason in rejection_of(door, uploaded(make_model(1), name=name))
 
 
 @with_database
-def test_the_longest_key_is_kept(door: Door) -> None:
+def test_the_longest_key_is_kept(door: UpdateIntake) -> None:
     """A key of 1024 bytes is one like any other."""
     model = make_model(1)
     name = "u" * (1024 - len(f"updates/{model.pk}/{client_id(1)}/") - len(".safetensors"))
@@ -376,7 +378,7 @@ def test_the_longest_key_is_kept(door: Door) -> None:
 
 @with_database
 @pytest.mark.parametrize("size", [5 << 40, MAX_SIZE])
-def test_a_size_over_the_limit_is_rejected_unread(door: Door, size: int) -> None:
+def test_a_size_over_the_limit_is_rejected_unread(door: UpdateIntake, size: int) -> None:
     """Five terabytes in the event are believed, and nothing is asked of storage."""
     upload = replace(uploaded(make_model(1)), size=size)
     default_storage.delete(upload.key)
@@ -384,7 +386,7 @@ def test_a_size_over_the_limit_is_rejected_unread(door: Door, size: int) -> None
 
 
 @with_database
-def test_a_size_the_event_lies_about_is_rejected(door: Door) -> None:
+def test_a_size_the_event_lies_about_is_rejected(door: UpdateIntake) -> None:
     """What storage says counts, whatever the event says."""
     upload = uploaded(make_model(1))
     for told in (1, 0, None):
@@ -402,14 +404,14 @@ def test_a_size_the_event_lies_about_is_rejected(door: Door) -> None:
         *(str(10**9 + 1), "1" + "0" * 30, "9" * 1000),
     ],
 )
-def test_a_count_that_is_none_is_rejected(door: Door, told: str) -> None:
+def test_a_count_that_is_none_is_rejected(door: UpdateIntake, told: str) -> None:
     """A whole number from one to a billion, written in digits, or else the update does not count."""
     upload = uploaded(make_model(1), metadata={"num-examples": told})
     assert rejection_of(door, upload).startswith("num-examples is ")
 
 
 @with_database
-def test_the_largest_count_is_accepted(door: Door) -> None:
+def test_the_largest_count_is_accepted(door: UpdateIntake) -> None:
     """A billion is the most examples that a client may claim."""
     upload = uploaded(make_model(1), metadata={"Num-Examples": str(10**9)})
     assert accepted(door, upload).num_examples == 10**9
@@ -419,14 +421,14 @@ def test_the_largest_count_is_accepted(door: Door) -> None:
 @pytest.mark.parametrize(
     "told", ["0", "-1", "latest", "1.0", "9" * 18, "9" * 30, "1;drop table", "%s"]
 )
-def test_a_base_that_is_none_is_rejected(door: Door, told: str) -> None:
+def test_a_base_that_is_none_is_rejected(door: UpdateIntake, told: str) -> None:
     """A base is the id of an aggregate of this model."""
     upload = uploaded(make_model(1), metadata={"base-aggregate": told})
     assert "is no aggregate of this model" in rejection_of(door, upload)
 
 
 @with_database
-def test_a_base_of_another_model_is_rejected(door: Door) -> None:
+def test_a_base_of_another_model_is_rejected(door: UpdateIntake) -> None:
     """An aggregate that exists, but is another model's, is no base."""
     other = new_aggregate(make_model(1))
     upload = uploaded(make_model(1), metadata={"base-aggregate": str(other.pk)})
@@ -438,7 +440,7 @@ def test_a_base_of_another_model_is_rejected(door: Door) -> None:
     ("furthest", "allowed"), [(1, {2}), (2, {1, 2}), (3, {0, 1, 2}), (None, {0, 1, 2})]
 )
 def test_a_base_too_far_back_is_rejected(
-    door: Door, furthest: int | None, allowed: set[int]
+    door: UpdateIntake, furthest: int | None, allowed: set[int]
 ) -> None:
     """With two aggregates there, N allows the N latest; the initial model comes before the first."""
     model = make_model(1, furthest_base_agg=furthest)
@@ -472,13 +474,13 @@ def test_a_base_too_far_back_is_rejected(
         (safetensors.numpy.save({**SMALL, "b": np.zeros(3, "f8")}), "tensor 'b' is F64 [3]"),
     ],
 )
-def test_a_file_unlike_the_model_is_rejected(door: Door, body: bytes, reason: str) -> None:
+def test_a_file_unlike_the_model_is_rejected(door: UpdateIntake, body: bytes, reason: str) -> None:
     """What the header shows is told at the door: in what it differs from the model."""
     assert reason in rejection_of(door, uploaded(make_model(1, initial=SMALL), body=body))
 
 
 @with_database
-def test_an_update_is_held_to_the_latest_aggregate(door: Door) -> None:
+def test_an_update_is_held_to_the_latest_aggregate(door: UpdateIntake) -> None:
     """The layout is that of the newest aggregate, as it is when the upload comes."""
     model = make_model(1, initial={"old": SMALL["w"]})
     assert "'old'" in rejection_of(door, uploaded(model, name="before.safetensors"))
@@ -490,64 +492,66 @@ def test_an_update_is_held_to_the_latest_aggregate(door: Door) -> None:
 
 
 @with_database
-def test_an_object_that_was_replaced_is_rejected_and_its_successor_counts(door: Door) -> None:
+def test_an_object_that_was_replaced_is_rejected_and_its_successor_counts(
+    door: UpdateIntake,
+) -> None:
     """The ETag of the event must be that of the object; what replaced it has an event of its own."""
     model = make_model(1)
     first = uploaded(model)
     second = uploaded(model, body=filled(1.0))
-    assert "was replaced" in door.admit(first).reason
-    assert door.admit(second).reason == ""
+    assert "was replaced" in door.register(first).reason
+    assert door.register(second).reason == ""
     states = model.model_updates.order_by("pk").values_list("status", flat=True)
     assert list(states) == [Status.INVALID, Status.PENDING]
 
 
 @with_database
-def test_an_object_that_is_not_there_may_come_yet(door: Door) -> None:
+def test_an_object_that_is_not_there_may_come_yet(door: UpdateIntake) -> None:
     """A message may be quicker than its object: nothing is written, and it is delivered again."""
     model = make_model(1)
     upload = uploaded(model)
     default_storage.delete(upload.key)
     with pytest.raises(TemporarilyUnavailable, match="deleted, or not visible yet"):
-        door.admit(upload)
+        door.register(upload)
     assert not model.model_updates.exists()
 
 
 @with_database
-def test_an_object_in_an_archive_is_rejected(door: Door) -> None:
+def test_an_object_in_an_archive_is_rejected(door: UpdateIntake) -> None:
     """An upload that S3 would take hours to give back is no update."""
     upload = uploaded(make_model(1), StorageClass="GLACIER")
     assert "stored so that it cannot be read" in rejection_of(door, upload)
 
 
 @with_database
-def test_a_database_that_is_away_is_temporarily_unavailable(door: Door) -> None:
+def test_a_database_that_is_away_is_temporarily_unavailable(door: UpdateIntake) -> None:
     """The message is delivered again once the database is back."""
     upload = uploaded(make_model(1))
     with (
         using_database("postgres://nobody@127.0.0.1:1/nowhere"),
         pytest.raises(TemporarilyUnavailable, match="database"),
     ):
-        door.admit(upload)
+        door.register(upload)
 
 
 # Statements
 
 
 @with_database
-def test_an_upload_costs_three_statements_at_most(door: Door) -> None:
+def test_an_upload_costs_three_statements_at_most(door: UpdateIntake) -> None:
     """One looks everything up, one the base, one writes; a second delivery costs one."""
     model = make_model(3, initial=SMALL)
     base = new_aggregate(model)
     upload = uploaded(model, metadata={"base-aggregate": str(base.pk)})
     for expected in (3, 1):
         with CaptureQueriesContext(connection) as statements:
-            door.admit(upload)
+            door.register(upload)
         found = [each["sql"] for each in statements if each["sql"] not in ("BEGIN", "COMMIT")]
         assert len([sql for sql in found if not sql.startswith("BEGIN")]) == expected
 
 
 @with_database
-def test_the_layout_of_a_model_is_read_once(door: Door) -> None:
+def test_the_layout_of_a_model_is_read_once(door: UpdateIntake) -> None:
     """Aggregates never change: uploads after the first take what is known of their model."""
     model = make_model(2, initial=SMALL)
     accepted(door, uploaded(model, 1))
@@ -595,5 +599,5 @@ def test_whatever_is_announced_nothing_else_is_raised(
     upload = Upload(
         bucket="federation", key=key, etag=etag, version=drawn["version"], size=drawn["size"]
     )
-    with suppress(NotAnUpdate, TemporarilyUnavailable):
-        assert Door(DjangoModelDataConnector()).admit(upload).model_id == on_postgres.pk
+    with suppress(UnknownUpload, TemporarilyUnavailable):
+        assert UpdateIntake(DjangoModelDataConnector()).register(upload).model_id == on_postgres.pk

@@ -15,8 +15,8 @@ from django.test import override_settings
 
 from aggregation.errors import TemporarilyUnavailable
 from connectors import DjangoAggConnector
-from connectors.application import announcer
-from connectors.publication.outbox import AT_MOST, Announcer, pending
+from connectors.application import event_publisher
+from connectors.publication.outbox import AT_MOST, EventPublisher, pending
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from local.cloud import Cloud, queue_arn
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
@@ -86,10 +86,10 @@ def bus(cloud: Cloud) -> Iterator[Bus]:
     """A bus that the function is told of."""
     bus = Bus(cloud)
     bus.open()
-    announcer.cache_clear()
+    event_publisher.cache_clear()
     with override_settings(EVENT_BUS=BUS):
         yield bus
-    announcer.cache_clear()
+    event_publisher.cache_clear()
     bus.close()
     bus.delete()
 
@@ -171,7 +171,7 @@ def test_a_dropped_score_is_announced_until_it_recovers(bus: Bus) -> None:
     assert bus.received() == []
     report(aggregate, 3, 1.5)
     aggregate.refresh_from_db()
-    assert aggregate.to_announce is None
+    assert aggregate.event_pending is None
     assert bus.received() == []
 
 
@@ -255,10 +255,10 @@ def test_an_event_that_was_refused_is_sent_again_alone(bus: Bus) -> None:
     for model in models:
         ready_update(model, 1, filled(1.0))
     with override_settings(EVENT_BUS=""):
-        announcer.cache_clear()
+        event_publisher.cache_clear()
         for model in models:
             invoke(scheduled(model))
-    AggregationRound.objects.update(to_announce=True)
+    AggregationRound.objects.update(event_pending=True)
     refused = f"round-{models[1].rounds.get().pk}"
 
     class Refusing:
@@ -275,9 +275,9 @@ def test_an_event_that_was_refused_is_sent_again_alone(bus: Bus) -> None:
             return {"Entries": answers}
 
     with pytest.raises(TemporarilyUnavailable, match="refused 1: ThrottlingException"):
-        Announcer(Refusing(), BUS).announce()
+        EventPublisher(Refusing(), BUS).announce()
     assert len(bus.received()) == 2
-    assert Announcer(bus.events, BUS).announce() == 1
+    assert EventPublisher(bus.events, BUS).announce() == 1
     assert [detail["event_id"] for _, detail in bus.received()] == [refused]
 
 
@@ -309,15 +309,15 @@ def test_telling_much_is_spread_over_invocations(bus: Bus) -> None:
         for number in range(AT_MOST + 1)
     ]
     ModelUpdate.objects.bulk_create(updates)
-    told_by = Announcer(bus.events, BUS)
+    told_by = EventPublisher(bus.events, BUS)
     assert [told_by.announce() for _ in range(3)] == [AT_MOST, 1, 0]
     assert len({detail["event_id"] for _, detail in bus.received()}) == AT_MOST + 1
 
 
 def test_without_a_bus_nothing_is_asked_or_sent() -> None:
     """Where EVENT_BUS is not set there is nobody to tell, and no row is marked."""
-    assert announcer() is None
+    assert event_publisher() is None
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     invoke(scheduled(model))
-    assert not model.rounds.get().to_announce
+    assert not model.rounds.get().event_pending

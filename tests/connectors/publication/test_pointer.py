@@ -15,8 +15,8 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from aggregation.errors import TemporarilyUnavailable
-from connectors.publication.pointer import latest_key, tell_latest, untold_models
-from connectors.storage.filesystem import FileObjects, Objects, Outrun
+from connectors.publication.pointer import latest_key, stale_pointers, write_pointer
+from connectors.storage.filesystem import FileObjects, Objects, PreconditionFailed
 from connectors.storage.garbage import collect
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from models_app.models import FederatedModel
@@ -68,20 +68,20 @@ def test_a_published_round_tells_its_aggregate() -> None:
 def test_a_model_without_rounds_tells_its_initial_weights(objects: Objects) -> None:
     """Before the first round, the pointer names the initial model as number 0 without an aggregate."""
     model = make_model(1, initial=filled(0.5))
-    assert untold_models() == [model.pk]
+    assert stale_pointers() == [model.pk]
     invoke(payload("schedule-sweep"))
     told = pointer(model)
     assert (told["number"], told["aggregate_id"]) == (0, None)
     assert model.current_artifact
     assert told["key"] == model.current_artifact.values.name
-    assert untold_models() == []
+    assert stale_pointers() == []
 
 
 def test_a_model_without_any_weights_tells_nothing(objects: Objects) -> None:
     """Where there is nothing to train from there is no pointer, and no sweep looks for one."""
     model = make_model(1)
-    assert tell_latest(objects, model.pk) is None
-    assert untold_models() == []
+    assert write_pointer(objects, model.pk) is None
+    assert stale_pointers() == []
 
 
 def test_a_pointer_that_was_not_written_is_written_by_the_sweep(
@@ -89,12 +89,12 @@ def test_a_pointer_that_was_not_written_is_written_by_the_sweep(
 ) -> None:
     """A function that dies between publishing and telling leaves the telling to the next sweep."""
     with monkeypatch.context() as patch:
-        patch.setattr("connectors.usecases.after_round.tell_latest", lambda *_: 1 / 0)
+        patch.setattr("connectors.usecases.after_round.write_pointer", lambda *_: 1 / 0)
         model = with_aggregate()
-    assert untold_models() == [model.pk]
+    assert stale_pointers() == [model.pk]
     invoke(payload("schedule-sweep"))
     assert pointer(model)["number"] == 1
-    assert untold_models() == []
+    assert stale_pointers() == []
 
 
 def test_what_is_done_does_not_fail_by_its_pointer(
@@ -107,10 +107,10 @@ def test_what_is_done_does_not_fail_by_its_pointer(
     ready_update(model, 1, filled(1.0))
     err = StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(latest, "tell_latest", unreachable)
+        patch.setattr(latest, "write_pointer", unreachable)
         call_command("run_round", str(model.pk), stdout=StringIO(), stderr=err)
     assert "is written by the next sweep, for now: storage is away" in err.getvalue()
-    assert untold_models() == [model.pk]
+    assert stale_pointers() == [model.pk]
     call_command("sweep", stdout=StringIO())
     assert pointer(model)["number"] == 1
 
@@ -123,7 +123,7 @@ def test_the_sweep_by_hand_tells_what_was_not_told() -> None:
     """`manage.py sweep` writes the pointers that are missing; with --dry-run it only says so."""
     model = make_model(1, initial=filled(0.5))
     call_command("sweep", "--dry-run")
-    assert untold_models() == [model.pk]
+    assert stale_pointers() == [model.pk]
     call_command("sweep")
     assert pointer(model)["number"] == 0
 
@@ -138,10 +138,10 @@ def test_who_comes_late_does_not_turn_the_pointer_back(
     old = latest._read(objects, model.pk)
     publish(model, 2.0)
     monkeypatch.setattr(latest, "_read", lambda *_: old)
-    tell_latest(objects, model.pk)
+    write_pointer(objects, model.pk)
     assert pointer(model)["number"] == 2
     model.refresh_from_db()
-    assert model.told_number == 2
+    assert model.pointer_number == 2
 
 
 def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects) -> None:
@@ -167,7 +167,7 @@ def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects
             objects.replace(key, data, etag=etag)
 
     put(key, older)
-    assert latest.tell_latest(Racing(), model.pk)  # type: ignore[arg-type]
+    assert latest.write_pointer(Racing(), model.pk)  # type: ignore[arg-type]
     assert raced
     assert pointer(model)["number"] == 2
 
@@ -185,7 +185,7 @@ def test_a_number_that_the_database_does_not_know_is_not_believed(told: Any) -> 
     """A pointer left in the bucket by another database gives way, however high its number is."""
     model = with_aggregate()
     from_before(model, **told)
-    tell_latest(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
+    write_pointer(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
     aggregate, now = model.aggregates.get(), pointer(model)
     assert (now["number"], now["aggregate_id"]) == (1, aggregate.pk)
     assert now["key"] == aggregate.result.name
@@ -197,7 +197,7 @@ def test_a_number_is_that_of_its_own_aggregate(objects: Objects, field: str) -> 
     model = with_aggregate()
     right = pointer(model)
     from_before(model, **{**right, field: 10**6 if field == "aggregate_id" else "aggregates/x"})
-    tell_latest(objects, model.pk)
+    write_pointer(objects, model.pk)
     assert pointer(model) == right
 
 
@@ -206,7 +206,7 @@ def test_the_number_of_another_model_is_not_believed(objects: Objects) -> None:
     model, other = with_aggregate(), with_aggregate()
     publish(other, 2.0)
     put(latest_key(model.pk), get(latest_key(other.pk)))
-    tell_latest(objects, model.pk)
+    write_pointer(objects, model.pk)
     assert pointer(model)["aggregate_id"] == model.aggregates.get().pk
 
 
@@ -215,7 +215,7 @@ def test_after_a_restore_the_pointer_is_put_right_by_the_sweep() -> None:
     refused for its unknown base has the next sweep look."""
     model = with_aggregate()
     from_before(model)
-    assert untold_models() == []
+    assert stale_pointers() == []
     body = safetensors.numpy.save(filled(1.0))
     key = f"updates/{model.pk}/{client_id(1)}/a.safetensors"
     record = s3_record(key, put(key, body, {"base-aggregate": str(10**6)}), len(body))
@@ -223,7 +223,7 @@ def test_after_a_restore_the_pointer_is_put_right_by_the_sweep() -> None:
     assert "is no aggregate" in model.model_updates.latest("pk").rejection_reason
     invoke(payload("schedule-sweep"))
     assert pointer(model)["number"] == 1
-    assert untold_models() == []
+    assert stale_pointers() == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b"\xff", b'{"number": "7"}', b"[" * 70_000])
@@ -231,7 +231,7 @@ def test_a_pointer_that_is_none_is_replaced(objects: Objects, body: bytes) -> No
     """Whatever else is found at the pointer's place gives way to a pointer."""
     model = with_aggregate()
     put(latest_key(model.pk), body)
-    tell_latest(objects, model.pk)
+    write_pointer(objects, model.pk)
     assert pointer(model)["number"] == 1
 
 
@@ -254,14 +254,14 @@ def test_a_file_is_replaced_only_where_it_is_what_was_read(tmp_path: Path) -> No
 
 def _outruns(objects: Objects) -> None:
     key = "aggregates/9/latest.json"
-    with pytest.raises(Outrun):
+    with pytest.raises(PreconditionFailed):
         objects.replace(key, b"0", etag="absent")
     objects.replace(key, b"1", etag="")
-    with pytest.raises(Outrun):
+    with pytest.raises(PreconditionFailed):
         objects.replace(key, b"22", etag="")
     first = objects.stat(key).etag
     objects.replace(key, b"333", etag=first)
-    with pytest.raises(Outrun):
+    with pytest.raises(PreconditionFailed):
         objects.replace(key, b"4444", etag=first)
     assert objects.stat(key).size == 3
 
@@ -276,7 +276,7 @@ def test_of_many_writers_to_a_directory_one_wins(tmp_path: Path) -> None:
         start.wait()
         try:
             objects.replace("a/latest.json", b"x" * (number + 2), etag=read)
-        except Outrun:
+        except PreconditionFailed:
             return
         won.append(number)
 

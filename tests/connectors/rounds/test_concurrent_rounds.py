@@ -12,7 +12,7 @@ import pytest
 from django.db import connection, connections, transaction
 from django.db.models import F
 
-from aggregation.errors import LostRound, TemporarilyUnavailable
+from aggregation.errors import LeaseLost, TemporarilyUnavailable
 from aggregation.round import Claim, Status
 from connectors import DjangoMetadataConnector
 from connectors.rounds import selectors
@@ -59,7 +59,7 @@ def eight_times(act: Callable[[], Any]) -> list[Any]:
         barrier.wait()
         try:
             return act()
-        except LostRound as lost:
+        except LeaseLost as lost:
             return lost
 
     with ThreadPoolExecutor(8) as pool:
@@ -106,7 +106,7 @@ def test_of_eight_rivals_one_publishes(clock: Clock) -> None:
     model = ready_model(4)
     claim = claimed(a_ledger(clock), model)
     answers = eight_times(lambda: a_ledger(clock).publish(claim, result_of(claim)))
-    assert sorted(type(each).__name__ for each in answers) == ["LostRound"] * 7 + ["RoundAnswer"]
+    assert sorted(type(each).__name__ for each in answers) == ["LeaseLost"] * 7 + ["RoundAnswer"]
     assert model.aggregates.count() == 1
 
 
@@ -122,9 +122,9 @@ def test_of_eight_workflows_one_registers(clock: Clock) -> None:
 
     answers = eight_times(register)
     assert answers.count("registered") == 1
-    assert sum(isinstance(each, LostRound) for each in answers) == 7
+    assert sum(isinstance(each, LeaseLost) for each in answers) == 7
     assert statuses(updates) == ["RUNNING"] * 4
-    assert only_round(model).by_hand
+    assert only_round(model).external
 
 
 @on_postgres
@@ -161,7 +161,7 @@ def test_a_latecomer_and_its_successor_do_not_block_each_other(clock: Clock) -> 
     def publish() -> Any:
         try:
             return a_ledger(clock).publish(late, result_of(late))
-        except (LostRound, TemporarilyUnavailable) as error:
+        except (LeaseLost, TemporarilyUnavailable) as error:
             return error
 
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
@@ -169,7 +169,7 @@ def test_a_latecomer_and_its_successor_do_not_block_each_other(clock: Clock) -> 
         publishing = pool.submit(in_thread(publish))
         wait_until_blocked()
         AggregationRound.objects.filter(federated_model=model).update(attempt=F("attempt") + 1)
-    assert isinstance(publishing.result(), LostRound)
+    assert isinstance(publishing.result(), LeaseLost)
     assert not model.aggregates.exists()
 
 

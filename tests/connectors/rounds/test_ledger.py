@@ -16,7 +16,7 @@ from aggregation.engine.plan import Combined
 from aggregation.errors import TemporarilyUnavailable
 from aggregation.round import Claim, RoundAnswer, RoundResult, Status
 from aggregation.rules import Selection
-from connectors.rounds.ledger import CHECKPOINT_EVERY, MAX_FRUITLESS_ATTEMPTS, RoundLedger
+from connectors.rounds.ledger import CHECKPOINT_EVERY, MAX_ATTEMPTS_WITHOUT_PROGRESS, RoundLedger
 from connectors.rounds.selectors import due_models
 from models_app.models import AggregationRound, Client, FederatedModel, ModelUpdate
 from tests.conftest import using_database
@@ -257,7 +257,7 @@ def test_a_model_paused_by_hand_keeps_its_reason(ledger: RoundLedger) -> None:
 def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger, clock: Clock) -> None:
     """Five attempts that got no further are enough: the round fails, and counts as failed."""
     model = ready_model()
-    for attempt in range(1, MAX_FRUITLESS_ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS_WITHOUT_PROGRESS + 1):
         assert claimed(ledger, model).attempt == attempt
         clock.pass_lease()
     answer = ledger.claim(model.pk)
@@ -270,13 +270,13 @@ def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger, clock: Clock
     assert claimed(ledger, model).attempt == 1
 
 
-@pytest.mark.parametrize("leave", ["keep", "let_go"])
+@pytest.mark.parametrize("leave", ["save_checkpoint", "release_lease"])
 def test_a_round_that_gets_on_is_not_given_up(
     ledger: RoundLedger, clock: Clock, leave: str
 ) -> None:
     """A round may take as many attempts as it likes while each of them stores something."""
     model = ready_model()
-    for attempt in range(1, 3 * MAX_FRUITLESS_ATTEMPTS):
+    for attempt in range(1, 3 * MAX_ATTEMPTS_WITHOUT_PROGRESS):
         claim = claimed(ledger, model)
         assert claim.attempt == attempt
         getattr(ledger, leave)(claim, checkpoint(attempt))
@@ -286,9 +286,9 @@ def test_a_round_that_gets_on_is_not_given_up(
 def test_letting_go_without_progress_is_fruitless(ledger: RoundLedger) -> None:
     """An attempt that ends where it began has stored nothing, though there is a checkpoint."""
     model = ready_model()
-    ledger.let_go(claimed(ledger, model), checkpoint())
-    for _ in range(MAX_FRUITLESS_ATTEMPTS - 1):
-        ledger.let_go(claimed(ledger, model), checkpoint())
+    ledger.release_lease(claimed(ledger, model), checkpoint())
+    for _ in range(MAX_ATTEMPTS_WITHOUT_PROGRESS - 1):
+        ledger.release_lease(claimed(ledger, model), checkpoint())
     assert isinstance(ledger.claim(model.pk), RoundAnswer)
 
 
@@ -300,11 +300,11 @@ def test_checkpoints_are_not_written_all_the_time(ledger: RoundLedger, clock: Cl
     for number, passed in ((1, 0), (2, 0.5), (3, 0.5)):
         clock.now += passed * CHECKPOINT_EVERY
         with CaptureQueriesContext(connection) as statements:
-            ledger.keep(claim, checkpoint(number))
+            ledger.save_checkpoint(claim, checkpoint(number))
         assert len(statements) == (0 if number == 2 else 1)
     assert only_round(model).checkpoint == checkpoint(3)
-    ledger.keep(claim, checkpoint(4))
-    ledger.let_go(claim, checkpoint(4))
+    ledger.save_checkpoint(claim, checkpoint(4))
+    ledger.release_lease(claim, checkpoint(4))
     assert only_round(model).checkpoint == checkpoint(4)
 
 
@@ -315,7 +315,7 @@ def test_a_rule_that_is_gone_fails_the_round_that_names_it(
     model = ready_model()
     claimed(ledger, model)
     only = model.rounds.filter(state=State.RUNNING)
-    only.update(terms=only.get().terms | {"rule": "renamed"})
+    only.update(config_snapshot=only.get().config_snapshot | {"rule": "renamed"})
     clock.pass_lease()
     answer = ledger.claim(model.pk)
     assert isinstance(answer, RoundAnswer)
@@ -342,7 +342,7 @@ def test_a_lease_may_end_at_a_moment(clock: Clock) -> None:
 def test_the_first_checkpoint_of_each_round_is_kept(ledger: RoundLedger) -> None:
     """However soon after another round's: a round has nothing of what was kept of the one before."""
     for model in (ready_model(), ready_model()):
-        ledger.keep(claimed(ledger, model), checkpoint())
+        ledger.save_checkpoint(claimed(ledger, model), checkpoint())
         assert only_round(model).checkpoint == checkpoint()
 
 
@@ -419,7 +419,7 @@ def test_a_database_that_is_away_is_temporarily_unavailable(ledger: RoundLedger)
         lambda: ledger.publish(claim, result_of(claim)),
         lambda: ledger.reject(claim, {}, "too few"),
         lambda: ledger.fail(claim, ValueError("no luck")),
-        lambda: ledger.let_go(claim, None),
+        lambda: ledger.release_lease(claim, None),
         lambda: due_models(Clock().now),
     ]
     with using_database("postgres://nobody@127.0.0.1:1/nowhere"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aggregation.engine.plan import Combined
-from aggregation.errors import LostRound
+from aggregation.errors import LeaseLost
 from aggregation.round import Claim, RoundResult, Status, run_round
 from aggregation.rules import Selection
 from tests.connectors.workflow.backends import World
@@ -262,7 +262,7 @@ def taken_over(world: World) -> tuple[Any, Any, Claim, Claim]:
 def test_who_was_taken_over_is_refused(world: World, act: str) -> None:
     """An attempt that wakes up after its lease changes nothing, and the other one publishes."""
     _, update, late, holder = taken_over(world)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         LATE[act](world.connector, late)
     assert world.states(update) == [("RUNNING", None)]
     world.connector.publish_round(holder, result_of(holder))
@@ -274,7 +274,7 @@ def test_who_comes_after_the_end_is_refused(world: World, act: str) -> None:
     """Once the other attempt has published, there is one aggregate and there will be no other."""
     model, update, late, holder = taken_over(world)
     world.connector.publish_round(holder, result_of(holder))
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         LATE[act](world.connector, late)
     assert world.states(update) == [("COMPLETE", 1)]
     assert world.connector.pull_latest_model_aggregate(model).number == 1
@@ -306,7 +306,7 @@ def test_an_attempt_publishes_once(world: World) -> None:
     world.update(model, 1, [1.0])
     claim = world.connector.claim_round(model.id)
     world.connector.publish_round(claim, result_of(claim))
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.connector.publish_round(claim, result_of(claim))
     assert world.connector.pull_latest_model_aggregate(model).number == 1
 

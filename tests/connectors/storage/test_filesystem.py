@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aggregation.errors import ObjectMissing, ProgressLost, UpdateRejected
-from connectors.storage.filesystem import FileObjects, Leftover, Outrun, read_small
+from connectors.storage.filesystem import FileObjects, Orphan, PreconditionFailed, read_small
 
 KEY = "aggregates/1/result.npz"
 
@@ -205,15 +205,15 @@ def test_leftovers_are_files_and_parts_of_files(root: Path, objects: FileObjects
     put(root, b"x", "updates/1/update.npz")
     put(root, b"x", "aggregates/1/orphan.npz")
     sink = objects.sink(KEY, None)
-    found = list(objects.leftovers("aggregates/"))
+    found = list(objects.orphans("aggregates/"))
     assert [(each.key, bool(each.upload_id)) for each in found] == [
         ("aggregates/1/orphan.npz", False),
         (KEY, True),
     ]
     assert found[1].upload_id == sink.state()["upload_id"]
-    for leftover in (*found, Leftover(key="aggregates/1/gone.npz", since=found[0].since)):
-        objects.remove(leftover)
-    assert list(objects.leftovers("aggregates/")) == []
+    for orphan in (*found, Orphan(key="aggregates/1/gone.npz", since=found[0].since)):
+        objects.remove(orphan)
+    assert list(objects.orphans("aggregates/")) == []
     assert (root / "updates/1/update.npz").exists()
 
 
@@ -231,10 +231,10 @@ def test_a_small_object_is_replaced_if_it_is_the_one_known(
     """Whoever knows what is there, or that nothing is, writes; anybody else is outrun."""
     objects.replace(KEY, b"1", etag="")
     first = objects.stat(KEY).etag
-    with pytest.raises(Outrun):
+    with pytest.raises(PreconditionFailed):
         objects.replace(KEY, b"2", etag="")
     objects.replace(KEY, b"2", etag=first)
-    with pytest.raises(Outrun):
+    with pytest.raises(PreconditionFailed):
         objects.replace(KEY, b"3", etag=first)
     assert (root / KEY).read_bytes() == b"2"
 
@@ -247,7 +247,7 @@ def test_of_rivals_one_replaces(objects: FileObjects) -> None:
     def write(number: int) -> bool:
         try:
             objects.replace(KEY, b"%d" % number * (number + 1), etag=known)
-        except Outrun:
+        except PreconditionFailed:
             return False
         return True
 

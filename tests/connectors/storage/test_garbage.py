@@ -15,9 +15,9 @@ from aggregation.engine import DEFAULT_RESOURCES, Combined, Resources
 from aggregation.round import RoundResult, run_round
 from aggregation.rules import Selection
 from connectors import DjangoAggConnector
-from connectors.rounds.ledger import MAX_FRUITLESS_ATTEMPTS
+from connectors.rounds.ledger import MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.storage.filesystem import FileObjects
-from connectors.storage.garbage import Collected, collect
+from connectors.storage.garbage import CollectedOrphan, collect
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
@@ -51,8 +51,8 @@ def test_orphans_and_unfinished_uploads_are_removed_and_aggregates_stay() -> Non
     unfinished_upload("aggregates/1/unfinished.safetensors")
     found = collect(objects(), LATER)
     assert found == [
-        Collected(key="aggregates/1/orphan.safetensors", kind="orphaned object"),
-        Collected(key="aggregates/1/unfinished.safetensors", kind="unfinished upload"),
+        CollectedOrphan(key="aggregates/1/orphan.safetensors", kind="orphaned object"),
+        CollectedOrphan(key="aggregates/1/unfinished.safetensors", kind="unfinished upload"),
     ]
     assert collect(objects(), LATER) == []
     assert factories.get(kept)
@@ -197,7 +197,8 @@ def test_a_command_that_gives_a_round_up_fails(command: str) -> None:
     ready_update(model, 1, filled(1.0))
     DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
     model.rounds.update(
-        fruitless_attempts=MAX_FRUITLESS_ATTEMPTS, lease_expires_at=LATER - timedelta(days=1)
+        attempts_without_progress=MAX_ATTEMPTS_WITHOUT_PROGRESS,
+        lease_expires_at=LATER - timedelta(days=1),
     )
     arguments = [model.pk] if command == "run_round" else []
     with pytest.raises(CommandError, match="failed"):

@@ -20,7 +20,7 @@ from aggregation.errors import (
     TemporarilyUnavailable,
     UpdateRejected,
 )
-from connectors.storage.filesystem import Leftover, Outrun, StoredObject, read_small
+from connectors.storage.filesystem import Orphan, PreconditionFailed, StoredObject, read_small
 from connectors.storage.retries import TRIES
 from connectors.storage.s3 import S3Objects
 from tests.faults.proxy import Fault, Proxy, Request, at_first, refuse, reset, s3_proxy, truncate
@@ -84,8 +84,8 @@ def test_what_s3_says_of_an_object(objects: S3Objects) -> None:
 def test_an_object_that_is_not_there_is_missing(objects: S3Objects) -> None:
     """Never stored or deleted, looked at or read, it is missing."""
     key, etag = put(objects, b"abcde")
-    objects.remove(Leftover(key=key, since=datetime.now(UTC)))
-    objects.remove(Leftover(key=key, since=datetime.now(UTC)))
+    objects.remove(Orphan(key=key, since=datetime.now(UTC)))
+    objects.remove(Orphan(key=key, since=datetime.now(UTC)))
     for gone in (key, "aggregates/1/never.npz"):
         with pytest.raises(ObjectMissing):
             objects.stat(gone, etag=etag)
@@ -160,10 +160,10 @@ def test_a_small_object_is_replaced_if_it_is_the_one_known(objects: S3Objects) -
     key = new_key()
     objects.replace(key, b"1", etag="")
     first = objects.stat(key).etag
-    with pytest.raises(Outrun):
+    with pytest.raises(PreconditionFailed):
         objects.replace(key, b"2", etag="")
     objects.replace(key, b"2", etag=first)
-    with pytest.raises(Outrun):
+    with pytest.raises(PreconditionFailed):
         objects.replace(key, b"3", etag=first)
     assert get(objects, key) == b"2"
 
@@ -237,9 +237,7 @@ def test_an_upload_that_is_gone_is_lost_progress(objects: S3Objects) -> None:
     sink = objects.sink(new_key(), None)
     sink.write_part(1, b"1")
     state = sink.state()
-    objects.remove(
-        Leftover(key=sink.location, since=datetime.now(UTC), upload_id=state["upload_id"])
-    )
+    objects.remove(Orphan(key=sink.location, since=datetime.now(UTC), upload_id=state["upload_id"]))
     with pytest.raises(ProgressLost):
         again(objects, state)
     sink.abort()
@@ -304,14 +302,14 @@ def test_leftovers_are_objects_and_unfinished_uploads(objects: S3Objects) -> Non
     objects.client.put_object(Bucket=objects.bucket, Key=stored, Body=b"x")
     sink = objects.sink(f"aggregates/leftovers/{next(_numbers)}.npz", None)
     sink.write_part(1, b"1")
-    found = list(objects.leftovers("aggregates/leftovers/"))
+    found = list(objects.orphans("aggregates/leftovers/"))
     assert [(each.key, each.upload_id) for each in found] == [
         (stored, ""),
         (sink.location, sink.state()["upload_id"]),
     ]
-    for leftover in found:
-        objects.remove(leftover)
-    assert list(objects.leftovers("aggregates/leftovers/")) == []
+    for orphan in found:
+        objects.remove(orphan)
+    assert list(objects.orphans("aggregates/leftovers/")) == []
 
 
 # Bad days

@@ -10,7 +10,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.test.utils import CaptureQueriesContext
 
-from aggregation.errors import AggregationError, LostRound, UpdateRejected
+from aggregation.errors import AggregationError, LeaseLost, UpdateRejected
 from connectors import DjangoAggConnector
 from connectors.usecases.publish import roll_back
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
@@ -128,7 +128,7 @@ def test_a_failed_workflow_leaves_no_round_open(connector: Any) -> None:
     updates = [ready_update(model, n, b"[1]", suffix="json") for n in (1, 2)]
     connector.register_model_updates_for_aggregation(updates)
     connector.register_model_updates_use_in_aggregation_failed(updates[:1])
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         connector.register_model_updates_for_aggregation(updates[:1])
     connector.register_model_updates_use_in_aggregation_failed(updates[1:])
     connector.register_model_updates_for_aggregation(updates)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from django.core.files.uploadedfile import UploadedFile
 
-from aggregation.errors import LostRound, UpdateRejected
+from aggregation.errors import LeaseLost, UpdateRejected
 from aggregation.round import Claim, Status, run_round
 from tests.connectors.workflow.backends import World, as_npz
 from tests.factories import SMALL, client_id, filled
@@ -273,7 +273,7 @@ def test_all_updates_are_registered_or_none(world: World) -> None:
     world.connector.register_model_updates_for_aggregation([taken])
     aggregate = world.connector.post_new_model_aggregate(model, None, [1])
     world.connector.register_model_update_used_in_aggregate([taken], aggregate)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.connector.register_model_updates_for_aggregation([free, taken])
     assert world.states(taken, free) == [("COMPLETE", 1), ("PENDING", None)]
     world.connector.register_model_updates_for_aggregation([free])
@@ -413,10 +413,10 @@ def test_the_lineage_does_not_fork(world: World) -> None:
     """An aggregate can only succeed the latest: two with the same parent are impossible."""
     model = world.model(1)
     first = world.connector.post_new_model_aggregate(model, None, [[1.0]])
-    with pytest.raises(LostRound, match="latest"):
+    with pytest.raises(LeaseLost, match="latest"):
         world.connector.post_new_model_aggregate(model, None, [[2.0]])
     world.connector.post_new_model_aggregate(model, first, [[2.0]])
-    with pytest.raises(LostRound, match="latest"):
+    with pytest.raises(LeaseLost, match="latest"):
         world.connector.post_new_model_aggregate(model, first, [[3.0]])
 
 
@@ -545,7 +545,7 @@ def test_what_was_taken_from_a_workflow_is_not_posted_late(world: World) -> None
     """After its lease a workflow's updates went back, to wait for a third: its aggregate comes too late,
     and each of the three is counted once, in the function's."""
     model, updates = taken_from_its_workflow(world)
-    with pytest.raises(LostRound, match="count"):
+    with pytest.raises(LeaseLost, match="count"):
         world.connector.post_new_model_aggregate(model, None, [[1.5]])
     assert world.connector.pull_latest_model_aggregate(model) is None
     updates.append(world.update(model, 3, [[6.0]]))
@@ -560,7 +560,7 @@ def test_what_was_taken_is_not_posted_after_a_round_that_failed(world: World) ->
     world.update(model, 3, [[6.0]])
     other = world.process()
     other.fail_round(other.claim_round(model.id), RuntimeError("no luck"))
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.connector.post_new_model_aggregate(model, None, [[1.5]])
     assert world.states(*updates) == [("FAILED", None)] * 2
 
@@ -580,7 +580,7 @@ def test_a_paused_model_is_not_registered_for(world: World) -> None:
     """No round of a paused model starts, by hand or otherwise; its updates stay as they are."""
     model = world.model(1, allow_aggregation=False)
     update = world.update(model, 1, [1])
-    with pytest.raises(LostRound, match="paused"):
+    with pytest.raises(LeaseLost, match="paused"):
         world.connector.register_model_updates_for_aggregation([update])
     assert world.states(update) == [("PENDING", None)]
 
@@ -615,7 +615,7 @@ def test_a_workflow_takes_over_from_one_that_died(world: World) -> None:
 def test_a_round_makes_one_aggregate(world: World) -> None:
     """A workflow that begins anew after it has posted cannot count the same updates again."""
     model, updates, aggregate = posted_round(world)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.process().post_new_model_aggregate(model, aggregate, [1.5])
     world.connector.register_model_update_used_in_aggregate(updates, aggregate)
     assert world.states(*updates) == [("COMPLETE", 1), ("COMPLETE", 1)]
@@ -628,13 +628,13 @@ def test_of_two_overlapping_workflows_one_makes_the_aggregate(world: World) -> N
     other = world.process()
     seen = other.pull_model_updates_ready_for_aggregation(model, None)
     world.connector.register_model_updates_for_aggregation(updates)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         other.register_model_updates_for_aggregation(seen)
     aggregate = world.connector.post_new_model_aggregate(model, None, [1.5])
     world.connector.register_model_update_used_in_aggregate(updates, aggregate)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         other.register_model_updates_for_aggregation(seen)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         other.post_new_model_aggregate(model, None, [1.5])
     assert world.states(*updates) == [("COMPLETE", 1), ("COMPLETE", 1)]
 
@@ -663,7 +663,7 @@ def test_a_hook_does_not_settle_the_updates_of_another_round(
 ) -> None:
     """While a round of the function runs, a workflow's hook changes none of its updates."""
     model, updates = own_round(world)
-    with pytest.raises((LostRound, ValueError)):
+    with pytest.raises((LeaseLost, ValueError)):
         hook(world.connector, model.id, is_successful)
     assert world.states(*updates) == [("RUNNING", None), ("RUNNING", None)]
 
@@ -674,7 +674,7 @@ def test_a_workflow_does_not_use_the_updates_of_another_round(world: World) -> N
     aggregate = world.connector.post_new_model_aggregate(model, None, [1.5])
     updates = [world.update(model, n, [float(n)]) for n in (1, 2)]
     world.process().claim_round(model.id)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.connector.register_model_update_used_in_aggregate(updates, aggregate)
     assert world.states(*updates) == [("RUNNING", None), ("RUNNING", None)]
 
@@ -682,9 +682,9 @@ def test_a_workflow_does_not_use_the_updates_of_another_round(world: World) -> N
 def test_a_workflow_neither_registers_nor_posts_while_another_round_runs(world: World) -> None:
     """The round that runs makes the next aggregate, and no workflow gets in its way."""
     model, updates = own_round(world)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.connector.register_model_updates_for_aggregation(updates)
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.connector.post_new_model_aggregate(model, None, [1.0])
     assert world.connector.pull_latest_model_aggregate(model) is None
 
@@ -698,7 +698,7 @@ def test_a_workflow_that_wakes_up_late_changes_nothing(world: World) -> None:
     other = world.process()
     answer = run_round(other, model.id)
     assert answer.status is Status.PUBLISHED
-    with pytest.raises(LostRound):
+    with pytest.raises(LeaseLost):
         world.connector.post_new_model_aggregate(model, None, [9.0])
     with pytest.raises(ValueError, match="aggregate"):
         world.connector.register_model_updates_use_in_aggregation_failed([update])

@@ -50,7 +50,7 @@ def test_python_reads_the_same_values(layout: TensorLayout, seed: int) -> None:
 def test_what_is_written_is_read_back(layout: TensorLayout, seed: int) -> None:
     """With the model's layout, its own text gives dtypes, shapes and bits back."""
     arrays = values_of(layout, seed, finite=True)
-    found, tensors = decode(encode("json", layout, arrays), "json", like=layout)
+    found, tensors = decode(encode("json", layout, arrays), "json", expected_layout=layout)
     assert found == layout
     assert_same(tensors, {t.name: a for t, a in zip(layout.tensors, arrays, strict=True)})
 
@@ -118,7 +118,7 @@ def test_without_a_model_numbers_are_float64() -> None:
 def test_a_model_gives_its_dtypes() -> None:
     """Layers take the dtypes of the model's tensors, by position; the names stay positions."""
     model = TensorLayout((Tensor("w", F32, (2,)), Tensor("n", np.dtype("<i8"), ())))
-    _, tensors = decode(f"[[0.1, 2], {2**62 + 1}]".encode(), "json", like=model)
+    _, tensors = decode(f"[[0.1, 2], {2**62 + 1}]".encode(), "json", expected_layout=model)
     assert_same(tensors, {"0": np.array([0.1, 2], F32), "1": np.array(2**62 + 1)})
 
 
@@ -140,25 +140,25 @@ def test_numbers_that_do_not_fit_are_rejected(dtype: str, number: str) -> None:
     """A number that the dtype cannot hold is not made infinite, wrapped or cut."""
     model = TensorLayout((Tensor("w", np.dtype(dtype), (1,)),))
     with pytest.raises(UpdateRejected, match=r"out of range|a fraction"):
-        decode(f"[[{number}]]".encode(), "json", like=model)
+        decode(f"[[{number}]]".encode(), "json", expected_layout=model)
 
 
 def test_bfloat16_overflow_is_rejected() -> None:
     """A number beyond bfloat16's range, which is nearly that of float32, is rejected."""
     model = TensorLayout((Tensor("w", BFLOAT16, (1,)),))
-    assert decode(b"[[3e38]]", "json", like=model)[1]["0"].dtype == BFLOAT16
+    assert decode(b"[[3e38]]", "json", expected_layout=model)[1]["0"].dtype == BFLOAT16
     with pytest.raises(UpdateRejected, match="out of range of BF16"):
-        decode(b"[[3.4e38]]", "json", like=model)
+        decode(b"[[3.4e38]]", "json", expected_layout=model)
 
 
 def test_a_shape_behind_a_zero_is_the_models() -> None:
     """Of shape (2, 0, 3) text keeps (2, 0); the model knows the rest."""
     model = TensorLayout((Tensor("w", F32, (2, 0, 3)),), named=False)
-    assert decode(b"[[[],[]]]", "json", like=model)[0] == TensorLayout(
+    assert decode(b"[[[],[]]]", "json", expected_layout=model)[0] == TensorLayout(
         (Tensor("0", F32, (2, 0, 3)),), named=False
     )
     with pytest.raises(UpdateRejected, match=r"shape \[3, 0\]"):
-        decode(b"[[[],[],[]]]", "json", like=model)
+        decode(b"[[[],[],[]]]", "json", expected_layout=model)
 
 
 @pytest.mark.parametrize(("text", "reason"), [(b"[1]", "1 layers"), (b"[1,2,3]", "more than 2")])
@@ -166,12 +166,12 @@ def test_other_numbers_of_layers_are_rejected(text: bytes, reason: str) -> None:
     """Too few layers, and too many, are told."""
     model = positional(np.array(1.0), np.array(2.0))
     with pytest.raises(UpdateRejected, match=reason):
-        decode(text, "json", like=model)
+        decode(text, "json", expected_layout=model)
 
 
-@pytest.mark.parametrize("like", [None, positional(np.zeros(3))])
+@pytest.mark.parametrize("expected_layout", [None, positional(np.zeros(3))])
 def test_long_text_of_a_stranger_is_rejected_unread(
-    monkeypatch: pytest.MonkeyPatch, like: TensorLayout | None
+    monkeypatch: pytest.MonkeyPatch, expected_layout: TensorLayout | None
 ) -> None:
     """The cap is on the length, before a byte is read; there is none for what is trusted."""
     monkeypatch.setattr("aggregation.formats.MAX_JSON_BYTES", 10)
@@ -179,19 +179,25 @@ def test_long_text_of_a_stranger_is_rejected_unread(
     with Spool() as spool:
         for given in (spool, None):
             with pytest.raises(UpdateRejected, match="of 11 bytes, at most 10"):
-                open_weights(source, "json", like=like, spool=given)
+                open_weights(source, "json", expected_layout=expected_layout, spool=given)
         with pytest.raises(UpdateRejected, match="of 11 bytes, at most 10"):
-            peek_layout(source, "json", like=like)
+            peek_layout(source, "json", expected_layout=expected_layout)
         assert source.reads == 0
-        weights = open_weights(source, "json", like=like, spool=spool, trusted=True)
-    assert peek_layout(source, "json", like=like, trusted=True) == weights.layout
+        weights = open_weights(
+            source, "json", expected_layout=expected_layout, spool=spool, trusted=True
+        )
+    assert (
+        peek_layout(source, "json", expected_layout=expected_layout, trusted=True) == weights.layout
+    )
 
 
 def test_text_longer_than_its_model_takes_no_more_disk_than_that() -> None:
     """What it has beyond the model's numbers is not unpacked."""
     text = json.dumps([[1.0] * 100_000]).encode()
     with Spool() as spool, pytest.raises(UpdateRejected, match="more numbers than the model"):
-        open_weights(BytesSource(text), "json", like=positional(np.zeros(3)), spool=spool)
+        open_weights(
+            BytesSource(text), "json", expected_layout=positional(np.zeros(3)), spool=spool
+        )
 
 
 def test_float32_has_its_own_shortest_digits() -> None:

@@ -266,7 +266,7 @@ def test_a_layout_that_differs_is_not_unpacked() -> None:
     model = TensorLayout((Tensor("w", np.dtype("<f4"), (3,)),))
     data = savez(w=np.zeros(4, "f4"), compressed=True)
     with Spool(max_bytes=0) as spool, pytest.raises(UpdateRejected, match=r"'w' is F32 \[4\]"):
-        open_weights(BytesSource(data), "npz", like=model, spool=spool)
+        open_weights(BytesSource(data), "npz", expected_layout=model, spool=spool)
 
 
 def test_a_full_spool_is_not_the_clients_fault() -> None:
