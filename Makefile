@@ -22,10 +22,11 @@ help: ## Show the targets.
 
 install: $(INSTALLED) ## Install what is deployed and what is developed with into .venv.
 
-$(INSTALLED): requirements.txt requirements-dev.txt
+$(INSTALLED): requirements.txt requirements-dev.txt client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable client
 	@touch $@
 
 run: install ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres.
@@ -64,9 +65,10 @@ test-examples: export EXAMPLES_PYTHON := $(CURDIR)/$(EXAMPLES)/bin/python
 test-examples: install $(EXAMPLES)/.installed ## Run the example clients of every framework, in an environment of their own.
 	$(BIN)/python -m pytest -q tests/examples
 
-$(EXAMPLES)/.installed: requirements-examples.txt
+$(EXAMPLES)/.installed: requirements-examples.txt client/pyproject.toml
 	$(PYTHON) -m venv $(EXAMPLES)
 	$(EXAMPLES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(EXAMPLES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable client
 	@touch $@
 
 # Settings for tools that only look at the code.

@@ -10,7 +10,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from client import Bucket, Client, NotThere
+from federated_client import Bucket, Client, NotThere
 
 
 def my_examples(seed):

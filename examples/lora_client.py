@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from client import Bucket, Client, NotThere
+from federated_client import Bucket, Client, NotThere
 
 TOKENS = 16
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from client import Bucket, Client, NotThere
+from federated_client import Bucket, Client, NotThere
 
 
 def my_examples(seed):

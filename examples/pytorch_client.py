@@ -10,7 +10,7 @@ import sys
 import torch
 from torch import nn
 
-from client import Bucket, Client, NotThere
+from federated_client import Bucket, Client, NotThere
 
 
 def my_examples(seed):

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
 
-from client import Bucket, Client, NotThere
+from federated_client import Bucket, Client, NotThere
 
 
 def my_examples(seed):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from client import Bucket, Posts
+from federated_client import Bucket, Posts
 from local.cloud import Cloud
 from tests.client.posting import parse, refusals
 

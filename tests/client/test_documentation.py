@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import client
+import federated_client
 from connectors.publication.pointer import Latest
 from local.cloud import Cloud
 from models_app.models import ModelAggregate
@@ -29,7 +29,7 @@ def blocks(language: str) -> list[str]:
 
 def example() -> str:
     """The lines that the package itself shows."""
-    return dedent("".join(re.findall(r"^ {4}.*\n", client.__doc__ or "", re.MULTILINE)))
+    return dedent("".join(re.findall(r"^ {4}.*\n", federated_client.__doc__ or "", re.MULTILINE)))
 
 
 @pytest.mark.usefixtures("database")

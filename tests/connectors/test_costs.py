@@ -21,7 +21,6 @@ from django.test import override_settings
 from aggregation.engine import Resources
 from aggregation.round import run_round
 from aggregation.rules import Statistics, create_rule
-from client import Bucket
 from connectors import DjangoAggConnector
 from connectors.costs import rounds
 from connectors.costs.rounds import NeverEnds, Work, client_writes, duration, members
@@ -29,6 +28,7 @@ from connectors.costs.stack import Stack
 from connectors.publication.pointer import write_pointer
 from connectors.runtime import dispatcher as invocation
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from federated_client import Bucket
 from models_app.models import FederatedModel
 from tests.factories import client_id, make_model, ready_update, s3_record
 from tests.test_lambda_handler import invoke

@@ -1,6 +1,6 @@
 """What a client of a federation needs: the latest weights, a place for its update, and the round's end.
 
-    from client import Bucket, Client
+    from federated_client import Bucket, Client
 
     me = Client(Bucket("federation"), model_id=3, client_id="11111111-1111-4111-8111-000000000001")
     weights = me.fetch()
