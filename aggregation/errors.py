@@ -27,6 +27,14 @@ class UpdatesRejected(AggregationError):
         self.reasons = reasons
 
 
+class Conflict(AggregationError):
+    """The request contradicts the state of the model; nothing was changed."""
+
+
+class InvalidWeights(AggregationError):
+    """Weights of our own are invalid: the model's initial weights, its parent, or a result."""
+
+
 class RuleError(AggregationError, ValueError):
     """A rule, or a requirement, is unknown or was given arguments it does not take."""
 
