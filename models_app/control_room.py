@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Count, QuerySet
 from django.utils.safestring import SafeString
 
+from aggregation.scores import is_score, weighted_mean_score
 from models_app.models import (
     AggregationRound,
     ClientAggregateScore,
@@ -83,31 +84,13 @@ def _scores(
         for each in results.values()
         for result in each
         for name in result
-        if name != "num_examples" and _is_number(result[name])
+        if name != "num_examples" and is_score(result[name])
     ]
     if not names:
         return "", {}
     metric = names[0]
-    means = {pk: _weighted_mean(each, metric) for pk, each in results.items()}
+    means = {pk: weighted_mean_score(each, metric) for pk, each in results.items()}
     return metric, {pk: mean for pk, mean in means.items() if mean is not None}
-
-
-#: A larger number is none that can be averaged or drawn.
-MAX_VALUE = 1e300
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= MAX_VALUE
-
-
-def _weighted_mean(results: Sequence[dict[str, Any]], metric: str) -> float | None:
-    found = [
-        (float(count) if _is_number(count := each.get("num_examples", 1)) else 1.0, each[metric])
-        for each in results
-        if _is_number(each.get(metric))
-    ]
-    total = math.fsum(count for count, _ in found)
-    return math.fsum(count / total * value for count, value in found) if total > 0 else None
 
 
 def _learning_curve(

@@ -11,10 +11,9 @@ under the same key later changes nothing.
 from __future__ import annotations
 
 import json
-import math
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -23,6 +22,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected, quoted
+from aggregation.scores import MAX_VALUE, is_score, weighted_mean_score
 from connectors.intake.updates import IntakeResult, UnknownUpload
 from connectors.rounds.selectors import translated_errors
 from connectors.runtime.events import Upload
@@ -102,36 +102,6 @@ class ScoreIntake:
         return results
 
 
-def validation_score(
-    results: Iterable[Mapping[str, Any]], metric: str, cap: int | None = None
-) -> float | None:
-    """The mean of a metric over clients, weighted by the examples it was measured on.
-
-    Parameters
-    ----------
-    results : iterable of mapping
-        A client's `num_examples` (1 where it tells none) and metrics, each.
-    metric : str
-        Results in which it is no number, or beyond `MAX_VALUE`, count for nothing.
-    cap : int, optional
-        More examples than this count as this many.
-
-    Returns
-    -------
-    float or None
-        None where there is nothing to average.
-    """
-    found = [
-        (min(each.get("num_examples", 1), cap or math.inf), each[metric])
-        for each in results
-        if _is_number(each.get(metric))
-    ]
-    if not found:
-        return None
-    total = math.fsum(count for count, _ in found)
-    return math.fsum(value * (count / total) for count, value in found)
-
-
 def best_aggregate(model: FederatedModel) -> ModelAggregate | None:
     """The aggregate with the best validation score; of equals the earliest."""
     scored = model.aggregates.exclude(validation_score=None)
@@ -196,12 +166,8 @@ def check_results(results: Mapping[str, Any], model: FederatedModel) -> None:
     if not model.score_metric:
         return
     value: Any = results.get(model.score_metric)
-    if not _is_number(value):
+    if not is_score(value):
         raise UpdateRejected(f"{quoted(model.score_metric)} is {quoted(value)}, expected a number")
-
-
-#: Larger values measure nothing, and their sum might be infinite.
-MAX_VALUE = 1e300
 
 
 def _parsed(upload: Upload) -> tuple[int, uuid.UUID, int]:
@@ -248,7 +214,7 @@ def _score(aggregate: ModelAggregate, model: FederatedModel) -> None:
     aggregate.federated_model = model
     had_dropped = aggregate.dropped()
     scores = aggregate.client_scores.order_by("client_id")
-    aggregate.validation_score = validation_score(
+    aggregate.validation_score = weighted_mean_score(
         scores.values_list("validation_results", flat=True).iterator(),
         model.score_metric,
         model.max_num_examples,
@@ -263,14 +229,9 @@ def _score(aggregate: ModelAggregate, model: FederatedModel) -> None:
 def _finite(text: str) -> float:
     """The number, which may become the metric later: it is bounded even where it is none now."""
     value = int(text) if text.removeprefix("-").isdecimal() else float(text)
-    if not _is_number(value):
+    if not is_score(value):
         raise ValueError(f"{text} is no finite number up to {MAX_VALUE:g}")
     return value
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it can be averaged. Python's whole numbers know no bound; those of floats do."""
-    return type(value) in (int, float) and abs(value) <= MAX_VALUE
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

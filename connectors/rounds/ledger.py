@@ -28,6 +28,7 @@ from aggregation.round import (
     Status,
 )
 from aggregation.rules import create_rule
+from aggregation.scores import capped_examples
 from connectors.rounds import selectors
 from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus, translated_errors
 from models_app.models import (
@@ -393,7 +394,7 @@ def _config_snapshot(now: ModelSnapshot) -> dict[str, Any]:
 def _claimed(update: ModelUpdate, cap: int | None) -> ClaimedUpdate:
     return ClaimedUpdate(
         id=update.pk,
-        num_examples=min(update.num_examples, cap or update.num_examples),
+        num_examples=capped_examples(update.num_examples, cap),
         location=str(update.data.name),
         size=update.size,
         etag=update.etag,

@@ -9,6 +9,7 @@ from aggregation.errors import AggregationError, UpdateRejected
 from aggregation.formats import Spool, read_metadata
 from aggregation.opening import Opener, first_of_majority, open_consistent
 from aggregation.rules import create_rule
+from aggregation.scores import capped_examples
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
 from connectors.rounds.selectors import UpdateStatus
@@ -117,7 +118,7 @@ def _recompute(
             rule=create_rule(config_snapshot["rule"], config_snapshot["rule_args"]),
             layout=model.layout,
             updates=updates,
-            num_examples=[min(each.num_examples, cap or each.num_examples) for each in used],
+            num_examples=[capped_examples(each.num_examples, cap) for each in used],
             parent=parent,
             differences=config_snapshot["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
         )

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregation.errors import UpdateRejected
-from connectors.intake.scores import best_aggregate, parse_results, refusal, validation_score
+from connectors.intake.scores import best_aggregate, parse_results, refusal
 from models_app.models import Client, ClientAggregateScore, FederatedModel, ModelAggregate
 from tests.factories import client_id, make_model, put, s3_record
 from tests.test_lambda_handler import invoke
@@ -273,20 +273,6 @@ def test_a_version_is_refused_of_what_scores_worse_than_its_parent(
     said = refusal(new_aggregate(model, parent, score=scores[1]))
     assert told in said
     assert bool(said) == bool(told)
-
-
-counts, values = st.integers(1, 10**9), st.floats(-1e300, 1e300)
-
-
-@given(st.lists(st.tuples(counts, values), min_size=1, max_size=30))
-def test_a_weighted_mean_lies_between_its_values(scores: list[tuple[int, float]]) -> None:
-    """Whatever is averaged, the mean is finite and between the smallest and the largest value."""
-    results = [{"num_examples": count, "m": value} for count, value in scores]
-    mean = validation_score(results, "m")
-    low, high = min(value for _, value in scores), max(value for _, value in scores)
-    slack = 1e-12 * max(abs(low), abs(high))
-    assert mean is not None
-    assert low - slack <= mean <= high + slack
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
