@@ -1,35 +1,34 @@
-# `make run` watches a federation train through the function; `make test` runs the whole suite.
-# Both install what they need into .venv first.
+# `make run` trains a federation through the function; `make test` runs the test suite.
+# Each target installs what it needs first, and nothing else.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+DOCS := .venv-docs
+EXAMPLES := .venv-examples
+SCANNER := .venv-scan
+LOCKER := .venv-lock
 
 CLIENTS ?= 10
 ROUNDS ?= 15
 DB ?= sqlite
 WORKERS ?= 3
 
-# The engine's own threads share the processors, as on Lambda; more of BLAS' would only get in their way.
+# Installs locked requirements into an environment, and refuses a Python that is not supported.
+INSTALL = $(PYTHON) -m tools.install
+
+# The engine uses threads of its own, as on Lambda; the threads of BLAS would compete with them.
 export OPENBLAS_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run admin test test-examples browser check format bench bench-peers bench-cold fuzz docs reference clean
 
 help: ## Show the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Install what is deployed and what is developed with into .venv.
+##@ Try it
+.PHONY: help run admin shell
 
-$(INSTALLED): requirements.txt requirements-dev.txt client/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable client
-	@touch $@
-
-run: install ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres.
+run: $(VENV)/.run ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres.
 	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB)
 
 admin: export DATABASE_URL := sqlite:///$(CURDIR)/run/database.sqlite3
@@ -37,102 +36,137 @@ admin: export STORAGE_ROOT := $(CURDIR)/run/bucket
 admin: export BUCKET :=
 admin: export QUEUE_URL :=
 admin: export DJANGO_SUPERUSER_PASSWORD := admin
-admin: install ## Open the admin on what `make run` left, with SQLite.
-	@test -f run/database.sqlite3 || { echo "there is nothing to show yet: make run, with its default DB=sqlite, comes first"; exit 1; }
+admin: $(VENV)/.run ## Open the admin on the result of `make run`, with SQLite.
+	@test -f run/database.sqlite3 || { echo "There is no database in run/. Start \`make run\` first, with its default DB=sqlite."; exit 1; }
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python manage.py createsuperuser --noinput --username admin --email admin@localhost 2>/dev/null || true
-	@echo "http://127.0.0.1:8000/ user admin, password admin; Ctrl-C ends it"
+	@echo "http://127.0.0.1:8000/ user admin, password admin; Ctrl-C stops it"
 	@$(BIN)/python manage.py runserver --noreload --insecure 127.0.0.1:8000
 
-browser: install ## Get a Chromium for the tests of the admin, unless there is one.
-	@$(BIN)/python -m tests.admin.browsers
+shell: $(VENV)/.run ## Start the embedded cloud in mine/, and a shell that is connected to it.
+	@$(BIN)/python -m local.shell mine
 
-# Most of a test's time is waiting for a socket: a few processes share the suite, file by file. What they
-# have seen the function call is put together for the last test, which compares it with its policy.
-# They come first, or one process would be left with them in the end.
+##@ Test it
+.PHONY: test test-fast test-all test-examples browser fuzz
+
+# Most of a test's time is waiting for a socket, so a few more processes than cores share the suite, file
+# by file. The slowest files come first: otherwise one process would be left with them at the end.
+FAST := tests/aggregation tests/connectors tests/models_app tests/tools
 SLOWEST := tests/faults tests/docs tests/admin tests/local tests/deploy
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: export AWS_CALLS := $(CURDIR)/.pytest_cache/aws-calls.jsonl
-test: install ## Run the whole test suite.
-	-@$(BIN)/python -m tests.admin.browsers
+# Every AWS call of the suite is recorded here, for the last test to compare with the function's policy.
+test test-all: export AWS_CALLS := $(CURDIR)/.pytest_cache/aws-calls.jsonl
+POLICY := tests/deploy/test_policy.py::test_nothing_is_allowed_that_nothing_uses
+
+test: $(VENV)/.dev browser ## Run the test suite, without the exhaustive matrices.
 	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(SLOWEST) tests
-	$(BIN)/python -m pytest -q tests/deploy/test_policy.py::test_nothing_is_allowed_that_nothing_uses
+	$(PYTEST) -m "not exhaustive" $(SLOWEST) tests
+	$(BIN)/python -m pytest -q $(POLICY)
 
-EXAMPLES := .venv-examples
+test-fast: $(VENV)/.dev ## Run the tests of the inner loop: no PostgreSQL, no processes, under 40 s.
+	$(PYTEST) -q -m "not exhaustive" -k "not postgres" $(FAST)
+
+test-all: $(VENV)/.dev browser ## Run every test, and measure the coverage of branches.
+	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS) .coverage*
+	$(PYTEST) --cov --cov-report= $(SLOWEST) tests
+	$(BIN)/python -m pytest -q $(POLICY)
+	$(BIN)/python -m coverage report
 
 test-examples: export EXAMPLES_PYTHON := $(CURDIR)/$(EXAMPLES)/bin/python
-test-examples: install $(EXAMPLES)/.installed ## Run the example clients of every framework, in an environment of their own.
+test-examples: $(VENV)/.dev $(EXAMPLES)/.installed ## Run the example clients of every framework.
 	$(BIN)/python -m pytest -q tests/examples
 
-$(EXAMPLES)/.installed: requirements-examples.txt client/pyproject.toml
-	$(PYTHON) -m venv $(EXAMPLES)
-	$(EXAMPLES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	$(EXAMPLES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable client
-	@touch $@
+browser: $(VENV)/.dev ## Install a Chromium for the tests of the admin, unless one is found.
+	-@$(BIN)/python -m tests.admin.browsers
+
+fuzz: $(VENV)/.dev ## Feed the parsers a million mutated files.
+	$(BIN)/python -m fuzz
+
+##@ Change it
+.PHONY: install check format lock docs reference clean
+
+install: $(VENV)/.dev ## Install what development needs into .venv.
 
 # Settings for tools that only look at the code.
 check: export DATABASE_URL := sqlite:///:memory:
 check: export STORAGE_ROOT := /nonexistent
 check: export SAM_CLI_TELEMETRY := 0
 check: export AWS_DEFAULT_REGION := eu-central-1
-check: install scan docs ## Lint, types, direction of imports, settings, migrations, template, documentation.
+check: $(VENV)/.dev scan docs ## Lint, types, imports, locks, settings, migrations, template, documentation.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.locks check
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/sam validate --lint
 
-DOCS := .venv-docs
-
-docs: $(DOCS)/.installed ## Build the documentation into site/; a broken link fails it.
-	$(DOCS)/bin/python -m sphinx -E -W --keep-going -q docs site
-	@echo "site/index.html"
-
-reference: install ## Write the pages and drawings of docs/ that follow from the code.
-	$(BIN)/python -m local.reference
-	$(BIN)/python -m local.diagrams
-
-$(DOCS)/.installed: requirements-docs.txt
-	$(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	@touch $@
-
-format: install ## Format the code.
+format: $(VENV)/.dev ## Format the code.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## Measure the chunk engine; writes benchmarks/results.md.
+lock: $(VENV)/.dev $(LOCKER)/.installed ## Lock the dependencies of pyproject.toml: make lock UPGRADE=boto3, or UPGRADE='*'.
+	$(BIN)/python -m tools.locks write --uv $(LOCKER)/bin/uv --upgrade $(if $(UPGRADE),'$(UPGRADE)')
+
+docs: $(DOCS)/.installed ## Build the documentation into site/; a broken link is an error.
+	$(DOCS)/bin/python -m sphinx -E -W --keep-going -q docs site
+	@echo "site/index.html"
+
+reference: $(VENV)/.dev ## Write the pages of docs/ that are generated from the code.
+	$(BIN)/python -m local.reference
+
+clean: ## Remove what was installed and built.
+	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+##@ Measure it
+.PHONY: bench bench-peers bench-cold
+
+bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 	$(BIN)/python -m benchmarks
 
-bench-peers: install ## The same, beside Flower and NVFlare in an environment of their own.
+bench-peers: $(VENV)/.dev ## The same beside Flower and NVFlare, in an environment of their own.
 	$(BIN)/python -m benchmarks --peers
 
-bench-cold: install ## Measure cold starts in the Lambda runtime emulator; writes benchmarks/cold.md.
+bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; writes benchmarks/cold.md.
 	$(BIN)/python -m benchmarks.cold
 
-fuzz: install ## Feed the parsers a million mutated files.
-	$(BIN)/python -m fuzz
+##@ Deploy it
+.PHONY: scan build-AggregatorFunction build-MigrationFunction
+
+scan: $(SCANNER)/.installed ## Scan the template for insecure settings with checkov.
+	$(SCANNER)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
 
 # The processor of the function that is built: arm64 or x86_64.
 ARCHITECTURE ?= arm64
 
-SCANNER := .venv-scan
-
-# What `sam build` calls, once for each function.
-.PHONY: build-AggregatorFunction build-MigrationFunction scan
+# `sam build` calls these, once for each function.
 build-AggregatorFunction build-MigrationFunction:
 	$(PYTHON) -m local.package --architecture $(ARCHITECTURE) --into "$(ARTIFACTS_DIR)"
 
-scan: $(SCANNER)/.installed ## Scan the template for insecure settings (checkov, in an environment of its own).
-	$(SCANNER)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+# The environments. What development needs includes what `make run` needs.
 
-$(SCANNER)/.installed: requirements-scan.txt
-	$(PYTHON) -m venv $(SCANNER)
-	$(SCANNER)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+$(VENV)/.run: requirements/run.txt client/pyproject.toml
+	@$(INSTALL) $(VENV) $< --editable client
 	@touch $@
 
-clean: ## Remove what was installed and made.
-	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(DOCS) site run .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+$(VENV)/.dev: requirements/dev.txt client/pyproject.toml
+	@$(INSTALL) $(VENV) $< --editable client
+	@touch $(VENV)/.run $@
+
+$(DOCS)/.installed: requirements/docs.txt
+	@$(INSTALL) $(DOCS) $<
+	@touch $@
+
+$(EXAMPLES)/.installed: requirements/examples.txt requirements/torch.txt client/pyproject.toml
+	@$(INSTALL) $(EXAMPLES) requirements/examples.txt requirements/torch.txt --editable client
+	@touch $@
+
+$(SCANNER)/.installed: requirements/scan.txt
+	@$(INSTALL) $(SCANNER) $<
+	@touch $@
+
+$(LOCKER)/.installed: requirements/lock.txt
+	@$(INSTALL) $(LOCKER) $<
+	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -39,9 +40,10 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("deployed")
     for name in CODE:
         (folder / name).symlink_to(ROOT / name)
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        name, pinned, _ = line.partition("==")
-        for file in distribution(name).files or () if pinned else ():
+    for name in re.findall(
+        r"^([\w.-]+)==(?!.*win32)", (ROOT / "requirements.txt").read_text(), re.M
+    ):
+        for file in distribution(name).files or ():
             link = folder / file.parts[0]
             if file.parts[0] != ".." and not link.exists():
                 link.symlink_to(distribution(name).locate_file(file.parts[0]))
