@@ -55,7 +55,7 @@ def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     Raises
     ------
     connectors.runtime.events.UnknownEvent
-    connectors.rounds.selectors.UnknownModel
+    connectors.errors.UnknownModel
     aggregation.errors.TemporarilyUnavailable, aggregation.errors.OutOfTime
         The same event is to be delivered again.
     """

@@ -13,8 +13,8 @@ import safetensors.numpy
 from django.conf import settings
 
 from aggregation.errors import AggregationError, OutOfTime
+from connectors.errors import UnknownModel
 from connectors.rounds.ledger import MAX_ATTEMPTS_WITHOUT_PROGRESS
-from connectors.rounds.selectors import UnknownModel
 from connectors.runtime.events import UnknownEvent
 from connectors.usecases.after_round import Collecting
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector

@@ -23,8 +23,8 @@ from django.utils import timezone
 
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected, quoted
 from aggregation.scores import MAX_VALUE, is_score, weighted_mean_score
+from connectors.errors import translate_database_errors
 from connectors.intake.updates import IntakeResult, UnknownUpload
-from connectors.rounds.selectors import translated_errors
 from connectors.runtime.events import Upload
 from connectors.storage.filesystem import Objects, read_small
 from models_app.models import (
@@ -73,7 +73,7 @@ class ScoreIntake:
             If storage or the database did not answer, or the object cannot be seen yet.
         """
         model_id, client_id, aggregate_id = _parsed(upload)
-        with translated_errors():
+        with translate_database_errors():
             model = _looked_up(model_id, client_id, aggregate_id)
             if model is None:
                 raise UnknownUpload(f"no federated model {model_id}, or no client {client_id}")

@@ -15,8 +15,8 @@ from django.db.models import Exists, OuterRef, Subquery
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected, quoted
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout, layout_difference
+from connectors.errors import translate_database_errors
 from connectors.publication.pointer import invalidate_pointer
-from connectors.rounds.selectors import translated_errors
 from connectors.runtime.events import Upload
 from connectors.storage.filesystem import StoredObject
 from connectors.storage.retries import retry_on
@@ -88,7 +88,7 @@ class UpdateIntake:
             If storage or the database did not answer, or the object cannot be seen yet.
         """
         model_id, client_id, version = _parsed(upload)
-        with translated_errors():
+        with translate_database_errors():
             model = self._looked_up(model_id, client_id, upload.key, version)
             if model is None:
                 raise UnknownUpload(f"no federated model {model_id}, or no client {client_id}")

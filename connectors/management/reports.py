@@ -18,6 +18,7 @@ from django.db import DatabaseError, models
 
 from aggregation.errors import AggregationError, TemporarilyUnavailable
 from connectors import DjangoAggConnector
+from connectors.errors import ServiceRefused
 from connectors.publication.pointer import try_write_pointer
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
@@ -240,7 +241,14 @@ def plain_message() -> Iterator[None]:
         yield
     except BrokenPipeError:  # Nobody reads on; nothing is wrong.
         raise
-    except (TemporarilyUnavailable, BotoCoreError, ClientError, DatabaseError, OSError) as error:
+    except (
+        TemporarilyUnavailable,
+        ServiceRefused,
+        BotoCoreError,
+        ClientError,
+        DatabaseError,
+        OSError,
+    ) as error:
         why = " ".join(str(error).split())
         raise CommandError(f"{why}; `manage.py doctor` tells what is wrong") from error
     except AggregationError as error:

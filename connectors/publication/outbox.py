@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.db.models import Count
 
 from aggregation.errors import TemporarilyUnavailable
-from connectors.rounds.selectors import State, UpdateStatus, translated_errors
+from connectors.errors import translate_aws_errors, translate_database_errors
+from connectors.rounds.selectors import State, UpdateStatus
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
 #: What events say they come from.
@@ -82,7 +81,7 @@ class EventPublisher:
             If the bus did not take every event; those it took are done with.
         """
         sent, refused = 0, []
-        with translated_errors():
+        with translate_database_errors():
             for batch in _batches(pending()):
                 failures = self._send(batch)
                 sent += len(batch) - len(failures)
@@ -102,7 +101,7 @@ class EventPublisher:
             }
             for news in batch
         ]
-        with _translated_bus_errors():
+        with translate_aws_errors("the event bus"):
             answers = self._client.put_events(Entries=entries)["Entries"]
         _mark_told([n for n, a in zip(batch, answers, strict=True) if "ErrorCode" not in a])
         return [
@@ -234,11 +233,3 @@ def _batches(news: Iterable[OutboxEvent]) -> Iterator[list[OutboxEvent]]:
             batch = []
     if batch:
         yield batch
-
-
-@contextmanager
-def _translated_bus_errors() -> Iterator[None]:
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise TemporarilyUnavailable(f"the event bus cannot be reached: {error}") from error

@@ -13,7 +13,6 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.db import DatabaseError
 from django.db.models import F, IntegerField, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
@@ -24,7 +23,7 @@ from aggregation.errors import (
     TemporarilyUnavailable,
     UpdateRejected,
 )
-from connectors.rounds.selectors import UnknownModel, translated_errors
+from connectors.errors import UnknownModel, translate_database_errors
 from connectors.storage.filesystem import Objects, PreconditionFailed, read_small
 from models_app.models import FederatedModel, ModelAggregate
 
@@ -114,7 +113,7 @@ def try_write_pointer(objects: Objects, model_id: int) -> str:
     told, in words; empty if it was. The next sweep tells what is not told."""
     try:
         write_pointer(objects, model_id)
-    except (AggregationError, DatabaseError, BotoCoreError, ClientError, OSError) as error:
+    except (AggregationError, DatabaseError, OSError) as error:
         return f"latest.json of model {model_id} is written by the next sweep, for now: {error}"
     return ""
 
@@ -122,7 +121,7 @@ def try_write_pointer(objects: Objects, model_id: int) -> str:
 def invalidate_pointer(model_id: int) -> None:
     """Have the next sweep look whether a model's `latest.json` is right: somebody trained from what the
     database does not know, as a pointer tells that is from before the database was restored."""
-    with translated_errors():
+    with translate_database_errors():
         FederatedModel.objects.filter(pk=model_id).update(pointer_number=None)
 
 
@@ -136,13 +135,13 @@ def stale_pointers() -> list[int]:
     untold = numbered.filter(has_weights).filter(
         Q(pointer_number=None) | Q(pointer_number__lt=F("latest"))
     )
-    with translated_errors():
+    with translate_database_errors():
         return list(untold.order_by("pk").values_list("pk", flat=True))
 
 
 def _read(objects: Objects, model_id: int) -> Latest | None:
     """The latest weights, as the database has them."""
-    with translated_errors():
+    with translate_database_errors():
         model = (
             FederatedModel.objects.select_related("current_artifact").filter(pk=model_id).first()
         )
@@ -195,7 +194,7 @@ def is_current(told: PointerRecord, latest: Latest) -> bool:
     """Whether what is told is the model's latest aggregate, or one that came after it was looked up."""
     if told.number < latest.number or told.number < 1:
         return False
-    with translated_errors():
+    with translate_database_errors():
         aggregates = ModelAggregate.objects.filter(federated_model=latest.model_id)
         known = aggregates.filter(number=told.number).values_list("pk", "result").first()
     return known == (told.aggregate_id, told.key)
@@ -204,5 +203,5 @@ def is_current(told: PointerRecord, latest: Latest) -> bool:
 def record_pointer(model_id: int, number: int) -> None:
     """Record the number that a model's pointer has at least; it never goes down here."""
     behind = Q(pointer_number=None) | Q(pointer_number__lt=number)
-    with translated_errors():
+    with translate_database_errors():
         FederatedModel.objects.filter(behind, pk=model_id).update(pointer_number=number)

@@ -29,8 +29,9 @@ from aggregation.round import (
 )
 from aggregation.rules import create_rule
 from aggregation.scores import capped_examples
+from connectors.errors import translate_database_errors
 from connectors.rounds import selectors
-from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus, translated_errors
+from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus
 from models_app.models import (
     AggregationRound,
     FederatedModel,
@@ -82,7 +83,7 @@ class RoundLedger:
         ------
         UnknownModel
         """
-        with translated_errors():
+        with translate_database_errors():
             answer = self._refusal(selectors.model_snapshot(model_id))
             if answer:
                 return answer
@@ -241,7 +242,7 @@ class RoundLedger:
         )
 
     def _change(self, claim: Claim, **changes: Any) -> None:
-        with translated_errors():
+        with translate_database_errors():
             if not _held(claim).update(**changes):
                 raise _lease_lost(claim)
 
@@ -254,7 +255,7 @@ class RoundLedger:
         ------
         LeaseLost
         """
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             held = _locked(claim)
             aggregate = ModelAggregate.objects.create(
                 federated_model=held.federated_model,
@@ -293,7 +294,7 @@ class RoundLedger:
         ------
         LeaseLost
         """
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             held = _locked(claim)
             selectors.reject_updates(selectors.registered_updates(held), rejected)
             selectors.registered_updates(held).order_by().update(status=UpdateStatus.PENDING)
@@ -313,7 +314,7 @@ class RoundLedger:
         ------
         LeaseLost
         """
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             self._fail(_locked(claim), f"{type(error).__name__}: {error}")
 
     def _fail(self, held: AggregationRound, reason: str) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.db.models import (
     Case,
     CharField,
@@ -25,32 +23,12 @@ from django.db.models import (
 )
 from django.db.models.functions import Cast, Coalesce, Concat, RowNumber
 
-from aggregation.errors import TemporarilyUnavailable
 from aggregation.requirements import Readiness
+from connectors.errors import UnknownModel, translate_database_errors
 from models_app.models import AggregationRound, Client, FederatedModel, ModelAggregate, ModelUpdate
 
 State = AggregationRound.State
 UpdateStatus = ModelUpdate.Status
-
-
-class UnknownModel(LookupError):
-    """There is no federated model with this id."""
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """A database out of reach, as the core's own error.
-
-    An `InternalError` is how PostgreSQL says that it ended a transaction left idle, or that the server
-    has become a replica meanwhile.
-    """
-    try:
-        yield
-    except (OperationalError, InterfaceError, InternalError) as error:
-        # What follows in this invocation gets another connection, perhaps to another server.
-        if not connection.in_atomic_block:
-            connection.close()
-        raise TemporarilyUnavailable(f"the database cannot be reached: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,5 +211,5 @@ def due_models(now: datetime) -> list[int]:
         federated_model=OuterRef("pk"), state=State.RUNNING, lease_expires_at__lte=now
     )
     due = FederatedModel.objects.filter(Exists(ready) | Exists(left), allow_aggregation=True)
-    with translated_errors():
+    with translate_database_errors():
         return list(due.order_by("pk").values_list("pk", flat=True))

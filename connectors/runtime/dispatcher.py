@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
-from aggregation.errors import OutOfTime, TemporarilyUnavailable
+from aggregation.errors import AggregationError, OutOfTime, TemporarilyUnavailable
 from aggregation.round import RoundAnswer, Status, run_round
 from connectors.application import round_queue, score_intake, update_intake
 from connectors.intake.scores import PREFIX as SCORES
@@ -216,7 +216,7 @@ class Invocation:
             if to is None:
                 raise OutOfTime("no time was left to begin the round")
             to.request_rounds(model_ids)
-        except (OutOfTime, TemporarilyUnavailable) as error:
+        except AggregationError as error:
             return dict.fromkeys(model_ids, error)
         return {}
 

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from aggregation.errors import TemporarilyUnavailable
+from connectors.errors import translate_aws_errors
 
 #: As many as SQS takes in one request.
 BATCH = 10
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """The SDK's errors as the core's own."""
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise TemporarilyUnavailable(f"the queue cannot be reached: {error}") from error
 
 
 class RoundQueue:
@@ -50,7 +39,7 @@ class RoundQueue:
         LookupError
             If the queue has no dead-letter queue.
         """
-        with translated_errors():
+        with translate_aws_errors("the queue"):
             dead_letters = self._dead_letter_url()
             moved = 0
             while True:
@@ -90,7 +79,7 @@ class RoundQueue:
                 {"Id": str(model_id), "MessageBody": json.dumps({"model_id": model_id})}
                 for model_id in model_ids[first : first + BATCH]
             ]
-            with translated_errors():
+            with translate_aws_errors("the queue"):
                 answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
             if answer.get("Failed"):
                 raise TemporarilyUnavailable(f"the queue refused messages: {answer['Failed']}")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from aggregation.round import sink_state
+from connectors.errors import translate_database_errors
 from connectors.publication.pointer import is_pointer
-from connectors.rounds.selectors import State, translated_errors
+from connectors.rounds.selectors import State
 from connectors.storage.filesystem import Objects, Orphan
 from models_app.models import AggregationRound, ModelAggregate, ModelArtifact
 
@@ -93,7 +94,7 @@ def _wanted(keys: Iterable[str]) -> set[str]:
     if not asked:
         return set()
     wanted: set[str] = set()
-    with translated_errors():
+    with translate_database_errors():
         # In this order: a round that is published in between is seen as an aggregate then.
         unfinished = AggregationRound.objects.filter(state=State.RUNNING).exclude(checkpoint=None)
         for checkpoint in unfinished.values_list("checkpoint", flat=True):

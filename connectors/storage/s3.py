@@ -1,21 +1,12 @@
-"""S3 as the core sees it: objects read by ranges, and written part by part.
-
-Errors of the SDK become the core's own here, and nowhere else.
-"""
+"""S3 as the core sees it: objects read by ranges, and written part by part."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-from botocore.exceptions import (
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-    ResponseStreamingError,
-)
-from botocore.exceptions import ConnectionError as NoConnection
+from botocore.exceptions import ClientError
 
 from aggregation.errors import (
     ObjectMissing,
@@ -24,81 +15,17 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from aggregation.sources import Buffer
+from connectors.errors import (
+    OBJECT_REPLACED,
+    ServiceRefused,
+    error_code,
+    s3_error,
+    translate_s3_errors,
+    translate_s3_read_errors,
+    unreadable_object,
+)
 from connectors.storage.filesystem import Orphan, PreconditionFailed, StoredObject
 from connectors.storage.retries import retry_on
-
-#: What passes: the network, and S3 asking for patience.
-PASSING_ERRORS = (NoConnection, HTTPClientError, IncompleteReadError, ResponseStreamingError)
-PASSING_CODES = {
-    "SlowDown",
-    "RequestTimeout",
-    "RequestTimeTooSkewed",
-    "Throttling",
-    "ConditionalRequestConflict",
-    "KMS.ThrottlingException",
-}
-TOO_MANY_REQUESTS = 429
-
-REPLACED = "the object was replaced after its upload was announced"
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """The SDK's errors as the core's own."""
-    try:
-        yield
-    except PASSING_ERRORS as error:
-        raise TemporarilyUnavailable(f"S3 cannot be reached: {error}") from error
-    except ClientError as error:
-        raise _translated(error) from error
-
-
-def _translated(error: ClientError) -> Exception:
-    code = error.response.get("Error", {}).get("Code", "")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in ("NoSuchKey", "404"):
-        return ObjectMissing("the object is not there: deleted, or not visible yet")
-    if code in ("PreconditionFailed", "412"):
-        return UpdateRejected(REPLACED)
-    if code in ("InvalidRange", "416"):
-        return UpdateRejected("the object is shorter than expected")
-    if code == "NoSuchUpload":
-        return ProgressLost("the unfinished result is no longer in S3")
-    if status >= 500 or status == TOO_MANY_REQUESTS or code in PASSING_CODES:
-        return TemporarilyUnavailable(f"S3 answers {code}: {error}")
-    return error
-
-
-@contextmanager
-def translate_read_errors() -> Iterator[None]:
-    """The same, where an uploader may have stored an object so that nobody else can read it."""
-    try:
-        with translated_errors():
-            yield
-    except ClientError as error:
-        if not _is_locked_away(error):
-            raise
-        raise _locked_away(error) from error
-
-
-#: In an archive; encrypted with a key that its uploader has kept.
-LOCKED_AWAY = ("InvalidObjectState", "InvalidRequest")
-
-#: Before what KMS answered to S3 of the key that an object is encrypted with: disabled, deleted...
-FROM_KMS = "KMS."
-
-
-def _is_locked_away(error: ClientError) -> bool:
-    told = error.response["Error"]
-    if told["Code"] == "AccessDenied":
-        return "kms:" in told.get("Message", "")  # as in "not authorized to perform: kms:Decrypt"
-    return told["Code"] in LOCKED_AWAY or told["Code"].startswith(FROM_KMS)
-
-
-def _locked_away(error: ClientError) -> UpdateRejected:
-    code = error.response["Error"]["Code"]
-    return UpdateRejected(f"the object is stored so that it cannot be read: {code}")
-
 
 #: What the SDK has given up or, as with a body that breaks off, does not try again.
 with_retries = retry_on(TemporarilyUnavailable)
@@ -126,7 +53,7 @@ class S3Objects:
     @with_retries
     def stat(self, key: str, *, etag: str = "") -> StoredObject:
         """What S3 says of an object; with an ``etag``, of that one only."""
-        with translate_read_errors():
+        with translate_s3_read_errors():
             head = self._head({"Bucket": self.bucket, "Key": key, **_only_if(etag)})
             _check_etag(head, etag)
         return StoredObject(
@@ -141,7 +68,7 @@ class S3Objects:
             return self.client.head_object(**place)
         except ClientError as error:
             # The answer to a HEAD cannot tell more.
-            if error.response["Error"]["Code"] in ("400", "403"):
+            if error_code(error) in ("400", "403"):
                 self.client.get_object(**place, Range="bytes=0-0")["Body"].close()
             raise
 
@@ -157,8 +84,8 @@ class S3Objects:
         try:
             answer = self.client.get_object(**place, **asked)
         except ClientError as error:
-            if _translated(error) is error and self._is_seen(place, etag):
-                raise _locked_away(error) from error
+            if isinstance(s3_error(error), ServiceRefused) and self._is_seen(place, etag):
+                raise unreadable_object(error) from error
             raise
         _check_etag(answer, etag)
         return answer
@@ -176,7 +103,7 @@ class S3Objects:
         condition = _only_if(etag) or {"IfNoneMatch": "*"}
         extra = {**self.write_parameters, "ContentType": "application/json", **condition}
         try:
-            with translated_errors():
+            with translate_s3_errors():
                 self.client.put_object(
                     Bucket=self.bucket, Key=key, Body=data, CacheControl="no-cache", **extra
                 )
@@ -186,7 +113,7 @@ class S3Objects:
     def orphans(self, prefix: str) -> Iterator[Orphan]:
         """All objects and unfinished uploads whose keys begin so."""
         asked = {"Bucket": self.bucket, "Prefix": prefix}
-        with translated_errors():
+        with translate_s3_errors():
             for page in self.client.get_paginator("list_objects_v2").paginate(**asked):
                 for stored in page.get("Contents", ()):
                     yield Orphan(key=stored["Key"], since=stored["LastModified"])
@@ -199,7 +126,7 @@ class S3Objects:
     def remove(self, orphan: Orphan) -> None:
         """Delete an object, or end an unfinished upload. Gone already is as good."""
         place = {"Bucket": self.bucket, "Key": orphan.key}
-        with suppress(ProgressLost), translated_errors():
+        with suppress(ProgressLost), translate_s3_errors():
             if orphan.upload_id:
                 self.client.abort_multipart_upload(**place, UploadId=orphan.upload_id)
             else:
@@ -221,7 +148,7 @@ def _only_if(etag: str) -> dict[str, str]:
 def _check_etag(answer: Mapping[str, Any], etag: str) -> None:
     """Refuse another object than the one with this ``etag``: not every S3 heeds If-Match."""
     if etag and answer["ETag"].strip('"') != etag:
-        raise UpdateRejected(REPLACED)
+        raise UpdateRejected(OBJECT_REPLACED)
 
 
 class S3Source:
@@ -241,7 +168,7 @@ class S3Source:
             raise UpdateRejected(
                 f"the object ends at byte {self.size}, expected {offset + len(buffer)}"
             )
-        with translate_read_errors():
+        with translate_s3_read_errors():
             last = offset + len(buffer) - 1
             response = self._objects.get(self._key, etag=self._etag, Range=f"bytes={offset}-{last}")
             with response["Body"] as body:
@@ -286,14 +213,14 @@ class S3Sink:
     @with_retries
     def _put(self, data: bytes | bytearray) -> None:
         bucket, extra = self._objects.bucket, self._objects.write_parameters
-        with translated_errors():
+        with translate_s3_errors():
             self._objects.client.put_object(Bucket=bucket, Key=self.location, Body=data, **extra)
 
     @with_retries
     def _begin(self) -> None:
         bucket = self._objects.bucket
         extra = {**self._objects.write_parameters, "ChecksumAlgorithm": "CRC32"}
-        with translated_errors():
+        with translate_s3_errors():
             begun = self._objects.client.create_multipart_upload(
                 Bucket=bucket, Key=self.location, **extra
             )
@@ -301,7 +228,7 @@ class S3Sink:
 
     @with_retries
     def _put_part(self, number: int, data: bytes | bytearray) -> None:
-        with translated_errors():
+        with translate_s3_errors():
             self._parts[number] = self._objects.client.upload_part(
                 PartNumber=number, Body=data, ChecksumAlgorithm="CRC32", **self._upload
             )
@@ -318,7 +245,7 @@ class S3Sink:
             for number, part in sorted(self._parts.items())
         ]
         try:
-            with translated_errors():
+            with translate_s3_errors():
                 self._objects.client.complete_multipart_upload(
                     MultipartUpload={"Parts": parts}, **self._upload
                 )
@@ -338,7 +265,7 @@ class S3Sink:
         if self._upload_id is None:
             return
         try:
-            with translated_errors():
+            with translate_s3_errors():
                 self._objects.client.abort_multipart_upload(**self._upload)
         except ProgressLost:
             pass
@@ -347,7 +274,7 @@ class S3Sink:
 
     @with_retries
     def _stored_parts(self, count: int) -> dict[int, dict[str, Any]]:
-        with translated_errors():
+        with translate_s3_errors():
             pages = self._objects.client.get_paginator("list_parts").paginate(**self._upload)
             stored = {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
         if not all(number in stored for number in range(1, count + 1)):

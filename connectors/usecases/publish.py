@@ -6,10 +6,11 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from aggregation.errors import AggregationError, LeaseLost
+from connectors.errors import translate_database_errors
 from connectors.intake.scores import refusal
 from connectors.publication.pointer import try_write_pointer
 from connectors.rounds import selectors
-from connectors.rounds.selectors import State, translated_errors
+from connectors.rounds.selectors import State
 from connectors.storage.filesystem import Objects, Orphan, store
 from connectors.workflow.aggregator import DjangoAggConnector
 from connectors.workflow.model_data import aggregate_key
@@ -40,7 +41,7 @@ def publish(aggregate: ModelAggregate, version: str) -> ModelArtifact:
         raise NotPublished(f"{refused}; to publish it anyway, change max_score_drop in the admin")
     model_id = aggregate.federated_model_id
     try:
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             artifact = ModelArtifact.objects.create(
                 federated_model_id=model_id, values=str(aggregate.result.name), version=version
             )
@@ -77,7 +78,7 @@ def roll_back(connector: DjangoAggConnector, aggregate: ModelAggregate) -> Model
     objects = connector.model_data.objects
     key = _copied(objects, aggregate, latest.number + 1)
     try:
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             new = _append_aggregate(connector, latest, aggregate, key)
     except Exception:
         objects.remove(Orphan(key=key, since=timezone.now()))

@@ -14,9 +14,10 @@ from django.utils import timezone
 
 from aggregation.errors import LeaseLost
 from aggregation.requirements import positional_arguments
+from connectors.errors import translate_database_errors
 from connectors.rounds import selectors
 from connectors.rounds.ledger import RoundLedger
-from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus, translated_errors
+from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus
 from connectors.workflow.base import BaseMetadataConnector, Settings
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -44,12 +45,12 @@ class DjangoMetadataConnector(BaseMetadataConnector):
 
     def pull_federated_model_w_id(self, fed_model_id: int) -> FederatedModel | None:
         """The federated model with that id, or None."""
-        with translated_errors():
+        with translate_database_errors():
             return FederatedModel.objects.filter(pk=fed_model_id).first()
 
     def pull_latest_model_aggregate(self, model: FederatedModel) -> ModelAggregate | None:
         """The model's newest aggregate, or None before its first round."""
-        with translated_errors():
+        with translate_database_errors():
             return model.aggregates.order_by("-number").first()
 
     def pull_model_requirements(self, model: FederatedModel) -> list[Any]:
@@ -58,21 +59,21 @@ class DjangoMetadataConnector(BaseMetadataConnector):
 
     def pull_model_updates_pending_aggregation(self, model: FederatedModel) -> list[ModelUpdate]:
         """The members' updates that are PENDING or FAILED, in the order of their upload."""
-        with translated_errors():
+        with translate_database_errors():
             return list(selectors.pending_updates(model).order_by("uploaded_on", "pk"))
 
     def pull_model_updates_ready_for_aggregation(
         self, model: FederatedModel, parent_agg: ModelAggregate | None
     ) -> list[ModelUpdate]:
         """The newest pending update of each member whose base the model allows; by client."""
-        with translated_errors():
+        with translate_database_errors():
             return list(selectors.ready_updates(model, parent_agg.number if parent_agg else 0))
 
     def pull_model_updates_registered_for_aggregation(
         self, model: FederatedModel
     ) -> list[ModelUpdate]:
         """The updates that the model's running round has registered; by client."""
-        with translated_errors():
+        with translate_database_errors():
             registered = model.model_updates.filter(status=UpdateStatus.RUNNING)
             return list(registered.select_related("client").order_by("client_id"))
 
@@ -92,7 +93,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
             raise ValueError(
                 f"expected the updates of one federated model, got those of {len(named)}"
             )
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             (model_id,) = named
             selectors.lock_model(model_id)
             now = selectors.model_snapshot(model_id)
@@ -133,7 +134,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
             the one that is by hand has an aggregate already, or one that was to make this aggregate
             was taken from its workflow, whose updates are ready again.
         """
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             selectors.lock_model(model.pk)
             now = selectors.model_snapshot(model.pk)
             if now.running and not now.running.external:
@@ -189,7 +190,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
     ) -> None:
         """Settle the round that made the aggregate: these updates are in it, its others wait on."""
         updates = list(model_updates)
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             chosen = self._held_still(updates, aggregate.federated_model_id)
             self._refuse(
                 chosen.exclude(applied_aggregate=None).exclude(applied_aggregate=aggregate),
@@ -205,7 +206,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         self, model_updates: Sequence[ModelUpdate], is_successful: bool
     ) -> None:
         """Say how the aggregation of registered updates ended."""
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             chosen = self._held_still(model_updates)
             if is_successful:
                 self._refuse(
@@ -239,7 +240,7 @@ class DjangoMetadataConnector(BaseMetadataConnector):
             If one of them is registered for a round that is not by hand.
         """
         bad = [update for update in model_updates if update.pk in reasons]
-        with translated_errors(), transaction.atomic():
+        with translate_database_errors(), transaction.atomic():
             unsettled = (*ModelUpdate.READY, UpdateStatus.RUNNING)
             selectors.reject_updates(self._held_still(bad).filter(status__in=unsettled), reasons)
 

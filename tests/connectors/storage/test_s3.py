@@ -12,7 +12,6 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError
 
 from aggregation.errors import (
     ObjectMissing,
@@ -20,6 +19,7 @@ from aggregation.errors import (
     TemporarilyUnavailable,
     UpdateRejected,
 )
+from connectors.errors import ServiceRefused
 from connectors.storage.filesystem import Orphan, PreconditionFailed, StoredObject, read_small
 from connectors.storage.retries import TRIES
 from connectors.storage.s3 import S3Objects
@@ -172,9 +172,9 @@ def test_what_is_not_allowed_is_not_taken_for_passing(objects: S3Objects, bad_da
     """A function without the rights is told so, and no update is blamed for it."""
     key, etag = put(objects, b"abcde")
     bad_day.proxy.fault = lambda request: refuse(403, "AccessDenied")
-    with pytest.raises(ClientError, match="AccessDenied"):
+    with pytest.raises(ServiceRefused, match="AccessDenied"):
         read(bad_day.objects, key, 0, 5, size=5, etag=etag)
-    with pytest.raises(ClientError, match="AccessDenied"):
+    with pytest.raises(ServiceRefused, match="AccessDenied"):
         bad_day.objects.stat(key)
 
 
@@ -564,5 +564,5 @@ def test_a_token_that_has_expired_is_not_the_uploaders_doing(
     """The answer to a HEAD is the same; S3 is asked for the reason before an update is blamed."""
     acts = Acts(objects, bad_day.objects)
     bad_day.proxy.fault = lambda request: refuse(400, "ExpiredToken")
-    with pytest.raises(ClientError, match="ExpiredToken"):
+    with pytest.raises(ServiceRefused, match="ExpiredToken"):
         acts.stat()
