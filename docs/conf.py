@@ -52,6 +52,7 @@ NAVIGATION = {
         "reference/events",
         "events-out",
         "reference/storage",
+        "reference/glossary",
     ],
     "Explanation": [
         "explanation/architecture",
