@@ -1,6 +1,6 @@
-"""The pages of docs/ that say what is said elsewhere, above all in the code.
+"""The pages of docs/ that are generated from the code.
 
-They are committed, so that they can be read where the code is; a test writes them anew and compares.
+They are committed, so that they can be read on a code host. A test generates them again and compares.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from local.reference.storage import storage_page
 
 __all__ = ["FOLDER", "PAGES"]
 
-#: What writes each page, by its path below docs/.
+#: The function that generates each page, by its path below docs/.
 PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings_page,
     "reference/commands.md": commands_page,

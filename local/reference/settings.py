@@ -1,4 +1,4 @@
-"""The settings, from settings.py: each variable, and the comment before it."""
+"""The reference page of the settings, generated from settings.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from local.reference.markdown import ROOT, code, page, table
 
 
 def settings_page() -> str:
-    """Every variable, from settings.py: its name, type, default, bounds, and the comment before it."""
+    """Return the page: each variable with its type, default and bounds, and the comment before it."""
     source = (ROOT / "settings.py").read_text()
     comments = _comments(source)
     rows = []
@@ -23,9 +23,9 @@ def settings_page() -> str:
             rows.append(_setting(call, comments[statement.lineno]))
     return page(
         "Settings",
-        "They are read from the environment, once, when a process starts. A variable that is missing or "
-        "wrong is refused by its name, all of them at once. An empty `BUCKET`, `STORAGE_ROOT`, "
-        "`QUEUE_URL` or `EVENT_BUS` is none.",
+        "Settings are environment variables, read once when a process starts. If variables are missing or "
+        "invalid, the process refuses to start and names all of them. An empty `BUCKET`, `STORAGE_ROOT`, "
+        "`QUEUE_URL` or `EVENT_BUS` counts as unset.",
         table(["variable", "type", "default", "meaning"], rows),
         "The template sets them from its parameters ([Deploying](../deploy.md)). boto3 and Powertools "
         "read variables of their own, such as `AWS_REGION`, `AWS_ENDPOINT_URL` and "

@@ -1,4 +1,4 @@
-"""Pages do what they say: their blocks are typed into a shell, in a folder that looks like a clone."""
+"""The code blocks of the tutorial and the guides are executed, in a folder that looks like a clone."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
-FOLLOWED = ("tutorial", "how-to/choose-a-rule", "how-to/write-a-rule", "how-to/audit")
+EXECUTED = ("tutorial", "how-to/choose-a-rule", "how-to/write-a-rule", "how-to/audit")
 
-#: What the pages' own steps make, and what is none of a clone's.
+#: Folders that the steps create, or that are not part of a clone.
 NOT_CLONED = {"mine", "run", "site"}
 
-PATIENCE_SECONDS = 180
+TIMEOUT_SECONDS = 180
 
-#: `make` tells what it would do; tests/local/test_demo.py does it.
-DRY = {"MAKEFLAGS": "n"}
+#: `make` prints its commands without running them; tests/local/test_demo.py runs them.
+DRY_RUN = {"MAKEFLAGS": "n"}
 
-#: What differs from run to run.
+#: Patterns whose matches differ between runs, with their replacements.
 VOLATILE = {
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d": "<time>",
     r"\d+\.\d{3,}": "<seconds>",
-    r"─{2,}": "",  # Below the heads of a table, where there is a terminal.
+    r"─{2,}": "",  # The line below the head of a table, in a terminal.
     r"\s+": " ",
 }
 
 
 class Shell:
-    """A bash that is typed into, a block at a time."""
+    """A bash process that runs one block at a time."""
 
     def __init__(self, folder: Path) -> None:
         clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         self._process = subprocess.Popen(
             ["bash"],
             cwd=folder,
-            env={**clean, **DRY, "SHELL": "bash", "COLUMNS": "120", "TMPDIR": str(folder)},
+            env={**clean, **DRY_RUN, "SHELL": "bash", "COLUMNS": "120", "TMPDIR": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self._impatience = threading.Timer(PATIENCE_SECONDS, self._process.kill)
-        self._impatience.start()
+        self._timeout = threading.Timer(TIMEOUT_SECONDS, self._process.kill)
+        self._timeout.start()
 
     def type(self, block: str) -> str:
-        """What the block prints; the last of its commands must succeed."""
+        """Run a block and return its output; its last command must succeed."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{block}\necho end of block $?\n")
@@ -65,23 +65,23 @@ class Shell:
                 assert line == "end of block 0\n", printed
                 return printed
             printed += line
-        pytest.fail(f"the shell has ended: {printed}")
+        pytest.fail(f"the shell has exited: {printed}")
 
     def close(self) -> None:
-        self._impatience.cancel()
+        self._timeout.cancel()
         with self._process:
-            pass  # Its pipes are closed, and it ends.
+            pass  # Leaving the context closes the pipes, and the shell exits.
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A folder in which everything is as in this one, and what is made there stays there."""
+    """Return a folder with the content of this repository; files created there stay there."""
     folder = tmp_path / "clone"
     folder.mkdir()
     for path in ROOT.iterdir():
         if path.name not in NOT_CLONED and not path.name.startswith("."):
             (folder / path.name).symlink_to(path)
-    (folder / "aggregation").unlink()  # A page adds a file to it.
+    (folder / "aggregation").unlink()  # One page adds a file to this folder.
     shutil.copytree(ROOT / "aggregation", folder / "aggregation")
     (folder / ".venv").symlink_to(sys.prefix)
     return folder
@@ -95,27 +95,27 @@ def shell(clone: Path) -> Iterator[Shell]:
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
-    """Language and text of a page's code blocks."""
+    """Yield the language and the text of each code block of a page."""
     for token in MarkdownIt().parse((DOCS / f"{page}.md").read_text()):
         if token.type == "fence":
             yield token.info, token.content
 
 
 def comparable(text: str) -> list[str]:
-    """Lines without what differs from run to run; in no order, since two clients run side by side."""
+    """Return the lines without volatile parts, sorted because two clients print concurrently."""
     lines = []
     for line in text.splitlines():
-        for pattern, stands_for in VOLATILE.items():
-            line = re.sub(pattern, stands_for, line)
+        for pattern, replacement in VOLATILE.items():
+            line = re.sub(pattern, replacement, line)
         lines.append(line.strip())
     return sorted(line for line in lines if line)
 
 
-@pytest.mark.parametrize("page", FOLLOWED)
-def test_the_page_is_followed_from_top_to_bottom(page: str, clone: Path, shell: Shell) -> None:
-    """Each block is run, or saved under the name in its first line, and prints what the page shows.
+@pytest.mark.parametrize("page", EXECUTED)
+def test_blocks_of_the_page_print_what_it_shows(page: str, clone: Path, shell: Shell) -> None:
+    """Each block runs, or is saved under the name in its first line, and prints what the page shows.
 
-    Only what is marked as seen on somebody else's console is not run; the tutorial has none of it.
+    Blocks of the language `console` show another machine and are not run; the tutorial has none.
     """
     printed = ""
     for language, text in blocks(page):
@@ -130,4 +130,4 @@ def test_the_page_is_followed_from_top_to_bottom(page: str, clone: Path, shell: 
             case "console" if page != "tutorial":
                 pass
             case _:
-                pytest.fail(f"a block of {language!r}: nothing would run it")
+                pytest.fail(f"a block of language {language!r} would not be executed")

@@ -1,4 +1,4 @@
-"""What is written from the code says what the code says, and so do the drawings."""
+"""Tests of the generated pages, and of the guides that must mention everything of their kind."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from aggregation.rules import known_rules
 from connectors import BaseAggConnector
 from local import diagrams
 from local.reference import FOLDER, PAGES
+from local.reference.markdown import NOTICE
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_page_is_what_the_code_gives(name: str) -> None:
-    """Written anew, nothing of it changes; if something does: make reference."""
+def test_generated_page_is_up_to_date(name: str) -> None:
+    """A committed page equals the page that `make reference` generates."""
     assert (FOLDER / name).read_text() == PAGES[name]()
 
 
-def test_every_page_of_the_reference_is_written() -> None:
-    """A page that is left behind would be believed."""
-    there = {f"reference/{path.name}" for path in (FOLDER / "reference").glob("*.md")}
-    assert there == PAGES.keys() - {"decisions/README.md"}
+def test_no_generated_page_is_left_over() -> None:
+    """Every page with the notice of a generated page is still generated."""
+    pages = {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*.md")}
+    assert {name for name, path in pages.items() if NOTICE in path.read_text()} == PAGES.keys()
 
 
 @pytest.mark.parametrize("name", diagrams.DRAWINGS)
-def test_the_drawing_is_what_the_code_gives(name: str) -> None:
-    """Drawn anew, nothing of it changes; if something does: make reference."""
+def test_generated_diagram_is_up_to_date(name: str) -> None:
+    """A committed diagram equals the diagram that `make reference` generates."""
     assert (diagrams.FOLDER / name).read_text() == diagrams.DRAWINGS[name]()
 
 
-def test_the_core_and_the_client_import_nothing_of_the_others() -> None:
-    """The drawing has no arrow that begins at them."""
+def test_core_and_client_import_no_other_room() -> None:
+    """The diagram of imports has no arrow that begins at the core or at the client."""
     assert diagrams.imports_of("aggregation") == diagrams.imports_of("client") == set()
     assert "aggregation" in diagrams.imports_of("connectors")
 
 
 @pytest.mark.parametrize("rule", sorted(set(known_rules().values()), key=lambda rule: rule.name))
-def test_the_guide_to_rules_leaves_none_out(rule: type) -> None:
-    """Whoever chooses is told of each of them."""
+def test_guide_to_rules_mentions_every_rule(rule: type) -> None:
+    """The guide "Choose a rule" mentions each registered rule."""
     assert f"`{rule.name}`" in (FOLDER / "how-to" / "choose-a-rule.md").read_text()  # type: ignore[attr-defined]
 
 
-def test_the_guide_to_moving_names_every_method() -> None:
-    """Whoever brings a workflow finds each method it calls."""
+def test_migration_guide_mentions_every_method() -> None:
+    """The guide for users of the older aggregator mentions every method of the interface."""
     guide = (FOLDER / "how-to" / "migrate.md").read_text()
     methods = inspect.getmembers(BaseAggConnector, inspect.isroutine)
     public = {name for name, _ in methods if not name.startswith("_")} - {"known", "create"}
