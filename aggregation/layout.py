@@ -12,7 +12,7 @@ from itertools import accumulate
 import ml_dtypes
 import numpy as np
 
-from aggregation.cache import BoundedCache
+from aggregation.cache import keep_recent
 from aggregation.errors import quoted
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -177,19 +177,15 @@ def layout_difference(model: TensorLayout, found: TensorLayout) -> str | None:
     Every tensor must be there, with its shape and dtype, and no other; the order of named tensors
     does not matter. Cached, since the clients of a model send the same layout again and again.
     """
-    return _cached_difference((model, found))
+    return _difference((model, found))
 
 
+@keep_recent(weigh=lambda layouts: len(layouts[1].tensors), small=2_500)
 def _difference(layouts: tuple[TensorLayout, TensorLayout]) -> str | None:
     model, found = layouts
     if model.named and found.named:
         return _named_difference(model.tensors, found.tensors)
     return _positional_difference(model, found)
-
-
-_cached_difference = BoundedCache(
-    _difference, weigh=lambda layouts: len(layouts[1].tensors), limit=20_000
-)
 
 
 def _named_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> str | None:

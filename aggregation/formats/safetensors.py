@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from reprlib import repr as abridged
 from typing import Any
 
-from aggregation.cache import BoundedCache
+from aggregation.cache import keep_recent
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.layout import DTYPE_NAMES, DTYPES, Tensor, TensorLayout, is_indexable
 from aggregation.sources import ByteSource, read
@@ -21,8 +21,8 @@ from aggregation.weights import TensorIndex, Weights, shared_index
 #: fifty megabytes while it is parsed.
 MAX_HEADER_BYTES = 2 << 20
 
-#: Headers of which the contents are kept for the next object that has the same.
-KEPT_HEADER_BYTES = 1 << 20
+#: The parsed contents of recent headers up to this size, and of one larger header, are kept.
+SMALL_HEADER_BYTES = 128 << 10
 
 #: Read at once in the hope that the whole header is in it: one request instead of two.
 FIRST_READ_BYTES = 64 << 10
@@ -40,7 +40,7 @@ def open_safetensors(source: ByteSource) -> Weights:
     """
     header = _read_header(source)
     base = 8 + len(header)
-    index, data_bytes = _index(header)
+    index, data_bytes = _checked(header)
     if base + data_bytes != source.size:
         raise UpdateRejected(
             f"safetensors header describes {data_bytes} bytes of data, "
@@ -75,6 +75,7 @@ def _read_header(source: ByteSource) -> bytes:
     return header + read(source, 8 + len(header), length - len(header))
 
 
+@keep_recent(weigh=len, small=SMALL_HEADER_BYTES)
 def _checked(header: bytes) -> tuple[TensorIndex, int]:
     """What a header says, and how many bytes of data follow it."""
     entries = _parse(header)
@@ -92,9 +93,6 @@ def _checked(header: bytes) -> tuple[TensorIndex, int]:
         end = stop
     layout = TensorLayout(tuple(tensor for tensor, _, _ in placed))
     return shared_index(layout, tuple(begin for _, begin, _ in placed)), end
-
-
-_index = BoundedCache(_checked, weigh=len, limit=KEPT_HEADER_BYTES)
 
 
 def _parse(header: bytes) -> dict[str, Any]:

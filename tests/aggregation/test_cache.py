@@ -1,46 +1,60 @@
-"""The cache that is bounded by weight."""
+"""The cache for functions of one large key."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
-from aggregation.cache import BoundedCache
+from aggregation.cache import SMALL_KEPT, keep_recent
 
 
-def test_a_key_is_made_once() -> None:
-    """What was made for a key is given again."""
-    made: list[str] = []
-    cache = BoundedCache(lambda key: made.append(key) or object(), weigh=len, limit=10)
-    assert cache("abc") is cache("abc")
-    assert made == ["abc"]
+class Result:
+    """A result that can be referenced weakly."""
 
 
-def test_the_oldest_is_forgotten_first() -> None:
-    """When the weights pass the limit, what was used longest ago goes."""
-    made: list[str] = []
-    cache = BoundedCache(lambda key: made.append(key) or object(), weigh=len, limit=10)
-    for key in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
-        cache(key)
-    assert made == ["aaaa", "bbbb", "cccc", "bbbb"]
+def test_a_small_key_is_computed_once() -> None:
+    """A second call with an equal key returns the same result, and so do calls in between."""
+    calls: list[str] = []
+
+    @keep_recent(weigh=len, small=3)
+    def function(key: str) -> Result:
+        calls.append(key)
+        return Result()
+
+    first = function("abc")
+    for position in range(SMALL_KEPT - 1):
+        function(str(position))
+    assert function("abc") is first
+    assert calls.count("abc") == 1
 
 
-def test_what_is_too_heavy_is_not_kept() -> None:
-    """A key beyond the limit is served, and leaves nothing behind."""
-    cache = BoundedCache(lambda key: object(), weigh=len, limit=3)
-    assert cache("abcd") is not cache("abcd")
+def test_one_large_key_is_kept_beside_the_small_ones() -> None:
+    """Large keys do not displace the small ones, and only the result of the last large key is alive."""
+
+    @keep_recent(weigh=len, small=3)
+    def function(key: str) -> Result:
+        return Result()
+
+    small = function("abc")
+    results = [weakref.ref(function("large" * n)) for n in range(1, 5)]
+    gc.collect()
+    assert [result() is not None for result in results] == [False, False, False, True]
+    assert function("abc") is small
 
 
 def test_errors_are_not_kept() -> None:
-    """What could not be made is tried again."""
+    """A key whose computation failed is computed again."""
     answers = iter([ValueError("no"), 5])
 
-    def make(key: str) -> int:
+    @keep_recent(weigh=len, small=3)
+    def function(key: str) -> int:
         answer = next(answers)
         if isinstance(answer, ValueError):
             raise answer
         return answer
 
-    cache = BoundedCache(make, weigh=len, limit=3)
     with pytest.raises(ValueError, match="no"):
-        cache("a")
-    assert cache("a") == 5
+        function("a")
+    assert function("a") == 5

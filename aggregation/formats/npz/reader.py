@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggregation.cache import BoundedCache
+from aggregation.cache import keep_recent
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.formats.npz import fortran, npy, zip_format
 from aggregation.formats.npz.zip_archive import (
@@ -50,8 +50,8 @@ MAX_HEADS_BYTES = 8 << 20
 #: Reads it may take to see the headers of a stranger's members. As many large ones are gigabytes.
 MAX_HEAD_READS = 4096
 
-#: Directories and headers of which the contents are kept for the next object that has the same.
-KEPT_BYTES = 1 << 20
+#: The parsed contents of recent directories and headers up to this size, and of one larger, are kept.
+SMALL_BYTES_KEPT = 128 << 10
 
 #: A member up to this size is read whole along with its headers, and its CRC is checked.
 SMALL_BYTES = 64 << 10
@@ -218,7 +218,8 @@ class _Plan(NamedTuple):
     spans: tuple[_HeadSpan, ...]
 
 
-def _make_plan(key: tuple[bytes, int]) -> _Plan:
+@keep_recent(weigh=lambda key: len(key[0]), small=SMALL_BYTES_KEPT)
+def _plan(key: tuple[bytes, int]) -> _Plan:
     entries = parse_directory(*key)
     names = set()
     for entry in entries:
@@ -292,7 +293,8 @@ def _head(block: memoryview, start: int, entry: Entry, crc: int) -> bytes:
     return b"".join((*local, header))
 
 
-def _make_archive(key: tuple[bytes, int, tuple[bytes, ...]]) -> Archive:
+@keep_recent(weigh=lambda key: len(key[0]) + sum(map(len, key[2])), small=SMALL_BYTES_KEPT)
+def _archive(key: tuple[bytes, int, tuple[bytes, ...]]) -> Archive:
     directory, offset, heads = key
     members = []
     for entry, head in zip(_plan((directory, offset)).entries, heads, strict=True):
@@ -339,12 +341,6 @@ def _positions(names: Sequence[str]) -> tuple[int, ...] | None:
     if not names or places.keys() != set(range(len(names))):
         return None
     return tuple(places[number] for number in range(len(names)))
-
-
-_plan = BoundedCache(_make_plan, weigh=lambda key: len(key[0]), limit=KEPT_BYTES)
-_archive = BoundedCache(
-    _make_archive, weigh=lambda key: len(key[0]) + sum(map(len, key[2])), limit=KEPT_BYTES
-)
 
 
 class _Spliced:
