@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 from sphinx.util.logging import getLogger
@@ -27,8 +28,6 @@ html_show_copyright = False
 html_copy_source = False
 html_additional_pages = {"index": "to-readme.html"}
 templates_path = ["templates"]
-html_static_path = ["static"]
-html_css_files = ["diagrams.css"]
 
 #: The order of the pages, which Markdown has no words for.
 NAVIGATION = {
@@ -111,6 +110,8 @@ def refuse_requests_outside(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Join Sphinx's build."""
+    # Code hosts draw Mermaid. Here its text is shown: the library that draws it comes from another host.
+    app.add_lexer("mermaid", TextLexer)
     app.connect("source-read", add_navigation)
     app.connect("source-read", unlink_what_is_not_here)
     app.connect("build-finished", refuse_requests_outside)

@@ -8,7 +8,6 @@ import pytest
 
 from aggregation.rules import known_rules
 from connectors import BaseAggConnector
-from local import diagrams
 from local.reference import FOLDER, PAGES
 from local.reference.markdown import NOTICE
 
@@ -23,18 +22,6 @@ def test_no_generated_page_is_left_over() -> None:
     """Every page with the notice of a generated page is still generated."""
     pages = {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*.md")}
     assert {name for name, path in pages.items() if NOTICE in path.read_text()} == PAGES.keys()
-
-
-@pytest.mark.parametrize("name", diagrams.DRAWINGS)
-def test_generated_diagram_is_up_to_date(name: str) -> None:
-    """A committed diagram equals the diagram that `make reference` generates."""
-    assert (diagrams.FOLDER / name).read_text() == diagrams.DRAWINGS[name]()
-
-
-def test_core_and_client_import_no_other_room() -> None:
-    """The diagram of imports has no arrow that begins at the core or at the client."""
-    assert diagrams.imports_of("aggregation") == diagrams.imports_of("client") == set()
-    assert "aggregation" in diagrams.imports_of("connectors")
 
 
 @pytest.mark.parametrize("rule", sorted(set(known_rules().values()), key=lambda rule: rule.name))
