@@ -37,7 +37,7 @@ from models_app.models import (
     FederatedModel,
     ModelAggregate,
     ModelUpdate,
-    pause,
+    pause_changes,
 )
 
 #: Attempts in a row that may end no further than they began before their round is given up.
@@ -325,7 +325,7 @@ class RoundLedger:
         model.filter(
             failed_rounds__gte=django_settings.MAX_FAILED_ROUNDS, allow_aggregation=True
         ).update(
-            **pause(
+            **pause_changes(
                 f"{django_settings.MAX_FAILED_ROUNDS} rounds failed in a row; the last: {reason}",
                 self._clock(),
             )

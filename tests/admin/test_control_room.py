@@ -20,7 +20,7 @@ from models_app.models import (
     FederatedModel,
     ModelAggregate,
     ModelUpdate,
-    pause,
+    pause_changes,
 )
 from tests.admin.conftest import Visitor, messages
 from tests.factories import client_id, filled, make_model, ready_update
@@ -186,7 +186,7 @@ def test_a_form_from_before_a_pause_does_not_resume(visitor: LogIn) -> None:
     """Saved after the model was paused, it changes what it was opened to change, and no more."""
     model, someone = trained(1), visitor("operator", "view", "change")
     assert 'name="allow_aggregation"' not in someone.get(page(model)).text
-    stopped = {"failed_rounds": 3, **pause("3 rounds failed in a row", timezone.now())}
+    stopped = {"failed_rounds": 3, **pause_changes("3 rounds failed in a row", timezone.now())}
     FederatedModel.objects.filter(pk=model.pk).update(**stopped)
     someone.post(
         page(model),

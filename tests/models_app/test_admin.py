@@ -85,10 +85,10 @@ for kind in RECORDS:
 #: Saves a model's form while the model is being paused: after the form has read it, before it is written.
 RACE = """
 from django.db.models.signals import pre_save
-from models_app.models import pause
+from models_app.models import pause_changes
 
 def paused_meanwhile(**_):
-    FederatedModel.objects.update(failed_rounds=3, pointer_number=7, **pause("3 failed", now))
+    FederatedModel.objects.update(failed_rounds=3, pointer_number=7, **pause_changes("3 failed", now))
 
 pre_save.connect(paused_meanwhile, sender=FederatedModel)
 form = {

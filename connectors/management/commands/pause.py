@@ -9,8 +9,7 @@ from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from connectors.management.reports import add_model_argument, found, plain_message
-from models_app.models import FederatedModel
-from models_app.models import pause as paused
+from models_app.models import FederatedModel, pause_changes
 
 
 class Command(BaseCommand):
@@ -25,5 +24,5 @@ class Command(BaseCommand):
     def handle(self, *args: Any, model: int, reason: str, **options: Any) -> None:
         with plain_message():
             found(FederatedModel, model)
-            FederatedModel.objects.filter(pk=model).update(**paused(reason, timezone.now()))
+            FederatedModel.objects.filter(pk=model).update(**pause_changes(reason, timezone.now()))
         self.stdout.write(f"model {model} is paused: {reason}")

@@ -1,0 +1,153 @@
+"""The models that are trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+from aggregation.errors import RuleError
+from aggregation.requirements import Requirement, create_requirement
+from aggregation.rules import Rule, create_rule
+from models_app.models.client import Client
+from models_app.schemas import SchemaError, compiled
+
+
+class FederatedModel(models.Model):
+    """A model that is trained by its clients.
+
+    Raises
+    ------
+    ValidationError
+        On saving, if the aggregation rule, the requirement or their arguments are not valid.
+    """
+
+    class UpdateKind(models.TextChoices):
+        """What a client's tensors are."""
+
+        WEIGHTS = "weights"
+        DIFFERENCES = "differences"
+
+    name = models.CharField(max_length=255)
+    developer = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="models",
+    )
+    clients = models.ManyToManyField(Client, related_name="federated_models", blank=True)
+    current_artifact = models.OneToOneField(
+        "ModelArtifact", related_name="+", null=True, blank=True, on_delete=models.PROTECT
+    )
+    aggregator = models.CharField(
+        max_length=255, default="weighted_mean", help_text="Name of the aggregation rule."
+    )
+    aggregator_args = models.JSONField(
+        default=dict, blank=True, help_text='Arguments of the rule by name, such as {"beta": 0.1}.'
+    )
+    requirement = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="When a round may start; empty: as soon as one update is ready.",
+    )
+    requirement_args = models.JSONField(
+        null=True, blank=True, help_text='By position, such as [3], or by name, such as {"x": 3}.'
+    )
+    update_kind = models.CharField(
+        max_length=16, choices=UpdateKind.choices, default=UpdateKind.WEIGHTS
+    )
+    max_num_examples = models.PositiveBigIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="An update counts no more examples than this, whatever it claims.",
+    )
+    furthest_base_agg = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="An update may be based on one of this many latest aggregates; empty: on any.",
+    )
+    update_schema = models.JSONField(null=True, blank=True)
+    client_agg_results_schema = models.JSONField(
+        null=True, blank=True, help_text="JSON schema of the scores that clients report."
+    )
+    score_metric = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="Which of the numbers that clients report is the score; empty: none is.",
+    )
+    lower_is_better = models.BooleanField(default=False, help_text="The score is a loss.")
+    max_score_drop = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text="An aggregate that scores worse than its parent by more than this is not published.",
+    )
+    pointer_number = models.PositiveIntegerField(
+        null=True, editable=False, help_text="latest.json names this aggregate, or a later one."
+    )
+    allow_aggregation = models.BooleanField(default=True, help_text="Unset: the model is paused.")
+    pause_reason = models.TextField(blank=True, editable=False)
+    event_pending = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="When it was paused, until the event has been published.",
+    )
+    failed_rounds = models.PositiveIntegerField(
+        default=0, editable=False, help_text="In a row, since a round succeeded or it was resumed."
+    )
+    pruned_before = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="Records of updates uploaded before this were deleted: such uploads are refused.",
+    )
+    created_on = models.DateTimeField(auto_now_add=True)
+    last_modified = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(furthest_base_agg__isnull=True) | Q(furthest_base_agg__gte=1),
+                name="furthest_base_agg_counts_from_one",
+            ),
+            models.CheckConstraint(
+                condition=Q(max_num_examples__isnull=True) | Q(max_num_examples__gte=1),
+                name="max_num_examples_is_positive",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        super().clean()
+        problems = {}
+        for field, create in (("aggregator", self.rule), ("requirement", self.requirement_object)):
+            try:
+                create()
+            except RuleError as error:
+                problems[field] = str(error)
+        try:
+            compiled(self.client_agg_results_schema)
+        except SchemaError as error:
+            problems["client_agg_results_schema"] = str(error)
+        if problems:
+            raise ValidationError(problems)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.clean()
+        super().save(*args, **kwargs)
+
+    def rule(self) -> Rule:
+        """Return the aggregation rule with its arguments."""
+        return create_rule(self.aggregator, self.aggregator_args)
+
+    def requirement_object(self) -> Requirement:
+        """Return the requirement with its arguments."""
+        return create_requirement(self.requirement, self.requirement_args)

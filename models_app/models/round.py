@@ -1,0 +1,83 @@
+"""The rounds."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from models_app.models.aggregate import ModelAggregate
+from models_app.models.events import publishes_events
+from models_app.models.federated_model import FederatedModel
+
+
+class AggregationRound(models.Model):
+    """One attempt to turn the ready updates of a model into one aggregate."""
+
+    class State(models.IntegerChoices):
+        """PUBLISHED, FAILED and REJECTED are final."""
+
+        RUNNING = 0
+        PUBLISHED = 1
+        FAILED = 2, "Failed: an error; its updates are ready again"
+        REJECTED = 3, "Rejected: too few usable updates; the usable ones are ready again"
+
+    federated_model = models.ForeignKey(
+        FederatedModel,
+        on_delete=models.PROTECT,
+        related_name="rounds",
+        db_index=False,  # `rounds_by_model` begins with it.
+    )
+    number = models.PositiveIntegerField(
+        help_text="Number of the aggregate it is to make; after a failure the next round has it again."
+    )
+    parent = models.ForeignKey(
+        ModelAggregate, null=True, on_delete=models.PROTECT, related_name="rounds_based_on"
+    )
+    aggregate = models.OneToOneField(
+        ModelAggregate, null=True, on_delete=models.PROTECT, related_name="round"
+    )
+    state = models.IntegerField(choices=State.choices, default=State.RUNNING)
+    config_snapshot = models.JSONField(
+        default=dict, help_text="The model's settings as they were when the updates were claimed."
+    )
+    external = models.BooleanField(
+        default=False, help_text="Opened by a workflow that calls the connector step by step."
+    )
+    attempt = models.PositiveIntegerField(
+        default=1, help_text="The fencing token: an earlier attempt cannot change the round."
+    )
+    lease_expires_at = models.DateTimeField()
+    started_on = models.DateTimeField()
+    finished_on = models.DateTimeField(null=True)
+    request_id = models.CharField(max_length=128, blank=True)
+    updates_used = models.PositiveIntegerField(default=0)
+    updates_rejected = models.PositiveIntegerField(default=0)
+    bytes_read = models.PositiveBigIntegerField(default=0)
+    error = models.TextField(blank=True)
+    checkpoint = models.JSONField(null=True, help_text="The progress of an unfinished round.")
+    attempts_without_progress = models.PositiveIntegerField(
+        default=0, help_text="Attempts in a row that did not get any further."
+    )
+    event_pending = models.BooleanField(default=publishes_events, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["federated_model"],
+                condition=Q(state=0),
+                name="one_running_round_per_model",
+            )
+        ]
+        indexes = [
+            # "The latest rounds of a model."
+            models.Index(fields=["federated_model", "id"], name="rounds_by_model"),
+            # "Finished rounds whose event is pending": hardly any at any time.
+            models.Index(
+                fields=["id"],
+                condition=Q(event_pending=True, state__gt=0),
+                name="rounds_with_event",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"round {self.number} of {self.federated_model}, attempt {self.attempt}"

@@ -1,0 +1,108 @@
+"""The updates of clients."""
+
+from __future__ import annotations
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from models_app.models.aggregate import ModelAggregate
+from models_app.models.client import Client
+from models_app.models.events import publishes_events
+from models_app.models.federated_model import FederatedModel
+from models_app.models.round import AggregationRound
+
+
+class ModelUpdate(models.Model):
+    """One client's contribution: an object in storage, and its metadata."""
+
+    class Status(models.IntegerChoices):
+        """PENDING and FAILED updates are ready for a round; COMPLETE and INVALID are final."""
+
+        PENDING = 0
+        RUNNING = 1
+        COMPLETE = 2
+        FAILED = 3
+        INVALID = 4
+
+    #: The name of the statuses in the system whose interface is taken over.
+    TaskStatus = Status
+
+    #: Statuses from which a round may take an update.
+    READY = (Status.PENDING, Status.FAILED)
+
+    client = models.ForeignKey(Client, on_delete=models.PROTECT, related_name="model_updates")
+    federated_model = models.ForeignKey(
+        FederatedModel,
+        on_delete=models.PROTECT,
+        related_name="model_updates",
+        db_index=False,  # `updates_by_model` begins with it.
+    )
+    data = models.FileField(upload_to="updates", max_length=1024)
+    status = models.IntegerField(choices=Status.choices, default=Status.PENDING)
+    rejection_reason = models.TextField(blank=True)
+    num_examples = models.PositiveBigIntegerField(default=1, validators=[MinValueValidator(1)])
+    base_aggregate = models.ForeignKey(
+        ModelAggregate,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="updates_based_on",
+    )
+    applied_aggregate = models.ForeignKey(
+        ModelAggregate,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="updates_applied",
+    )
+    round = models.ForeignKey(
+        AggregationRound,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="updates",
+        db_index=False,  # `updates_by_round` begins with it.
+    )
+    size = models.PositiveBigIntegerField(null=True, blank=True)
+    etag = models.CharField(max_length=255, blank=True)
+    storage_version = models.CharField(max_length=255, blank=True)
+    uploaded_on = models.DateTimeField(
+        default=timezone.now,
+        help_text="When the object was stored: a round takes the newest update of a client.",
+    )
+    norm = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Of its difference from the parent, if the rule measures it.",
+    )
+    event_pending = models.BooleanField(default=publishes_events, editable=False)
+    created_on = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["data", "storage_version"], name="one_update_per_stored_object"
+            ),
+            models.CheckConstraint(
+                condition=Q(num_examples__gte=1), name="num_examples_is_positive"
+            ),
+        ]
+        indexes = [
+            # "The latest updates of a model."
+            models.Index(fields=["federated_model", "id"], name="updates_by_model"),
+            # "The ready updates of a model", "its latest rejected updates".
+            models.Index(fields=["federated_model", "status", "id"], name="updates_by_status"),
+            # "A client's update in a round": looked up for each update that it supersedes.
+            models.Index(fields=["round", "client"], name="updates_by_round"),
+            # "Rejected updates whose event is pending."
+            models.Index(
+                fields=["id"],
+                condition=Q(event_pending=True, status=4),
+                name="updates_with_event",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"update {self.pk} of {self.client_id} for {self.federated_model_id}"
