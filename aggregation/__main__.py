@@ -22,7 +22,7 @@ from aggregation.errors import (
     UpdateRejected,
     UpdatesRejected,
 )
-from aggregation.formats import FORMATS, Spool, format_of, open_weights, read_metadata
+from aggregation.formats import FORMATS, Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.rules import Rule, create_rule, known_rules
@@ -189,16 +189,13 @@ class FileRound:
         )
 
     def _combine(self, opened: dict[int, Weights]) -> Combined:
-        model = self._parent or next(iter(opened.values()))
         work = Combination(
             rule=self._rule,
-            layout=model.layout,
             updates=list(opened.values()),
             num_examples=[self._counts[position] for position in opened],
             parent=self._parent,
             differences=self._options.differences,
         )
-        metadata = read_metadata(model.source) if model.format == "safetensors" else None
         sink = FileSink(self._options.out)
         try:
             with ProgressBar(work) as bar:
@@ -206,7 +203,6 @@ class FileRound:
                     work,
                     sink,
                     format=format_of(self._options.out),
-                    metadata=metadata,
                     resources=self._resources,
                     on_bytes=bar.advance,
                 )

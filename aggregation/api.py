@@ -1,4 +1,4 @@
-"""Aggregation in a notebook: the engine of the Lambda function, on updates in memory."""
+"""Aggregation in a notebook: the engine of the Lambda function, applied to arrays in memory."""
 
 from __future__ import annotations
 
@@ -89,7 +89,6 @@ def aggregate(
         raise UpdatesRejected(rejected)
     work = Combination(
         rule=chosen,
-        layout=(base or opened[0]).layout,
         updates=list(opened.values()),
         num_examples=counts,
         parent=base,

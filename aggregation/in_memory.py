@@ -15,6 +15,9 @@ from aggregation.layout import DTYPES, Tensor, TensorLayout
 from aggregation.sources import Buffer
 from aggregation.weights import Weights, shared_index
 
+#: The format of weights in memory, which no file has.
+FORMAT = "memory"
+
 #: Arrays by name, or a model's arrays in their order.
 Tensors = Mapping[str, ArrayLike] | Sequence[ArrayLike]
 
@@ -37,7 +40,7 @@ def weights_in_memory(arrays: Tensors) -> Weights:
     source = ArraysSource(flat)
     layout = TensorLayout(tuple(tensors), named=named)
     index = shared_index(layout, source.starts[:-1])
-    return Weights(index=index, source=source, format="safetensors")
+    return Weights(index=index, source=source, format=FORMAT)
 
 
 def _as_array(name: str, values: ArrayLike) -> NDArray[Any]:

@@ -108,7 +108,6 @@ def aggregate(
         updates = list(alike.values())
         work = Combination(
             rule=create_rule("weighted_mean"),
-            layout=updates[0].layout,
             updates=updates,
             num_examples=[1.0] * len(updates),
         )

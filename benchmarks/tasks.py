@@ -104,7 +104,6 @@ def aggregate(
             base = open_weights(FileSource(parent), "safetensors", spool=spool) if parent else None
             combination = Combination(
                 rule=create_rule(rule, arguments),
-                layout=updates[0].layout,
                 updates=updates,
                 num_examples=[1.0 + number % 7 for number in range(len(paths))],
                 parent=base,

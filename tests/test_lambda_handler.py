@@ -363,20 +363,20 @@ def test_updates_that_arrive_during_a_round_get_the_next_one() -> None:
     """After publishing, the function looks again: what became ready meanwhile is not left lying."""
     model = make_model(2)
     ready_update(model, 1, filled(1.0))
-    from aggregation import round as core
+    from aggregation.round.attempt import Attempt
 
-    original = core.Attempt.aggregate
+    original = Attempt.combine
 
-    def aggregate(self: Any) -> Any:
+    def combine(self: Any) -> Any:
         if not model.aggregates.exists() and model.model_updates.count() == 1:
             ready_update(model, 2, filled(9.0))
         return original(self)
 
-    core.Attempt.aggregate = aggregate  # type: ignore[method-assign]
+    Attempt.combine = combine  # type: ignore[method-assign]
     try:
         invoke(scheduled(model))
     finally:
-        core.Attempt.aggregate = original  # type: ignore[method-assign]
+        Attempt.combine = original  # type: ignore[method-assign]
     assert model.aggregates.count() == 2
 
 

@@ -1,4 +1,4 @@
-"""The chunk engine: any number of updates of any size become one aggregate, in flat memory."""
+"""The chunk engine: combine any number of updates of any size into one aggregate, in flat memory."""
 
 from aggregation.engine.combine import combine
 from aggregation.engine.passes import Passes

@@ -1,4 +1,4 @@
-"""The numbers in one slice of a block: what is in them that is not finite, what they come to."""
+"""Arithmetic on one slice of a block: conversions, checks for finite values, inner products."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aggregation.rules.order import mean_of_ranks
 
 
 def as_floats(values: Numbers) -> Floats:
-    """The same values, exactly, in a dtype numpy computes in: float32, or float64 for integers.
+    """Return the same values in a dtype that numpy computes in: float32, or float64 for integers.
 
     float32 and float64 are returned as they are, not copied.
     """
@@ -27,7 +27,7 @@ def as_floats(values: Numbers) -> Floats:
 
 
 def as_stored(values: Float64s, dtype: np.dtype[Any]) -> Numbers:
-    """Values rounded to a model's dtype: to nearest, ties to even; integers kept within range."""
+    """Round values to a model's dtype: to nearest, ties to even; integers are clipped to its range."""
     if dtype.kind in "iu":
         return _rounded_to_integers(values, dtype)
     if dtype == BFLOAT16:
@@ -40,16 +40,16 @@ def _rounded_to_integers(values: Float64s, dtype: np.dtype[Any]) -> Numbers:
     bounds = np.iinfo(dtype)
     rounded = np.rint(values)
     result = rounded.clip(float(bounds.min), float(bounds.max))
-    # float64 has no 2**63 - 1: what reaches the bound is set to it rather than converted.
+    # float64 cannot hold 2**63 - 1, so values that reach the bound are set to it, not converted.
     stored = np.where(result >= float(bounds.max), 0.0, result).astype(dtype)
     stored[result >= float(bounds.max)] = bounds.max
     return stored
 
 
 def _rounded_to_odd(values: Float64s) -> NDArray[np.float32]:
-    """float32 values from which a second rounding, to fewer bits, gives what one rounding would.
+    """Return float32 values that a second rounding, to fewer bits, rounds as one rounding would.
 
-    Boldo and Melquiond, *When double rounding is odd*, 2005: cut the value off, and make the last
+    Boldo and Melquiond, *When double rounding is odd*, 2005: truncate the value, and make the last
     bit odd if anything was lost.
     """
     with np.errstate(over="ignore"):
@@ -63,10 +63,10 @@ def _rounded_to_odd(values: Float64s) -> NDArray[np.float32]:
 
 
 def nonfinite_rows(values: Numbers) -> dict[int, int]:
-    """Rows that hold a NaN or an infinity, with the column of the first.
+    """Return the rows that hold a NaN or an infinity, with the column of the first.
 
-    A value that is not finite makes the sum of its row so; the sum is a fast first look, and rules
-    nothing out that has none.
+    A value that is not finite makes the sum of its row not finite, so the sums are a fast first test.
+    A row of large finite values may fail it, and is then searched.
     """
     if values.dtype.kind in "iu":
         return {}
@@ -83,7 +83,7 @@ def nonfinite_rows(values: Numbers) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class BadValue:
-    """A value that keeps its update out: in which row and column of a slice, and what it is."""
+    """A value for which its update is rejected: its row and column in a slice, and a description."""
 
     row: int
     column: int
@@ -91,7 +91,7 @@ class BadValue:
 
 
 def bad_values(block: Numbers) -> list[BadValue]:
-    """A `BadValue` for each row that is not finite throughout."""
+    """Return a `BadValue` for each row that holds a value that is not finite."""
     found = nonfinite_rows(block)
     return [BadValue(row, column, str(block[row, column])) for row, column in found.items()]
 
@@ -99,10 +99,9 @@ def bad_values(block: Numbers) -> list[BadValue]:
 def overflowing_values(
     block: Numbers, result: Numbers, coefficients: Sequence[float]
 ) -> list[BadValue]:
-    """Who made a result overflow its dtype, where all rows are finite.
+    """Return the values that make a result overflow its dtype although all rows are finite.
 
-    Blamed at each such element is every row that contributes at least half as much as the one that
-    contributes most.
+    At each such element they are those that contribute at least half as much as the largest one.
     """
     blamed: dict[int, int] = {}
     for column in np.flatnonzero(~np.isfinite(as_floats(result[None, :])[0])):
@@ -119,15 +118,15 @@ def overflowing_values(
 
 
 def median(rows: Numbers) -> Float64s:
-    """The median of each column; the rows are left as they are."""
+    """Return the median of each column; the rows are not changed."""
     return mean_of_ranks(np.array(as_floats(rows)), (len(rows) - 1) // 2, len(rows) // 2 + 1)
 
 
 def centred(rows: Numbers, centre: Float64s | None) -> Float64s:
-    """The rows' differences from the centre, or the rows themselves, in float64.
+    """Return the rows' differences from the centre, or the rows themselves, in float64.
 
-    Centred before they are multiplied: honest updates differ by a small fraction of what the weights
-    are, and uncentred products would lose just that to cancellation.
+    Rows are centred before they are multiplied, because honest updates differ by a small fraction of
+    the weights, which uncentred products would lose to cancellation.
 
     Parameters
     ----------
@@ -145,12 +144,12 @@ def centred(rows: Numbers, centre: Float64s | None) -> Float64s:
 
 
 def inner_products(differences: Float64s) -> Float64s:
-    """(n, n) inner products of all pairs of rows."""
+    """Return the (n, n) inner products of all pairs of rows."""
     with np.errstate(over="ignore", invalid="ignore"):
         return differences @ differences.T
 
 
 def squared_norms(differences: Float64s) -> Float64s:
-    """(n,) inner product of each row with itself."""
+    """Return the (n,) inner products of the rows with themselves."""
     with np.errstate(over="ignore"):
         return np.asarray(np.square(differences).sum(axis=1), np.float64)

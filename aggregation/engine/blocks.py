@@ -1,5 +1,4 @@
-"""Reading the same range of the flattened model from many weights objects: ahead of its use, or where
-it is used."""
+"""Blocks: the same range of the flattened model, read from many weights objects."""
 
 from __future__ import annotations
 
@@ -17,18 +16,20 @@ from aggregation.layout import TensorLayout
 from aggregation.rules.base import Numbers
 from aggregation.weights import Weights
 
-#: One block is being combined while the next one is being read.
+#: One block is combined while the next one is read.
 BLOCKS_IN_FLIGHT = 2
 
 
 class RowsOnDemand:
-    """Rows of one dtype that are read one after the other, each into the place of the one before, so
-    that it is still in the processor's cache when it is used. They can be gone through anew.
+    """Rows of one dtype that are read one after the other, while they are iterated over.
+
+    Each row overwrites the one before, so that it is still in the processor's cache when it is used.
+    The rows can be iterated over again.
 
     Parameters
     ----------
     read : callable
-        Fills a buffer of bytes with the row of that number.
+        Fills a buffer of bytes with the row of the given number.
     shape : (int, int)
     dtype : dtype
     """
@@ -57,8 +58,8 @@ class RowsOnDemand:
 
 
 class Slice(NamedTuple):
-    """Some columns of a block, all of one dtype, from element ``start`` on: the updates' rows, and the
-    parent's if it is read too."""
+    """Columns of a block from element ``start`` on, all of one dtype: the rows of the updates, and
+    that of the parent if it is read."""
 
     start: int
     rows: Numbers | RowsOnDemand
@@ -74,11 +75,11 @@ class Block:
     start, stop : int
         Range in the flattened model.
     updates : int
-        Rows that are updates'; one more is the parent's.
+        The number of rows that belong to updates. One more row belongs to the parent, if it is read.
     raw : (n_rows, n_bytes) uint8
-        The bytes, a row for each object; valid until the next block is asked for.
+        The bytes, a row for each object. They are valid until the next block is requested.
     unreadable : dict of int to str
-        Rows that could not be read, with the reason. Their bytes are zeros.
+        Rows that could not be read, with the reasons. Their bytes are zeros.
     """
 
     layout: TensorLayout
@@ -90,11 +91,11 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Bytes read for it."""
+        """The number of bytes read."""
         return self.raw.size
 
     def slices(self, elements: int) -> Iterator[Slice]:
-        """The block cut along its columns, at multiples of ``elements`` and where the dtype changes."""
+        """Cut the block along its columns at multiples of ``elements`` and where the dtype changes."""
         base = self.layout.bytes_before(self.start)
         for start, run_stop, dtype in self.layout.runs_between(self.start, self.stop):
             begin = self.layout.bytes_before(start) - base
@@ -108,19 +109,18 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockOnDemand:
-    """Elements of one dtype, ``start`` to ``stop``, of several weights objects, each of which is read
-    when it is its turn to be used.
+    """Elements ``start`` to ``stop``, of one dtype, of objects that are read one after the other.
 
     Parameters
     ----------
     start, stop : int
         Range in the flattened model.
     nbytes : int
-        Bytes to be read for it.
+        The number of bytes that are read for it.
     rows : RowsOnDemand
     parent : (stop - start,) array, optional
     unreadable : dict of int to str
-        Rows that could not be read so far, with the reason. They are zeros.
+        Rows that could not be read so far, with the reasons. They are zeros.
     """
 
     start: int
@@ -131,12 +131,12 @@ class BlockOnDemand:
     unreadable: dict[int, str]
 
     def slices(self, elements: int) -> Iterator[Slice]:
-        """All of it at once: to be read in smaller pieces would take longer."""
+        """Return the whole block as one slice: smaller reads would take longer."""
         yield Slice(self.start, self.rows, self.parent)
 
 
 def grid(start: int, stop: int, elements: int) -> Iterator[slice]:
-    """The range cut at multiples of ``elements``; the pieces are counted from ``start``."""
+    """Cut a range at multiples of ``elements``; the yielded slices count from ``start``."""
     begin = start
     while begin < stop:
         end = min(stop, begin - begin % elements + elements)
@@ -169,23 +169,23 @@ class BlockReader:
 
     @property
     def local(self) -> bool:
-        """Whether nothing is won by reading ahead."""
+        """Whether all objects are local, so that reading ahead gains nothing."""
         return all(row.source.local for row in self._rows)
 
     def ahead(
         self, cuts: Iterable[tuple[int, int]], row_bytes: int, pool: Executor, tasks: int
     ) -> Iterator[Block]:
-        """The blocks for these ranges, each of which is read while the one before is used.
+        """Yield the blocks for these ranges; each is read while the one before it is used.
 
         Parameters
         ----------
         cuts : iterable of (int, int)
         row_bytes : int
-            Of the longest row.
+            Length of the longest row.
         pool : Executor
             Its threads read.
         tasks : int
-            Into how many tasks the rows of a block are divided.
+            The number of tasks into which the rows of a block are divided.
         """
         shares = [range(first, len(self), tasks) for first in range(min(tasks, len(self)))]
         buffers = cycle(np.empty((len(self), row_bytes), np.uint8) for _ in range(BLOCKS_IN_FLIGHT))
@@ -194,19 +194,19 @@ class BlockReader:
             block = self._block(start, stop, buffer[:, : self._width(start, stop)])
             ahead = block, [pool.submit(self._read_share, block, share) for share in shares]
             if pending:
-                yield self._finished(*pending)
+                yield self._finish(*pending)
             pending = ahead
         if pending:
-            yield self._finished(*pending)
+            yield self._finish(*pending)
 
     def now(self, start: int, stop: int, *, on_demand: bool) -> Block | BlockOnDemand:
-        """The block for this range, read by the thread that asks for it.
+        """Return the block for this range, read by the calling thread.
 
         Parameters
         ----------
         start, stop : int
         on_demand : bool
-            Whether it is enough to have one row after the other.
+            Whether the caller needs only one row at a time.
         """
         dtypes = [dtype for _, _, dtype in self._layout.runs_between(start, stop)]
         if on_demand and len(dtypes) == 1:
@@ -242,7 +242,7 @@ class BlockReader:
     def _block(self, start: int, stop: int, raw: NDArray[np.uint8]) -> Block:
         return Block(layout=self._layout, start=start, stop=stop, updates=self._updates, raw=raw)
 
-    def _finished(self, block: Block, reads: list[Future[None]]) -> Block:
+    def _finish(self, block: Block, reads: list[Future[None]]) -> Block:
         for read in reads:
             read.result()
         block.unreadable.update(self._unreadable)
@@ -258,7 +258,7 @@ class BlockReader:
     def _read(
         self, start: int, row: int, raw: NDArray[np.uint8], unreadable: dict[int, str]
     ) -> None:
-        """Read a row from element ``start`` on; zeros, and a reason, if it cannot be read."""
+        """Read a row from element ``start`` on; if it cannot be read, set zeros and record why."""
         try:
             self._rows[row].read_into(self._layout, self._layout.bytes_before(start), raw.data)
         except UpdateRejected as error:

@@ -1,19 +1,19 @@
-"""The chunk engine: any number of updates of any size become one aggregate, in flat memory.
+"""The chunk engine: combine any number of updates of any size into one aggregate, in flat memory.
 
-The model is never held. For each chunk of the flattened model that range is read from every update,
-ahead of the arithmetic, as a block of shape (n_updates, chunk_elements); the rule turns the block into
-the result's chunk, which goes to storage before the whole is known.
+The engine never holds a model. For each chunk of the flattened model it reads that range from every
+update, ahead of the arithmetic, as a block of shape (n_updates, chunk_elements). The rule turns the
+block into the result's chunk, which is stored before the next chunks are known.
 
-What makes the bytes of the result a function of the updates alone, however the work was cut:
+The bytes of the result depend on the updates alone, however the work was cut:
 
 - an element's result is computed from its own column, by elementwise operations in a fixed order;
-- the Gram matrix is added up over cells of `passes.CELL` elements that lie on a fixed grid;
-- parts end where the layout says, not where a chunk did.
+- the Gram matrix is summed over cells of `passes.CELL` elements that lie on a fixed grid;
+- parts end where the layout says, not where a chunk ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import cast
@@ -44,8 +44,7 @@ def combine(
     work: Combination,
     sink: Sink,
     *,
-    format: str,
-    metadata: Mapping[str, str] | None = None,
+    format: str | None = None,
     resources: Resources = DEFAULT_RESOURCES,
     resume: Checkpoint | None = None,
     checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
@@ -58,20 +57,20 @@ def combine(
     ----------
     work : Combination
     sink : Sink
-        For the result; with ``resume``, one that goes on with the state kept there. Completed in the
-        end; after an error it is the caller's to abort.
-    format, metadata
-        Of the result.
+        For the result; with ``resume``, a sink that continues after the saved state. It is completed
+        at the end. After an error, the caller aborts it.
+    format : str, optional
+        Of the result; by default, the model's.
     resources : Resources
-        Change how the work is done, and nothing of what comes out.
+        How the work is done; the result does not depend on them.
     resume : Checkpoint, optional
-        Where an earlier call with the same ``work`` got to.
+        The last checkpoint of an earlier call with the same ``work``.
     checkpoint : callable
-        Told how far the work is, after each part of the model that was measured or stored.
+        Called with the progress after each part of the model that was measured or stored.
     out_of_time : callable
-        Asked after every chunk.
+        Called after every chunk; when it returns True, `OutOfTime` is raised.
     on_bytes : callable
-        Told the bytes consumed after every chunk.
+        Called after every chunk with the number of bytes that were read for it.
 
     Returns
     -------
@@ -80,8 +79,8 @@ def combine(
     Raises
     ------
     UpdatesRejected
-        If updates turned out bad. All of them have been read to the end, or as far as there was time,
-        so that the reasons name every bad one; nothing of the result is visible.
+        If updates turned out bad. All updates were read to the end, or as far as there was time, so
+        that the reasons name every bad one. Nothing of the result is visible.
     OutOfTime
         If the time was up before the last chunk.
     """
@@ -93,23 +92,20 @@ def combine(
         else:
             selection, norms = select(passes, resume, checkpoint)
 
-        def tell(progress: Progress) -> None:
-            checkpoint(
-                Checkpoint(
-                    measuring=None,
-                    norms=norms,
-                    selection=selection.to_json(),
-                    progress=progress,
-                )
-            )
+        def save(progress: Progress) -> None:
+            saved = selection.to_json()
+            checkpoint(Checkpoint(measuring=None, norms=norms, selection=saved, progress=progress))
 
+        encoder_state = progress["encoder"] if progress else None
         writer = PartWriter(
             layout=work.layout,
-            encoder=encoder_for(format, work.layout, metadata, progress and progress["encoder"]),
+            encoder=encoder_for(
+                format or work.model.format, work.layout, work.metadata, encoder_state
+            ),
             sink=sink,
             pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
             progress=progress,
-            checkpoint=tell,
+            checkpoint=save,
         )
         _combine_chunks(passes, selection, writer)
         writer.close()
@@ -117,13 +113,13 @@ def combine(
 
 
 def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter) -> None:
-    """Combine the selected updates, from where the writer stands to the end."""
+    """Combine the selected updates from the writer's next element to the end."""
     work, members = passes.work, selection.members
     with_parent = work.differences or work.rule.on_differences
 
     def combine(piece: Slice) -> tuple[NDArray[np.uint8], dict[int, str]]:
         stored, bad = _combine_slice(work, piece, selection)
-        return stored.view(np.uint8), passes.described(bad, members, piece.start)
+        return stored.view(np.uint8), passes.describe(bad, members, piece.start)
 
     bad: dict[int, str] = {}
     for block in passes.each(combine, members, writer.next_element, with_parent=with_parent):
@@ -137,7 +133,7 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter) ->
                 passes.check_time(block)
             except OutOfTime:
                 if bad:
-                    break  # Or, found anew and anew, they would keep a long round from its end.
+                    break  # Otherwise each attempt would find them again, and none would get further.
                 writer.flush()
                 raise
     if bad:
@@ -147,7 +143,7 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter) ->
 def _combine_slice(
     work: Combination, piece: Slice, selection: Selection
 ) -> tuple[Numbers, list[BadValue]]:
-    """The result in the model's dtype, and what in the rows keeps it from being finite."""
+    """Return the result in the model's dtype, and the values that keep it from being finite."""
     rows, dtype = piece.rows, piece.rows.dtype
     if not work.rule.linear:
         rows = np.asarray(rows)
@@ -157,7 +153,7 @@ def _combine_slice(
         rows = arithmetic.as_floats(rows)
     base = None if piece.parent is None else piece.parent.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        # Only a linear rule gets rows on demand, and it takes them.
+        # Only a linear rule gets rows on demand; `LinearRule.combine` accepts them.
         block = cast(Numbers, rows)
         combined = work.rule.combine(block, selection, None if work.differences else base)
         if base is not None:

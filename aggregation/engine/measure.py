@@ -1,4 +1,4 @@
-"""What a rule wants to know of the updates before it selects: their norms, or their inner products."""
+"""Measure the updates before the rule selects: their norms, or their inner products."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from aggregation.errors import OutOfTime, UpdatesRejected
 from aggregation.rules import Selection, Statistics
 from aggregation.rules.base import Float64s, Numbers
 
-#: Bytes of the cells' products that a thread makes at once: of few updates many cells, since handing
-#: a thread its work takes time; of many updates one, since each is as large as the Gram matrix.
+#: Bytes of the cells' products that a thread computes at once. For few updates these are many cells,
+#: because it takes time to hand work to a thread. For many updates it is one cell, because the
+#: product of a cell is as large as the Gram matrix.
 PRODUCT_BYTES = 2 << 20
 
-#: Updates closer to each other than this share of their squared distances from the centre make the
-#: centre a bad one: their own distances lose digits.
+#: If the squared distance of two updates is smaller than this share of their squared distances from
+#: the centre, it loses too many digits to cancellation, and another centre is needed.
 CANCELLATION_RATIO = 2.0**-16
 
 #: `arithmetic.inner_products` or `arithmetic.squared_norms`.
@@ -30,10 +31,10 @@ Products = Callable[[Float64s], Float64s]
 
 
 class Centre(Enum):
-    """What the updates' differences are measured from.
+    """The point from which the updates' differences are measured.
 
-    ``ORIGIN`` where they come as differences. The coordinate-wise ``MEDIAN`` is where most of them
-    are, and no client can move it away from there.
+    It is the ``ORIGIN`` for updates that are differences. The coordinate-wise ``MEDIAN`` lies among
+    the majority of the updates, and no minority can move it away.
     """
 
     PARENT = "parent"
@@ -46,106 +47,104 @@ def select(
     resume: Checkpoint | None = None,
     checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> tuple[Selection, Sequence[float] | None]:
-    """Let the rule decide, after measuring what it needs to know.
+    """Measure what the rule needs, and let it select.
 
     Parameters
     ----------
     passes : Passes
     resume : Checkpoint, optional
-        Where an earlier call got to.
+        The last checkpoint of an earlier call.
     checkpoint : callable
-        Told after each part of the model how far it is.
+        Called with the progress after each part of the model.
 
     Returns
     -------
     selection : Selection
-    norms : tuple of float, optional
+    norms : sequence of float, optional
         See `aggregation.engine.plan.Combined`.
     """
     rule = passes.work.rule
     counts = np.asarray(passes.work.num_examples, np.float64)
     if not (rule.needs_gram or rule.needs_norms):
         return rule.select(Statistics(counts)), None
-    left = resume["measuring"] if resume else None
+    saved = resume["measuring"] if resume else None
     norms = resume["norms"] if resume else None
 
-    def tell(measuring: Measuring) -> None:
-        checkpoint(
-            Checkpoint(measuring=measuring, norms=norms, selection=None, progress=None),
-        )
+    def save(measuring: Measuring) -> None:
+        checkpoint(Checkpoint(measuring=measuring, norms=norms, selection=None, progress=None))
 
     if norms is None:
-        statistics = _first(passes, counts, left, tell)
+        statistics = _first_statistics(passes, counts, saved, save)
         norms = np.sqrt(statistics.squared_norms).tolist()
-        if not (_may_move(passes.work) and _would_cancel(statistics)):
+        if not (_may_recentre(passes.work) and _would_cancel(statistics)):
             return rule.select(statistics), norms
-        left = None
-        del statistics  # Its matrices are as large as those that come now.
-    gram = measured(passes, arithmetic.inner_products, Centre.MEDIAN, left, tell)
+        saved = None
+        del statistics  # Its matrices are as large as those that are computed now.
+    gram = measure(passes, arithmetic.inner_products, Centre.MEDIAN, saved, save)
     return rule.select(Statistics(counts, gram=gram)), norms
 
 
-def _first(
-    passes: Passes, counts: Float64s, left: Measuring | None, tell: Callable[[Measuring], None]
+def _first_statistics(
+    passes: Passes, counts: Float64s, saved: Measuring | None, save: Callable[[Measuring], None]
 ) -> Statistics:
-    """What is measured first; mostly, that is enough."""
-    centre = usual_centre(passes.work)
+    """Measure the updates from their default centre; in most rounds that is enough."""
+    centre = default_centre(passes.work)
     if passes.work.rule.needs_gram:
-        gram = measured(passes, arithmetic.inner_products, centre, left, tell)
+        gram = measure(passes, arithmetic.inner_products, centre, saved, save)
         return Statistics(counts, gram=gram)
-    squares = measured(passes, arithmetic.squared_norms, centre, left, tell)
+    squares = measure(passes, arithmetic.squared_norms, centre, saved, save)
     return Statistics(counts, squares=squares)
 
 
-def _may_move(work: Combination) -> bool:
-    """Whether the rule would take distances measured from elsewhere as well."""
-    free = work.rule.needs_gram and not work.rule.on_differences
-    return free and usual_centre(work) is not Centre.MEDIAN
+def _may_recentre(work: Combination) -> bool:
+    """Return whether the rule also accepts distances measured from another centre."""
+    any_centre = work.rule.needs_gram and not work.rule.on_differences
+    return any_centre and default_centre(work) is not Centre.MEDIAN
 
 
-def usual_centre(work: Combination) -> Centre:
-    """The parent, if there is one; it is the origin of updates that are differences."""
+def default_centre(work: Combination) -> Centre:
+    """Return the parent if there is one, which for updates that are differences is the origin."""
     if work.differences:
         return Centre.ORIGIN
     return Centre.MEDIAN if work.parent is None else Centre.PARENT
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is not finite is rejected, not warned of
-def measured(
+@np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected below.
+def measure(
     passes: Passes,
     products: Products,
     centre: Centre,
-    left: Measuring | None = None,
-    tell: Callable[[Measuring], None] = lambda measuring: None,
+    saved: Measuring | None = None,
+    save: Callable[[Measuring], None] = lambda measuring: None,
 ) -> Float64s:
-    """Products of the updates' differences from the centre, over the whole model.
+    """Return products of the updates' differences from the centre, over the whole model.
 
     Raises
     ------
     UpdatesRejected
-        If values are not finite, or too large for it.
+        If values are not finite, or too large to be squared.
     OutOfTime
     """
     members = range(len(passes.work.updates))
-    start, total = _begin(products(np.zeros((len(members), 0))), left)
-    told, bytes_before = start, passes.work.layout.bytes_before
+    start, total = _initial_total(products(np.zeros((len(members), 0))), saved)
+    saved_at, bytes_before = start, passes.work.layout.bytes_before
     bad: dict[int, str] = {}
     for block in passes.blocks(members, start, with_parent=centre is Centre.PARENT, on_grid=True):
         if not bad and not block.unreadable:
             _add_cells(total, passes, block, products, centre)
-        # What is not finite shows in the products: where they are, nothing need be looked for.
+        # Values that are not finite show in the products; only then is the block searched for them.
         if bad or block.unreadable or not np.isfinite(_squares(total)).all():
             bad = passes.scan(block, members) | bad
         try:
             passes.check_time(block)
         except OutOfTime:
             if bad:
-                break  # Or, found anew and anew, they would keep a long round from its end.
-            tell(_kept(block.stop, total))
+                break  # Otherwise each attempt would find them again, and none would get further.
+            save(_measuring(block.stop, total))
             raise
-        if not bad and bytes_before(block.stop) - bytes_before(told) >= parts.PART_BYTES:
-            told = block.stop
-            tell(_kept(told, total))
+        if not bad and bytes_before(block.stop) - bytes_before(saved_at) >= parts.PART_BYTES:
+            saved_at = block.stop
+            save(_measuring(saved_at, total))
     bad = bad or {
         int(row): "values so large that their squares overflow float64"
         for row in np.flatnonzero(~np.isfinite(_squares(total)))
@@ -155,16 +154,16 @@ def measured(
     return _rounded(total)
 
 
-def _begin(nothing: Float64s, left: Measuring | None) -> tuple[int, Float64s]:
-    """The first element to take in, and what those before it come to."""
-    if left is None:
-        return 0, nothing
-    products = np.frombuffer(b64decode(left["products"]), "<f8")
-    return left["next_element"], products.reshape(nothing.shape).copy()
+def _initial_total(zeros: Float64s, saved: Measuring | None) -> tuple[int, Float64s]:
+    """Return the first element to measure, and the products of those before it."""
+    if saved is None:
+        return 0, zeros
+    products = np.frombuffer(b64decode(saved["products"]), "<f8")
+    return saved["next_element"], products.reshape(zeros.shape).copy()
 
 
-def _kept(next_element: int, products: Float64s) -> Measuring:
-    """For `_begin`: as text that takes half of what JSON's numbers do."""
+def _measuring(next_element: int, products: Float64s) -> Measuring:
+    """Return the progress for `_initial_total`; base64 takes half the space of JSON numbers."""
     data = np.ascontiguousarray(products, "<f8").data
     return Measuring(next_element=next_element, products=b64encode(data).decode())
 
@@ -174,15 +173,17 @@ def _squares(products: Float64s) -> Float64s:
 
 
 def _cells_at_once(product: Float64s) -> int:
-    """How many cells a thread takes, so that only a few products of many updates are alive."""
+    """Return how many cells a thread takes, so that few products of many updates are alive."""
     return min(max(PRODUCT_BYTES // product.nbytes, 1), SLICE // CELL)
 
 
 def _add_cells(
     total: Float64s, passes: Passes, block: Block, products: Products, centre: Centre
 ) -> None:
-    """Add to the total the products of the differences from the centre over the cells of a block, one
-    after the other: their order is what makes the sum the same however the work was cut."""
+    """Add the products over the cells of a block to the total.
+
+    The cells are added in order, which makes the sum independent of how the work was cut.
+    """
 
     @np.errstate(over="ignore", invalid="ignore")
     def of_cells(cells: Sequence[tuple[Numbers, Float64s]]) -> list[Float64s]:
@@ -196,12 +197,12 @@ def _add_cells(
 def _cells(
     passes: Passes, block: Block, centre: Centre, at_once: int
 ) -> Iterator[Sequence[tuple[Numbers, Float64s]]]:
-    """The rows and the centre of a block's cells, so many of them at once."""
+    """Yield the rows and the centre of a block's cells, ``at_once`` cells at a time."""
 
     @np.errstate(over="ignore", invalid="ignore")
     def with_centre(piece: Slice) -> tuple[Numbers, Float64s, int]:
         rows = np.asarray(piece.rows)
-        return rows, _values_of(centre, rows, piece.parent), piece.start
+        return rows, _centre_of(centre, rows, piece.parent), piece.start
 
     for rows, base, start in passes.ahead(with_centre, block.slices(SLICE)):
         cells = list(grid(start, start + len(base), CELL))
@@ -209,16 +210,18 @@ def _cells(
             yield [(rows[:, cell], base[cell]) for cell in cells[first : first + at_once]]
 
 
-def _values_of(centre: Centre, rows: Numbers, parent: Numbers | None) -> Float64s:
-    """The centre of some columns; the parent's are given where it is the centre."""
+def _centre_of(centre: Centre, rows: Numbers, parent: Numbers | None) -> Float64s:
+    """Return the values of the centre for some columns."""
     if centre is Centre.MEDIAN:
         return arithmetic.median(rows)
     return np.zeros(rows.shape[1]) if parent is None else parent.astype(np.float64)
 
 
 def _would_cancel(statistics: Statistics) -> bool:
-    """Whether two updates are so close to each other, and so far from the centre, that it should lie
-    among them: the distances of such lose to cancellation what `_rounded` leaves of it."""
+    """Return whether two updates are much closer to each other than to the centre.
+
+    The rounded products (`_rounded`) then lose their distance to cancellation.
+    """
     norms = statistics.squared_norms
     bounds = np.add.outer(norms, norms)
     bounds *= CANCELLATION_RATIO
@@ -228,8 +231,11 @@ def _would_cancel(statistics: Statistics) -> bool:
 
 
 def _rounded(gram: Float64s) -> Float64s:
-    """Cut to 40 significant bits, so that a last bit in which two kinds of processor differ does not
-    decide between updates, and a scaling factor comes out the same on both."""
+    """Round to 40 significant bits.
+
+    Processors differ in the last bits of a product, and that must not decide between updates or
+    change a scaling factor.
+    """
     mantissa, exponent = np.frexp(gram)
     np.ldexp(mantissa, 40, out=mantissa)
     np.rint(mantissa, out=mantissa)

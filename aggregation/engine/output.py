@@ -1,4 +1,4 @@
-"""Writing a result part by part, and where the parts go."""
+"""Write a result part by part, to a sink."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from aggregation.errors import ProgressLost
 from aggregation.formats import Encoder
 from aggregation.layout import TensorLayout
 
-#: Bytes of the flattened model in one part of the result. Object stores want parts of 5 MiB at least.
-#: As JSON text a float64, eight bytes, is four characters or more (``0.0,``): 6 MiB. An int64 may be
-#: two; a part that came to less than half of the bytes is not stored before the next one is added.
+#: Bytes of the flattened model in one part of the result. Object stores require parts of at least
+#: 5 MiB. In JSON, eight bytes of float64 become at least four characters (``0.0,``): 6 MiB. An int64
+#: may become two, so a part that is shorter than half of this is stored together with the next one.
 PART_BYTES = 12 << 20
 
-#: Object stores take ten thousand parts at most.
+#: Object stores accept at most ten thousand parts.
 MAX_PARTS = 9_000
 
-#: Parts in memory at once: one being filled while the one before is being stored.
+#: Parts in memory at once: one is filled while the one before it is stored.
 PARTS_IN_FLIGHT = 2
 
 
 class Sink(Protocol):
-    """Where the parts of a result go.
+    """The destination of a result's parts.
 
-    No object shows before it is whole. Of several parts nothing shows before `complete`; the only
-    part of an object is all of it, and may show once it is written.
+    An object becomes visible only when it is complete: after `complete`, or, if it has a single part,
+    possibly as soon as that part is written.
     """
 
     def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
-        """Store part ``number``, counted from 1; ``last`` if no other follows."""
+        """Store part ``number``, counted from 1. ``last`` says that no other part follows."""
 
     def state(self) -> dict[str, Any]:
-        """What another process needs to go on after the last part written; JSON-able."""
+        """Return what another process needs to continue after the last part written; JSON-able."""
 
     def complete(self) -> None:
-        """Make the object visible, whole, if it is not yet."""
+        """Make the complete object visible, unless it is visible already."""
 
     def abort(self) -> None:
-        """Forget the parts."""
+        """Delete the parts."""
 
 
 class Progress(TypedDict):
-    """How far a result got, after some part of it; JSON-able."""
+    """The progress of a result after a stored part; JSON-able."""
 
     parts: int
     next_element: int
@@ -55,9 +55,9 @@ class Progress(TypedDict):
 
 
 def part_ends(layout: TensorLayout) -> list[int]:
-    """The elements before which the parts of a result end.
+    """Return the elements before which the parts of a result end.
 
-    They follow from the layout alone, so that whoever goes on with a result cuts it the same way.
+    They depend on the layout alone, so that every attempt cuts the result in the same way.
     """
     part_bytes = max(PART_BYTES, -(-layout.nbytes // MAX_PARTS))
     ends = [layout.element_at(byte) for byte in range(part_bytes, layout.nbytes, part_bytes)]
@@ -65,7 +65,7 @@ def part_ends(layout: TensorLayout) -> list[int]:
 
 
 class PartWriter:
-    """Encodes the result's chunks in order and stores each part while the next one is computed.
+    """Encodes the result's chunks in order, and stores each part while the next one is computed.
 
     Parameters
     ----------
@@ -75,9 +75,9 @@ class PartWriter:
     pool : Executor
         Its thread stores.
     progress : Progress, optional
-        Where to go on.
+        Where to continue.
     checkpoint : callable
-        Told the progress once a part is stored.
+        Called with the progress once a part is stored.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class PartWriter:
         self._storing: tuple[Future[None], Progress] | None = None
 
     def write(self, stop: int, data: memoryview) -> None:
-        """Take the bytes of the elements from `next_element` to ``stop``, which pass no part's end."""
+        """Append the bytes of the elements from `next_element` to ``stop``; no part ends between them."""
         start = self._layout.bytes_before(self.next_element)
         for piece in self._encoder.encode(start, data):
             self._buffer += piece
@@ -110,7 +110,7 @@ class PartWriter:
             self._store()
 
     def close(self) -> None:
-        """Store what is left and make the result visible."""
+        """Store the last part and make the result visible."""
         self._buffer += self._encoder.footer()
         self._store(last=True)
         if self._storing:
@@ -118,7 +118,7 @@ class PartWriter:
         self._sink.complete()
 
     def flush(self) -> None:
-        """Wait until the last full part is stored, and tell."""
+        """Wait until the last full part is stored, and report the progress."""
         if self._storing:
             (future, progress), self._storing = self._storing, None
             future.result()
@@ -139,15 +139,15 @@ class PartWriter:
 
 
 class FileSink:
-    """A file that appears under its name only when it is whole.
+    """A file that appears under its name only when it is complete.
 
-    Each sink writes to a file of its own, and one that goes on copies what it goes on from: the
-    process that left it may be late rather than dead, and still be writing.
+    Each sink writes to a file of its own. A sink that continues another one's work copies its file,
+    because the other process may be slow rather than dead, and still be writing.
 
     Raises
     ------
     ProgressLost
-        If what was written so far is not there any more.
+        If the unfinished file no longer exists.
     """
 
     def __init__(self, path: str | os.PathLike[str], state: dict[str, Any] | None = None) -> None:
@@ -159,16 +159,16 @@ class FileSink:
         else:
             open(self._partial, "xb").close()
 
-    def _copy(self, left: str) -> None:
+    def _copy(self, partial: str) -> None:
         try:
-            shutil.copyfile(left, self._partial)
+            shutil.copyfile(partial, self._partial)
         except FileNotFoundError as error:
             raise ProgressLost("the unfinished file is no longer there") from error
         with self._opened() as file:
             file.truncate(self._size)
 
     def _opened(self) -> BinaryIO:
-        """The file as it was left; a sweep may have taken it away."""
+        """Open the file after its last part; the sweep may have deleted the file."""
         try:
             file = open(self._partial, "r+b")  # noqa: SIM115
         except FileNotFoundError as error:
@@ -198,14 +198,14 @@ class FileSink:
 
 
 class MemorySink:
-    """A result kept in memory: for notebooks and tests."""
+    """A result in memory, for notebooks and tests."""
 
     def __init__(self) -> None:
         self._parts: list[bytes | bytearray] = []
 
     @property
     def data(self) -> bytes:
-        """What was written so far."""
+        """The bytes written so far."""
         return b"".join(self._parts)
 
     def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:

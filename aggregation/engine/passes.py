@@ -18,16 +18,16 @@ from aggregation.engine.plan import Combination, Resources
 from aggregation.errors import AggregationError, OutOfTime
 from aggregation.layout import TensorLayout
 
-#: Elements the Gram matrix takes in at once: the grid on which it is added up.
+#: Elements of a cell: the step of the grid on which the Gram matrix is summed.
 CELL = 1024
 
-#: Elements combined at once: few enough for a float64 row of them to stay in cache, and so many that
-#: neither what numpy takes to begin an operation counts, nor that threads take turns at the GIL
-#: between two of them: with half as many, a mean took a fifth more of the processors.
+#: Elements that are combined at once. A float64 row of them stays in cache, and they are so many that
+#: neither numpy's overhead for an operation counts, nor the threads' turns at the GIL between two
+#: operations: with half as many, a mean used a fifth more processor time.
 SLICE = 32 * CELL
 
-#: Elements at most that a thread reads and combines on its own, one row after the other: a row, the
-#: sum and a term of it stay in cache, and what it takes to open a file hardly counts.
+#: The most elements that a thread reads and combines on its own, one row after the other. A row, the
+#: sum and a term stay in cache, and the time to open a file hardly counts.
 PIECE = 96 * CELL
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ U = TypeVar("U")
 
 
 class BlockResult(NamedTuple, Generic[T]):
-    """What was made of each slice of a block of ``nbytes``, that ends before element ``stop``."""
+    """The results for the slices of a block of ``nbytes`` that ends before element ``stop``."""
 
     stop: int
     nbytes: int
@@ -51,11 +51,11 @@ class Passes:
     work : Combination
     resources : Resources
     stack : ExitStack
-        Ends the threads.
+        Its exit ends the threads.
     out_of_time : callable
-        Asked after every chunk.
+        Returns whether the time is up; called after every chunk.
     on_bytes : callable
-        Told the bytes consumed after every chunk.
+        Called after every chunk with the number of bytes that were read for it.
 
     Attributes
     ----------
@@ -83,17 +83,17 @@ class Passes:
     def blocks(
         self, members: Sequence[int], start: int, *, with_parent: bool, on_grid: bool = False
     ) -> Iterator[Block]:
-        """Blocks of the members' elements from ``start`` on.
+        """Yield blocks of the members' elements from ``start`` on.
 
         Parameters
         ----------
         members : sequence of int
-            Positions of updates, for each of which a block has a row.
+            Positions of updates; a block has a row for each.
         start : int
         with_parent : bool
             Whether the parent is one more row, the last.
         on_grid : bool
-            Cut at multiples of `CELL`, rather than where parts of the result end.
+            Whether blocks end at multiples of `CELL`, rather than where parts of the result end.
         """
         layout = self.work.layout
         reader = self._reader(members, with_parent)
@@ -114,10 +114,10 @@ class Passes:
         *,
         with_parent: bool,
     ) -> Iterator[BlockResult[T]]:
-        """What a function makes of each slice of the members' elements from ``start`` on.
+        """Yield the results of a function for the slices of the members' elements from ``start`` on.
 
-        Where reading is little more than copying, whoever runs the function reads the slice: to be
-        handed it by another thread takes longer, and it comes out of the cache.
+        If reading takes hardly longer than copying, the thread that runs the function also reads the
+        slice: a handover from another thread takes longer, and the slice would leave the cache.
 
         Parameters
         ----------
@@ -129,30 +129,28 @@ class Passes:
         reader = self._reader(members, with_parent)
         if not reader.local:
             for block in self.blocks(members, start, with_parent=with_parent):
-                yield _made(block, self.workers.map(function, block.slices(SLICE)))
+                yield _result(block, self.workers.map(function, block.slices(SLICE)))
             return
         linear = self.work.rule.linear
 
-        def here(cut: tuple[int, int]) -> BlockResult[T]:
+        def read_and_run(cut: tuple[int, int]) -> BlockResult[T]:
             block = reader.now(*cut, on_demand=linear)
-            return _made(block, map(function, block.slices(SLICE)))
+            return _result(block, map(function, block.slices(SLICE)))
 
         pieces = max(BLOCKS_IN_FLIGHT, self._resources.workers)
         memory = self._resources.memory_bytes
         fitting = chunk_elements(self.work.layout, len(reader), memory, 1, pieces)
         chunk = min(fitting, PIECE if linear else SLICE)
-        for made in self.ahead(here, _cuts(start, part_ends(self.work.layout), chunk)):
-            _check_parent(made, members)
-            yield made
-            self._count(made)
-
-    def _reader(self, members: Sequence[int], with_parent: bool) -> BlockReader:
-        updates = [self.work.updates[member] for member in members]
-        return BlockReader(self.work.layout, updates, self.work.parent if with_parent else None)
+        for result in self.ahead(read_and_run, _cuts(start, part_ends(self.work.layout), chunk)):
+            _check_parent(result, members)
+            yield result
+            self._count(result)
 
     def ahead(self, function: Callable[[U], T], items: Iterable[U]) -> Iterator[T]:
-        """As `map`, by the workers; the next ones, one for each worker, are begun before a result is
-        asked for. No more are, so that only so many results are alive."""
+        """Map a function over items by the workers, at most one item for each worker ahead.
+
+        Unlike `ThreadPoolExecutor.map`, it keeps only so many results alive.
+        """
         pending: deque[Future[T]] = deque()
         for item in items:
             pending.append(self.workers.submit(function, item))
@@ -161,38 +159,42 @@ class Passes:
         while pending:
             yield pending.popleft().result()
 
-    def _count(self, block: Block | BlockResult[T]) -> None:
-        self.bytes_read += block.nbytes
-        self._on_bytes(block.nbytes)
-
     def scan(self, block: Block, members: Sequence[int]) -> dict[int, str]:
-        """Why members cannot be used, as far as this block shows, by their position."""
+        """Return the members that this block shows to be bad, by position, with the reasons."""
         bad: dict[int, str] = {}
         for piece in block.slices(SLICE):
             found = arithmetic.bad_values(np.asarray(piece.rows))
-            bad = self.described(found, members, piece.start) | bad
+            bad = self.describe(found, members, piece.start) | bad
         return bad | {members[row]: why for row, why in block.unreadable.items()}
 
-    def described(
+    def describe(
         self, values: Iterable[BadValue], members: Sequence[int], start: int
     ) -> dict[int, str]:
-        """What is bad in a slice that begins at element ``start``, in words, by the members' positions."""
+        """Return the reasons for the bad values of a slice from element ``start``, by position."""
         locate = self.work.layout.locate
         return {members[v.row]: f"{v.what} in {locate(start + v.column)}" for v in values}
 
     def check_time(self, block: Block | BlockResult[T]) -> None:
-        """Raise `OutOfTime` if the time was up after a block."""
+        """Raise `OutOfTime` if the time is up after a block."""
         if self._out_of_time():
             raise OutOfTime(f"stopped at element {block.stop} of {self.work.layout.size}")
 
+    def _reader(self, members: Sequence[int], with_parent: bool) -> BlockReader:
+        updates = [self.work.updates[member] for member in members]
+        return BlockReader(self.work.layout, updates, self.work.parent if with_parent else None)
 
-def _made(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> BlockResult[T]:
-    results = list(of_slices)  # Rows on demand are read now.
+    def _count(self, block: Block | BlockResult[T]) -> None:
+        self.bytes_read += block.nbytes
+        self._on_bytes(block.nbytes)
+
+
+def _result(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> BlockResult[T]:
+    results = list(of_slices)  # This reads rows on demand, and so fills `unreadable`.
     return BlockResult(block.stop, block.nbytes, block.unreadable, results)
 
 
 def _check_parent(block: Block | BlockResult[T], members: Sequence[int]) -> None:
-    """Raise if the parent, which is the row after the members', could not be read."""
+    """Raise if the parent, whose row follows the members', could not be read."""
     if len(members) in block.unreadable:
         reason = block.unreadable[len(members)]
         raise AggregationError(f"the parent aggregate cannot be read: {reason}")
@@ -205,8 +207,10 @@ def chunk_elements(
     at_least: int,
     blocks: int = BLOCKS_IN_FLIGHT,
 ) -> int:
-    """Elements of a chunk, of which ``blocks`` blocks of so many rows fit into the memory beside the
-    parts of the result; a multiple of `CELL` unless it is smaller."""
+    """Return the number of elements of a chunk; a multiple of `CELL` unless it is smaller.
+
+    ``blocks`` blocks of ``rows`` rows fit into the memory beside the parts of the result.
+    """
     parts = PARTS_IN_FLIGHT * min(PART_BYTES, layout.nbytes)
     memory = max(memory_bytes - parts, memory_bytes // 4)
     chunk = max(at_least, memory // (blocks * rows * layout.itemsize), 1)
@@ -216,7 +220,7 @@ def chunk_elements(
 
 
 def _cuts(start: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:
-    """Ranges of at most ``chunk`` elements from ``start`` on, none of which passes one of ``ends``."""
+    """Yield ranges of at most ``chunk`` elements from ``start`` on; each of ``ends`` ends a range."""
     for end in ends:
         while start < end:
             stop = min(start + chunk, end)

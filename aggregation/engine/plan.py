@@ -1,30 +1,34 @@
-"""What a combination works on, with, and what comes of it."""
+"""The input of a combination, the resources it may use, and its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypedDict
 
 from aggregation.engine.output import Progress
-from aggregation.errors import NotEnoughUpdates, RuleError
+from aggregation.errors import NotEnoughUpdates, RuleError, UpdateRejected, UpdatesRejected
+from aggregation.formats import read_metadata
 from aggregation.layout import TensorLayout
+from aggregation.opening import first_of_majority
 from aggregation.rules import Rule, Selection
 from aggregation.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a combination may use.
+    """The memory and the threads that a combination may use.
 
     Parameters
     ----------
     memory_bytes : int
         For blocks and parts. The chunk size follows from it.
     readers : int
-        Ranges read at the same time: about the number of cores for files, more where latency counts.
+        Ranges read at the same time: about the number of cores for files, more for object storage,
+        where latency counts.
     workers : int
-        Threads that do arithmetic.
+        Threads for arithmetic.
     """
 
     memory_bytes: int = 64 << 20
@@ -37,25 +41,30 @@ DEFAULT_RESOURCES = Resources()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Combination:
-    """Everything a result is a function of.
+    """Everything that the result of a combination depends on.
 
     Parameters
     ----------
     rule : Rule
-    layout : TensorLayout
-        The model's. Updates and parent agree with it.
     updates : sequence of Weights
-        In claim order.
+        In claim order. All have the same layout, apart from the order of named tensors, and so has
+        the parent.
     num_examples : sequence of float
         One for each update, positive.
     parent : Weights, optional
-        The aggregate the result succeeds.
+        The aggregate that the result succeeds.
     differences : bool
         Whether the updates are differences from the parent, rather than weights.
+
+    Raises
+    ------
+    RuleError
+        If the rule or the updates need a parent and there is none.
+    NotEnoughUpdates
+        If the rule needs more updates.
     """
 
     rule: Rule
-    layout: TensorLayout
     updates: Sequence[Weights]
     num_examples: Sequence[float]
     parent: Weights | None = None
@@ -63,29 +72,61 @@ class Combination:
 
     def __post_init__(self) -> None:
         if self.parent is None and (self.differences or self.rule.on_differences):
-            what = (
+            subject = (
                 "updates that are differences need"
                 if self.differences
                 else f"{self.rule.name} needs"
             )
-            raise RuleError(f"{what} a parent to start from: give the model an initial artifact")
+            raise RuleError(f"{subject} a parent to start from: give the model an initial artifact")
         if len(self.updates) < self.rule.min_updates:
             raise NotEnoughUpdates(
                 f"{self.rule.name} needs at least {self.rule.min_updates} updates, "
                 f"{len(self.updates)} are there"
             )
 
+    @cached_property
+    def model(self) -> Weights:
+        """The weights whose format, order of tensors and metadata the result has.
+
+        They are the parent, or without a parent the first update with the layout of the majority.
+        """
+        return self.parent or first_of_majority(self.updates)
+
+    @property
+    def layout(self) -> TensorLayout:
+        """The layout of the result."""
+        return self.model.layout
+
+    @cached_property
+    def metadata(self) -> dict[str, str] | None:
+        """The free text in the header of a safetensors model; None for other formats.
+
+        Raises
+        ------
+        UpdatesRejected
+            If an update stands for the model and can no longer be read.
+        """
+        if self.model.format != "safetensors":
+            return None
+        try:
+            return read_metadata(self.model.source)
+        except UpdateRejected as error:
+            if self.model is self.parent:
+                raise
+            position = self.updates.index(self.model)
+            raise UpdatesRejected({position: str(error)}) from error
+
 
 @dataclass(frozen=True, kw_only=True)
 class Combined:
-    """What came of a combination.
+    """The outcome of a combination.
 
     Parameters
     ----------
     selection : Selection
-    norms : tuple of float, optional
-        Euclidean norm of each update's difference from the parent (without one, from the updates'
-        median), where the rule had them measured.
+    norms : sequence of float, optional
+        Euclidean norm of each update's difference from the parent (without a parent, from the median
+        of the updates), if the rule needed them.
     bytes_read : int
     """
 
@@ -95,17 +136,17 @@ class Combined:
 
 
 class Measuring(TypedDict):
-    """How far the pass is that measures the updates; JSON-able."""
+    """The progress of the pass that measures the updates; JSON-able."""
 
     next_element: int
     products: str
 
 
 class Checkpoint(TypedDict):
-    """How far a combination is; JSON-able. Made for each part of the model that was measured or stored.
+    """The progress of a combination; JSON-able. One is made for each part that is measured or stored.
 
-    While the updates are still being measured there is no ``selection`` and no ``progress`` of the
-    result; with ``norms``, it is the second time that they are.
+    While the updates are measured, ``selection`` and ``progress`` are None. If ``norms`` is set by
+    then, the updates are being measured for the second time.
     """
 
     measuring: Measuring | None

@@ -1,21 +1,18 @@
-"""One round: claim, read, combine, publish, settle."""
+"""One round: claim, read, combine, publish, settle. `run.py` tells the story."""
 
-from aggregation.round.run import (
-    Attempt,
+from aggregation.round.port import ResultSink, RoundConnector
+from aggregation.round.run import run_round
+from aggregation.round.values import (
     Claim,
     ClaimedUpdate,
-    ResultSink,
     RoundAnswer,
     RoundCheckpoint,
-    RoundConnector,
     RoundResult,
     Status,
-    run_round,
     sink_state,
 )
 
 __all__ = [
-    "Attempt",
     "Claim",
     "ClaimedUpdate",
     "ResultSink",

@@ -6,8 +6,8 @@ from typing import Any
 
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
 from aggregation.errors import AggregationError, UpdateRejected
-from aggregation.formats import Spool, read_metadata
-from aggregation.opening import Opener, first_of_majority, open_consistent
+from aggregation.formats import Spool
+from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
 from aggregation.scores import capped_examples
 from aggregation.sources import ByteSource
@@ -113,22 +113,14 @@ def _recompute(
     with Spool() as spool:
         parent = _parent(model_data, config_snapshot["parent"], spool)
         updates = _opened(model_data, used, parent, spool, resources.readers)
-        model = parent or first_of_majority(updates)
         work = Combination(
             rule=create_rule(config_snapshot["rule"], config_snapshot["rule_args"]),
-            layout=model.layout,
             updates=updates,
             num_examples=[capped_examples(each.num_examples, cap) for each in used],
             parent=parent,
             differences=config_snapshot["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
         )
-        combine(
-            work,
-            ComparingSink(stored),
-            format=model.format,
-            metadata=read_metadata(model.source) if model.format == "safetensors" else None,
-            resources=resources,
-        )
+        combine(work, ComparingSink(stored), resources=resources)
 
 
 def _parent(model_data: DjangoModelDataConnector, key: str | None, spool: Spool) -> Weights | None:

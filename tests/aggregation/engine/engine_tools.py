@@ -36,7 +36,6 @@ def work_of(
     weights = [opened(update) for update in updates]
     return Combination(
         rule=create_rule(rule, arguments),
-        layout=weights[0].layout,
         updates=weights,
         num_examples=num_examples or [1] * len(weights),
         parent=opened(parent) if parent is not None else None,

@@ -35,7 +35,6 @@ def peak(rule: str, n: int, path: Path, budget: int) -> int:
     try:
         work = Combination(
             rule=create_rule(rule, RULES[rule]),
-            layout=opened().layout,
             updates=[opened() for _ in range(n)],
             num_examples=[1] * n,
             parent=opened(),

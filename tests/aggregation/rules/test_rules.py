@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from aggregation.engine import arithmetic
-from aggregation.engine.measure import Centre, measured
+from aggregation.engine.measure import Centre, measure
 from aggregation.errors import NotEnoughUpdates, RuleError, UpdatesRejected
 from aggregation.rules import Selection, Statistics, create_rule, known_rules
 from aggregation.rules.krum import Krum, mean_around_median
@@ -181,7 +181,7 @@ def test_distances_are_right_to_six_digits_where_updates_hardly_differ() -> None
     updates = (0.05 + 1e-5 * rng.normal(size=(8, 5000))).astype(np.float32)
     with passes_of("krum", vectors(updates), f=2) as passes:
         found = Statistics(
-            np.ones(8), measured(passes, arithmetic.inner_products, Centre.MEDIAN)
+            np.ones(8), measure(passes, arithmetic.inner_products, Centre.MEDIAN)
         ).squared_distances
     exact = updates.astype(np.float64)
     expected = ((exact[:, None] - exact[None]) ** 2).sum(axis=2)
@@ -231,7 +231,7 @@ def test_what_is_measured_has_forty_significant_bits(products: Any) -> None:
     """The last bits of a sum, in which processors differ, are cut off before a rule sees it."""
     updates = vectors(np.random.default_rng(0).normal(size=(8, 5000)))
     with passes_of("krum", updates, f=2) as passes:
-        found = measured(passes, products, Centre.MEDIAN)
+        found = measure(passes, products, Centre.MEDIAN)
     mantissa, _ = np.frexp(found)
     np.testing.assert_array_equal(mantissa * 2.0**40, np.rint(mantissa * 2.0**40))
     rows = np.stack([update["w"] for update in updates]).astype(np.float64)

@@ -1,0 +1,145 @@
+"""One attempt to combine the updates of a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from aggregation.engine import Checkpoint, Combination, Resources, combine
+from aggregation.errors import AggregationError, NotEnoughUpdates, ProgressLost, UpdatesRejected
+from aggregation.formats import Spool
+from aggregation.opening import Opener, open_consistent
+from aggregation.round.port import ResultSink, RoundConnector
+from aggregation.round.values import (
+    Claim,
+    ClaimedUpdate,
+    RoundCheckpoint,
+    RoundResult,
+    sink_state,
+)
+from aggregation.weights import Weights
+
+
+class Attempt:
+    """One attempt to combine the updates of a claim.
+
+    Attributes
+    ----------
+    rejected : dict of int to str
+        Ids of the updates that turned out bad, with the reasons.
+    checkpoint : RoundCheckpoint or None
+        Where the next attempt can resume.
+    """
+
+    def __init__(
+        self,
+        connector: RoundConnector,
+        claim: Claim,
+        resources: Resources,
+        out_of_time: Callable[[], bool],
+    ) -> None:
+        self._connector = connector
+        self._claim = claim
+        self._resources = resources
+        self._out_of_time = out_of_time
+        self._sink: ResultSink | None = None
+        self.checkpoint = claim.checkpoint
+        saved = claim.checkpoint["rejected"] if claim.checkpoint else {}
+        self.rejected = {int(update): reason for update, reason in saved.items()}
+
+    def combine(self) -> RoundResult:
+        """Combine the usable updates into a stored result.
+
+        If updates turn out bad, the work starts again without them. That happens once: the engine
+        reads all updates to the end before it reports the bad ones.
+        """
+        with Spool(self._claim.spool_bytes) as spool:
+            parent = self._connector.open_parent(self._claim, spool)
+            opened = self._open_updates(parent, spool)
+            while True:
+                usable = self._usable_updates()
+                work = Combination(
+                    rule=self._claim.rule,
+                    updates=[opened[update.id] for update in usable],
+                    num_examples=[update.num_examples for update in usable],
+                    parent=parent,
+                    differences=self._claim.differences,
+                )
+                try:
+                    return self._store(work, usable)
+                except UpdatesRejected as error:
+                    self.rejected |= {usable[i].id: why for i, why in error.reasons.items()}
+                except ProgressLost:
+                    pass
+                self._forget_progress()
+
+    def discard(self) -> None:
+        """Delete what is stored of the result; the sweep deletes what cannot be deleted now."""
+        if self._sink:
+            with suppress(AggregationError):
+                self._sink.abort()
+
+    def _open_updates(self, parent: Weights | None, spool: Spool) -> dict[int, Weights]:
+        """Return the updates that can be read and have the model's layout, by id."""
+        openers = {update.id: self._opener(update) for update in self._usable_updates()}
+        expected_layout = parent.layout if parent else None
+        opened, rejected = open_consistent(openers, expected_layout, self._resources.readers, spool)
+        self.rejected |= rejected
+        if rejected:  # The stored parts of the result were computed with them.
+            self._forget_progress()
+        return opened
+
+    def _opener(self, update: ClaimedUpdate) -> Opener:
+        return lambda expected_layout, spool: self._connector.open_update(
+            update, expected_layout, spool
+        )
+
+    def _usable_updates(self) -> list[ClaimedUpdate]:
+        """Return the claim's updates that are not rejected.
+
+        Raises
+        ------
+        NotEnoughUpdates
+            If they no longer meet the requirement.
+        """
+        usable = [update for update in self._claim.updates if update.id not in self.rejected]
+        readiness = replace(self._claim.readiness, ready=len(usable))
+        unmet = self._claim.requirement.unmet(readiness)
+        if unmet:
+            raise NotEnoughUpdates(f"{len(self.rejected)} updates rejected, {unmet}")
+        return usable
+
+    def _store(self, work: Combination, usable: Sequence[ClaimedUpdate]) -> RoundResult:
+        """Combine into a new object of the model's format, or continue one that was begun."""
+        state = sink_state(self.checkpoint)
+        self._sink = self._connector.new_result(self._claim, work.model.format, state)
+        try:
+            combined = combine(
+                work,
+                self._sink,
+                resources=self._resources,
+                resume=self.checkpoint["engine"] if self.checkpoint else None,
+                checkpoint=self._save_progress,
+                out_of_time=self._out_of_time,
+            )
+        except UpdatesRejected:
+            self._sink.abort()
+            raise
+        return RoundResult(
+            used=tuple(update.id for update in usable),
+            rejected=self.rejected,
+            location=self._sink.location,
+            combined=combined,
+        )
+
+    def _save_progress(self, engine: Checkpoint) -> None:
+        self.checkpoint = self._checkpoint(engine)
+        self._connector.save_checkpoint(self._claim, self.checkpoint)
+
+    def _forget_progress(self) -> None:
+        self.checkpoint = self._checkpoint(None)
+
+    def _checkpoint(self, engine: Checkpoint | None) -> RoundCheckpoint:
+        rejected = {str(update): reason for update, reason in self.rejected.items()}
+        return RoundCheckpoint(rejected=rejected, engine=engine)

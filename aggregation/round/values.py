@@ -1,0 +1,134 @@
+"""The values that pass between a round and its connector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypedDict
+
+from aggregation.engine import Checkpoint, Combined
+from aggregation.requirements import Readiness, Requirement
+from aggregation.rules import Rule
+
+
+class Status(StrEnum):
+    """How a request for a round ended."""
+
+    PUBLISHED = "published"
+    WAITING = "waiting"
+    BUSY = "busy"
+    PAUSED = "paused"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundAnswer:
+    """The answer to a request for a round."""
+
+    model_id: int
+    status: Status
+    round: int | None = None
+    aggregate_id: int | None = None
+    updates_used: int = 0
+    updates_rejected: int = 0
+    bytes_read: int = 0
+    reason: str = ""
+    #: Whether the round is unfinished and can be resumed at once.
+    continues: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedUpdate:
+    """An update that is registered for a round.
+
+    Parameters
+    ----------
+    num_examples : int
+        The number of examples it counts, capped by the model's setting.
+    location, size, etag
+        The object as intake saw it; size is None and etag is empty if intake did not record them.
+    """
+
+    id: int
+    num_examples: int
+    location: str
+    size: int | None = None
+    etag: str = ""
+
+
+class RoundCheckpoint(TypedDict):
+    """The progress of a round, saved by one attempt for the next; JSON-able.
+
+    ``rejected`` maps the ids of bad updates to the reasons. ``engine`` is the progress of combining
+    the others.
+    """
+
+    rejected: dict[str, str]
+    engine: Checkpoint | None
+
+
+def sink_state(checkpoint: RoundCheckpoint | None) -> dict[str, Any] | None:
+    """Return the saved state of the result's sink, or None if no part of the result is stored."""
+    engine = checkpoint["engine"] if checkpoint else None
+    progress = engine["progress"] if engine else None
+    return progress["sink"] if progress else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The updates that a round uses, and everything else that its result depends on.
+
+    Parameters
+    ----------
+    updates : tuple of ClaimedUpdate
+        In claim order: by client, whatever the order of arrival.
+    readiness : Readiness
+        As it was at the claim.
+    attempt : int
+        The fencing token.
+    differences : bool
+        Whether the updates are differences from the parent.
+    parent : str, optional
+        The location of the aggregate (or initial model) that the result succeeds.
+    checkpoint : RoundCheckpoint, optional
+        Saved by an earlier attempt.
+    spool_bytes : int, optional
+        Disk space for what must be unpacked: the parent first, then the updates in claim order.
+        Updates that no longer fit are rejected. This is a setting, because the space that happens to
+        be free must not decide which updates are used. None: all free space is used.
+    """
+
+    model_id: int
+    round_id: int
+    number: int
+    attempt: int
+    rule: Rule
+    requirement: Requirement
+    readiness: Readiness
+    updates: tuple[ClaimedUpdate, ...]
+    differences: bool = False
+    parent: str | None = None
+    checkpoint: RoundCheckpoint | None = None
+    spool_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """The stored result of a round.
+
+    Parameters
+    ----------
+    used : tuple of int
+        Ids of the updates that the rule combined or considered.
+    rejected : mapping of int to str
+        Ids of the rejected updates, with the reasons.
+    location : str
+        Where the aggregate's bytes are.
+    """
+
+    used: tuple[int, ...]
+    rejected: Mapping[int, str]
+    location: str
+    combined: Combined
