@@ -229,7 +229,7 @@ def test_what_follows_a_sweep_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("connectors.usecases.after_round.collecting", Collecting())
     monkeypatch.setattr("connectors.usecases.after_round.stale_pointers", denied)
-    monkeypatch.setattr("connectors.usecases.after_round.collect", denied)
+    monkeypatch.setattr("connectors.usecases.after_round.collect_garbage", denied)
     (due,) = ready_models(1)
     assert invoke(payload("schedule-sweep")) == {"requested": [due.pk]}
 

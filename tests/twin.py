@@ -31,9 +31,10 @@ from aggregation.round import (
 from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights
-from connectors.storage.filesystem import StoredObject
+from connectors.storage.keys import aggregate_key
+from connectors.storage.port import StoredObject
 from connectors.workflow.base import BaseAggConnector
-from connectors.workflow.model_data import DjangoModelDataConnector, aggregate_key
+from connectors.workflow.model_data import DjangoModelDataConnector
 
 PENDING, RUNNING, COMPLETE, FAILED, INVALID = range(5)
 
@@ -138,7 +139,7 @@ class MemoryModel:
 
 
 class MemoryObjects:
-    """What `connectors.storage.filesystem.Objects` asks of storage, of a dictionary."""
+    """What `connectors.storage.port.Objects` asks of storage, of a dictionary."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}

@@ -26,7 +26,7 @@ from aggregation.scores import MAX_VALUE, is_score, weighted_mean_score
 from connectors.errors import translate_database_errors
 from connectors.intake.updates import IntakeResult, UnknownUpload
 from connectors.runtime.events import Upload
-from connectors.storage.filesystem import Objects, read_small
+from connectors.storage.port import Objects, read_small
 from models_app.models import (
     Client,
     ClientAggregateScore,
@@ -96,7 +96,7 @@ class ScoreIntake:
             raise UpdateRejected("the client is paused, or not a member of the model")
         if not model.has_aggregate:
             raise UpdateRejected(f"{aggregate_id} is no aggregate of this model")
-        body, _ = read_small(self._objects, upload.key, etag=upload.etag, at_most=MAX_SCORE_BYTES)
+        body, _ = read_small(self._objects, upload.key, etag=upload.etag, max_bytes=MAX_SCORE_BYTES)
         results = parse_results(body)
         check_results(results, model)
         return results

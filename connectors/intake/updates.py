@@ -18,7 +18,7 @@ from aggregation.layout import TensorLayout, layout_difference
 from connectors.errors import translate_database_errors
 from connectors.publication.pointer import invalidate_pointer
 from connectors.runtime.events import Upload
-from connectors.storage.filesystem import StoredObject
+from connectors.storage.port import StoredObject
 from connectors.storage.retries import retry_on
 from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import Client, FederatedModel, ModelAggregate, ModelUpdate
@@ -202,7 +202,7 @@ def _check_name(key: str) -> None:
 
 def _check_size(size: int | None) -> None:
     if size is not None and size > settings.MAX_UPDATE_BYTES:
-        raise UpdateRejected(f"{size} bytes, at most {settings.MAX_UPDATE_BYTES} are taken")
+        raise UpdateRejected(f"{size} bytes, at most {settings.MAX_UPDATE_BYTES} are accepted")
 
 
 def _num_examples(metadata: Mapping[str, str]) -> int:

@@ -10,7 +10,6 @@ aggregate, by which the next sweep finds the model.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
 
 from django.db import DatabaseError
@@ -24,7 +23,8 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from connectors.errors import UnknownModel, translate_database_errors
-from connectors.storage.filesystem import Objects, PreconditionFailed, read_small
+from connectors.storage.keys import pointer_key
+from connectors.storage.port import Objects, PreconditionFailed, read_small
 from models_app.models import FederatedModel, ModelAggregate
 
 #: Times a pointer is read and written again because somebody else wrote it meanwhile.
@@ -32,19 +32,6 @@ TRIES = 5
 
 #: A pointer is some 300 bytes; an object that is larger is none, and is replaced.
 MAX_BYTES = 1 << 16
-
-
-def latest_key(model_id: int) -> str:
-    """Where a model's pointer is."""
-    return f"aggregates/{model_id}/latest.json"
-
-
-def is_pointer(key: str) -> bool:
-    """Whether a key below ``aggregates/`` is a pointer's, or of a file beside it, not a result's."""
-    return _POINTER.fullmatch(key) is not None
-
-
-_POINTER = re.compile(r"aggregates/[0-9]+/(latest\.json|\.latest\.json\.(lock|new))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +80,17 @@ def write_pointer(objects: Objects, model_id: int) -> Latest | None:
     if latest is None:
         return None
     for _ in range(TRIES):
-        told, etag = _told(objects, latest_key(model_id))
+        told, etag = _told(objects, pointer_key(model_id))
         if told is not None and is_current(told, latest):
             break
         try:
             text = json.dumps(asdict(latest), indent=1)
-            objects.replace(latest_key(model_id), text.encode(), etag=etag)
+            objects.replace(pointer_key(model_id), text.encode(), etag=etag)
             break
         except PreconditionFailed:
             continue
     else:
-        raise TemporarilyUnavailable(f"{latest_key(model_id)} is being written by many at once")
+        raise TemporarilyUnavailable(f"{pointer_key(model_id)} is being written by many at once")
     record_pointer(model_id, latest.number)
     return latest
 
@@ -180,7 +167,7 @@ def _told(objects: Objects, key: str) -> tuple[PointerRecord | None, str]:
     except ObjectMissing:
         return None, ""
     try:
-        body, _ = read_small(objects, key, etag=etag, at_most=MAX_BYTES)
+        body, _ = read_small(objects, key, etag=etag, max_bytes=MAX_BYTES)
         found = json.loads(body)
         told = PointerRecord(**{each: found[each] for each in ("number", "aggregate_id", "key")})
     except UpdateRejected:  # Replaced since, which the write will find out; or much too large.

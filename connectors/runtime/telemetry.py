@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
@@ -14,7 +13,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from aggregation.round import Claim, RoundAnswer, Status
 from connectors.intake.updates import IntakeResult
-from connectors.storage.garbage import CollectedOrphan
+from connectors.storage.port import Orphan
 
 # An invocation that had nothing to count is no mistake.
 warnings.filterwarnings("ignore", "No application metrics to publish")
@@ -116,9 +115,9 @@ def log_paused(reason: str) -> None:
     metrics.add_metric("ModelsPaused", MetricUnit.Count, 1)
 
 
-def log_collected(collected: CollectedOrphan) -> None:
+def log_collected(orphan: Orphan) -> None:
     """Something that a dead round left behind is removed."""
-    logger.warning("leftover collected", extra=asdict(collected))
+    logger.warning("leftover collected", extra={"key": orphan.key, "kind": orphan.kind})
     metrics.add_metric("LeftoversCollected", MetricUnit.Count, 1)
 
 

@@ -1,134 +1,23 @@
-"""What the connectors ask of storage, and the answer of a directory on disk."""
+"""Object storage in a directory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
-from aggregation.engine.output import PART_BYTES, FileSink
+from aggregation.engine.output import FileSink
 from aggregation.errors import ObjectMissing, UpdateRejected
 from aggregation.round import ResultSink
 from aggregation.sources import ByteSource, FileSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredObject:
-    """What storage says of an object.
-
-    Parameters
-    ----------
-    size : int
-        In bytes.
-    etag : str
-        Changes when the object is written again.
-    uploaded_on : datetime
-    metadata : mapping
-        What the uploader said of it, by lower-case name.
-    """
-
-    size: int
-    etag: str
-    uploaded_on: datetime
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Orphan:
-    """An object, or an unfinished upload, as a listing shows it.
-
-    Parameters
-    ----------
-    key : str
-    since : datetime
-        When it was stored, or begun.
-    upload_id : str
-        Empty for an object.
-    """
-
-    key: str
-    since: datetime
-    upload_id: str = ""
-
-
-class PreconditionFailed(Exception):
-    """Somebody else wrote the object first."""
-
-
-class Objects(Protocol):
-    """Objects by key, read by ranges and written part by part."""
-
-    def stat(self, key: str, *, etag: str = "") -> StoredObject:
-        """What storage says of an object; with an ``etag``, of that one only.
-
-        Raises
-        ------
-        ObjectMissing
-        UpdateRejected
-            If the object was replaced.
-        """
-
-    def source(self, key: str, *, size: int, etag: str) -> ByteSource:
-        """The object's bytes, as long as it is the one with this ``etag``."""
-
-    def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
-        """A new object; with a state, the one that was begun."""
-
-    def replace(self, key: str, data: bytes, *, etag: str) -> None:
-        """Write a small JSON object in place of the one with this ``etag``; empty: of none.
-
-        Raises
-        ------
-        PreconditionFailed
-            If another one is there by now. What was written may be the caller's own, where an
-            answer was lost.
-        """
-
-    def orphans(self, prefix: str) -> Iterator[Orphan]:
-        """All objects and unfinished uploads whose keys begin so."""
-
-    def remove(self, orphan: Orphan) -> None:
-        """Delete an object, or end an unfinished upload. Gone already is as good."""
-
-
-def read_small(objects: Objects, key: str, *, etag: str = "", at_most: int) -> tuple[bytes, str]:
-    """A small object as a whole, and its ETag; with an ``etag``, that one only.
-
-    Raises
-    ------
-    ObjectMissing
-    UpdateRejected
-        If the object was replaced, or is larger than ``at_most`` bytes.
-    """
-    stored = objects.stat(key, etag=etag)
-    if stored.size > at_most:
-        raise UpdateRejected(f"{stored.size} bytes, at most {at_most} are taken")
-    body = bytearray(stored.size)
-    if body:
-        objects.source(key, size=stored.size, etag=stored.etag).read_into(0, memoryview(body))
-    return bytes(body), stored.etag
-
-
-def store(source: ByteSource, sink: ResultSink) -> str:
-    """Write a source's bytes to a sink, part by part; the key of the object that they make."""
-    try:
-        for part, start in enumerate(range(0, source.size, PART_BYTES), 1):
-            piece = bytearray(min(PART_BYTES, source.size - start))
-            source.read_into(start, memoryview(piece))
-            sink.write_part(part, bytes(piece), last=start + len(piece) == source.size)
-        sink.complete()
-    except Exception:
-        sink.abort()
-        raise
-    return sink.location
+from connectors.storage.port import Orphan, PreconditionFailed, StoredObject
 
 
 class FileObjects:
-    """The files below a directory; a key is a path in it."""
+    """The files below a directory; a key is a relative path."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(root).resolve()
@@ -139,7 +28,7 @@ class FileObjects:
             raise UpdateRejected("the key leads out of the storage's directory")
         return path
 
-    def stat(self, key: str, *, etag: str = "") -> StoredObject:
+    def stat(self, key: str, *, etag: str = "", version: str = "") -> StoredObject:
         path = self._path(key)
         try:
             status = path.stat()
@@ -153,7 +42,7 @@ class FileObjects:
         uploaded_on = datetime.fromtimestamp(status.st_mtime, UTC)
         return StoredObject(size=status.st_size, etag=found, uploaded_on=uploaded_on)
 
-    def source(self, key: str, *, size: int, etag: str) -> ByteSource:
+    def source(self, key: str, *, size: int, etag: str, version: str = "") -> ByteSource:
         self.stat(key, etag=etag)
         return FileSource(self._path(key))
 
@@ -181,7 +70,7 @@ class FileObjects:
             if path.is_file():
                 since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
                 name = path.relative_to(self._root).as_posix()
-                if name.endswith(".part"):  # as `FileSink` names what is not whole yet
+                if name.endswith(".part"):  # `FileSink` gives unfinished files this suffix.
                     yield Orphan(key=name.rsplit(".", 2)[0], since=since, upload_id=name)
                 else:
                     yield Orphan(key=name, since=since)
@@ -192,8 +81,8 @@ class FileObjects:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this machine; it ends with the process at the latest."""
-    import fcntl  # Only a directory needs it.
+    """Hold a lock that excludes other processes of this machine and ends with this process."""
+    import fcntl  # Not imported in the function, which uses S3.
 
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -201,7 +90,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 class _KeyedFileSink(FileSink):
-    """A `FileSink` that tells its key rather than its path."""
+    """A `FileSink` whose location is a key rather than a path."""
 
     def __init__(self, key: str, path: Path, state: dict[str, Any] | None) -> None:
         self.location = state["key"] if state else key

@@ -1,7 +1,6 @@
-"""Leave to read one object, or to write one, without credentials: links and posts, signed for S3.
+"""Presigned links and posts, by which somebody without credentials reads or writes one object.
 
-Whoever has one may do with that object what the signer may, until it ends or the signer's credentials do,
-whichever is earlier.
+They end at the time they name, or with the signer's credentials if those end earlier.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import boto3
 from botocore.config import Config
 from django.core.files.storage import default_storage
 
-#: What a function's credentials are trusted to last: AWS does not tell when they end.
+#: AWS does not say when a function's credentials end; they are assumed to last this long.
 MAX_MINUTES_IN_A_FUNCTION = 60
 
 
 class Signer:
-    """Signs for objects of the federation's bucket."""
+    """Signs requests for objects of the federation's bucket."""
 
     def __init__(self) -> None:
         storage: Any = default_storage
@@ -27,32 +26,33 @@ class Signer:
         self._client = signing_client(storage.connection.meta.client.meta.endpoint_url)
 
     def link(self, key: str, *, seconds: int) -> str:
-        """A link by which an object is downloaded."""
-        place = {"Bucket": self._bucket, "Key": key}
+        """Return a link by which an object is downloaded."""
         return str(
-            self._client.generate_presigned_url("get_object", Params=place, ExpiresIn=seconds)
+            self._client.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds
+            )
         )
 
     def post(
-        self, key: str, *, max_bytes: int, seconds: int, said: Mapping[str, str]
+        self, key: str, *, max_bytes: int, seconds: int, fields: Mapping[str, str]
     ) -> Mapping[str, Any]:
-        """A form by which one object is uploaded, as boto3's ``generate_presigned_post`` gives it.
+        """Return a form by which an object is uploaded, as boto3's ``generate_presigned_post`` does.
 
         Parameters
         ----------
         key : str
-            Where it will be; with ``${filename}`` at its end, the client chooses what stands there.
+            With ``${filename}`` at its end, the client chooses the last part of the key.
         max_bytes, seconds : int
-        said : mapping
-            Fields that the client may fill in.
+        fields : mapping
+            Default values of the fields that the client may change.
         """
         signed: Mapping[str, Any] = self._client.generate_presigned_post(
             self._bucket,
             key,
-            Fields=dict(said),
+            Fields=dict(fields),
             Conditions=[
                 ["content-length-range", 1, max_bytes],
-                *(["starts-with", f"${name}", ""] for name in said),
+                *(["starts-with", f"${name}", ""] for name in fields),
             ],
             ExpiresIn=seconds,
         )
@@ -60,12 +60,13 @@ class Signer:
 
 
 def signing_client(endpoint: str) -> Any:
-    """A client whose signatures are good in every Region.
+    """Return a client whose signatures are accepted in every Region.
 
-    Left to itself, boto3 signs links and posts of the older Regions by Signature Version 2, which S3 does
-    not take from new buckets, and all of them for ``BUCKET.s3.amazonaws.com``: of a new bucket, that is
-    answered with a redirect outside the first Region, and in some Regions always.
+    By default boto3 signs links and posts for older Regions with Signature Version 2, which S3 does
+    not accept for new buckets, and signs all of them for ``BUCKET.s3.amazonaws.com``, which is
+    redirected for new buckets outside the first Region, and always in some Regions.
     """
-    aws = (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    host = urlsplit(endpoint).hostname or ""
+    aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
     config = Config(signature_version="s3v4", s3={"addressing_style": "virtual" if aws else "auto"})
     return boto3.client("s3", endpoint_url=endpoint, config=config)

@@ -11,8 +11,8 @@ from django.utils import timezone
 from connectors.application import event_publisher
 from connectors.publication.pointer import stale_pointers, write_pointer
 from connectors.runtime.telemetry import log_collected, log_not_sent, log_sent, logger
-from connectors.storage.filesystem import Objects
-from connectors.storage.garbage import collect
+from connectors.storage.garbage import collect_garbage
+from connectors.storage.port import Objects
 
 #: Before every moment there is.
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -68,7 +68,7 @@ def collect_orphans(objects: Objects) -> None:
         return
     collecting.next_on = now + COLLECT_EVERY
     try:
-        for collected in collect(objects, now):
-            log_collected(collected)
+        for orphan in collect_garbage(objects, now):
+            log_collected(orphan)
     except Exception:
         logger.exception("leftovers not collected: they are looked for again later")

@@ -29,7 +29,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
-from connectors.storage.filesystem import Orphan
+from connectors.storage.port import Orphan
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from models_app.models import FederatedModel
 

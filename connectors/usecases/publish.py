@@ -11,9 +11,9 @@ from connectors.intake.scores import refusal
 from connectors.publication.pointer import try_write_pointer
 from connectors.rounds import selectors
 from connectors.rounds.selectors import State
-from connectors.storage.filesystem import Objects, Orphan, store
+from connectors.storage.keys import aggregate_key
+from connectors.storage.port import Objects, Orphan, copy_to_sink
 from connectors.workflow.aggregator import DjangoAggConnector
-from connectors.workflow.model_data import aggregate_key
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelArtifact
 
 #: As long as the database keeps.
@@ -94,7 +94,7 @@ def _copied(objects: Objects, aggregate: ModelAggregate, number: int) -> str:
     source = objects.source(original, size=stored.size, etag=stored.etag)
     extension = original.rsplit(".", 1)[1]
     sink = objects.sink(aggregate_key(aggregate.federated_model_id, number, extension), None)
-    return store(source, sink)
+    return copy_to_sink(source, sink)
 
 
 def _append_aggregate(

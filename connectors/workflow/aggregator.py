@@ -28,9 +28,10 @@ from aggregation.round import (
     Status,
 )
 from aggregation.weights import Weights
+from connectors.storage.keys import aggregate_key
 from connectors.workflow.base import BaseAggConnector, Settings
 from connectors.workflow.metadata import DjangoMetadataConnector
-from connectors.workflow.model_data import DjangoModelDataConnector, aggregate_key
+from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 
 #: What a connector is made with where nothing else is wanted.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,9 @@ from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
-from connectors.storage.filesystem import FileObjects, Objects
+from connectors.storage.filesystem import FileObjects
+from connectors.storage.keys import aggregate_key
+from connectors.storage.port import Objects
 from connectors.workflow.base import BaseModelDataConnector, Settings
 from models_app.models import ModelUpdate
 
@@ -205,11 +206,6 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         layers = [np.asarray(layer).tolist() for layer in data]
         text = json.dumps(layers, allow_nan=False)
         return SimpleUploadedFile("aggregate.json", text.encode(), "application/json")
-
-
-def aggregate_key(model_id: int, number: int, format: str) -> str:
-    """A new key for the aggregate of a round; no two attempts share one."""
-    return f"aggregates/{model_id}/round-{number:06d}-{uuid.uuid4().hex}.{format}"
 
 
 def _layers(weights: Weights, order: TensorLayout | None) -> list[NDArray[Any]]:

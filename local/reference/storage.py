@@ -15,15 +15,14 @@ def storage_page() -> str:
     from connectors.intake.scores import KEY_FORM as SCORE_FORM
     from connectors.intake.scores import MAX_SCORE_BYTES
     from connectors.intake.updates import KEY_FORM, MAX_KEY
-    from connectors.publication.pointer import latest_key
-    from connectors.workflow.model_data import aggregate_key
+    from connectors.storage.keys import aggregate_key, pointer_key
 
     result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
     keys = [
         [code(KEY_FORM), "the client", "an update; a name is used once"],
         [code(SCORE_FORM), "the client", "what it measured of an aggregate"],
         [code(result), "the function", "the weights of round 5 of model 3; they never change"],
-        [code(latest_key(3)), "the function", "which weights of model 3 to train from"],
+        [code(pointer_key(3)), "the function", "which weights of model 3 to train from"],
         [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
     ]
     return page(

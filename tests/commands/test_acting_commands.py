@@ -13,7 +13,7 @@ from django.core.management import CommandError
 
 from connectors import DjangoAggConnector
 from connectors.management.commands.run_round import _stop_on_interrupt
-from connectors.publication.pointer import latest_key
+from connectors.storage.keys import pointer_key
 from connectors.usecases.health import Verdict, diagnose
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate
@@ -32,7 +32,7 @@ def test_a_round_is_run_here_and_now(said: Said) -> None:
     answer = json.loads(said("run_round", model.pk, "--json"))
     assert (answer["status"], answer["updates_used"]) == ("published", 1)
     assert statuses([update]) == ["COMPLETE"]
-    assert json.loads(get(latest_key(model.pk)))["aggregate_id"] == answer["aggregate_id"]
+    assert json.loads(get(pointer_key(model.pk)))["aggregate_id"] == answer["aggregate_id"]
     assert "waiting: no update is ready" in said("run_round", model.pk)
 
 
@@ -120,7 +120,7 @@ def test_rolling_back_goes_on_with_the_line(said: Said, line: Line) -> None:
     assert new.parent == line[2]
     assert new.result.name != line[0].result.name
     assert get(str(new.result.name)) == get(str(line[0].result.name))
-    assert json.loads(get(latest_key(model.pk)))["number"] == 4
+    assert json.loads(get(pointer_key(model.pk)))["number"] == 4
     assert statuses([stale]) == ["INVALID"]
 
 

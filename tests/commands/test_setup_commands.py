@@ -17,7 +17,7 @@ import safetensors.numpy
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 
-from connectors.publication.pointer import latest_key
+from connectors.storage.keys import pointer_key
 from models_app.models import Client, FederatedModel, ModelAggregate
 from tests.factories import SMALL, client_id, filled, get, make_model, put, s3_record
 
@@ -50,7 +50,7 @@ def test_a_model_is_created_whole(said: Said, weights: Path) -> None:
     assert str(client_id(1)) in out["clients"]
     assert model.current_artifact
     assert get(str(model.current_artifact.values.name)) == weights.read_bytes()
-    assert json.loads(get(latest_key(model.pk)))["number"] == 0
+    assert json.loads(get(pointer_key(model.pk)))["number"] == 0
 
 
 def test_a_model_is_created_with_what_its_scores_are(said: Said, tmp_path: Path) -> None:

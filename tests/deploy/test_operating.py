@@ -19,10 +19,10 @@ from django.core.files.storage import default_storage
 from django.core.management import CommandError
 from django.utils.timezone import now
 
-import connectors.storage.filesystem
+import connectors.storage.port
 from connectors import DjangoAggConnector
-from connectors.publication.pointer import latest_key
 from connectors.runtime.remote_commands import ASKED_OF_THE_AGGREGATOR, operated
+from connectors.storage.keys import pointer_key
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from local.cloud import Cloud
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
@@ -115,7 +115,7 @@ def test_the_documentation_is_followed() -> None:
     assert model.current_artifact.version == "1.0.0"
     first, second, third = (get(str(each.result.name)) for each in model.aggregates.order_by("pk"))
     assert third == first != second
-    assert json.loads(get(latest_key(model.pk)))["number"] == 3
+    assert json.loads(get(pointer_key(model.pk)))["number"] == 3
 
 
 def arguments_of(name: str) -> list[Any]:
@@ -190,7 +190,7 @@ def test_initial_weights_come_from_the_bucket() -> None:
     key = str(model.current_artifact.values.name)
     assert key.startswith(f"artifacts/{model.pk}/initial-")
     assert get(key) == WEIGHTS
-    assert json.loads(get(latest_key(model.pk)))["key"] == key
+    assert json.loads(get(pointer_key(model.pk)))["key"] == key
 
 
 @on_sqlite
@@ -225,7 +225,7 @@ def keys(prefix: str) -> set[str]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """An object of a few bytes is copied in several parts."""
-    monkeypatch.setattr(connectors.storage.filesystem, "PART_BYTES", 64)
+    monkeypatch.setattr(connectors.storage.port, "PART_BYTES", 64)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from aggregation.round import RoundAnswer, Status, run_round
 from connectors import DjangoAggConnector
 from connectors.intake.updates import UpdateIntake
 from connectors.runtime.events import Upload
-from connectors.storage.garbage import collect
+from connectors.storage.garbage import collect_garbage
 from models_app.models import AggregationRound, Client, FederatedModel, ModelArtifact, ModelUpdate
 from tests.factories import client_id, make_model
 
@@ -421,7 +421,7 @@ class Federation(RuleBasedStateMachine):
         self.promises()
         assert not self.model.rounds.filter(state=State.RUNNING).exists()
         objects = self.connector().model_data.objects
-        collect(objects, datetime.now(UTC) + timedelta(hours=2))
+        collect_garbage(objects, datetime.now(UTC) + timedelta(hours=2))
         folder = self.root / "aggregates" / str(self.model.pk)
         left = {f"aggregates/{self.model.pk}/{path.name}" for path in folder.glob("*")}
         assert left == set(self.model.aggregates.values_list("result", flat=True))

@@ -22,7 +22,7 @@ from connectors.management.initial import initial_weights
 from connectors.management.inputs import EITHER, source_of
 from connectors.management.membership import add_client_arguments, clients_asked_for
 from connectors.management.reports import ReportCommand, counted, plain_message
-from connectors.storage.filesystem import store
+from connectors.storage.port import copy_to_sink
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel, ModelArtifact
 from models_app.schemas import compiled
@@ -253,5 +253,5 @@ def _lacking(model: FederatedModel, members: int) -> str:
 def _stored(model: FederatedModel, source: ByteSource, format: str) -> ModelArtifact:
     objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
     key = f"artifacts/{model.pk}/initial-{uuid.uuid4().hex}.{format}"
-    stored = store(source, objects.sink(key, None))
+    stored = copy_to_sink(source, objects.sink(key, None))
     return ModelArtifact.objects.create(federated_model=model, values=stored, version="initial")

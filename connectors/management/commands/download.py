@@ -19,7 +19,7 @@ from connectors.management.reports import (
     found,
     plain_message,
 )
-from connectors.storage.filesystem import Objects
+from connectors.storage.port import Objects
 from connectors.storage.presigning import MAX_MINUTES_IN_A_FUNCTION, Signer
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import ModelAggregate

@@ -73,16 +73,20 @@ class Command(ReportCommand):
                 raise CommandError(
                     f"{client} is paused or no member of model {model}: manage.py add_clients adds it"
                 )
-            said, place = _said_of_updates(federated_model), f"{model}/{client}"
+            fields, place = _metadata_fields(federated_model), f"{model}/{client}"
             names = [f"{uuid.uuid4().hex}.{options['format']}" for _ in range(options["count"])]
             signer = Signer()
             posts = [
-                signer.post(f"updates/{place}/{name}", max_bytes=limit, seconds=seconds, said=said)
+                signer.post(
+                    f"updates/{place}/{name}", max_bytes=limit, seconds=seconds, fields=fields
+                )
                 for name in names
             ]
             if options["scores"]:
                 key = f"{SCORES}{place}/${{filename}}"
-                posts.append(signer.post(key, max_bytes=MAX_SCORE_BYTES, seconds=seconds, said={}))
+                posts.append(
+                    signer.post(key, max_bytes=MAX_SCORE_BYTES, seconds=seconds, fields={})
+                )
         self.stdout.write(as_text(posts))
 
 
@@ -96,7 +100,7 @@ def _check_range(option: str, value: int, most: int, *, also: str = "") -> None:
         raise CommandError(f"{option} must be between 1 and {most}{also}; got {value}")
 
 
-def _said_of_updates(model: FederatedModel) -> dict[str, str]:
+def _metadata_fields(model: FederatedModel) -> dict[str, str]:
     """What an update says of itself, as the form has it from the start.
 
     A field that the policy has a condition for must be in the form, or S3 refuses it. Whoever has nothing

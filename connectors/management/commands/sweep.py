@@ -16,7 +16,7 @@ from connectors.limits import round_resources
 from connectors.management.reports import plain_message
 from connectors.publication.pointer import stale_pointers, write_pointer
 from connectors.rounds.selectors import due_models
-from connectors.storage.garbage import OLD_ENOUGH, collect
+from connectors.storage.garbage import MIN_AGE, collect_garbage
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 #: Nothing in a bucket is older.
@@ -37,7 +37,7 @@ class Command(BaseCommand):
             "--older-than",
             type=_minutes,
             metavar="MINUTES",
-            default=OLD_ENOUGH / timedelta(minutes=1),
+            default=MIN_AGE / timedelta(minutes=1),
             help="leave younger leftovers alone (default: %(default)g)",
         )
 
@@ -56,7 +56,7 @@ class Command(BaseCommand):
                 self.stdout.write(f"model {model_id}: {verb} its latest weights in latest.json")
             age = timedelta(minutes=older_than)
             orphans = 0
-            for orphan in collect(objects, now, older_than=age, dry_run=dry_run):
+            for orphan in collect_garbage(objects, now, older_than=age, dry_run=dry_run):
                 orphans += 1
                 verb = "would remove" if dry_run else "removed"
                 self.stdout.write(f"{verb} {orphan.kind} {orphan.key}")

@@ -126,7 +126,7 @@ def test_a_model_without_a_metric_keeps_scores_and_has_none_itself() -> None:
         (b'{"accuracy": 0.1, "deep": ' + b"[" * 30 + b"]" * 30 + b"}", "nested deeper than 20"),
         (b"[" * 60_000, "not the JSON of a score"),
         (b"[0.5]", "expected a JSON object"),
-        (b" " * 70_000 + b"{}", "70002 bytes, at most 65536 are taken"),
+        (b" " * 70_000 + b"{}", "70002 bytes, at most 65536 are accepted"),
         ({"accuracy": "high"}, "accuracy must be number"),
         ({"accuracy": 1.5}, "accuracy must be smaller than or equal to 1"),
         ({"loss": 0.1}, "must contain ['accuracy'] properties"),

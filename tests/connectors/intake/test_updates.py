@@ -393,7 +393,7 @@ def test_a_size_the_event_lies_about_is_rejected(door: UpdateIntake) -> None:
         ModelUpdate.objects.all().delete()
         with override_settings(MAX_UPDATE_BYTES=len(GOOD) - 1):
             reason = rejection_of(door, replace(upload, size=told))
-        assert reason == f"{len(GOOD)} bytes, at most {len(GOOD) - 1} are taken"
+        assert reason == f"{len(GOOD)} bytes, at most {len(GOOD) - 1} are accepted"
 
 
 @with_database

@@ -15,9 +15,11 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from aggregation.errors import TemporarilyUnavailable
-from connectors.publication.pointer import latest_key, stale_pointers, write_pointer
-from connectors.storage.filesystem import FileObjects, Objects, PreconditionFailed
-from connectors.storage.garbage import collect
+from connectors.publication.pointer import stale_pointers, write_pointer
+from connectors.storage.filesystem import FileObjects
+from connectors.storage.garbage import collect_garbage
+from connectors.storage.keys import pointer_key
+from connectors.storage.port import Objects, PreconditionFailed
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from models_app.models import FederatedModel
 from tests.factories import (
@@ -40,7 +42,7 @@ def objects() -> Objects:
 
 
 def pointer(model: FederatedModel) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(get(latest_key(model.pk)))
+    told: dict[str, Any] = json.loads(get(pointer_key(model.pk)))
     return told
 
 
@@ -149,7 +151,7 @@ def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects
     from connectors.publication import pointer as latest
 
     model = with_aggregate()
-    key = latest_key(model.pk)
+    key = pointer_key(model.pk)
     older = get(key)
     publish(model, 2.0)
     newer, raced = get(key), []
@@ -175,7 +177,7 @@ def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects
 def from_before(model: FederatedModel, **told: Any) -> None:
     """The pointer is one that another database had written to the same bucket."""
     body = pointer(model) | {"number": 50, "aggregate_id": 10**6, "key": "aggregates/x"} | told
-    put(latest_key(model.pk), json.dumps(body).encode())
+    put(pointer_key(model.pk), json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_the_number_of_another_model_is_not_believed(objects: Objects) -> None:
     """What is told must be an aggregate of this model."""
     model, other = with_aggregate(), with_aggregate()
     publish(other, 2.0)
-    put(latest_key(model.pk), get(latest_key(other.pk)))
+    put(pointer_key(model.pk), get(pointer_key(other.pk)))
     write_pointer(objects, model.pk)
     assert pointer(model)["aggregate_id"] == model.aggregates.get().pk
 
@@ -230,7 +232,7 @@ def test_after_a_restore_the_pointer_is_put_right_by_the_sweep() -> None:
 def test_a_pointer_that_is_none_is_replaced(objects: Objects, body: bytes) -> None:
     """Whatever else is found at the pointer's place gives way to a pointer."""
     model = with_aggregate()
-    put(latest_key(model.pk), body)
+    put(pointer_key(model.pk), body)
     write_pointer(objects, model.pk)
     assert pointer(model)["number"] == 1
 
@@ -238,7 +240,7 @@ def test_a_pointer_that_is_none_is_replaced(objects: Objects, body: bytes) -> No
 def test_the_pointer_is_no_leftover(objects: Objects) -> None:
     """No aggregate names the pointer, and still nobody collects it."""
     model = with_aggregate()
-    assert collect(objects, timezone.now() + timedelta(hours=2)) == []
+    assert collect_garbage(objects, timezone.now() + timedelta(hours=2)) == []
     assert pointer(model)["number"] == 1
 
 

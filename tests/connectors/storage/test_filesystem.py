@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from aggregation.errors import ObjectMissing, ProgressLost, UpdateRejected
-from connectors.storage.filesystem import FileObjects, Orphan, PreconditionFailed, read_small
+from connectors.storage.filesystem import FileObjects
+from connectors.storage.port import Orphan, PreconditionFailed, read_small
 
 KEY = "aggregates/1/result.npz"
 
@@ -220,9 +221,9 @@ def test_leftovers_are_files_and_parts_of_files(root: Path, objects: FileObjects
 def test_small_objects_are_read_whole(root: Path, objects: FileObjects) -> None:
     """With their ETags, and only if they are small."""
     put(root, b"abcde")
-    assert read_small(objects, KEY, at_most=5) == (b"abcde", objects.stat(KEY).etag)
+    assert read_small(objects, KEY, max_bytes=5) == (b"abcde", objects.stat(KEY).etag)
     with pytest.raises(UpdateRejected, match="5 bytes, at most 4"):
-        read_small(objects, KEY, at_most=4)
+        read_small(objects, KEY, max_bytes=4)
 
 
 def test_a_small_object_is_replaced_if_it_is_the_one_known(

@@ -17,7 +17,7 @@ from aggregation.rules import Selection
 from connectors import DjangoAggConnector
 from connectors.rounds.ledger import MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.storage.filesystem import FileObjects
-from connectors.storage.garbage import CollectedOrphan, collect
+from connectors.storage.garbage import collect_garbage
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
@@ -49,12 +49,12 @@ def test_orphans_and_unfinished_uploads_are_removed_and_aggregates_stay() -> Non
     kept = published(model)
     factories.put("aggregates/1/orphan.safetensors", b"x")
     unfinished_upload("aggregates/1/unfinished.safetensors")
-    found = collect(objects(), LATER)
-    assert found == [
-        CollectedOrphan(key="aggregates/1/orphan.safetensors", kind="orphaned object"),
-        CollectedOrphan(key="aggregates/1/unfinished.safetensors", kind="unfinished upload"),
+    found = collect_garbage(objects(), LATER)
+    assert [(orphan.key, orphan.kind) for orphan in found] == [
+        ("aggregates/1/orphan.safetensors", "orphaned object"),
+        ("aggregates/1/unfinished.safetensors", "unfinished upload"),
     ]
-    assert collect(objects(), LATER) == []
+    assert collect_garbage(objects(), LATER) == []
     assert factories.get(kept)
     assert factories.get(model.model_updates.get().data.name)
 
@@ -62,7 +62,7 @@ def test_orphans_and_unfinished_uploads_are_removed_and_aggregates_stay() -> Non
 def test_what_is_young_may_belong_to_an_attempt_that_lives() -> None:
     """A leftover younger than an attempt can be old is left alone."""
     factories.put("aggregates/1/orphan.safetensors", b"x")
-    assert collect(objects(), datetime.now(UTC)) == []
+    assert collect_garbage(objects(), datetime.now(UTC)) == []
 
 
 def test_an_upload_that_a_round_goes_on_with_is_kept() -> None:
@@ -76,7 +76,7 @@ def test_an_upload_that_a_round_goes_on_with_is_kept() -> None:
     progress = {"parts": 1, "next_element": 1, "encoder": {}, "sink": sink.state()}
     engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
     connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
-    assert collect(objects(), LATER) == []
+    assert collect_garbage(objects(), LATER) == []
 
 
 def test_an_aggregate_that_is_published_while_it_is_asked_for_is_kept() -> None:
@@ -105,7 +105,7 @@ def test_an_aggregate_that_is_published_while_it_is_asked_for_is_kept() -> None:
         return found
 
     with connection.execute_wrapper(publish_after_the_first):
-        assert collect(objects(), LATER) == []
+        assert collect_garbage(objects(), LATER) == []
     assert model.aggregates.get().result.name == key
 
 
@@ -116,7 +116,7 @@ def test_files_are_collected_as_objects_are(tmp_path: Path) -> None:
     sink = files.sink("aggregates/1/begun.npz", None)
     sink.write_part(1, b"x")
     (root / "aggregates/1/orphan.npz").write_bytes(b"x")
-    assert {(each.key, each.kind) for each in collect(files, LATER)} == {
+    assert {(each.key, each.kind) for each in collect_garbage(files, LATER)} == {
         ("aggregates/1/begun.npz", "unfinished upload"),
         ("aggregates/1/orphan.npz", "orphaned object"),
     }

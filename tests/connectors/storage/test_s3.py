@@ -20,7 +20,7 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from connectors.errors import ServiceRefused
-from connectors.storage.filesystem import Orphan, PreconditionFailed, StoredObject, read_small
+from connectors.storage.port import Orphan, PreconditionFailed, StoredObject, read_small
 from connectors.storage.retries import TRIES
 from connectors.storage.s3 import S3Objects
 from tests.faults.proxy import Fault, Proxy, Request, at_first, refuse, reset, s3_proxy, truncate
@@ -149,10 +149,10 @@ def test_an_object_in_an_archive_is_no_update(objects: S3Objects) -> None:
 def test_small_objects_are_read_whole(objects: S3Objects) -> None:
     """With their ETags, and only if they are small; an empty one is empty."""
     key, etag = put(objects, b"abcde")
-    assert read_small(objects, key, at_most=5) == (b"abcde", etag)
+    assert read_small(objects, key, max_bytes=5) == (b"abcde", etag)
     with pytest.raises(UpdateRejected, match="5 bytes, at most 4"):
-        read_small(objects, key, at_most=4)
-    assert read_small(objects, put(objects, b"")[0], at_most=4)[0] == b""
+        read_small(objects, key, max_bytes=4)
+    assert read_small(objects, put(objects, b"")[0], max_bytes=4)[0] == b""
 
 
 def test_a_small_object_is_replaced_if_it_is_the_one_known(objects: S3Objects) -> None:

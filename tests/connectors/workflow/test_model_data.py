@@ -22,9 +22,10 @@ from aggregation.formats import Spool
 from aggregation.round import Status, run_round
 from aggregation.weights import read_tensors
 from connectors import DjangoAggConnector, DjangoModelDataConnector
+from connectors.storage.keys import aggregate_key
 from connectors.usecases.verify import verify
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
-from connectors.workflow.model_data import aggregate_key, encoded
+from connectors.workflow.model_data import encoded
 from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
 from tests.connectors.workflow.backends import decoded

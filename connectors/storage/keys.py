@@ -1,0 +1,76 @@
+"""Keys of the objects in storage: how they are formed, and what the key of an upload names."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+
+UPDATES = "updates/"
+SCORES = "scores/"
+AGGREGATES = "aggregates/"
+
+UPDATE_KEY_FORM = "updates/<federated_model_id>/<client_uuid>/<name>.<ext>"
+SCORE_KEY_FORM = "scores/<federated_model_id>/<client_uuid>/<aggregate_id>.json"
+
+#: Length of the longest key that S3 accepts, in bytes of UTF-8.
+MAX_KEY_BYTES = 1024
+
+_ID = r"[1-9][0-9]{0,17}"
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_UPDATE = re.compile(rf"updates/({_ID})/({_UUID})/(.+)", re.ASCII)
+_SCORE = re.compile(rf"scores/({_ID})/({_UUID})/({_ID})\.json", re.ASCII)
+
+#: A pointer, and the files that a directory keeps beside it while it is replaced.
+_POINTER = re.compile(r"aggregates/[0-9]+/(latest\.json|\.latest\.json\.(lock|new))")
+
+
+@dataclass(frozen=True)
+class UpdateKey:
+    """What the key of an update names."""
+
+    model_id: int
+    client_id: uuid.UUID
+    name: str
+
+
+@dataclass(frozen=True)
+class ScoreKey:
+    """What the key of a score names."""
+
+    model_id: int
+    client_id: uuid.UUID
+    aggregate_id: int
+
+
+def parse_update_key(key: str) -> UpdateKey | None:
+    """Return what the key of an update names; None if it does not have the form of one."""
+    match = _match(_UPDATE, key)
+    return UpdateKey(int(match[1]), uuid.UUID(match[2]), match[3]) if match else None
+
+
+def parse_score_key(key: str) -> ScoreKey | None:
+    """Return what the key of a score names; None if it does not have the form of one."""
+    match = _match(_SCORE, key)
+    return ScoreKey(int(match[1]), uuid.UUID(match[2]), int(match[3])) if match else None
+
+
+def _match(form: re.Pattern[str], key: str) -> re.Match[str] | None:
+    if not key.isprintable() or len(key.encode()) > MAX_KEY_BYTES:
+        return None
+    return form.fullmatch(key)
+
+
+def aggregate_key(model_id: int, number: int, format: str) -> str:
+    """Return a new key for the aggregate of a round; no two calls return the same key."""
+    return f"{AGGREGATES}{model_id}/round-{number:06d}-{uuid.uuid4().hex}.{format}"
+
+
+def pointer_key(model_id: int) -> str:
+    """Return the key of a model's `latest.json`."""
+    return f"{AGGREGATES}{model_id}/latest.json"
+
+
+def is_pointer(key: str) -> bool:
+    """Return whether a key below ``aggregates/`` belongs to a pointer rather than to a result."""
+    return _POINTER.fullmatch(key) is not None

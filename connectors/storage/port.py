@@ -1,0 +1,137 @@
+"""What the connectors need from object storage, whether it is a bucket or a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from aggregation.engine.output import PART_BYTES
+from aggregation.errors import UpdateRejected
+from aggregation.round import ResultSink
+from aggregation.sources import ByteSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """The metadata of an object.
+
+    Parameters
+    ----------
+    size : int
+        In bytes.
+    etag : str
+        Changes when the object is written again.
+    uploaded_on : datetime
+    metadata : mapping
+        The uploader's own metadata, by lower-case name.
+    """
+
+    size: int
+    etag: str
+    uploaded_on: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orphan:
+    """An object or an unfinished upload in a listing, which may belong to no aggregate.
+
+    Parameters
+    ----------
+    key : str
+    since : datetime
+        When it was stored or begun.
+    upload_id : str
+        Empty for an object.
+    """
+
+    key: str
+    since: datetime
+    upload_id: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+        return "unfinished upload" if self.upload_id else "orphaned object"
+
+
+class PreconditionFailed(Exception):
+    """The object is not the one that the write was to replace."""
+
+
+class Objects(Protocol):
+    """Objects by key. They are read by ranges and written part by part.
+
+    Where a method takes an ``etag``, an object with another ETag is rejected. Where it takes a
+    ``version``, that version is read even if the object has been replaced; a directory keeps no
+    versions and ignores it.
+    """
+
+    def stat(self, key: str, *, etag: str = "", version: str = "") -> StoredObject:
+        """Return the metadata of an object.
+
+        Raises
+        ------
+        ObjectMissing
+        UpdateRejected
+            If the object was replaced.
+        """
+
+    def source(self, key: str, *, size: int, etag: str, version: str = "") -> ByteSource:
+        """Return the bytes of an object, to be read by ranges."""
+
+    def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
+        """Return a sink for a new object; with a state, one that continues an unfinished upload."""
+
+    def replace(self, key: str, data: bytes, *, etag: str) -> None:
+        """Write a small JSON object in place of the one with this ETag, or of none if it is empty.
+
+        Raises
+        ------
+        PreconditionFailed
+            If another object is there. It may be the caller's own, if the answer to an earlier try
+            was lost.
+        """
+
+    def orphans(self, prefix: str) -> Iterator[Orphan]:
+        """Yield all objects and unfinished uploads whose keys begin with the prefix."""
+
+    def remove(self, orphan: Orphan) -> None:
+        """Delete an object or end an unfinished upload; do nothing if it is already gone."""
+
+
+def read_small(
+    objects: Objects, key: str, *, etag: str = "", version: str = "", max_bytes: int
+) -> tuple[bytes, str]:
+    """Return the bytes of a small object and its ETag.
+
+    Raises
+    ------
+    ObjectMissing
+    UpdateRejected
+        If the object was replaced or is larger than ``max_bytes``.
+    """
+    stored = objects.stat(key, etag=etag, version=version)
+    if stored.size > max_bytes:
+        raise UpdateRejected(f"{stored.size} bytes, at most {max_bytes} are accepted")
+    body = bytearray(stored.size)
+    if body:
+        source = objects.source(key, size=stored.size, etag=stored.etag, version=version)
+        source.read_into(0, memoryview(body))
+    return bytes(body), stored.etag
+
+
+def copy_to_sink(source: ByteSource, sink: ResultSink) -> str:
+    """Write the bytes of a source to a sink, part by part, and return the key of the new object."""
+    try:
+        for part, start in enumerate(range(0, source.size, PART_BYTES), 1):
+            piece = bytearray(min(PART_BYTES, source.size - start))
+            source.read_into(start, memoryview(piece))
+            sink.write_part(part, bytes(piece), last=start + len(piece) == source.size)
+        sink.complete()
+    except Exception:
+        sink.abort()
+        raise
+    return sink.location
