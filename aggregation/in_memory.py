@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aggregation.errors import UpdateRejected, quoted
-from aggregation.layout import DTYPES, Tensor, TensorLayout
+from aggregation.layout import DTYPES, Tensor, TensorLayout, layer_name
 from aggregation.sources import Buffer
 from aggregation.weights import Weights, shared_index
 
@@ -30,15 +30,17 @@ def weights_in_memory(arrays: Tensors) -> Weights:
     UpdateRejected
         If one has no dtype that a model can have.
     """
-    named = isinstance(arrays, Mapping)
-    items = arrays.items() if isinstance(arrays, Mapping) else enumerate(arrays)
+    if isinstance(arrays, Mapping):
+        items = [(str(name), values) for name, values in arrays.items()]
+    else:
+        items = [(layer_name(number), values) for number, values in enumerate(arrays)]
     tensors, flat = [], []
     for name, values in items:
-        array = _as_array(str(name), values)
-        tensors.append(Tensor(str(name), array.dtype, array.shape))
+        array = _as_array(name, values)
+        tensors.append(Tensor(name, array.dtype, array.shape))
         flat.append(array.reshape(-1).view(np.uint8))
     source = ArraysSource(flat)
-    layout = TensorLayout(tuple(tensors), named=named)
+    layout = TensorLayout(tuple(tensors))
     index = shared_index(layout, source.starts[:-1])
     return Weights(index=index, source=source, format=FORMAT)
 

@@ -1,8 +1,13 @@
-"""Tensor layouts: what a model is made of, and where each element of the flattened model lies."""
+"""Tensor layouts: the names, dtypes and shapes of a model's tensors, and the order of its elements.
+
+A tensor is identified by its name, never by its position. Layers without names (a JSON list,
+``numpy.savez(file, *layers)``) are named by their numbers, as numpy does it: arr_0, arr_1, arr_2.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +22,7 @@ from aggregation.errors import quoted
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-#: dtypes a weights object may hold, by the name that appears in messages and in safetensors headers.
+#: The dtypes a tensor may have, by their names in safetensors headers and in messages.
 DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "BF16": BFLOAT16,
@@ -35,15 +40,40 @@ DTYPES: dict[str, np.dtype] = {
 #: numpy's limit.
 MAX_DIMENSIONS = 64
 
-#: More elements than could be counted in bytes; zeros aside, no shape may multiply up to it.
+#: The product of a shape's dimensions, zeros left out, must be smaller: its bytes fit into an int64.
 MAX_SIZE = 1 << 59
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
+_NUMBERED = re.compile(r"arr_(0|[1-9][0-9]{0,8})")
+
 
 def is_indexable(shape: Sequence[int]) -> bool:
-    """Whether numpy could make an array of this shape, which it must even of one without elements."""
+    """Return whether numpy can make an array of this shape.
+
+    numpy multiplies the dimensions other than zero even if the array has no elements.
+    """
     return len(shape) <= MAX_DIMENSIONS and math.prod(n for n in shape if n) < MAX_SIZE
+
+
+def layer_name(number: int) -> str:
+    """Return the name of a layer that has none of its own: ``arr_0`` for the first one."""
+    return f"arr_{number}"
+
+
+def number_order(names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the positions of arr_0, arr_1, arr_2, ... among ``names``.
+
+    Returns
+    -------
+    tuple of int, or None
+        None unless the names are exactly arr_0 to arr_(n-1), in any order.
+    """
+    matches = [_NUMBERED.fullmatch(name) for name in names]
+    positions = {int(match[1]): position for position, match in enumerate(matches) if match}
+    if not names or positions.keys() != set(range(len(names))):
+        return None
+    return tuple(positions[number] for number in range(len(names)))
 
 
 @dataclass(frozen=True)
@@ -61,7 +91,7 @@ class Tensor:
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes the elements take, unpadded."""
+        """Bytes of the elements, without padding."""
         return self.size * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -72,20 +102,31 @@ class Tensor:
 class TensorLayout:
     """The ordered tensors of a model.
 
-    Laid end to end in this order, C-contiguous, they are the *flattened model*; a chunk is a range of
-    its elements.
+    Concatenated in this order, C-contiguous, they are the *flattened model*; a chunk is a range of its
+    elements.
 
     Parameters
     ----------
     tensors : tuple of Tensor
-        In the order in which they are flattened.
-    named : bool
-        False where a format knows positions only (a JSON list of layers, ``np.savez(*arrays)``); such
-        a layout is compared with another by position.
+        In the order in which they are flattened; names are unique.
     """
 
     tensors: tuple[Tensor, ...]
-    named: bool = True
+
+    @classmethod
+    def of_layers(cls, tensors: Sequence[Tensor]) -> TensorLayout:
+        """Return the layout of a list of layers, each renamed by its number."""
+        return cls(tuple(Tensor(layer_name(n), t.dtype, t.shape) for n, t in enumerate(tensors)))
+
+    @cached_property
+    def is_numbered(self) -> bool:
+        """Whether the layers have numbers instead of names: arr_0, arr_1, ..."""
+        return number_order([tensor.name for tensor in self.tensors]) is not None
+
+    @cached_property
+    def by_name(self) -> dict[str, Tensor]:
+        """The tensors by their names."""
+        return {tensor.name: tensor for tensor in self.tensors}
 
     def __hash__(self) -> int:
         return self._hash
@@ -96,7 +137,7 @@ class TensorLayout:
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """Position of each tensor's first element in the flattened model, and the end of the last."""
+        """Position of each tensor's first element in the flattened model, and the end of the last one."""
         starts = [0]
         for tensor in self.tensors:
             starts.append(starts[-1] + tensor.size)
@@ -114,7 +155,7 @@ class TensorLayout:
 
     @cached_property
     def itemsize(self) -> int:
-        """Bytes of the widest element, 1 for a model without elements."""
+        """Bytes of the widest element; 1 for a model without elements."""
         return max((tensor.dtype.itemsize for tensor in self.tensors), default=1)
 
     @cached_property
@@ -140,7 +181,7 @@ class TensorLayout:
         return tuple(accumulate(sizes, initial=0))
 
     def runs_between(self, start: int, stop: int) -> Iterator[tuple[int, int, np.dtype]]:
-        """The parts of `runs` that lie in elements ``start`` to ``stop``."""
+        """Yield the parts of `runs` that lie in elements ``start`` to ``stop``."""
         first = bisect_right(self.runs, start, key=lambda run: run[1])
         for run_start, run_stop, dtype in self.runs[first:]:
             if run_start >= stop:
@@ -148,7 +189,7 @@ class TensorLayout:
             yield max(run_start, start), min(run_stop, stop), dtype
 
     def bytes_before(self, element: int) -> int:
-        """Bytes of the flattened model that come before ``element``."""
+        """Return how many bytes of the flattened model come before ``element``."""
         index = bisect_right(self._run_starts, element) - 1
         if index < 0:
             return 0
@@ -156,7 +197,7 @@ class TensorLayout:
         return self._run_bytes[index] + (min(element, stop) - start) * dtype.itemsize
 
     def element_at(self, byte: int) -> int:
-        """The first element that begins at ``byte`` of the flattened model, or after it."""
+        """Return the first element that begins at ``byte`` of the flattened model, or after it."""
         index = bisect_right(self._run_bytes, byte) - 1
         if index >= len(self.runs):
             return self.size
@@ -164,52 +205,57 @@ class TensorLayout:
         return min(stop, start - (self._run_bytes[index] - byte) // dtype.itemsize)
 
     def locate(self, element: int) -> str:
-        """Where an element of the flattened model is, in words: ``tensor 'fc.weight' at [3, 17]``."""
-        index = bisect_right(self.starts, element) - 1
-        tensor = self.tensors[index]
-        place = np.unravel_index(element - self.starts[index], tensor.shape) if tensor.shape else ()
-        return f"tensor {quoted(tensor.name)} at {[int(i) for i in place]}"
+        """Return the place of an element in words: ``tensor 'fc.weight' at [3, 17]``."""
+        number = bisect_right(self.starts, element) - 1
+        tensor = self.tensors[number]
+        offset = element - self.starts[number]
+        index = np.unravel_index(offset, tensor.shape) if tensor.shape else ()
+        return f"tensor {quoted(tensor.name)} at {[int(i) for i in index]}"
 
 
 def layout_difference(model: TensorLayout, found: TensorLayout) -> str | None:
-    """The first way in which ``found`` is not laid out like the model, in words; None if it is.
+    """Return the first way in which ``found`` differs from the model's layout, or None.
 
-    Every tensor must be there, with its shape and dtype, and no other; the order of named tensors
-    does not matter. Cached, since the clients of a model send the same layout again and again.
+    Every tensor of the model must be there, with its shape and dtype, and no other. Their order does
+    not matter. The answer is cached, since the clients of a model send the same layout repeatedly.
     """
     return _difference((model, found))
+
+
+def list_difference(model: TensorLayout) -> str | None:
+    """Return why a list of layers without names cannot belong to the model, or None if it can."""
+    if model.is_numbered or not model.tensors:
+        return None
+    return (
+        "its layers have no names and the model's tensors do "
+        f"({quoted(model.tensors[0].name)}, ...): send the tensors under the model's names, "
+        "as safetensors or by numpy.savez(file, **tensors)"
+    )
 
 
 @keep_recent(weigh=lambda layouts: len(layouts[1].tensors), small=2_500)
 def _difference(layouts: tuple[TensorLayout, TensorLayout]) -> str | None:
     model, found = layouts
-    if model.named and found.named:
-        return _named_difference(model.tensors, found.tensors)
-    return _positional_difference(model, found)
+    if found.tensors and model.by_name.keys().isdisjoint(found.by_name):
+        if found.is_numbered:
+            return list_difference(model) or _first_difference(model, found)
+        if model.is_numbered:
+            return (
+                f"its tensors have names ({quoted(found.tensors[0].name)}, ...) and the model's "
+                "layers do not: send the layers in the model's order by numpy.savez(file, *layers), "
+                "or name them arr_0, arr_1, ..."
+            )
+    return _first_difference(model, found)
 
 
-def _named_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> str | None:
-    theirs = {tensor.name: tensor for tensor in found}
-    for tensor in expected:
-        other = theirs.pop(tensor.name, None)
+def _first_difference(model: TensorLayout, found: TensorLayout) -> str | None:
+    for tensor in model.tensors:
+        other = found.by_name.get(tensor.name)
         if other is None:
             return f"tensor {quoted(tensor.name)} ({tensor}) is missing"
         if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
             return f"tensor {quoted(tensor.name)} is {other}, the model's is {tensor}"
-    if theirs:
-        name, tensor = next(iter(theirs.items()))
-        return f"tensor {quoted(name)} ({tensor}) is not in the model"
-    return None
-
-
-def _positional_difference(expected: TensorLayout, found: TensorLayout) -> str | None:
-    if len(found.tensors) != len(expected.tensors):
-        return f"{len(found.tensors)} layers, the model has {len(expected.tensors)}"
-    for position, (ours, theirs) in enumerate(zip(expected.tensors, found.tensors, strict=True)):
-        if theirs.shape != ours.shape:
-            return (
-                f"layer {position} has shape {list(theirs.shape)}, the model's {list(ours.shape)}"
-            )
-        if theirs.dtype != ours.dtype:
-            return f"layer {position} is {theirs}, the model's is {ours}"
+    for other in found.tensors:
+        if other.name not in model.by_name:
+            return f"tensor {quoted(other.name)} ({other}) is not in the model"
     return None

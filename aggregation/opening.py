@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aggregation.errors import UpdateRejected
 from aggregation.formats import NeedsSpool, Spool
-from aggregation.layout import TensorLayout, layout_difference
+from aggregation.layout import Tensor, TensorLayout, layout_difference, list_difference
 from aggregation.weights import Weights
 
 #: Opens one update. Given the model's layout, if that is known: text takes its dtypes from there;
@@ -55,13 +55,13 @@ def open_consistent(
     if expected_layout is None and found:
         expected_layout = majority_layout(found.values())
     for key, each in list(found.items()):
-        # Text has no dtype; it is given the model's when it is unpacked, and compared then.
-        is_text = isinstance(each, NeedsSpool) and each.is_text
-        difference = (
-            layout_difference(expected_layout, each.layout)
-            if expected_layout and not is_text
-            else None
-        )
+        if expected_layout is None:
+            continue
+        # Text has no dtypes. It takes the model's when it is unpacked, and is compared then.
+        if isinstance(each, NeedsSpool) and each.is_text:
+            difference = list_difference(expected_layout)
+        else:
+            difference = layout_difference(expected_layout, each.layout)
         if difference:
             rejected[key] = difference
             del found[key]
@@ -123,13 +123,25 @@ def _open_all(
 
 
 def first_of_majority(weights: Iterable[Weights]) -> Weights:
-    """The first that is laid out as most of them are: what the model is where nothing else says so."""
+    """Return the first update with the layout of the majority, which determines the model's format.
+
+    Text has no dtypes of its own: an update in another format is preferred.
+    """
     known = list(weights)
     layout = majority_layout(known)
-    return next(each for each in known if each.layout == layout)
+    return min(
+        (each for each in known if each.layout == layout), key=lambda each: each.format == "json"
+    )
 
 
 def majority_layout(known: Iterable[Weights | NeedsSpool]) -> TensorLayout:
-    """Return the layout that most of the updates have; of equally frequent ones, the first."""
-    ((layout, _),) = Counter(each.layout for each in known).most_common(1)
-    return layout
+    """Return the layout that most of the updates have; of equally frequent ones, the first.
+
+    Layouts that differ in the order of their tensors only count as the same.
+    """
+    counts = Counter(each.layout for each in known)
+    by_tensors: dict[frozenset[Tensor], Counter[TensorLayout]] = {}
+    for layout, count in counts.items():
+        by_tensors.setdefault(frozenset(layout.tensors), Counter())[layout] = count
+    majority = max(by_tensors.values(), key=lambda layouts: layouts.total())
+    return next(iter(majority))

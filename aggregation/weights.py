@@ -166,15 +166,11 @@ def _extents_between(
 @lru_cache(maxsize=8)
 def _extents(index: TensorIndex, order: TensorLayout) -> tuple[Extent, ...]:
     """The byte ranges of the flattened model, joined where they lie together in the object too."""
-    if index.layout.named and order.named:
-        names = [tensor.name for tensor in index.layout.tensors]
-        by_name = dict(zip(names, index.offsets, strict=True))
-        offsets = [by_name[tensor.name] for tensor in order.tensors]
-    else:
-        offsets = list(index.offsets)
+    offset_by_name = dict(zip(index.layout.by_name, index.offsets, strict=True))
     extents: list[Extent] = []
     start = 0
-    for tensor, offset in zip(order.tensors, offsets, strict=True):
+    for tensor in order.tensors:
+        offset = offset_by_name[tensor.name]
         stop = start + tensor.nbytes
         if start == stop:
             continue
@@ -188,7 +184,7 @@ def _extents(index: TensorIndex, order: TensorLayout) -> tuple[Extent, ...]:
 
 
 def read_tensors(weights: Weights) -> dict[str, NDArray[np.generic]]:
-    """All tensors of one object, in memory, by name (of a JSON list: by position).
+    """Return all tensors of one object, in memory, by name.
 
     For objects known to be small enough; a round never calls this.
     """

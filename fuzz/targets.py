@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aggregation.errors import UpdateRejected
 from aggregation.formats import Spool, open_weights, peek_layout
-from aggregation.layout import DTYPES, TensorLayout
+from aggregation.layout import DTYPES, TensorLayout, layer_name
 from aggregation.sources import BytesSource
 from aggregation.weights import read_tensors
 from fuzz.mutations import spoiled
@@ -159,7 +159,7 @@ def _library_npz(data: bytes) -> dict[str, Array]:
 
 def _library_json(data: bytes) -> dict[str, Array]:
     layers = json.loads(data)
-    return {str(number): np.array(layer, np.float64) for number, layer in enumerate(layers)}
+    return {layer_name(n): np.array(layer, np.float64) for n, layer in enumerate(layers)}
 
 
 LIBRARIES: dict[str, Callable[[bytes], dict[str, Array]]] = {

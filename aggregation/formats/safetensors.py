@@ -13,7 +13,14 @@ from typing import Any
 
 from aggregation.cache import keep_recent
 from aggregation.errors import UpdateRejected, quoted
-from aggregation.layout import DTYPE_NAMES, DTYPES, Tensor, TensorLayout, is_indexable
+from aggregation.layout import (
+    DTYPE_NAMES,
+    DTYPES,
+    Tensor,
+    TensorLayout,
+    is_indexable,
+    number_order,
+)
 from aggregation.sources import ByteSource, read
 from aggregation.weights import TensorIndex, Weights, shared_index
 
@@ -91,8 +98,9 @@ def _checked(header: bytes) -> tuple[TensorIndex, int]:
             problem = "overlaps the one before" if gap < 0 else f"leaves {gap} bytes unused"
             raise UpdateRejected(f"safetensors tensor {quoted(tensor.name)} {problem}")
         end = stop
-    layout = TensorLayout(tuple(tensor for tensor, _, _ in placed))
-    return shared_index(layout, tuple(begin for _, begin, _ in placed)), end
+    order = number_order([tensor.name for tensor, _, _ in placed]) or range(len(placed))
+    layout = TensorLayout(tuple(placed[position][0] for position in order))
+    return shared_index(layout, tuple(placed[position][1] for position in order)), end
 
 
 def _parse(header: bytes) -> dict[str, Any]:

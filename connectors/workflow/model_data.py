@@ -131,7 +131,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
                 openers, expected_layout, django_settings.READ_THREADS, spool
             )
             layouts = [expected_layout, *(weights.layout for weights in opened.values())]
-            order = next((each for each in layouts if each and each.named), None)
+            order = next((layout for layout in layouts if layout), None)
             loaded = []
             for update in updates:
                 if update.pk in opened:
@@ -178,11 +178,12 @@ class DjangoModelDataConnector(BaseModelDataConnector):
                 model = self.open(model_location, spool=spool, trusted=True)
             file.seek(0)
             source = BytesSource(file.read())
+            extension = format_of(str(file.name))
             try:
                 weights = open_weights(
                     source,
-                    format_of(str(file.name)),
-                    expected_layout=model.layout if model else None,
+                    extension,
+                    expected_layout=_result_layout(model, extension),
                     spool=spool,
                     trusted=True,
                 )
@@ -209,11 +210,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
 
 
 def _layers(weights: Weights, order: TensorLayout | None) -> list[NDArray[Any]]:
-    """The tensors of a weights object, those that have names in the given order."""
+    """Return the tensors of a weights object in the given order."""
     arrays = read_tensors(weights)
-    if order is None or not (order.named and weights.layout.named):
-        return list(arrays.values())
-    return [arrays[tensor.name] for tensor in order.tensors]
+    return [arrays[tensor.name] for tensor in (order or weights.layout).tensors]
 
 
 def _checked(weights: Weights, model: Weights | None) -> dict[str, NDArray[Any]]:
@@ -225,9 +224,19 @@ def _checked(weights: Weights, model: Weights | None) -> dict[str, NDArray[Any]]
     if model is None:
         return arrays
     names = [tensor.name for tensor in model.layout.tensors]
-    if weights.layout.named and model.layout.named:
-        return {name: arrays[name] for name in names}
-    return dict(zip(names, arrays.values(), strict=True))
+    if weights.layout.is_numbered:
+        return dict(zip(names, arrays.values(), strict=True))
+    return {name: arrays[name] for name in names}
+
+
+def _result_layout(model: Weights | None, format: str) -> TensorLayout | None:
+    """Return how the result of a workflow must be laid out.
+
+    A list of layers is in the model's order, since `load` gave the workflow the updates in that order.
+    """
+    if model is None:
+        return None
+    return TensorLayout.of_layers(model.layout.tensors) if format == "json" else model.layout
 
 
 def _objects_of(storage: Any) -> Objects:

@@ -99,11 +99,11 @@ def test_rejected_updates_are_named_and_can_be_left_out() -> None:
     with pytest.raises(UpdatesRejected) as caught:
         aggregation.aggregate("unweighted_mean", updates)
     assert set(caught.value.reasons) == {1, 4}
-    assert "layer 0 has shape [1], the model's [2]" in caught.value.reasons[1]
+    assert "'arr_0' is F64 [1], the model's is F64 [2]" in caught.value.reasons[1]
     updates = [update for position, update in enumerate(updates) if position not in (1, 4)]
     with pytest.raises(UpdatesRejected) as caught:
         aggregation.aggregate("unweighted_mean", updates)
-    assert caught.value.reasons == {1: "nan in tensor '0' at [0]"}
+    assert caught.value.reasons == {1: "nan in tensor 'arr_0' at [0]"}
     del updates[1]
     np.testing.assert_array_equal(aggregation.aggregate("unweighted_mean", updates)[0], [2, 3])
 

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _model(value: float) -> dict[str, Any]:
-    return {"b": np.full(2, value, np.float32), "w": np.full((2, 3), value, np.float32)}
+    return {"arr_0": np.full(2, value, np.float32), "arr_1": np.full((2, 3), value, np.float32)}
 
 
 def _run(folder: Path, *arguments: str, updates: Sequence[str]) -> int:
@@ -42,10 +42,13 @@ def test_mixed_formats_make_a_result_in_the_format_of_its_name(folder: Path) -> 
         out = ("--out", str(folder / name))
         assert _run(folder, "--rule", "weighted_mean", *counts, *out, updates=updates) == 0
     result = safetensors.numpy.load_file(folder / "result.safetensors")
-    assert {name: array.shape for name, array in result.items()} == {"b": (2,), "w": (2, 3)}
-    np.testing.assert_array_equal(result["w"], np.full((2, 3), 2.25, np.float32))
+    assert {name: array.shape for name, array in result.items()} == {
+        "arr_0": (2,),
+        "arr_1": (2, 3),
+    }
+    np.testing.assert_array_equal(result["arr_1"], np.full((2, 3), 2.25, np.float32))
     with np.load(folder / "result.npz") as archive:
-        np.testing.assert_array_equal(archive["w"], result["w"])
+        np.testing.assert_array_equal(archive["arr_1"], result["arr_1"])
     assert json.loads((folder / "result.json").read_text())[0] == [2.25, 2.25]
 
 
@@ -62,7 +65,7 @@ def test_bad_updates_are_named_and_left_out(
 ) -> None:
     """Unreadable, differing and poisoned files are named on standard error; their counts go too."""
     (folder / "junk.safetensors").write_bytes(b"junk")
-    safetensors.numpy.save_file({"b": np.ones(9, np.float32)}, folder / "other.safetensors")
+    safetensors.numpy.save_file({"arr_0": np.ones(9, np.float32)}, folder / "other.safetensors")
     poisoned = _model(np.nan)
     safetensors.numpy.save_file(poisoned, folder / "poisoned.safetensors")
     bad = ["junk.safetensors", "other.safetensors", "poisoned.safetensors"]
@@ -73,7 +76,9 @@ def test_bad_updates_are_named_and_left_out(
     errors = capsys.readouterr().err
     for name in bad:
         assert f"left out: {folder / name}: " in errors
-    np.testing.assert_array_equal(safetensors.numpy.load_file(out)["b"], np.float32([1.75, 1.75]))
+    np.testing.assert_array_equal(
+        safetensors.numpy.load_file(out)["arr_0"], np.float32([1.75, 1.75])
+    )
 
 
 def test_a_parent_and_rule_arguments_can_be_given(folder: Path) -> None:
@@ -84,7 +89,7 @@ def test_a_parent_and_rule_arguments_can_be_given(folder: Path) -> None:
     files = ("--parent", str(folder / "parent.safetensors"), "--out", str(out))
     assert _run(folder, *arguments, *files, updates=["one.safetensors"]) == 0
     result = safetensors.numpy.load_file(out)
-    np.testing.assert_allclose(result["b"], 10 + 1 / np.sqrt(8), rtol=1e-6)
+    np.testing.assert_allclose(result["arr_0"], 10 + 1 / np.sqrt(8), rtol=1e-6)
 
 
 def test_without_a_result_the_exit_code_is_one_and_no_file_is_left(

@@ -24,7 +24,7 @@ UNPACKED = VALUES + 128
 def archive(value: float, *, compressed: bool, size: int = 1000) -> bytes:
     """A model of one tensor, as numpy writes it."""
     file = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(file, w=np.full(size, value))
+    (np.savez_compressed if compressed else np.savez)(file, arr_0=np.full(size, value))
     return file.getvalue()
 
 
@@ -119,7 +119,7 @@ def test_what_is_laid_out_otherwise_takes_no_room() -> None:
 def test_text_takes_the_room_of_its_models_dtypes() -> None:
     """Without a model, what the others voted for; text alone is float64."""
     single = io.BytesIO()
-    np.savez(single, w=np.zeros(1000, "f4"))
+    np.savez(single, arr_0=np.zeros(1000, "f4"))
     named = {n: opener(single.getvalue()) for n in range(3)}
     texts = {n: opener(text(n), "json") for n in (4, 5)}
     assert outcome({**named, **texts}, VALUES)[1] == {}
@@ -130,3 +130,16 @@ def test_without_a_spool_nothing_is_unpacked() -> None:
     """What would need one says so."""
     with pytest.raises(NeedsSpool, match=f"{UNPACKED} bytes"):
         open_consistent({1: opener(archive(1, compressed=True))}, MODEL, 1)
+
+
+def test_the_order_of_tensors_does_not_split_the_majority() -> None:
+    """Three updates with the same tensors in three orders outvote two that agree on other tensors."""
+    honest = [{"a": [1.0], "b": [2.0]}, {"b": [2.0], "a": [1.0]}, {"a": [1.0], "b": [2.0]}]
+    bodies = []
+    for tensors in [{"x": [0.0]}, {"x": [0.0]}, *honest]:
+        file = io.BytesIO()
+        np.savez(file, **tensors)  # type: ignore[arg-type]
+        bodies.append(file.getvalue())
+    opened, rejected = outcome({n: opener(body) for n, body in enumerate(bodies)}, 0)
+    assert list(opened) == [2, 3, 4]
+    assert list(rejected) == [0, 1]

@@ -1,1 +1,1 @@
-"""JSON lists of layers, parsed and written part by part."""
+"""JSON lists of layers, read and written block by block."""

@@ -33,10 +33,7 @@ class NpzEncoder(TensorEncoder):
         super().__init__(layout, state)
         self._crcs: list[int] = list(state["crcs"]) if state else []
         self._crc: int = state["crc"] if state else 0
-        self._members = [
-            _Member(tensor, tensor.name if layout.named else f"arr_{number}")
-            for number, tensor in enumerate(layout.tensors)
-        ]
+        self._members = [_Member(tensor) for tensor in layout.tensors]
         self._offsets = list(accumulate((m.size_in_archive for m in self._members), initial=0))
 
     def state(self) -> dict[str, Any]:
@@ -97,14 +94,16 @@ class NpzEncoder(TensorEncoder):
 class _Member:
     """The records about one member of an archive."""
 
-    def __init__(self, tensor: Tensor, name: str) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         self.header = npy.encode_header(tensor)
         self._size = len(self.header) + tensor.nbytes
         self._large = self._size >= zip_format.MAX32
-        self._name = f"{name}.npy".encode()
-        problem = name_problem(f"{name}.npy")
+        self._name = f"{tensor.name}.npy".encode()
+        problem = name_problem(f"{tensor.name}.npy")
         if problem or len(self._name) > MAX_NAME_BYTES:
-            raise AggregationError(f"tensor {quoted(name)} cannot be in an npz archive: {problem}")
+            raise AggregationError(
+                f"tensor {quoted(tensor.name)} cannot be in an npz archive: {problem}"
+            )
 
     @property
     def size_in_archive(self) -> int:

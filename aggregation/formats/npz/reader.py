@@ -10,7 +10,6 @@ store does, which checks what it receives; safetensors has no CRCs at all.
 
 from __future__ import annotations
 
-import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +33,7 @@ from aggregation.formats.npz.zip_archive import (
     read_directory,
 )
 from aggregation.formats.spool import NeedsSpool, Spool, SpoolFile
-from aggregation.layout import Tensor, TensorLayout, layout_difference
+from aggregation.layout import Tensor, TensorLayout, layout_difference, number_order
 from aggregation.sources import Buffer, ByteSource, read_view
 from aggregation.weights import MAX_GAP_BYTES, MAX_SPAN_BYTES, TensorIndex, Weights, shared_index
 
@@ -59,7 +58,6 @@ SMALL_BYTES = 64 << 10
 _VOLATILE = slice(10, 18)  # time, date and CRC in a local header
 _ZEROS = bytes(8)
 _LOCAL_LENGTHS = struct.Struct("<26xHH")
-_POSITIONAL = re.compile(r"arr_(0|[1-9][0-9]{0,8})")
 
 
 class Member(NamedTuple):
@@ -302,11 +300,10 @@ def _archive(key: tuple[bytes, int, tuple[bytes, ...]]) -> Archive:
             members.append(_member(entry, head))
         except UpdateRejected as error:
             raise UpdateRejected(f"npz member {quoted(entry.name)}: {error}") from error
-    numbers = _positions([member.tensor.name for member in members])
-    named = numbers is None
-    numbers = numbers or tuple(range(len(members)))
+    names = [member.tensor.name for member in members]
+    numbers = number_order(names) or tuple(range(len(members)))
     ordered = tuple(members[number] for number in numbers)
-    layout = TensorLayout(tuple(member.tensor for member in ordered), named=named)
+    layout = TensorLayout(tuple(member.tensor for member in ordered))
     return Archive(shared_index(layout, _offsets(ordered)), ordered, numbers)
 
 
@@ -332,15 +329,6 @@ def _member(entry: Entry, head: bytes) -> Member:
         found = entry.size - header.length
         raise UpdateRejected(f"{tensor} takes {tensor.nbytes} bytes, not {found}")
     return Member(entry, tensor, header, local_bytes)
-
-
-def _positions(names: Sequence[str]) -> tuple[int, ...] | None:
-    """Where arr_0, arr_1, ... are, as `numpy.savez` calls arrays without names; None for others."""
-    matches = [_POSITIONAL.fullmatch(name) for name in names]
-    places = {int(match[1]): place for place, match in enumerate(matches) if match}
-    if not names or places.keys() != set(range(len(names))):
-        return None
-    return tuple(places[number] for number in range(len(names)))
 
 
 class _Spliced:

@@ -30,10 +30,8 @@ def layouts(draw: st.DrawFn, *, named: bool = True) -> TensorLayout:
     """A layout of up to six tensors, of any dtypes and shapes."""
     count = draw(st.integers(0, 6))
     chosen = draw(st.lists(names, min_size=count, max_size=count, unique=True))
-    chosen = chosen if named else [str(number) for number in range(count)]
-    return TensorLayout(
-        tuple(Tensor(name, draw(dtypes), draw(shapes)) for name in chosen), named=named
-    )
+    tensors = tuple(Tensor(name, draw(dtypes), draw(shapes)) for name in chosen)
+    return TensorLayout(tensors) if named else TensorLayout.of_layers(tensors)
 
 
 def values_of(layout: TensorLayout, seed: int, *, finite: bool = False) -> list[Array]:

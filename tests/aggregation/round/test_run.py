@@ -282,22 +282,22 @@ def test_without_a_model_most_clients_decide(world: TwinWorld) -> None:
 
 
 @pytest.mark.parametrize("text_from", [1, 2, 3])
-def test_text_among_tensors_takes_their_names_and_dtype(world: TwinWorld, text_from: int) -> None:
-    """JSON that stands for the same layers is averaged with safetensors, whichever client it is from;
-    the model is one of tensors."""
+def test_text_among_tensors_takes_their_dtype(world: TwinWorld, text_from: int) -> None:
+    """JSON of the same numbered layers is averaged with safetensors, whichever client it is from."""
     model = world.model(3)
     for client in (1, 2, 3):
-        tensors = filled(float(client))
-        as_layers = [tensors[name].tolist() for name in ("b", "w")]
+        b, w = filled(float(client))["b"], filled(float(client))["w"]
+        tensors = {"arr_0": b, "arr_1": w}
+        as_layers = [b.tolist(), w.tolist()]
         world.update(model, client, as_layers if client == text_from else tensors)
     assert run_round(world.connector, model.id).updates_used == 3
     assert model.latest.result.name.endswith(".safetensors")
     result = world.read(model.latest)
     assert {name: array.dtype for name, array in result.items()} == {
-        "b": np.float32,
-        "w": np.float32,
+        "arr_0": np.float32,
+        "arr_1": np.float32,
     }
-    np.testing.assert_array_equal(result["w"], filled(2.0)["w"])
+    np.testing.assert_array_equal(result["arr_1"], filled(2.0)["w"])
 
 
 def test_text_alone_is_text(world: TwinWorld) -> None:

@@ -113,13 +113,25 @@ def test_an_aggregate_has_the_names_dtypes_and_format_of_its_model(
     np.testing.assert_array_equal(result["w"], filled(1.5)["w"])
 
 
-def test_json_updates_of_a_safetensors_model_take_its_dtype(world: World) -> None:
-    """Lists that are averaged for a model of tensors are stored as such tensors, by position."""
+def test_a_list_of_results_is_stored_as_the_models_tensors(world: World) -> None:
+    """A workflow's list of layers is in the order in which it got them, and takes names and dtypes."""
+    model = world.model(1, initial=filled(0.0))
+    world.update(model, 1, filled(0.1))
+    result = world.read(workflow(world.connector, model.id))
+    assert {name: values.dtype for name, values in result.items()} == {
+        "w": np.float32,
+        "b": np.float32,
+    }
+    np.testing.assert_array_equal(result["w"], filled(0.1)["w"])
+
+
+def test_a_json_update_of_a_model_with_names_is_refused(world: World) -> None:
+    """A list of layers without names is not matched with named tensors by position."""
     model = world.model(1, initial=filled(0.0))
     layers = [values.tolist() for _, values in sorted(filled(0.1).items())]
-    world.update(model, 1, layers)
-    result = world.read(workflow(world.connector, model.id))
-    np.testing.assert_array_equal(result["w"], filled(0.1)["w"])
+    update = world.update(model, 1, layers)
+    with pytest.raises(UpdateRejected, match="no names"):
+        world.connector.pull_model_updates_data([update])
 
 
 def test_each_aggregate_succeeds_the_one_before(world: World) -> None:
@@ -398,7 +410,7 @@ def test_a_list_that_is_not_finite_is_not_prepared(world: World) -> None:
         ({"w": SMALL["w"]}, "'b' .* is missing"),
         ({**SMALL, "c": SMALL["b"]}, "'c' .* is not in the model"),
         ({**SMALL, "b": np.zeros((1, 3), np.float32)}, r"\[1, 3\]"),
-        ([[1.0, 2.0], [3.0]], "layer 0 has shape"),
+        ([[1.0, 2.0], [3.0]], r"'arr_0' is F32"),
     ],
 )
 def test_a_result_unlike_its_model_is_not_posted(world: World, result: Any, reason: str) -> None:

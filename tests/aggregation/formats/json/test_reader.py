@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from aggregation.errors import AggregationError, UpdateRejected
 from aggregation.formats import Spool, encoder_for, open_weights, peek_layout
-from aggregation.formats.json import reader as json_layers
-from aggregation.layout import BFLOAT16, Tensor, TensorLayout
+from aggregation.formats.json import parser, reader
+from aggregation.layout import BFLOAT16, Tensor, TensorLayout, layer_name
 from aggregation.sources import BytesSource
 from tests.aggregation.formats.samples import (
     Array,
@@ -31,8 +31,7 @@ F32 = np.dtype("<f4")
 
 def positional(*arrays: Array) -> TensorLayout:
     """The layout of layers without names."""
-    tensors = (Tensor(str(n), array.dtype, array.shape) for n, array in enumerate(arrays))
-    return TensorLayout(tuple(tensors), named=False)
+    return TensorLayout.of_layers([Tensor("", array.dtype, array.shape) for array in arrays])
 
 
 @given(layouts(named=False), st.integers(0, 2**32))
@@ -78,12 +77,13 @@ def test_what_numpy_takes_for_an_array_is_read(
     except ValueError:
         expected = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_layers, "BLOCK_BYTES", block_bytes)
+        for module in (parser, reader):
+            patch.setattr(module, "BLOCK_BYTES", block_bytes)
         if expected is None:
             with pytest.raises(UpdateRejected, match="ragged"):
                 decode(text, "json")
         else:
-            assert_same(decode(text, "json")[1], {str(n): a for n, a in enumerate(expected)})
+            assert_same(decode(text, "json")[1], {layer_name(n): a for n, a in enumerate(expected)})
 
 
 @given(st.text("[],.-+0123456789eE \n", max_size=30), st.integers(1, 9))
@@ -99,7 +99,8 @@ def test_only_json_is_read(text: str, block_bytes: int) -> None:
     except (ValueError, TypeError):
         is_good = False
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_layers, "BLOCK_BYTES", block_bytes)
+        for module in (parser, reader):
+            patch.setattr(module, "BLOCK_BYTES", block_bytes)
         try:
             peek_layout(BytesSource(text.encode()), "json")
             was_read = True
@@ -111,15 +112,15 @@ def test_only_json_is_read(text: str, block_bytes: int) -> None:
 def test_without_a_model_numbers_are_float64() -> None:
     """Text has no dtypes; alone it is read in double precision."""
     layout, tensors = decode(b"[[0.1, 2], 3]", "json")
-    assert not layout.named
-    assert_same(tensors, {"0": np.array([0.1, 2]), "1": np.array(3.0)})
+    assert layout.is_numbered
+    assert_same(tensors, {"arr_0": np.array([0.1, 2]), "arr_1": np.array(3.0)})
 
 
 def test_a_model_gives_its_dtypes() -> None:
-    """Layers take the dtypes of the model's tensors, by position; the names stay positions."""
-    model = TensorLayout((Tensor("w", F32, (2,)), Tensor("n", np.dtype("<i8"), ())))
+    """Layers take the dtypes of the model's layers of the same number."""
+    model = positional(np.zeros(2, F32), np.zeros((), "i8"))
     _, tensors = decode(f"[[0.1, 2], {2**62 + 1}]".encode(), "json", expected_layout=model)
-    assert_same(tensors, {"0": np.array([0.1, 2], F32), "1": np.array(2**62 + 1)})
+    assert_same(tensors, {"arr_0": np.array([0.1, 2], F32), "arr_1": np.array(2**62 + 1)})
 
 
 @pytest.mark.parametrize(
@@ -138,30 +139,30 @@ def test_a_model_gives_its_dtypes() -> None:
 )
 def test_numbers_that_do_not_fit_are_rejected(dtype: str, number: str) -> None:
     """A number that the dtype cannot hold is not made infinite, wrapped or cut."""
-    model = TensorLayout((Tensor("w", np.dtype(dtype), (1,)),))
+    model = positional(np.zeros(1, dtype))
     with pytest.raises(UpdateRejected, match=r"out of range|a fraction"):
         decode(f"[[{number}]]".encode(), "json", expected_layout=model)
 
 
 def test_bfloat16_overflow_is_rejected() -> None:
     """A number beyond bfloat16's range, which is nearly that of float32, is rejected."""
-    model = TensorLayout((Tensor("w", BFLOAT16, (1,)),))
-    assert decode(b"[[3e38]]", "json", expected_layout=model)[1]["0"].dtype == BFLOAT16
+    model = positional(np.zeros(1, BFLOAT16))
+    assert decode(b"[[3e38]]", "json", expected_layout=model)[1]["arr_0"].dtype == BFLOAT16
     with pytest.raises(UpdateRejected, match="out of range of BF16"):
         decode(b"[[3.4e38]]", "json", expected_layout=model)
 
 
 def test_a_shape_behind_a_zero_is_the_models() -> None:
     """Of shape (2, 0, 3) text keeps (2, 0); the model knows the rest."""
-    model = TensorLayout((Tensor("w", F32, (2, 0, 3)),), named=False)
-    assert decode(b"[[[],[]]]", "json", expected_layout=model)[0] == TensorLayout(
-        (Tensor("0", F32, (2, 0, 3)),), named=False
-    )
-    with pytest.raises(UpdateRejected, match=r"shape \[3, 0\]"):
+    model = positional(np.zeros((2, 0, 3), F32))
+    assert decode(b"[[[],[]]]", "json", expected_layout=model)[0] == model
+    with pytest.raises(UpdateRejected, match=r"is F32 \[3, 0\]"):
         decode(b"[[[],[],[]]]", "json", expected_layout=model)
 
 
-@pytest.mark.parametrize(("text", "reason"), [(b"[1]", "1 layers"), (b"[1,2,3]", "more than 2")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [(b"[1]", "'arr_1'.*is missing"), (b"[1,2,3]", "more than 2")]
+)
 def test_other_numbers_of_layers_are_rejected(text: bytes, reason: str) -> None:
     """Too few layers, and too many, are told."""
     model = positional(np.array(1.0), np.array(2.0))

@@ -86,7 +86,7 @@ def test_arrays_without_names_have_positions() -> None:
         {f"arr_{n}": arrays[n] for n in sorted(range(12), key=str)}, zipfile.ZIP_STORED
     )
     layout, tensors = decode(data, "npz")
-    assert not layout.named
+    assert layout.is_numbered
     assert [tensor.shape for tensor in layout.tensors] == [(n,) for n in range(12)]
     assert_same(tensors, {f"arr_{n}": arrays[n] for n in range(12)})
     assert_same(load(encode("npz", layout, arrays)), tensors)
@@ -97,7 +97,7 @@ def test_other_names_are_names(names: list[str]) -> None:
     """Only all of arr_0 to arr_n are positions."""
     data = write_members({name: np.zeros(1, "f4") for name in names}, zipfile.ZIP_STORED)
     layout = peek_layout(BytesSource(data), "npz")
-    assert layout.named
+    assert not layout.is_numbered
     assert [tensor.name for tensor in layout.tensors] == names
 
 
