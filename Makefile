@@ -102,6 +102,7 @@ check: $(VENV)/.dev scan docs ## Lint, types, imports, locks, settings, migratio
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/sam validate --lint
+	$(BIN)/cfn-lint infra/*.yaml
 
 format: $(VENV)/.dev ## Format the code.
 	$(BIN)/ruff format .
@@ -135,8 +136,8 @@ bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; 
 ##@ Deploy it
 .PHONY: scan build-AggregatorFunction build-MigrationFunction
 
-scan: $(SCANNER)/.installed ## Scan the template for insecure settings with checkov.
-	$(SCANNER)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+scan: $(SCANNER)/.installed ## Scan the templates for insecure settings with checkov.
+	$(SCANNER)/bin/checkov --file template.yaml infra/*.yaml --framework cloudformation --compact --quiet --skip-download
 
 # The processor of the function that is built: arm64 or x86_64.
 ARCHITECTURE ?= arm64

@@ -96,7 +96,7 @@ UNUSED = (
     "aws_lambda_powertools.utilities.parser",
     "aws_xray_sdk",
     "connectors.usecases.verify",
-    "connectors.costs",
+    "costs",
     "connectors.usecases.health",
     "connectors.management",
     "connectors.usecases.publish",

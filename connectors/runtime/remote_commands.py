@@ -21,6 +21,9 @@ ASKED_OF_THE_AGGREGATOR: dict[str, dict[str, Any]] = {
     "sweep": {"detail-type": "Scheduled Event", "detail": {}},
 }
 
+#: Commands that are not deployed.
+LOCAL = {"estimate_cost"}
+
 
 def run_remote_command(command: Any, arguments: Any) -> dict[str, str]:
     """Run a command of the project.
@@ -64,7 +67,7 @@ def _help(command: str) -> str:
 def remote_commands() -> list[str]:
     """The commands that may be run."""
     own = {name for name, app in get_commands().items() if app == APP}
-    return sorted(own - ASKED_OF_THE_AGGREGATOR.keys())
+    return sorted(own - ASKED_OF_THE_AGGREGATOR.keys() - LOCAL)
 
 
 def _check(command: Any, arguments: Any) -> None:

@@ -1,12 +1,12 @@
-"""A pytest plugin: records the functions' AWS calls, and fails a test in which one is not allowed.
+"""A pytest plugin that records the AWS calls of the functions and fails a test with a forbidden one.
 
-Which code calls is read off the stack: a call is a function's if the nearest frame of this project is in
-what is deployed, and the test's own if it is in the tests or in the embedded cloud. While the function of
-the operators runs, in whatever thread, calls are its own; else an operator's command calls with the
-permissions of who typed it. Calls in a process that a test starts are not seen.
+The caller is found on the stack: a call belongs to a function if the nearest frame of this project is in
+deployed code, and to the test if it is in the tests or in the embedded cloud. While the operators'
+function runs, calls of all threads belong to it; otherwise a command calls with the permissions of the
+person who runs it. Calls in a process that a test starts are not recorded.
 
-The suite runs in several processes: where AWS_CALLS names a file, each adds what it has seen to it, and a
-run of the last test alone reads what all of them have.
+The suite runs in several processes: if AWS_CALLS names a file, each process appends its records to it, and
+a run of the last test alone reads all of them.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from django.conf import settings
 from tests.deploy.policy import Need, Place, UnknownCall, allowed, needs, permits
 from tests.deploy.stack import ROOT, template
 
-#: What goes into the zip.
+#: What the zip contains.
 DEPLOYED = {"lambda_handler.py", "settings.py", "aggregation", "connectors", "models_app"}
 
 AGGREGATOR, OPERATOR = "AggregatorRole", "MigrationRole"
 
-#: The last test of a whole run: only then is known what nothing used.
+#: The last test of a complete run: only then is it known what nothing used.
 LAST = "test_nothing_is_allowed_that_nothing_uses"
 
 
 class Use(NamedTuple):
-    """What a role was needed for."""
+    """A permission that a role needed."""
 
     role: str
     need: Need
 
 
 class Recorder:
-    """What the functions' calls needed: those of this test, and all until now."""
+    """Records what the calls of the functions needed, in this test and so far."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -58,12 +58,12 @@ class Recorder:
             self.used = {Use(role, Need(*need)) for role, *need in lines}
 
     def record(self, params: dict[str, Any], model: Any, context: Any, **_: Any) -> None:
-        """Called by botocore before each request, and before it signs one for others to make."""
+        """Record a request; botocore calls this before it sends or presigns one."""
         if not (context.get("is_presign_request") and model.name == "CreateBucket"):  # a post's
             self._add(f"{model.service_model.service_name}.{model.name}", params)
 
     def record_post(self, context: Any, **_: Any) -> None:
-        """Called by botocore before it signs a PUT, or a post: that may do what its signer may."""
+        """Record a presigned PUT or post, which has the permissions of its signer."""
         if "s3-presign-post-policy" in context:
             key = context["s3-presign-post-fields"]["key"]
             self._add("s3.PutObject", {"Bucket": settings.BUCKET, "Key": key})
@@ -89,13 +89,13 @@ class Recorder:
                 file.writelines(f"{line}\n" for line in lines)
 
     def forget(self) -> None:
-        """Begin a test."""
+        """Start a test."""
         with self._lock:
             self.latest, self.unknown = [], []
 
 
 def _place() -> Place:
-    """Where calls are recorded; the dead letters' queue is named as the embedded cloud names it."""
+    """Return the names in the recorded calls; the dead-letter queue is that of the embedded cloud."""
     queue = settings.QUEUE_URL.rsplit("/", 1)[-1]
     dead_letters = f"{queue.removesuffix('-events')}-dead-letters"
     return Place(
@@ -106,7 +106,7 @@ def _place() -> Place:
 
 
 def _caller() -> str | None:
-    """The role with which code makes the call that is being made; None if it is no function's."""
+    """Return the role of the current call; None if it does not belong to a function."""
     stack = list(_project_frames(sys._getframe(3)))
     nearest = stack[0][0] if stack else ""
     if any(
@@ -114,14 +114,14 @@ def _caller() -> str | None:
         for frame in sys._current_frames().values()
         for parts in _project_frames(frame)
     ):
-        # A thread of the SDK's has no frame of this project, but works for the one that has.
+        # A thread of the SDK has no frame of this project, but works for one that has.
         return OPERATOR if nearest in DEPLOYED or not stack else None
     typed = any("commands" in parts for parts in stack)
     return AGGREGATOR if nearest in DEPLOYED and not typed else None
 
 
 def _project_frames(frame: FrameType | None) -> Iterator[tuple[str, ...]]:
-    """Path and function of each of the project's frames, the nearest first."""
+    """Yield path and function of each frame of the project, the nearest first."""
     while frame:
         parts = _in_project(frame.f_code.co_filename)
         if parts:
@@ -138,7 +138,7 @@ def _in_project(filename: str) -> tuple[str, ...]:
 
 
 recorder = Recorder()
-# Every session of botocore that is made from now on calls it.
+# Every session of botocore that is created from now on calls it.
 handlers.BUILTIN_HANDLERS += [  # type: ignore[attr-defined]
     ("provide-client-params", recorder.record),
     ("choose-signer.s3.PutObject", recorder.record_post),
@@ -147,13 +147,13 @@ handlers.BUILTIN_HANDLERS += [  # type: ignore[attr-defined]
 
 @cache
 def grants_of(role: str) -> list[Need]:
-    """What a role of the template allows the code."""
+    """Return what a role of the template allows the code."""
     return allowed(template(), role)
 
 
 @pytest.fixture(autouse=True)
 def only_allowed_calls() -> Iterator[None]:
-    """Fail a test in which a function makes a call that its role does not allow."""
+    """Fail a test in which a function makes a call that its role forbids."""
     recorder.forget()
     yield
     refused = {
@@ -161,12 +161,12 @@ def only_allowed_calls() -> Iterator[None]:
         for use in recorder.latest
         if not any(permits(grant, use.need) for grant in grants_of(use.role))
     }
-    assert not refused, f"calls that template.yaml does not allow: {refused}"
+    assert not refused, f"calls that template.yaml forbids: {refused}"
     assert not recorder.unknown, f"calls to add to tests/deploy/policy.py: {set(recorder.unknown)}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the last test last; in a part of the suite, which proves nothing about it, not at all."""
+    """Run the last test last, and only in a complete run."""
     last = [item for item in items if item.name == LAST]
     items[:] = [item for item in items if item.name != LAST]
     alone = [argument.rsplit("::", 1)[-1] for argument in config.args] == [LAST]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
 
 import boto3
@@ -368,6 +369,20 @@ def _proxy_targets(name: str, properties: Properties) -> Made:
 custom_requests: list[Properties] = []
 
 
+def _nested_stack(_name: str, properties: Properties) -> Made:
+    client = boto3.client("cloudformation")
+    stack = client.create_stack(
+        StackName=f"nested-{token_hex(4)}",  # short, since moto derives the names of resources from it
+        TemplateURL=properties["TemplateURL"],
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": str(value)}
+            for key, value in properties["Parameters"].items()
+        ],
+    )["StackId"]
+    (created,) = client.describe_stacks(StackName=stack)["Stacks"]
+    return stack, {f"Outputs.{o['OutputKey']}": o["OutputValue"] for o in created["Outputs"]}
+
+
 def _custom(name: str, properties: Properties) -> Made:
     custom_requests.append(properties)
     return name, {}
@@ -375,6 +390,7 @@ def _custom(name: str, properties: Properties) -> Made:
 
 MAKERS: dict[str, Maker] = {
     "AWS::CloudFormation::CustomResource": _custom,
+    "AWS::CloudFormation::Stack": _nested_stack,
     "AWS::CloudWatch::Alarm": _alarm,
     "AWS::EC2::SecurityGroupEgress": _security_group_egress,
     "AWS::Lambda::Alias": _alias,

@@ -1,7 +1,7 @@
-"""What a function's role allows, and whether an AWS call is within it.
+"""What the role of a function allows, and whether it permits an AWS call.
 
-Resources are compared as the template writes them: an object of the function's bucket is
-``${Bucket.Arn}/key``, whatever the bucket is called where the call was made.
+Resources are compared as the template writes them: an object in the bucket of the function is
+``${Bucket.Arn}/key``, whatever the name of the bucket in the call.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tests.deploy.habits import Template, written_out
+from tests.deploy.practices import Template, flat
 
 Resource = Callable[[Mapping[str, Any]], str]
 
@@ -26,14 +26,14 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The functions' bucket, queues and event bus where calls are recorded.
+    """The bucket, queues and event bus of the functions in the recorded calls.
 
     Parameters
     ----------
     bucket : str
         Its name.
     queues : mapping of str to str
-        What the template calls them, by their names here.
+        Their names in the template by their names in the calls.
     event_bus : str
         Its name.
     """
@@ -44,18 +44,18 @@ class Place:
 
 
 class UnknownCall(LookupError):
-    """A call that the table below does not know: look up what it needs, and add it."""
+    """The table below lacks a call: look up what it needs, and add it."""
 
 
 def needs(operation: str, parameters: Mapping[str, Any], place: Place) -> list[Need]:
-    """What IAM asks for an API call.
+    """Return what IAM requires for an API call.
 
     Parameters
     ----------
     operation : str
         Service and operation as botocore names them, such as ``s3.GetObject``.
     parameters : mapping
-        The call's.
+        The parameters of the call.
     place : Place
 
     Notes
@@ -124,27 +124,36 @@ ON_QUEUES = {
 
 
 def allowed(template: Template, role: str) -> list[Need]:
-    """The actions on resources that a role's policy *what-the-code-calls* allows."""
+    """Return the actions on resources that the policy *function-code* of a role allows."""
     (policy,) = [
         one["PolicyDocument"]
         for one in template["Resources"][role]["Properties"]["Policies"]
-        if one["PolicyName"] == "what-the-code-calls"
+        if one["PolicyName"] == "function-code"
     ]
     return grants(policy["Statement"])
 
 
-def grants(statements: list[dict[str, Any]]) -> list[Need]:
-    """The actions on resources that statements allow, those under a condition among them."""
+def grants(
+    statements: list[dict[str, Any]], arguments: Mapping[str, Any] | None = None
+) -> list[Need]:
+    """Return the actions on resources that statements allow, including those under a condition.
+
+    Parameters
+    ----------
+    statements
+    arguments
+        What a nested template is given for its parameters.
+    """
     return [
-        Need(action, _written(resource))
-        for statement in written_out(statements)
+        Need(action, _written((arguments or {}).get(resource.get("Ref"), resource)))
+        for statement in flat(statements)
         for action in _listed(statement["Action"])
         for resource in _listed(statement["Resource"])
     ]
 
 
 def permits(grant: Need, need: Need) -> bool:
-    """Whether an allowed action on a resource, which may have wildcards, is what a call needs."""
+    """Return whether an allowed action on a resource, which may have wildcards, covers a need."""
     return grant.action == need.action and fnmatchcase(need.resource, grant.resource)
 
 

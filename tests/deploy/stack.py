@@ -1,4 +1,4 @@
-"""The template, translated as CloudFormation would, and created in moto."""
+"""The templates, translated as CloudFormation does it, and the stacks that moto creates from them."""
 
 from __future__ import annotations
 
@@ -15,38 +15,58 @@ from typing import Any
 
 import boto3
 from samcli.cli.types import CfnParameterOverridesType
+from samcli.lib.cfn_language_extensions.sam_integration import expand_language_extensions
 from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
 from tests.deploy import moto_types
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = ROOT / "template.yaml"
+APPLICATION = "template.yaml"
 ARTIFACTS = "artifacts"
 
 Template = dict[str, Any]
 
 
 class _NoManagedPolicies:
-    """The translator asks an account for its managed policies; the template names none."""
+    """The translator asks for the managed policies of the account; the template uses none."""
 
     def load(self) -> dict[str, str]:
         return {}
 
 
-def template() -> Template:
-    """The template as it is written, its short forms (``!Ref``) spelled out."""
-    return deepcopy(_parsed())
+def template(file: str = APPLICATION) -> Template:
+    """Return a template with the short forms (``!Ref``) and ``Fn::ForEach`` expanded.
+
+    Parameters
+    ----------
+    file
+        Its path from the project's root.
+    """
+    return deepcopy(_parsed(file))
 
 
 @cache
-def _parsed() -> Template:
-    parsed: Template = yaml_parse(TEMPLATE.read_text())
-    return parsed
+def _parsed(file: str) -> Template:
+    parsed: Template = yaml_parse((ROOT / file).read_text())
+    if "Fn::ForEach" not in json.dumps(parsed):
+        return parsed
+    expanded = expand_language_extensions(parsed, {}, enabled=True).expanded_template["Resources"]
+    written = {k: v for k, v in parsed["Resources"].items() if not k.startswith("Fn::ForEach")}
+    return {**parsed, "Resources": expanded | written}
+
+
+def nested() -> dict[str, str]:
+    """Return the files of the nested templates by the names of their stacks."""
+    return {
+        name: resource["Properties"]["TemplateURL"]
+        for name, resource in template()["Resources"].items()
+        if resource["Type"] == "AWS::CloudFormation::Stack"
+    }
 
 
 def translated(parameters: dict[str, str] | None = None) -> Template:
-    """The template as plain CloudFormation, its code uploaded as `sam package` would.
+    """Return the application's template as plain CloudFormation, as `sam package` uploads it.
 
     Parameters
     ----------
@@ -55,14 +75,17 @@ def translated(parameters: dict[str, str] | None = None) -> Template:
     """
     document = template()
     for resource in document["Resources"].values():
-        if resource["Type"] == "AWS::Serverless::Function" and "CodeUri" in resource["Properties"]:
+        if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = f"s3://{ARTIFACTS}/code.zip"
+        if resource["Type"] == "AWS::CloudFormation::Stack":
+            file = resource["Properties"]["TemplateURL"]
+            resource["Properties"]["TemplateURL"] = f"https://s3.amazonaws.com/{ARTIFACTS}/{file}"
     plain: Template = transform(document, parameters or {}, _NoManagedPolicies())
     return plain
 
 
 def presets() -> dict[str, dict[str, str]]:
-    """The parameter values of each size in samconfig.toml, read as `sam deploy` reads them."""
+    """Return the parameters of each size in samconfig.toml, read as `sam deploy` reads them."""
     config = tomllib.loads((ROOT / "samconfig.toml").read_text())
     read = CfnParameterOverridesType().convert
     return {
@@ -74,17 +97,17 @@ def presets() -> dict[str, dict[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """A stack that moto made.
+    """A stack that moto created.
 
     Parameters
     ----------
     name : str
     status : str
     physical_ids : mapping
-        By the names in the template.
+        By logical name; a resource of a nested stack is named ``Database.Cluster``.
     outputs : mapping
     custom_requests : list
-        The properties of the custom resources, in the order in which they were asked for.
+        The properties of the custom resources, in the order of their creation.
     """
 
     name: str
@@ -95,14 +118,16 @@ class Stack:
 
 
 def create(parameters: dict[str, str] | None = None) -> Stack:
-    """Create the stack in moto, by the AWS endpoint of the environment."""
+    """Create the application in moto, at the AWS endpoint of the environment."""
     moto_types.register()
     parameters = parameters or {}
     document = translated(parameters)
     for resource in document["Resources"].values():
         if resource["Type"].startswith("Custom::"):
-            resource["Type"] = "AWS::CloudFormation::CustomResource"  # the same by its long name
-    _upload_code()
+            resource["Type"] = (
+                "AWS::CloudFormation::CustomResource"  # the same type by its long name
+            )
+    _upload_artifacts()
     cloudformation = boto3.client("cloudformation")
     name = f"federation-{next(_numbers)}"
     moto_types.custom_requests.clear()
@@ -114,17 +139,16 @@ def create(parameters: dict[str, str] | None = None) -> Stack:
             {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
         ],
     )
-    (made,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
-    resources = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+    (created,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+    physical_ids = _physical_ids(name)
+    for stack in nested().keys() & physical_ids.keys():
+        resources = _physical_ids(physical_ids[stack])
+        physical_ids |= {f"{stack}.{logical}": each for logical, each in resources.items()}
     return Stack(
         name=name,
-        status=made["StackStatus"],
-        physical_ids={
-            one["LogicalResourceId"]: one.get("PhysicalResourceId", "")
-            for one in resources
-            if "LogicalResourceId" in one  # what a condition left out has no name in moto
-        },
-        outputs={one["OutputKey"]: one["OutputValue"] for one in made["Outputs"]},
+        status=created["StackStatus"],
+        physical_ids=physical_ids,
+        outputs={one["OutputKey"]: one["OutputValue"] for one in created["Outputs"]},
         custom_requests=list(moto_types.custom_requests),
     )
 
@@ -132,12 +156,24 @@ def create(parameters: dict[str, str] | None = None) -> Stack:
 _numbers = itertools.count(1)
 
 
-def _upload_code() -> None:
+def _physical_ids(stack: str) -> dict[str, str]:
+    resources = boto3.client("cloudformation").describe_stack_resources(StackName=stack)
+    return {
+        one["LogicalResourceId"]: one.get("PhysicalResourceId", "")
+        for one in resources["StackResources"]
+        if "LogicalResourceId" in one  # moto gives no name to what a condition leaves out
+    }
+
+
+def _upload_artifacts() -> None:
     s3 = boto3.client("s3")
+    if ARTIFACTS in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:
+        return
     region = boto3.session.Session().region_name
-    if ARTIFACTS not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:
-        s3.create_bucket(Bucket=ARTIFACTS, CreateBucketConfiguration={"LocationConstraint": region})
+    s3.create_bucket(Bucket=ARTIFACTS, CreateBucketConfiguration={"LocationConstraint": region})
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as code:
         code.writestr("lambda_handler.py", "")
     s3.put_object(Bucket=ARTIFACTS, Key="code.zip", Body=archive.getvalue())
+    for file in nested().values():
+        s3.put_object(Bucket=ARTIFACTS, Key=file, Body=json.dumps(template(file)).encode())

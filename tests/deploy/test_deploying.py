@@ -1,4 +1,4 @@
-"""The deploying function of the template, run on a PostgreSQL server and the real migrations."""
+"""The custom resources of a deployment, on a PostgreSQL server and with the real migrations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from local.cloud import Cloud
 from local.errors import FunctionError
 from local.lambda_runtime import LambdaRuntime
-from tests.deploy.stack import Stack, template
+from tests.deploy.stack import ROOT, Stack, template
 
 OWNER, ROW_USER, MASTER, DATABASE = "aggregator_owner", "aggregator", "master", "aggregator"
 
@@ -27,7 +28,7 @@ Answer = tuple[int, dict[str, str], Any]
 
 
 class Endpoint:
-    """An HTTP server that answers as it is told, and keeps what it was sent."""
+    """An HTTP server with given answers, which records what it receives."""
 
     def __init__(self, answer: Callable[[str, Any], Answer]) -> None:
         self.received: list[tuple[str, Any]] = []
@@ -67,23 +68,27 @@ class Endpoint:
 
 @pytest.fixture
 def cloudformation() -> Iterator[Endpoint]:
-    """Where the function answers a request of CloudFormation's."""
+    """Start the endpoint to which the function sends its answer to CloudFormation."""
     with Endpoint(lambda _path, _body: (200, {}, {})).running() as endpoint:
         yield endpoint
 
 
 @pytest.fixture(scope="module")
 def deploying() -> ModuleType:
-    """The function's code, as the template has it in line."""
-    module = ModuleType("index")
-    code = template()["Resources"]["DeployFunction"]["Properties"]["InlineCode"]
-    exec(compile(code, "index.py", "exec"), module.__dict__)
+    """Load the module that the template names as the handler."""
+    function = template()["Resources"]["DeployFunction"]["Properties"]
+    name, _ = function["Handler"].split(".")
+    spec = spec_from_file_location(name, ROOT / function["CodeUri"] / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
 def cluster(server_url: str) -> str:
-    """A database as Aurora hands it over: its master creates roles, grants `rds_iam`, is no superuser."""
+    """Create a database like Aurora's, whose master may create roles and grant `rds_iam`."""
     with psycopg.connect(server_url, autocommit=True) as superuser:
         superuser.execute("CREATE ROLE rds_iam NOLOGIN")
         superuser.execute(f"CREATE ROLE {MASTER} LOGIN CREATEDB CREATEROLE")
@@ -93,13 +98,13 @@ def cluster(server_url: str) -> str:
 
 
 def connect(cluster: str, user: str) -> psycopg.Connection[Any]:
-    """A session of one of the database's users."""
+    """Connect as a database user."""
     return psycopg.connect(make_conninfo(cluster, user=user, dbname=DATABASE), autocommit=True)
 
 
 @pytest.fixture
 def data_api(cluster: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    """The Data API of the database: statements run as its master."""
+    """Start a Data API of the database, which runs statements as the master user."""
 
     def execute(_path: str, body: Any) -> Answer:
         try:
@@ -117,7 +122,7 @@ def data_api(cluster: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint
 def ask(
     deploying: ModuleType, cloudformation: Endpoint, properties: Any, request: str = "Create"
 ) -> Any:
-    """What the function answers to a request of CloudFormation's."""
+    """Send a request of CloudFormation to the function, and return its answer."""
     event = {
         "RequestType": request,
         "ResponseURL": f"{cloudformation.url}/answer?signature=abc",
@@ -134,19 +139,19 @@ def ask(
 
 
 def users_request(stack: Stack) -> Any:
-    """The properties of the request that makes the database's users."""
+    """Return the properties of the request that creates the database users."""
     return stack.custom_requests[0]
 
 
-def test_the_users_are_made_with_what_they_need(
+def test_the_users_get_the_privileges_they_need(
     deploying: ModuleType,
     cloudformation: Endpoint,
     data_api: Endpoint,
     cluster: str,
     stack: Stack,
 ) -> None:
-    """The owner may make tables, the row user may use their rows and nothing more, both sign in by
-    IAM; and a second deployment changes nothing."""
+    """The owner may create tables, the row user may only use rows, both sign in by IAM, and a second
+    deployment changes nothing."""
     for _ in range(2):
         answer = ask(deploying, cloudformation, users_request(stack))
         assert (answer["Status"], answer["Reason"]) == ("SUCCESS", "done")
@@ -166,15 +171,14 @@ def test_the_users_are_made_with_what_they_need(
         owner.execute("DROP TABLE weights")
 
 
-def test_the_master_is_left_as_it_was(
+def test_the_master_keeps_its_privileges(
     deploying: ModuleType,
     cloudformation: Endpoint,
     data_api: Endpoint,
     cluster: str,
     stack: Stack,
 ) -> None:
-    """The master does not stay a member of the owner: through it, it would be one of `rds_iam`, and
-    its password would be refused from then on."""
+    """The master does not stay a member of the owner, since a member of `rds_iam` cannot use a password."""
     ask(deploying, cloudformation, users_request(stack))
     with connect(cluster, MASTER) as master:
         for role in (OWNER, ROW_USER, "rds_iam"):
@@ -185,20 +189,21 @@ def test_the_master_is_left_as_it_was(
 def test_a_refused_statement_fails_the_deployment(
     deploying: ModuleType, cloudformation: Endpoint, data_api: Endpoint, stack: Stack
 ) -> None:
-    """What the database says is what CloudFormation shows."""
+    """CloudFormation shows the error of the database."""
     request = users_request(stack) | {"Statement": "SELECT 1 / 0"}
     answer = ask(deploying, cloudformation, request)
     assert answer["Status"] == "FAILED"
     assert "division by zero" in answer["Reason"]
 
 
-def test_a_database_that_wakes_up_is_waited_for(
+def test_a_resuming_database_is_waited_for(
     deploying: ModuleType,
     cloudformation: Endpoint,
     monkeypatch: pytest.MonkeyPatch,
     stack: Stack,
 ) -> None:
-    """A paused database answers that it is resuming; the statement is then given again."""
+    """The statement is repeated while a paused database resumes."""
+    monkeypatch.setattr(deploying, "RETRY_SECONDS", 0.01)
     answers: list[Answer] = [
         (400, {"x-amzn-errortype": "DatabaseResumingException"}, {"message": "resuming"}),
         (200, {}, {"numberOfRecordsUpdated": 0}),
@@ -210,10 +215,10 @@ def test_a_database_that_wakes_up_is_waited_for(
     assert answers == []
 
 
-def test_deleting_the_stack_touches_nothing(
+def test_deleting_the_stack_changes_nothing(
     deploying: ModuleType, cloudformation: Endpoint, data_api: Endpoint, stack: Stack
 ) -> None:
-    """When the stack goes, the users and tables stay, and CloudFormation is not left waiting."""
+    """When the stack is deleted, users and tables stay, and CloudFormation receives an answer."""
     answer = ask(deploying, cloudformation, users_request(stack), "Delete")
     assert answer["Status"] == "SUCCESS"
     assert data_api.received == []
@@ -223,7 +228,7 @@ def test_deleting_the_stack_touches_nothing(
 def migrating(
     cloud: Cloud, database_url: str, monkeypatch: pytest.MonkeyPatch, log: Path
 ) -> Iterator[Endpoint]:
-    """Lambda's API, behind which `lambda_handler.migrate` runs in the real runtime."""
+    """Start an API of Lambda that runs `lambda_handler.migrate` in the real runtime."""
     environment = cloud.environment() | {"DATABASE_URL": database_url}
     runtime = LambdaRuntime("lambda_handler.migrate", environment=environment, log=log)
 
@@ -239,7 +244,7 @@ def migrating(
 
 
 def url_of(cluster: str, user: str, database: str = DATABASE) -> str:
-    """DATABASE_URL of a user; the embedded server listens on a socket in a folder."""
+    """Return DATABASE_URL of a user; the embedded server listens on a socket in a folder."""
     folder = psycopg.conninfo.conninfo_to_dict(cluster)["host"]
     return f"postgres://{user}@{str(folder).replace('/', '%2F')}/{database}"
 
@@ -254,7 +259,7 @@ def test_the_row_user_can_work_after_the_migration(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The migrating function makes the tables as their owner, and the row user can fill them."""
+    """The migrating function creates the tables as their owner, and the row user can write to them."""
     ask(deploying, cloudformation, users_request(stack))
     with migrating(cloud, url_of(cluster, OWNER), monkeypatch, tmp_path / "log") as called:
         answer = ask(deploying, cloudformation, stack.custom_requests[1])
@@ -281,7 +286,7 @@ def test_a_failed_migration_fails_the_deployment(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """What the migrating function raises is told to CloudFormation, which then rolls back."""
+    """CloudFormation receives the error of the migrating function, and rolls back."""
     nowhere = url_of(cluster, MASTER, database="no_such_database")
     with migrating(cloud, nowhere, monkeypatch, tmp_path / "log"):
         answer = ask(deploying, cloudformation, stack.custom_requests[1])

@@ -14,27 +14,31 @@ import yaml
 from botocore import xform_name
 from samcli.yamlhelper import yaml_parse
 
-from tests.deploy.habits import of_type
-from tests.deploy.stack import ROOT, presets, template
+from tests.deploy.practices import of_type
+from tests.deploy.stack import ROOT, nested, presets, template
 
 SESSION = botocore.session.get_session()
 TEXT = (ROOT / "docs" / "deploy.md").read_text()
+
+OBSERVABILITY = template("infra/observability.yaml")
 
 #: A file that the reader writes, and one that the function does.
 NOT_EVENTS = {"local-variables.json", "latest.json", "policy.json"}
 
 
-@pytest.mark.parametrize("alarm", dict(of_type(template(), "AWS::CloudWatch::Alarm")))
+@pytest.mark.parametrize("alarm", OBSERVABILITY["Mappings"]["Alarm"])
 def test_each_alarm_is_explained(alarm: str) -> None:
     """The section that an alarm's description names is there."""
-    description = template()["Resources"][alarm]["Properties"]["AlarmDescription"]
+    description = OBSERVABILITY["Mappings"]["Alarm"][alarm]["Description"]
     (section,) = re.findall(r'See "(.+)" in docs/deploy.md', description)
     assert f"\n### {section}\n" in TEXT
 
 
 def test_what_the_documentation_names_exists() -> None:
     """Each output, size, event, resource and policy that the documentation uses is there to be used."""
-    assert set(re.findall(r"\$\(output (\w+)", TEXT)) <= template()["Outputs"].keys()
+    assert set(re.findall(r"\$\(output (\w+)\)", TEXT)) <= template()["Outputs"].keys()
+    for output, stack in re.findall(r"\$\(output (\w+) \$\(resource (\w+)\)\)", TEXT):
+        assert output in template(nested()[stack])["Outputs"]
     assert set(re.findall(r"--config-env (\w+)", TEXT)) <= presets().keys()
     events = {path.name for path in (ROOT / "events").iterdir()}
     assert set(re.findall(r"`([a-z0-9-]+\.json)`", TEXT)) - NOT_EVENTS == events

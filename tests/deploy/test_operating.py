@@ -21,7 +21,7 @@ from django.utils.timezone import now
 
 import connectors.storage.port
 from connectors import DjangoAggConnector
-from connectors.runtime.remote_commands import ASKED_OF_THE_AGGREGATOR, operated
+from connectors.runtime.remote_commands import ASKED_OF_THE_AGGREGATOR, remote_commands
 from connectors.storage.keys import pointer_key
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from local.cloud import Cloud
@@ -124,8 +124,6 @@ def arguments_of(name: str) -> list[Any]:
         return []
     if name == "create_model":
         return ["another"]
-    if name == "estimate_cost":
-        return ["--params", "1e6", "--clients", "10", "--rounds-a-day", "1"]
     model = make_model(1)
     match name:
         case "add_clients":
@@ -150,7 +148,7 @@ def arguments_of(name: str) -> list[Any]:
 
 
 @on_sqlite
-@pytest.mark.parametrize("name", operated())
+@pytest.mark.parametrize("name", remote_commands())
 def test_each_command_does_its_work(name: str) -> None:
     """Every command answers with what it did; what it calls for that is held against its role."""
     assert typed(name, *arguments_of(name))
@@ -173,7 +171,7 @@ def test_what_differs_in_the_function_is_documented() -> None:
     section = TEXT.split("\n## Operate\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)[` ]", row)}
-    assert named <= {*operated(), *ASKED_OF_THE_AGGREGATOR}
+    assert named <= {*remote_commands(), *ASKED_OF_THE_AGGREGATOR}
     assert named >= ASKED_OF_THE_AGGREGATOR.keys()
 
 
@@ -219,7 +217,7 @@ def test_initial_weights_that_are_none_are_refused(
 def keys(prefix: str) -> set[str]:
     """What is below a prefix, unfinished uploads among it."""
     objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
-    return {each.key for each in objects.leftovers(prefix)}
+    return {each.key for each in objects.orphans(prefix)}
 
 
 @pytest.fixture

@@ -42,12 +42,13 @@ def test_operators_neither_remove_updates_nor_clear_the_queue() -> None:
         assert not refused(operation, role=OPERATOR, QueueUrl=DEAD_LETTERS)
 
 
-def test_the_queues_endpoint_lets_through_what_the_roles_allow() -> None:
-    """What either function may ask of SQS passes the endpoint's own policy, and nothing else does."""
-    endpoint = template()["Resources"]["QueueEndpoint"]["Properties"]["PolicyDocument"]
+def test_the_queue_endpoint_admits_what_the_roles_allow() -> None:
+    """The policy of the endpoint admits what the functions may ask of SQS, and nothing else."""
+    endpoint = template("infra/network.yaml")["Resources"]["QueueEndpoint"]["Properties"]
+    arguments = template()["Resources"]["Network"]["Properties"]["Parameters"]
     allowed = grants_of(AGGREGATOR) + grants_of(OPERATOR)
-    through = grants(endpoint["Statement"])
-    assert {one for one in allowed if one.action.startswith("sqs:")} == set(through)
+    admitted = grants(endpoint["PolicyDocument"]["Statement"], arguments)
+    assert {one for one in allowed if one.action.startswith("sqs:")} == set(admitted)
 
 
 @pytest.mark.parametrize("prefix", ["updates", "scores", "aggregates", "artifacts"])

@@ -1,4 +1,4 @@
-"""The template, created in moto's CloudFormation, and an upload that travels through what it made."""
+"""The application, created in moto's CloudFormation, and an upload that travels through it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from local.cloud import Cloud
 from local.event_pump import EventPump
 from local.lambda_runtime import LambdaRuntime
 from tests.conftest import using_database
-from tests.deploy.stack import Stack, create, presets, template
+from tests.deploy.stack import APPLICATION, Stack, create, nested, presets, template
 from tests.factories import client_id, filled, make_model
 
 UNCONDITIONAL = {
-    name for name, resource in template()["Resources"].items() if "Condition" not in resource
+    prefix + name
+    for prefix, file in {"": APPLICATION, **{f"{k}.": v for k, v in nested().items()}}.items()
+    for name, resource in template(file)["Resources"].items()
+    if "Condition" not in resource
 }
 
 
 def existing_network() -> dict[str, str]:
-    """Parameters that name a VPC and a database which were there before the stack."""
+    """Create a VPC, and return parameters that name it and an existing database."""
     ec2 = boto3.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.60.0.0/24")["Vpc"]["VpcId"]
     subnets = [
@@ -41,31 +44,31 @@ def existing_network() -> dict[str, str]:
 
 
 def environment(stack: Stack, function: str = "AggregatorFunction") -> dict[str, str]:
-    """The environment variables of a function as it was created."""
+    """Return the environment variables of a function."""
     configuration = boto3.client("lambda").get_function_configuration(
         FunctionName=stack.physical_ids[function]
     )
     variables = configuration["Environment"]["Variables"]
-    return {name: str(value) for name, value in variables.items()}  # moto keeps numbers as such
+    return {name: str(value) for name, value in variables.items()}  # moto keeps numbers
 
 
 def test_the_default_stack_is_created(stack: Stack) -> None:
-    """With no parameter given, everything that no condition holds back is made."""
+    """Without parameters, everything is created that has no condition."""
     assert stack.status == "CREATE_COMPLETE"
     assert {name for name in UNCONDITIONAL if name not in stack.physical_ids} == set()
-    assert "Database" in stack.physical_ids
-    assert "Proxy" not in stack.physical_ids
-    assert "TraceEndpoint" not in stack.physical_ids
+    assert "Database.Cluster" in stack.physical_ids
+    assert "Database.Proxy" not in stack.physical_ids
+    assert "Network.TraceEndpoint" not in stack.physical_ids
 
 
 @pytest.mark.parametrize("size", [size for size in presets() if size != "default"])
 def test_each_size_is_created(size: str) -> None:
-    """The sizes of samconfig.toml make stacks."""
+    """Each size of samconfig.toml creates a stack."""
     assert create(presets()[size]).status == "CREATE_COMPLETE"
 
 
 def test_the_optional_parts_are_created() -> None:
-    """Proxy, traces, events, reserved concurrency, a mailed alarm: each is made when it is asked for."""
+    """Proxy, traces, events, reserved concurrency and e-mails are created if asked for."""
     stack = create(
         {
             "DatabaseProxy": "on",
@@ -78,31 +81,37 @@ def test_the_optional_parts_are_created() -> None:
         }
     )
     assert stack.status == "CREATE_COMPLETE"
-    assert {"Proxy", "ProxyTargets", "AlarmMail"} <= stack.physical_ids.keys()
-    assert {"QueueEndpoint", "TraceEndpoint", "EventEndpoint"} <= stack.physical_ids.keys()
+    assert {
+        "Database.Proxy",
+        "Database.ProxyTargets",
+        "Network.QueueEndpoint",
+        "Network.TraceEndpoint",
+        "Network.EventEndpoint",
+        "Observability.AlarmMail",
+    } <= stack.physical_ids.keys()
     assert environment(stack)["EVENT_BUS"] == "federation"
     assert environment(stack)["POWERTOOLS_TRACE_DISABLED"] == "false"
 
 
 def test_without_an_endpoint_the_function_does_not_send() -> None:
-    """The cheapest stack has no interface endpoint, and the function is told of no queue."""
+    """The cheapest stack has no interface endpoint, and the function knows no queue."""
     stack = create({"EndpointZones": "0"})
-    assert not {"QueueEndpoint", "TraceEndpoint"} & stack.physical_ids.keys()
-    assert "StorageEndpoint" in stack.physical_ids
+    assert not {"Network.QueueEndpoint", "Network.TraceEndpoint"} & stack.physical_ids.keys()
+    assert "Network.StorageEndpoint" in stack.physical_ids
     assert "QUEUE_URL" not in environment(stack)
 
 
 def test_an_existing_database_and_network_are_used() -> None:
-    """With both given, none is made, and the functions are told where theirs is."""
+    """If both exist, none is created, and the functions are configured with them."""
     stack = create(existing_network())
     assert stack.status == "CREATE_COMPLETE"
-    assert not {"Database", "DatabaseUsers", "Vpc", "StorageEndpoint"} & stack.physical_ids.keys()
+    created = stack.physical_ids.keys()
+    assert not {"Database", "DatabaseUsers", "Network.Vpc", "Network.StorageEndpoint"} & created
     assert environment(stack)["DATABASE_URL"] == "postgres://aggregator@db.example:6432/aggregator"
 
 
-def test_deploying_makes_users_and_then_migrates(stack: Stack) -> None:
-    """Two requests go to the deploying function: the database's users, then the migrations of the
-    version that is being deployed."""
+def test_a_deployment_creates_users_and_then_migrates(stack: Stack) -> None:
+    """The deploying function creates the users and then migrates with the version being deployed."""
     users, migration = stack.custom_requests
     assert users["Cluster"] == stack.outputs["DatabaseClusterArn"]
     assert users["Secret"] == stack.outputs["DatabaseSecretArn"]
@@ -111,7 +120,7 @@ def test_deploying_makes_users_and_then_migrates(stack: Stack) -> None:
 
 
 def test_the_functions_sign_in_as_different_users(stack: Stack) -> None:
-    """The aggregating function is the user of rows, the migrating one the owner of tables."""
+    """The aggregating function may use rows; the migrating function owns the tables."""
     database = boto3.client("rds").describe_db_clusters()["DBClusters"][0]["Endpoint"]
     assert environment(stack)["DATABASE_URL"] == f"postgres://aggregator@{database}:5432/aggregator"
     assert environment(stack, "MigrationFunction")["DATABASE_URL"] == (
@@ -120,7 +129,7 @@ def test_the_functions_sign_in_as_different_users(stack: Stack) -> None:
 
 
 def test_the_bucket_is_private_and_keeps_versions(stack: Stack) -> None:
-    """What was written in the template is what S3 says of the bucket."""
+    """S3 reports the settings of the template."""
     s3, bucket = boto3.client("s3"), stack.outputs["BucketName"]
     access = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
     assert access == dict.fromkeys(access, True)
@@ -140,8 +149,8 @@ def test_the_bucket_is_private_and_keeps_versions(stack: Stack) -> None:
     assert old_tls["Condition"] == {"NumericLessThan": {"s3:TlsVersion": "1.2"}}
 
 
-def test_the_queue_outlasts_six_timeouts_and_gives_up(stack: Stack) -> None:
-    """The created queue hides a message for six timeouts, and sets it aside after five deliveries."""
+def test_the_queue_waits_six_timeouts_and_gives_up(stack: Stack) -> None:
+    """A message is invisible for six timeouts, and a dead letter after five deliveries."""
     sqs = boto3.client("sqs")
     attributes = sqs.get_queue_attributes(
         QueueUrl=stack.outputs["QueueUrl"], AttributeNames=["All"]
@@ -157,7 +166,7 @@ def test_the_queue_outlasts_six_timeouts_and_gives_up(stack: Stack) -> None:
 
 
 def test_the_queue_calls_the_live_version(stack: Stack) -> None:
-    """Lambda takes batches from the queue for the alias, so many side by side as was asked for."""
+    """Lambda passes batches of the queue to the alias."""
     (mapping,) = boto3.client("lambda").list_event_source_mappings(
         FunctionName=stack.physical_ids["AggregatorFunctionAliaslive"]
     )["EventSourceMappings"]
@@ -166,7 +175,7 @@ def test_the_queue_calls_the_live_version(stack: Stack) -> None:
 
 
 def test_only_the_bucket_may_notify_the_queue(stack: Stack) -> None:
-    """The queue's policy names the one bucket, by the name that the bucket then got."""
+    """The policy of the queue admits the bucket, by the name that the bucket then has."""
     policy = boto3.client("sqs").get_queue_attributes(
         QueueUrl=stack.outputs["QueueUrl"], AttributeNames=["Policy"]
     )["Attributes"]["Policy"]
@@ -177,18 +186,19 @@ def test_only_the_bucket_may_notify_the_queue(stack: Stack) -> None:
     assert statement["Condition"]["ArnEquals"] == {"aws:SourceArn": source}
 
 
-def test_the_alarms_watch_what_was_made(stack: Stack) -> None:
-    """Each alarm's dimensions name a queue, a function or a service that exists under that name."""
-    made = {value.rsplit("/", 1)[-1] for value in stack.physical_ids.values()} | {stack.name}
-    alarms = boto3.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{stack.name}-")
-    assert len(alarms["MetricAlarms"]) == 8
-    for alarm in alarms["MetricAlarms"]:
-        assert {one["Value"] for one in alarm["Dimensions"]} <= made
+def test_the_alarms_watch_existing_resources(stack: Stack) -> None:
+    """The dimensions of each alarm name a queue, a function or the service of the stack."""
+    existing = {value.rsplit("/", 1)[-1] for value in stack.physical_ids.values()} | {stack.name}
+    names = [each for name, each in stack.physical_ids.items() if name.endswith("Alarm")]
+    assert len(names) == 8
+    alarms = boto3.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
+    for alarm in alarms:
+        assert {one["Value"] for one in alarm["Dimensions"]} <= existing
         assert alarm["AlarmActions"] == [stack.outputs["AlarmTopic"]]
 
 
-def test_the_dashboard_is_whole(stack: Stack) -> None:
-    """The dashboard is JSON in which no reference was left open."""
+def test_the_dashboard_is_complete(stack: Stack) -> None:
+    """The dashboard is JSON in which every reference is resolved."""
     dashboard = boto3.client("cloudwatch").get_dashboard(
         DashboardName=stack.outputs["DashboardName"]
     )["DashboardBody"]
@@ -196,8 +206,8 @@ def test_the_dashboard_is_whole(stack: Stack) -> None:
     assert "${" not in dashboard
 
 
-def test_only_updates_are_announced(stack: Stack) -> None:
-    """An aggregate that the function writes does not call the function."""
+def test_only_updates_notify_the_queue(stack: Stack) -> None:
+    """An aggregate that the function writes does not invoke the function."""
     s3, sqs = boto3.client("s3"), boto3.client("sqs")
     bucket, queue = stack.outputs["BucketName"], stack.outputs["QueueUrl"]
     open_the_bucket(bucket)
@@ -214,8 +224,8 @@ def test_only_updates_are_announced(stack: Stack) -> None:
 def test_an_upload_travels_into_a_round(
     stack: Stack, cloud: Cloud, sqlite_url: str, tmp_path: Path
 ) -> None:
-    """An upload to the created bucket goes through the created queue into the function, with the
-    environment that the template gives it, and comes out as an aggregate."""
+    """An upload to the created bucket passes through the queue into the function, with the environment
+    of the template, and an aggregate results."""
     bucket, queue = stack.outputs["BucketName"], stack.outputs["QueueUrl"]
     here = {"DATABASE_URL": sqlite_url, "DATABASE_IAM_AUTH": "false"}
     open_the_bucket(bucket)
@@ -238,11 +248,11 @@ def test_an_upload_travels_into_a_round(
     assert safetensors.numpy.load(result)["w"].tolist() == filled(2.0)["w"].tolist()
 
 
-def test_operators_find_the_stack_well(
+def test_the_operators_function_checks_the_stack(
     stack: Stack, cloud: Cloud, sqlite_url: str, tmp_path: Path
 ) -> None:
-    """The operators' function, with the environment that the template gives it, reaches the bucket and
-    both queues, and finds the notifications as they should be."""
+    """The operators' function, with the environment of the template, reaches the bucket and both queues,
+    and finds the notifications correct."""
     open_the_bucket(stack.outputs["BucketName"])
     drain(stack.outputs["QueueUrl"])
     here = {"DATABASE_URL": sqlite_url, "DATABASE_IAM_AUTH": "false"}
@@ -259,12 +269,12 @@ def test_operators_find_the_stack_well(
 
 
 def open_the_bucket(bucket: str) -> None:
-    """Take the bucket's policy away: moto heeds no condition, so it denies TLS and plain HTTP alike."""
+    """Delete the policy of the bucket: moto ignores conditions, so the policy would deny every request."""
     boto3.client("s3").delete_bucket_policy(Bucket=bucket)
 
 
 def drain(queue: str) -> None:
-    """Delete what waits in a queue, such as the test message of S3."""
+    """Delete the messages of a queue, such as the test message of S3."""
     sqs = boto3.client("sqs")
     while messages := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
         for message in messages:

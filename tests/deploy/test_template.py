@@ -1,4 +1,4 @@
-"""The template as such: lint, what follows from the timeout, sizes, published versions."""
+"""The templates: lint, nested stacks, what follows from the timeout, sizes, published versions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cfnlint
 import pytest
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
-from tests.deploy.habits import of_type
-from tests.deploy.stack import ROOT, presets, template, translated
+from tests.deploy.practices import of_type
+from tests.deploy.stack import ROOT, nested, presets, template, translated
 
 SAM = Path(sys.executable).parent / "sam"
 
+#: Outputs of nested stacks for the procedures of docs/deploy.md.
+USED_BY_OPERATORS = {("Database", "InstanceId")}
 
-def test_sam_finds_nothing_to_mend() -> None:
-    """`sam validate --lint` accepts the template."""
+
+def test_the_templates_are_valid() -> None:
+    """`sam validate --lint` accepts the application, and cfn-lint the nested templates."""
+    for file in nested().values():
+        assert cfnlint.lint_file(ROOT / file) == []
     result = subprocess.run(
         [SAM, "validate", "--lint", "--template", ROOT / "template.yaml"],
         env={**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "eu-central-1"},
@@ -30,8 +36,25 @@ def test_sam_finds_nothing_to_mend() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_nested_stacks_are_given_their_parameters() -> None:
+    """Each nested stack is given every parameter without a default, and no unknown parameter."""
+    for name, file in nested().items():
+        given = template()["Resources"][name]["Properties"]["Parameters"].keys()
+        parameters = template(file)["Parameters"]
+        assert given <= parameters.keys()
+        assert {each for each in parameters if "Default" not in parameters[each]} <= given
+
+
+def test_outputs_of_nested_stacks_exist() -> None:
+    """The application refers to outputs that the nested stacks have, and uses each of them."""
+    used = set(re.findall(r"(\w+)\.Outputs\.(\w+)", (ROOT / "template.yaml").read_text()))
+    outputs = {(n, one) for n, file in nested().items() for one in template(file)["Outputs"]}
+    assert used <= outputs
+    assert outputs - used <= USED_BY_OPERATORS
+
+
 def test_every_timeout_has_its_row() -> None:
-    """Each timeout that may be chosen has a row of what follows from it, and no other has."""
+    """Each timeout that can be chosen has a row of derived values."""
     document = template()
     allowed = document["Parameters"]["TimeoutSeconds"]["AllowedValues"]
     assert list(document["Mappings"]["Timeout"]) == allowed
@@ -39,20 +62,20 @@ def test_every_timeout_has_its_row() -> None:
 
 @pytest.mark.parametrize("timeout", template()["Mappings"]["Timeout"])
 def test_what_follows_from_the_timeout(timeout: str) -> None:
-    """A retry waits for six timeouts and the batch; the alarm comes at three quarters of the time;
-    the database does not end a session while an invocation may still need it."""
+    """A retry waits six timeouts and the batch window, the alarm fires at three quarters of the timeout,
+    and the database closes no session that an invocation may still need."""
     document = template()
     row = document["Mappings"]["Timeout"][timeout]
     seconds = int(timeout)
     assert row == {
         "Visibility": 6 * seconds + document["Parameters"]["BatchWindowSeconds"]["MaxValue"],
-        "NearTimeout": 750 * seconds,
+        "LongRound": 750 * seconds,
         "IdleSession": 1000 * (seconds + 60),
     }
 
 
-def test_whoever_waits_waits_longer() -> None:
-    """CloudFormation outwaits the deploying function, which outwaits the migrating one."""
+def test_timeouts_of_a_deployment_are_ordered() -> None:
+    """CloudFormation waits longer than the deploying function, and that longer than the migrating one."""
     functions = dict(of_type(template(), "AWS::Serverless::Function"))
     deploying = functions["DeployFunction"]["Timeout"]
     assert functions["MigrationFunction"]["Timeout"] < deploying
@@ -61,7 +84,7 @@ def test_whoever_waits_waits_longer() -> None:
             assert deploying < properties["ServiceTimeout"]
 
 
-def test_the_new_code_waits_for_its_tables() -> None:
+def test_new_code_waits_for_the_migration() -> None:
     """The aggregating function is updated after the migration, never before."""
     resources = template()["Resources"]
     assert resources["AggregatorFunction"]["DependsOn"] == "Migration"
@@ -70,9 +93,9 @@ def test_the_new_code_waits_for_its_tables() -> None:
     }
 
 
-def test_another_description_is_another_version() -> None:
-    """CloudFormation replaces a version whose description changes: that is how a changed parameter
-    reaches the alias."""
+def test_a_changed_description_is_a_new_version() -> None:
+    """CloudFormation replaces a version when its description changes, so a changed parameter reaches the
+    alias."""
     version = PROVIDER_SCHEMA_MANAGER.get_resource_schema("eu-central-1", "AWS::Lambda::Version")
     assert "/properties/Description" in version.schema["createOnlyProperties"]
     versions = of_type(translated(), "AWS::Lambda::Version")
@@ -81,7 +104,7 @@ def test_another_description_is_another_version() -> None:
 
 @pytest.mark.parametrize("function", ["AggregatorFunction", "MigrationFunction"])
 def test_the_longest_description_is_short_enough(function: str) -> None:
-    """Whatever parameters are given, Lambda takes the description: it is of 256 characters at most."""
+    """With any parameters, the description fits into the 256 characters that Lambda accepts."""
     document = template()
     text, others = document["Resources"][function]["Properties"]["VersionDescription"]["Fn::Sub"]
     assert others.keys() == {"Id"}
@@ -93,7 +116,7 @@ def test_the_longest_description_is_short_enough(function: str) -> None:
 
 
 def longest_value(parameter: dict[str, Any]) -> int:
-    """The characters of a parameter's longest value."""
+    """Return the length of the longest value of a parameter."""
     if "AllowedValues" in parameter:
         return max(len(str(value)) for value in parameter["AllowedValues"])
     if "MaxValue" in parameter:
@@ -101,30 +124,22 @@ def longest_value(parameter: dict[str, Any]) -> int:
     return int(parameter.get("MaxLength", 1000))
 
 
-def test_messages_and_schedules_call_the_live_version() -> None:
-    """The queue and the sweep call the alias: the version that SnapStart and a roll-back are about."""
+def test_messages_and_schedules_invoke_the_live_version() -> None:
+    """The queue and the sweep invoke the alias, on which SnapStart and rollbacks depend."""
     resources = translated()["Resources"]
     alias = {"Ref": "AggregatorFunctionAliaslive"}
     assert resources["AggregatorFunctionUploads"]["Properties"]["FunctionName"] == alias
     assert resources["Sweep"]["Properties"]["Target"]["Arn"] == alias
 
 
-def test_snapshots_and_a_large_disk_exclude_each_other() -> None:
-    """A choice that Lambda would refuse half-way through a deployment is refused before it begins."""
-    rule = template()["Rules"]["SnapStartNeedsTheSmallestDisk"]
-    assert rule["RuleCondition"] == {"Fn::Equals": [{"Ref": "SnapStart"}, "on"]}
-    (assertion,) = rule["Assertions"]
-    assert assertion["Assert"] == {"Fn::Equals": [{"Ref": "EphemeralStorageMb"}, "512"]}
-
-
 def test_there_is_a_size_for_each_need() -> None:
-    """samconfig.toml has the sizes that the documentation speaks of."""
+    """samconfig.toml has the sizes that the documentation describes."""
     assert {"default", "small", "medium", "large"} == set(presets())
 
 
 @pytest.mark.parametrize("size", presets())
 def test_a_size_stays_within_the_limits(size: str) -> None:
-    """Each size sets parameters that exist to values that they allow."""
+    """Each size sets existing parameters to allowed values."""
     parameters = template()["Parameters"]
     for name, value in presets()[size].items():
         limits = parameters[name]

@@ -13,11 +13,13 @@ from django.core.management.base import CommandError
 from aggregation.errors import RuleError
 from aggregation.layout import DTYPE_NAMES
 from aggregation.rules import Rule, create_rule
-from connectors.costs.estimate import Federation
-from connectors.costs.parameters import PARAMETERS, stack_with
-from connectors.costs.prices import PRICES
-from connectors.costs.report import tables, told
-from connectors.costs.rounds import (
+from connectors.management.amounts import above_zero, whole, zero_or_more
+from connectors.management.reports import ReportCommand
+from costs.estimate import Federation
+from costs.parameters import PARAMETERS, stack_with
+from costs.prices import PRICES
+from costs.report import tables, told
+from costs.rounds import (
     MEASURED_MB_A_SECOND,
     NETWORK_MB_A_SECOND,
     NeverEnds,
@@ -25,9 +27,7 @@ from connectors.costs.rounds import (
     default_rate,
     memory_budget,
 )
-from connectors.costs.stack import Stack
-from connectors.management.amounts import above_zero, whole, zero_or_more
-from connectors.management.reports import ReportCommand
+from costs.stack import Stack
 
 DTYPES = {str(dtype): dtype for dtype in DTYPE_NAMES}
 

@@ -22,12 +22,12 @@ from aggregation.engine import Resources
 from aggregation.round import run_round
 from aggregation.rules import Statistics, create_rule
 from connectors import DjangoAggConnector
-from connectors.costs import rounds
-from connectors.costs.rounds import NeverEnds, Work, client_writes, duration, members
-from connectors.costs.stack import Stack
 from connectors.publication.pointer import write_pointer
 from connectors.runtime import dispatcher as invocation
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from costs import rounds
+from costs.rounds import NeverEnds, Work, client_writes, duration, members
+from costs.stack import Stack
 from federated_client import Bucket
 from models_app.models import FederatedModel
 from tests.factories import client_id, make_model, ready_update, s3_record

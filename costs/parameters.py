@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from connectors.costs.stack import Stack
+from costs.stack import Stack
 
 
-def _within(low: float, high: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        expected = f"expected {low:g} to {high:g}"
+def _within(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        expected = f"expected {low} to {high}"
         try:
-            value = kind(text)
+            value = int(text)
         except ValueError:
             raise ValueError(expected) from None
         if not low <= value <= high:
@@ -32,14 +32,9 @@ def _one_of(**values: Any) -> Callable[[str], Any]:
     return read
 
 
-def _timeout(text: str) -> int:
-    if text not in TIMEOUTS:
-        raise ValueError(f"expected one of {', '.join(TIMEOUTS)}")
-    return int(text)
-
-
-#: Those that the template offers.
-TIMEOUTS = ("60", "120", "300", "600", "900")
+#: The values that the template allows.
+TIMEOUTS = {text: int(text) for text in ("60", "120", "300", "600", "900")}
+MIN_CAPACITIES = {text: float(text) for text in ("0", "0.5", "1", "2", "4", "8", "16", "32", "64")}
 
 _RATE = re.compile(r"rate\(([1-9][0-9]{0,5}) (minute|hour|day)s?\)")
 _UNIT_HOURS = {"minute": 1 / 60, "hour": 1.0, "day": 24.0}
@@ -58,7 +53,7 @@ _SWITCH = _one_of(on=True, off=False)
 PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "Architecture": ("architecture", _one_of(arm64="arm64", x86_64="x86_64")),
     "MemoryMb": ("memory_mb", _within(512, 10240)),
-    "TimeoutSeconds": ("timeout_seconds", _timeout),
+    "TimeoutSeconds": ("timeout_seconds", _one_of(**TIMEOUTS)),
     "SnapStart": ("snap_start", _SWITCH),
     "Tracing": ("tracing", _SWITCH),
     "EventBus": ("event_bus", bool),
@@ -66,7 +61,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SweepSchedule": ("sweep_hours", _sweep_hours),
     "UpdateRetentionDays": ("update_retention_days", _within(7, 3650)),
     "EndpointZones": ("endpoint_zones", _within(0, 2)),
-    "DatabaseMinCapacity": ("database_min_capacity", _within(0, 64, float)),
+    "DatabaseMinCapacity": ("database_min_capacity", _one_of(**MIN_CAPACITIES)),
     "DatabasePauseSeconds": ("database_pause_seconds", _within(300, 86400)),
     "DatabaseProxy": ("database_proxy", _SWITCH),
 }

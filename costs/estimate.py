@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from connectors.costs.prices import Prices
-from connectors.costs.rounds import (
+from costs.prices import Prices
+from costs.rounds import (
     DOOR_SECONDS,
     Duration,
     Work,
@@ -16,7 +16,7 @@ from connectors.costs.rounds import (
     duration,
     pointer_requests,
 )
-from connectors.costs.stack import AWAKE_ACU, HOURS_A_MONTH, Costs, Stack
+from costs.stack import AWAKE_ACU, HOURS_A_MONTH, Costs, Stack
 
 GIB = 1 << 30
 

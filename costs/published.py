@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aggregation.rules import create_rule
-from connectors.costs.estimate import Federation
+from costs.estimate import Federation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The figures in docs/cost.md, computed: `python -m tests.deploy.cost_page` writes them into the page."""
+"""The figures in docs/cost.md, computed: `python -m tests.costs.page` writes them into the page."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from aggregation.rules import create_rule
-from connectors.costs.estimate import Federation
-from connectors.costs.parameters import PARAMETERS, stack_with
-from connectors.costs.prices import US_EAST_1 as PRICES
-from connectors.costs.published import SHARDED, beside
-from connectors.costs.rounds import (
+from costs.estimate import Federation
+from costs.parameters import PARAMETERS, stack_with
+from costs.prices import US_EAST_1 as PRICES
+from costs.published import SHARDED, beside
+from costs.rounds import (
     MEASURED_MB_A_SECOND,
     NETWORK_MB_A_SECOND,
     Work,
     default_rate,
     memory_budget,
 )
-from connectors.costs.stack import PROXY_ACU, SERVER_DISK_GB, Stack, server
+from costs.stack import PROXY_ACU, SERVER_DISK_GB, Stack, server
 from tests.deploy.stack import ROOT, presets
 
 PAGE = ROOT / "docs" / "cost.md"

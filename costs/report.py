@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from connectors.costs.estimate import Federation, Line
-from connectors.costs.published import SHARDED, Sharded, beside
-from connectors.costs.rounds import MEASURED_MB_A_SECOND, NETWORK_MB_A_SECOND, NeverEnds
-from connectors.costs.stack import server
+from costs.estimate import Federation, Line
+from costs.published import SHARDED, Sharded, beside
+from costs.rounds import MEASURED_MB_A_SECOND, NETWORK_MB_A_SECOND, NeverEnds
+from costs.stack import server
 
 #: The longest that Lambda lets one invocation run.
 FIFTEEN_MINUTES = 900

@@ -15,7 +15,7 @@ from aggregation.engine.passes import CELL, chunk_elements
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.rules import Rule
 from aggregation.rules.krum import Bulyan, Krum, MultiKrum
-from connectors.costs.stack import Stack
+from costs.stack import Stack
 
 MB = 1_000_000
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from connectors.costs import stack
-from connectors.costs.estimate import KEPT_AFTER_DELETION_DAYS
-from connectors.costs.parameters import PARAMETERS, stack_with
-from connectors.costs.prices import US_EAST_1
-from connectors.costs.report import DEFAULT_MAX_UPDATE_BYTES
-from connectors.costs.stack import Stack
-from tests.deploy import cost_page
-from tests.deploy.habits import of_type
-from tests.deploy.stack import template
+from costs import stack
+from costs.estimate import KEPT_AFTER_DELETION_DAYS
+from costs.parameters import PARAMETERS, stack_with
+from costs.prices import US_EAST_1
+from costs.report import DEFAULT_MAX_UPDATE_BYTES
+from costs.stack import Stack
+from tests.costs import page
+from tests.deploy.practices import of_type
+from tests.deploy.stack import nested, template
 
 PARAMETER = template()["Parameters"]
 
@@ -53,7 +53,7 @@ def test_a_parameter_has_the_templates_values(name: str) -> None:
     ("parameters", "message"),
     [
         ({"SweepSchedule": "cron(0 12 * * ? *)"}, "expected a rate such as"),
-        ({"DatabaseMinCapacity": "nan"}, "expected 0 to 64"),
+        ({"DatabaseMinCapacity": "nan"}, "expected one of 0, 0.5, 1"),
         ({"DatabaseProxy": "on"}, "DatabaseMinCapacity above 0"),
         ({"MaxConcurrency": "5"}, "no parameter that costs depend on"),
     ],
@@ -67,7 +67,8 @@ def test_what_cannot_be_is_refused(parameters: dict[str, str], message: str) -> 
 def test_all_that_is_paid_for_by_the_hour_is_counted() -> None:
     """The template makes no alarm, endpoint, key, secret, dashboard or server that the estimate does not
     know of."""
-    made = template()["Resources"].values()
+    files = ("template.yaml", *nested().values())
+    made = [each for file in files for each in template(file)["Resources"].values()]
     kinds = [resource["Type"] for resource in made]
     assert kinds.count("AWS::CloudWatch::Alarm") == stack.ALARMS
     assert kinds.count("AWS::CloudWatch::Dashboard") == 1  # of three that are free
@@ -76,9 +77,9 @@ def test_all_that_is_paid_for_by_the_hour_is_counted() -> None:
     endpoints = [each for each in made if each["Type"] == "AWS::EC2::VPCEndpoint"]
     paid = [each for each in endpoints if each["Properties"]["VpcEndpointType"] == "Interface"]
     assert {each["Condition"] for each in paid} == {
-        "QueueEndpointHere",
-        "EventEndpointHere",
-        "TraceEndpointHere",
+        "CreatesQueueEndpoint",
+        "CreatesEventEndpoint",
+        "CreatesTraceEndpoint",
     }
     for zones in (0, 1, 2):
         everything = Stack(endpoint_zones=zones, event_bus=True, tracing=True)
@@ -107,7 +108,7 @@ def test_a_database_that_rounds_keep_awake_is_not_woken_by_sweeps() -> None:
     assert Stack(aurora=False).idle(US_EAST_1)["Aurora, storage (1 GB), the master's secret"] == 0
 
 
-@pytest.mark.parametrize("name", cost_page.BLOCKS)
+@pytest.mark.parametrize("name", page.BLOCKS)
 def test_the_page_quotes_what_the_code_computes(name: str) -> None:
-    """Each block of figures in docs/cost.md is what `python -m tests.deploy.cost_page` writes there."""
-    assert cost_page.written(cost_page.PAGE.read_text(), name) == cost_page.BLOCKS[name]()
+    """Each block of figures in docs/cost.md is what `python -m tests.costs.page` writes there."""
+    assert page.written(page.PAGE.read_text(), name) == page.BLOCKS[name]()
