@@ -1,4 +1,4 @@
-"""`python -m local`: watch a federation train through the function that runs on AWS."""
+"""`python -m local`: train a federation through the function that runs on AWS."""
 
 from __future__ import annotations
 
@@ -11,21 +11,15 @@ from local.errors import LocalError
 from local.interrupts import Interrupts
 from local.options import parse_options
 
-#: What a shell reports of a program that Ctrl-C ended.
+#: The exit code of a program that Ctrl-C ended, as shells report it.
 INTERRUPTED = 130
 
 
 def main() -> int:
-    """Run the demonstration.
-
-    Returns
-    -------
-    int
-        The exit code.
-    """
+    """Run the demonstration and return the exit code."""
     options = parse_options()
-    # Importing takes seconds. Nothing runs yet, so that Ctrl-C may end the process on the spot; an
-    # exception could be swallowed by some module's import.
+    # The imports take seconds. Until they are done, Ctrl-C ends the process at once: nothing is running
+    # yet, and a module that is being imported could swallow an exception.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from local.demo import run_demo
 
@@ -40,7 +34,7 @@ def main() -> int:
             print(f"The logs are in {options.out}.", file=sys.stderr)
         return 1
     except BaseException:
-        if not interrupts.came:
+        if not interrupts.received:
             raise
         console.print("\nStopped. Nothing is left running.")
         return INTERRUPTED

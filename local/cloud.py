@@ -1,4 +1,4 @@
-"""The part of AWS that `template.yaml` describes, made in moto: a bucket that tells a queue."""
+"""The bucket and the queues of `template.yaml`, created in moto: uploads notify the queue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import boto3
@@ -20,20 +19,16 @@ Service = Literal["s3", "sqs", "events"]
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
-#: What clients upload lies under one of these.
-ANNOUNCED = ("updates/", "scores/")
+#: The prefixes under which clients upload.
+UPLOAD_PREFIXES = ("updates/", "scores/")
 
-#: A profile that is named here but not in the hidden files stops every client of boto3.
+#: boto3 refuses to work if one of these names a profile that is not in its files, which are hidden here.
 PROFILE = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
-
-
-#: Variables of the user's own that would lead Django or boto3 elsewhere.
-MISLEADING = ("STORAGE_ROOT", "ADMIN", "DATABASE_IAM_AUTH", "EVENT_BUS", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """Where the bucket and its queues are."""
+    """The addresses of a bucket and its queues."""
 
     endpoint: str
     bucket: str
@@ -41,9 +36,9 @@ class Cloud:
     dead_letter_url: str
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to find this cloud, and never a real one.
+        """Return the variables with which a process uses this cloud, and never a real one.
 
-        The user's own AWS files are hidden, and no proxy is asked for what is on this machine.
+        The user's own AWS files are hidden, and no proxy is used for this machine.
         """
         return {
             "BUCKET": self.bucket,
@@ -59,13 +54,13 @@ class Cloud:
         }
 
     def client(self, service: Service) -> Any:
-        """A boto3 client of this cloud, whatever the process's environment says."""
+        """Return a boto3 client of this cloud, whatever the process's environment says."""
         return _client(service, self.endpoint)
 
 
 @contextmanager
 def embedded_cloud() -> Iterator[Cloud]:
-    """A cloud of its own, gone when the context is left."""
+    """Run a cloud until the context is left."""
     with moto_server() as endpoint:
         yield create_cloud(endpoint)
 
@@ -77,16 +72,16 @@ def create_cloud(
     visibility_seconds: int = 60,
     max_receive_count: int = 5,
 ) -> Cloud:
-    """A versioned bucket whose uploads by clients are announced to a queue with dead letters.
+    """Create a versioned bucket, and a queue with dead letters that it notifies of uploads.
 
     Parameters
     ----------
     endpoint : str
-        Of a moto server.
+        The endpoint of a moto server.
     bucket : str
-        The queues are named after it, so that one server can have several clouds.
+        Its name. The queues are named after it, so that one server can have several clouds.
     visibility_seconds : int
-        How long a received message is hidden from other receivers: the function's timeout at least.
+        How long a received message is hidden from other receivers, at least the function's timeout.
     max_receive_count : int
         A message that fails this many times becomes a dead letter.
 
@@ -109,14 +104,14 @@ def create_cloud(
             "RedrivePolicy": json.dumps(redrive),
         },
     )["QueueUrl"]
-    _create_bucket(_client("s3", endpoint), bucket, announced_to=queue_arn(sqs, queue_url))
+    _create_bucket(_client("s3", endpoint), bucket, notified=queue_arn(sqs, queue_url))
     return Cloud(
         endpoint=endpoint, bucket=bucket, queue_url=queue_url, dead_letter_url=dead_letter_url
     )
 
 
 def queue_arn(sqs: Any, queue_url: str) -> str:
-    """The ARN of a queue, which SQS event records carry."""
+    """Return the ARN of a queue, which the records of SQS events contain."""
     answer = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
     return str(answer["Attributes"]["QueueArn"])
 
@@ -132,7 +127,7 @@ def _client(service: Service, endpoint: str) -> Any:
     )
 
 
-def _create_bucket(s3: Any, bucket: str, *, announced_to: str) -> None:
+def _create_bucket(s3: Any, bucket: str, *, notified: str) -> None:
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     s3.put_bucket_notification_configuration(
@@ -140,21 +135,11 @@ def _create_bucket(s3: Any, bucket: str, *, announced_to: str) -> None:
         NotificationConfiguration={
             "QueueConfigurations": [
                 {
-                    "QueueArn": announced_to,
+                    "QueueArn": notified,
                     "Events": ["s3:ObjectCreated:*"],
                     "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}},
                 }
-                for prefix in ANNOUNCED
+                for prefix in UPLOAD_PREFIXES
             ]
         },
     )
-
-
-def save_bucket(cloud: Cloud, folder: Path) -> None:
-    """Save the bucket's objects, which would end with this process, as files."""
-    s3 = cloud.client("s3")
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=cloud.bucket):
-        for stored in page.get("Contents", ()):
-            path = folder / stored["Key"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            s3.download_file(cloud.bucket, stored["Key"], str(path))

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, dealt out unevenly to the clients of a federation."""
+"""scikit-learn's handwritten digits, distributed unevenly over the clients of a federation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HELD_OUT_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of features, each with its label."""
+    """Rows of features, each with a label."""
 
     features: Array
     labels: Labels
@@ -30,14 +30,14 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Digits:
-    """Who has which examples.
+    """The examples of each client.
 
     Attributes
     ----------
     training, held_out : list of Examples
-        What each client trains on, and what it scores aggregates on.
+        What each client trains on, and what it evaluates aggregates on.
     test : Examples
-        Seen by no client.
+        Examples that no client has.
     """
 
     training: list[Examples]
@@ -45,7 +45,7 @@ class Digits:
     test: Examples
 
     def pooled(self) -> Examples:
-        """What all clients train on, as if they could give it away."""
+        """Return the training examples of all clients together."""
         return Examples(
             np.concatenate([part.features for part in self.training]),
             np.concatenate([part.labels for part in self.training]),
@@ -55,9 +55,9 @@ class Digits:
 def deal_digits(
     n_clients: int, rng: np.random.Generator, *, concentration: float = 0.5, smallest: int = 10
 ) -> Digits:
-    """Deal each class's examples in proportions drawn from a Dirichlet distribution.
+    """Distribute each class over the clients in proportions drawn from a Dirichlet distribution.
 
-    The lower the concentration, the fewer classes a client sees much of; Hsu, Qi and Brown,
+    The lower the concentration, the fewer classes dominate a client's examples; Hsu, Qi and Brown,
     "Measuring the effects of non-identical data distribution" (arXiv:1909.06335).
 
     Parameters
@@ -66,7 +66,7 @@ def deal_digits(
     rng : numpy.random.Generator
     concentration : float
     smallest : int
-        Of a part; drawn again until every client has so many.
+        Minimum number of examples of a client. The draw is repeated until every client has them.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def deal_digits(
 def _split(
     examples: Examples, fraction: float, rng: np.random.Generator
 ) -> tuple[Examples, Examples]:
-    """A random part of the examples, and the others."""
+    """Return a random fraction of the examples, and the rest."""
     order = rng.permutation(len(examples))
     size = round(fraction * len(examples))
     return examples[order[:size]], examples[order[size:]]

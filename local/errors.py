@@ -1,10 +1,10 @@
-"""What can go wrong in the embedded cloud, each told in a plain sentence."""
+"""The errors of the embedded cloud."""
 
 from __future__ import annotations
 
 
 class LocalError(Exception):
-    """Base of the errors that `python -m local` shows without a traceback."""
+    """Base of the errors whose message `python -m local` prints without a traceback."""
 
 
 class FunctionError(LocalError):
@@ -13,10 +13,10 @@ class FunctionError(LocalError):
     Parameters
     ----------
     error_type : str
-        As Lambda names it, such as ``ValueError`` or ``Runtime.ExitError``.
+        Lambda's name for it, such as ``ValueError`` or ``Runtime.ExitError``.
     message : str
     trace : str
-        The function's own traceback; empty if it left none.
+        The function's own traceback; empty if there is none.
     """
 
     def __init__(self, error_type: str, message: str, trace: str = "") -> None:
@@ -37,8 +37,8 @@ class PostgresUnavailable(LocalError):
 
 
 class RoundOverdue(LocalError):
-    """The clients uploaded, and no aggregate came."""
+    """The clients have uploaded their updates, but no aggregate was published in time."""
 
 
 class FolderUnusable(LocalError):
-    """What a run leaves cannot be written."""
+    """The folder for the results of a run cannot be created or written."""

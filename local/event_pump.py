@@ -1,7 +1,7 @@
-"""From the queue to the function, as Lambda's event source mapping for SQS does it.
+"""Delivers messages of a queue to the function, as Lambda's event source mapping for SQS does.
 
-The rules are those of AWS's developer guide, "Using Lambda with Amazon SQS" and "Handling errors for an SQS
-event source in Lambda", with ``ReportBatchItemFailures`` on.
+It follows AWS's developer guide, "Using Lambda with Amazon SQS" and "Handling errors for an SQS event
+source in Lambda", with ``ReportBatchItemFailures``.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ from local.cloud import queue_arn
 
 logger = logging.getLogger(__name__)
 
-#: SQS hands out, and deletes, no more messages at once.
+#: The most messages that one request to SQS receives or deletes.
 SQS_BATCH = 10
 
-#: How long closing waits for a delivery under way; the thread ends with the process at the latest.
+#: How long closing waits for a running delivery. The thread is a daemon: it ends with the process.
 STOP_SECONDS = 5
 
 
 class EventPump:
     """Delivers a queue's messages to a function in batches.
 
-    What the function handled is deleted. What it named in ``batchItemFailures`` comes again, and so does
-    a whole batch that it failed on or answered with nonsense; the queue's redrive policy ends that.
+    Messages that the function handled are deleted. Those that it named in ``batchItemFailures`` are
+    delivered again, and so is a whole batch if the function failed or its response is invalid, until the
+    queue's redrive policy makes them dead letters.
 
-    Use it as a context manager to pump in the background, or call `pump_once`.
+    Use it as a context manager to deliver in the background, or call `pump_once`.
 
     Parameters
     ----------
     queue_url : str
     function : callable
-        Takes the event and returns the answer, or raises; such as ``LambdaRuntime.invoke``.
+        Takes the event and returns the response, or raises, such as ``LambdaRuntime.invoke``.
     sqs : optional
-        boto3's SQS client; by default the one the environment describes.
+        boto3's SQS client; by default it is created from the environment.
     batch_size : int
-        Messages an invocation gets at most.
+        The most messages of an invocation.
     batch_window_seconds : float
-        How long a batch that is not full waits for more.
+        How long a batch that is not full waits for more messages.
     wait_seconds : int
         How long SQS holds a request while there is no message (long polling).
     retry_seconds : int
-        After how long a failed message comes again. On AWS that is what is left of the queue's
-        visibility timeout, which nobody who watches wants to wait for.
+        After how long a failed message is delivered again. On AWS it is the rest of the queue's
+        visibility timeout, which is too long to watch.
 
     Attributes
     ----------
     last_error : Exception or None
-        Why the latest batch failed as a whole.
+        Why the last batch failed as a whole.
     """
 
     def __init__(
@@ -93,17 +94,17 @@ class EventPump:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Deliver nothing more; a batch under way is left to its end."""
+        """Stop delivering. A running batch is completed."""
         self._stopped.set()
         self._thread.join(STOP_SECONDS)
 
     def pump_once(self) -> int:
-        """Deliver one batch, if there is a message.
+        """Deliver one batch, if there are messages.
 
         Returns
         -------
         int
-            Messages delivered, whatever became of them.
+            The number of messages delivered, including those that failed.
         """
         messages = self._receive_batch()
         if messages:
@@ -117,7 +118,7 @@ class EventPump:
             try:
                 self.pump_once()
             except (BotoCoreError, ClientError) as error:
-                logger.warning("the queue does not answer: %s", error)
+                logger.warning("the queue is not available: %s", error)
                 self._stopped.wait(1)
 
     def _receive_batch(self) -> list[dict[str, Any]]:
@@ -139,14 +140,12 @@ class EventPump:
         return list(answer.get("Messages", ()))
 
     def _deliver(self, messages: Sequence[dict[str, Any]]) -> set[str]:
-        """Invoke the function with a batch; the ids of the messages it did not handle."""
+        """Invoke the function with a batch, and return the ids of the messages that it did not handle."""
         ids = {message["MessageId"] for message in messages}
         try:
             answer = self._function({"Records": [self._record(message) for message in messages]})
             failed = failed_messages(answer, ids)
-        except (
-            Exception
-        ) as error:  # The function's errors are its own: any of them fails the batch.
+        except Exception as error:  # Whatever the function raises fails the batch.
             logger.warning("a batch of %d messages failed: %s", len(messages), error)
             self.last_error = error
             return ids
@@ -154,7 +153,7 @@ class EventPump:
         return failed
 
     def _record(self, message: dict[str, Any]) -> dict[str, Any]:
-        """A received message as Lambda passes it on."""
+        """Return a received message in the form of a Lambda event's record."""
         return {
             "messageId": message["MessageId"],
             "receiptHandle": message["ReceiptHandle"],
@@ -190,7 +189,7 @@ class EventPump:
 
 
 def failed_messages(answer: Any, ids: Collection[str]) -> set[str]:
-    """Which messages of a batch are to come again, according to the function's answer.
+    """Return which messages of a batch are to be delivered again, according to the function's response.
 
     Null, ``{}`` and an empty or null list of failures mean that all were handled.
 
@@ -198,7 +197,7 @@ def failed_messages(answer: Any, ids: Collection[str]) -> set[str]:
     ----------
     answer : JSON-able
     ids : collection of str
-        The batch's message ids.
+        The ids of the batch's messages.
 
     Returns
     -------
@@ -207,13 +206,13 @@ def failed_messages(answer: Any, ids: Collection[str]) -> set[str]:
     Raises
     ------
     ValueError
-        If the answer has another form or names a message that was not in the batch: Lambda then
-        takes the whole batch for failed.
+        If the response has another form, or names a message that was not in the batch. Lambda then
+        treats the whole batch as failed.
     """
     if answer is None:
         return set()
     if not isinstance(answer, dict):
-        raise ValueError(f"the function answered a batch with {answer!r}")
+        raise ValueError(f"the function responded to a batch with {answer!r}")
     failures = answer.get("batchItemFailures") or []
     try:
         failed = {failure["itemIdentifier"] for failure in failures}
@@ -225,7 +224,7 @@ def failed_messages(answer: Any, ids: Collection[str]) -> set[str]:
 
 
 def _message_attribute(value: dict[str, Any]) -> dict[str, Any]:
-    """A message attribute in Lambda's spelling."""
+    """Return a message attribute with the names that Lambda uses."""
     names = {"StringValue": "stringValue", "BinaryValue": "binaryValue", "DataType": "dataType"}
     given = {spelled: value[name] for name, spelled in names.items() if name in value}
     return {"stringListValues": [], "binaryListValues": [], **given}

@@ -1,6 +1,6 @@
-"""The demonstration's federation, round by round. Import it once Django is booted.
+"""The demonstration's federation, round by round. Import it after Django has started.
 
-Nobody here asks for a round: the uploads' notifications do, by way of queue, pump and function.
+Nothing here starts a round: the notifications of the uploads do, through the queue and the function.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from models_app.models import (
     ModelUpdate,
 )
 
-#: A round waits this long for the clients that are missing: much longer than those of one process
-#: take to upload, and short enough to watch.
+#: How long a round waits for missing clients: much longer than the uploads of one process take, and
+#: short enough to watch.
 PATIENCE_MINUTES = 0.02
 
-#: By then a round is published, or something is broken.
+#: A round that takes longer is an error.
 OVERDUE_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
@@ -65,7 +65,7 @@ class Federation:
         self.participants = [
             Participant(
                 index=index,
-                uuid=UUID(bytes=stream.bytes(16), version=4),  # A seed tells the whole run.
+                uuid=UUID(bytes=stream.bytes(16), version=4),  # A function of the seed.
                 s3=s3,
                 bucket=cloud.bucket,
                 model_id=self._model.pk,
@@ -80,14 +80,14 @@ class Federation:
         clients = [Client(uuid=participant.uuid) for participant in self.participants]
         self._model.clients.set(Client.objects.bulk_create(clients))
 
-    def rounds(self, count: int, doing: Callable[[str], None]) -> Iterator[RoundReport]:
+    def rounds(self, count: int, progress: Callable[[str], None]) -> Iterator[RoundReport]:
         """Train for some rounds.
 
         Parameters
         ----------
         count : int
-        doing : callable
-            Told what is going on.
+        progress : callable
+            Called with a description of each step.
 
         Raises
         ------
@@ -95,22 +95,22 @@ class Federation:
             If a round's uploads do not become an aggregate.
         """
         for number in range(1, count + 1):
-            here = [
+            present = [
                 each for each in self.participants if self._script.takes_part(each.index, number)
             ]
-            doing(f"round {number}: {len(here)} clients train")
+            progress(f"round {number}: {len(present)} clients train")
             base = self._latest()
-            trained = self._train(here, base)
-            doing(f"round {number}: waiting for the aggregate")
+            trained = self._train(present, base)
+            progress(f"round {number}: waiting for the aggregate")
             started = time.monotonic()
-            self._upload(here, trained, number, base)
+            self._upload(present, trained, number, base)
             aggregate = self._await_aggregate(number)
             seconds = time.monotonic() - started
-            self._score(here, aggregate)
+            self._score(present, aggregate)
             yield self._report(aggregate, seconds)
 
     def final_scores(self) -> dict[int, float]:
-        """What the clients that are left measured of the last aggregate, by index."""
+        """Return what each remaining client measured of the last aggregate, by the client's index."""
         latest = self._latest()
         index = {participant.uuid: participant.index for participant in self.participants}
         scores = ClientAggregateScore.objects.filter(aggregate=latest)
@@ -119,20 +119,23 @@ class Federation:
     def _latest(self) -> ModelAggregate | None:
         return self._model.aggregates.order_by("-number").first()
 
-    def _train(self, here: list[Participant], base: ModelAggregate | None) -> list[Model]:
+    def _train(self, present: list[Participant], base: ModelAggregate | None) -> list[Model]:
         key = str(base.result.name) if base else self._initial_key
-        return [each.train(each.download(key)) for each in here]
+        return [each.train(each.download(key)) for each in present]
 
     def _upload(
         self,
-        here: list[Participant],
+        present: list[Participant],
         trained: list[Model],
         number: int,
         base: ModelAggregate | None,
     ) -> None:
-        """All after all have trained: in a federation they train side by side, here in turn, and the
-        quorum's clock runs from the first update."""
-        for participant, model in zip(here, trained, strict=True):
+        """Upload the updates after all clients have trained.
+
+        In a federation the clients train at the same time, here one after another, and the waiting time
+        of the quorum starts with the first update.
+        """
+        for participant, model in zip(present, trained, strict=True):
             participant.upload(
                 self._script.upload(participant.index, number, model),
                 name=f"round-{number:03}",
@@ -150,16 +153,16 @@ class Federation:
         raise RoundOverdue(f"round {number} has no aggregate: {self._explanation()}")
 
     def _explanation(self) -> str:
-        """Why no aggregate comes, as far as the database knows."""
+        """Return why there is no aggregate, as far as the database shows."""
         if not self._model.allow_aggregation:
-            return f"the model is paused, {self._model.pause_reason}"
+            return f"the model is paused: {self._model.pause_reason}"
         last = self._model.rounds.order_by("-pk").first()
         if last and last.error:
             return f"the last round ended with {last.error}"
         ready = self._model.model_updates.filter(status__in=ModelUpdate.READY).count()
         return f"{ready} updates have been waiting for {OVERDUE_SECONDS:.0f} seconds"
 
-    def _score(self, here: list[Participant], aggregate: ModelAggregate) -> None:
+    def _score(self, present: list[Participant], aggregate: ModelAggregate) -> None:
         location = str(aggregate.result.name)
         ClientAggregateScore.objects.bulk_create(
             ClientAggregateScore(
@@ -170,7 +173,7 @@ class Federation:
                     "num_examples": len(each.held_out),
                 },
             )
-            for each in here
+            for each in present
         )
 
     def _report(self, aggregate: ModelAggregate, seconds: float) -> RoundReport:
@@ -195,12 +198,12 @@ class Federation:
 
 
 def _create_model(n_clients: int, initial: Model) -> tuple[FederatedModel, str]:
-    """The federated model, and the key of its initial weights."""
+    """Create the federated model, and return it with the key of its initial weights."""
     model = FederatedModel.objects.create(
         name="digits",
         aggregator="weighted_mean",
-        # All clients, or half of them once the others have had time: no round waits for ever for a
-        # client that has gone or whose update is rejected.
+        # All clients, or half of them after the waiting time. No round waits without end for a client
+        # that dropped out or whose update was rejected.
         requirement="quorum",
         requirement_args=[n_clients // 2, PATIENCE_MINUTES],
         furthest_base_agg=1,

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment, and still nothing left behind."""
+"""Ctrl-C at any moment, without leaving a process behind."""
 
 from __future__ import annotations
 
@@ -11,46 +11,48 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: Whoever presses Ctrl-C twice must not stop the cleaning up.
+#: Further interrupts are ignored this long, so that a second Ctrl-C does not stop the cleaning up.
 CLEANING_UP_SECONDS = 10
 
 
 class Interrupts:
-    """Makes SIGINT and SIGTERM raise `KeyboardInterrupt`, but not while one is being dealt with.
+    """Makes SIGINT and SIGTERM raise `KeyboardInterrupt`, but not while one is being handled.
 
     Attributes
     ----------
-    came : bool
-        Whether there was one. Python may wrap what a signal raises into another exception, as it does
-        where a class is being made.
+    received : bool
+        Whether there was an interrupt. Python may wrap the exception of a signal handler in another
+        one, for example while a class is created.
     """
 
     def __init__(self) -> None:
-        self.came = False
+        self.received = False
         self._ignored_until = 0.0
 
     def watch(self) -> None:
-        """From now on."""
+        """Install the signal handlers."""
         for number in SIGNALS:
             signal.signal(number, self._interrupt)
 
     def check(self) -> None:
-        """Interrupt again where nobody noticed: Python drops what a signal raises in a destructor."""
-        if self.came:
+        """Raise the interrupt again if it was lost: Python drops an exception in a destructor."""
+        if self.received:
             raise KeyboardInterrupt
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         if time.monotonic() < self._ignored_until:
             return
-        self.came = True
+        self.received = True
         self._ignored_until = time.monotonic() + CLEANING_UP_SECONDS
         raise KeyboardInterrupt
 
 
 @contextmanager
 def interrupts_postponed() -> Iterator[None]:
-    """Hold signals back while a process is started or stopped: one that came before the process is
-    known by name would leave it running."""
+    """Delay signals while a process is started or stopped.
+
+    An interrupt between the start of a process and the assignment of its handle would leave it running.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python runs signal handlers in the main thread only.
         return
@@ -64,5 +66,5 @@ def interrupts_postponed() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for held_back in pending:
-            signal.raise_signal(held_back)
+        for delayed in pending:
+            signal.raise_signal(delayed)

@@ -1,16 +1,16 @@
 """The function in the real Lambda runtime: AWS's Runtime Interface Emulator, without Docker.
 
-The emulator comes with `aws-sam-cli`, the runtime client is AWS's `awslambdaric`. What the emulator does,
-as observed of those in aws-sam-cli 1.148 and 1.170:
+The emulator is part of `aws-sam-cli`; the runtime client is AWS's `awslambdaric`. Observed behaviour of the
+emulators in aws-sam-cli 1.148 and 1.170:
 
-- what the handler raises is answered with status 200 and a body of ``errorMessage``, ``errorType``,
-  ``requestId`` and ``stackTrace``; nothing else tells it from an answer;
-- a timeout is answered with status 200 and a sentence that is not JSON; the runtime is killed;
-- a runtime that died is answered with status 502; the next invocation starts a new one;
-- how long a start took is told in the log as ``INIT REPORT(durationMs: ...)``; the ``Init Duration`` of a
-  ``REPORT`` line is not it;
-- a second invocation while one runs makes the emulator crash: one environment serves one at a time;
-- the runtime gets a process group of its own, but stays in the emulator's session.
+- if the handler raises, the status is 200 and the body has ``errorMessage``, ``errorType``, ``requestId``
+  and ``stackTrace``; nothing else distinguishes it from a response;
+- after a timeout, the status is 200 and the body is a sentence that is not JSON; the runtime is killed;
+- if the runtime died, the status is 502; the next invocation starts a new one;
+- the log has the duration of a start as ``INIT REPORT(durationMs: ...)``, while the ``Init Duration`` of a
+  ``REPORT`` line is another one;
+- a second invocation while one is running crashes the emulator: one environment serves one at a time;
+- the runtime has a process group of its own, but stays in the emulator's session.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import http.client
 import json
 import os
 import platform
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -35,11 +33,12 @@ import samcli
 
 from local.errors import FunctionError, RuntimeUnavailable
 from local.interrupts import interrupts_postponed
+from local.processes import free_port, kill_session, listens
 
 PROJECT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 
-#: What a function inherits from the machine; everything else it is given.
+#: The variables that the function inherits from this process; the others are passed to it.
 INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 START_ATTEMPTS = 5
@@ -48,21 +47,21 @@ STOP_SECONDS = 5
 
 
 class LambdaRuntime:
-    """A function that can be invoked, in one execution environment.
+    """An execution environment of the function, which can be invoked.
 
     Parameters
     ----------
     handler : str
     environment : mapping
-        The function's environment variables. Apart from what Python itself needs, it sees no others.
+        The function's environment variables. It inherits no others than Python itself needs.
     log : Path, optional
-        Where the function's and the emulator's output is appended; by default it is dropped.
+        File to which the output of the function and the emulator is appended; by default it is dropped.
     project : Path
-        Folder of the function's code, its working directory.
+        Folder of the function's code, which is its working directory.
     timeout_seconds, memory_mb : int
-        As configured on AWS. The timeout is enforced, the memory only announced.
+        As configured on AWS. The timeout is enforced; the memory is only reported to the function.
     python : str, optional
-        The interpreter, by default this one.
+        The interpreter; by default the one of this process.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class LambdaRuntime:
 
     def __enter__(self) -> Self:
         self._open = True
-        atexit.register(self.close)  # Ctrl-C may come before the `with` statement holds it.
+        atexit.register(self.close)  # Ctrl-C may arrive before `with` has the object.
         self._ensure_running()
         return self
 
@@ -109,14 +108,14 @@ class LambdaRuntime:
         self.close()
 
     def close(self) -> None:
-        """End the function and its runtime, for good."""
+        """Stop the function and its runtime; it cannot be invoked again."""
         with self._starting_or_stopping:
             self._open = False
             self._stop()
         atexit.unregister(self.close)
 
     def invoke(self, event: Any) -> Any:
-        """Invoke the function and wait for its answer. Several threads may call; they take turns.
+        """Invoke the function and wait for its response. Calls of several threads run one after another.
 
         Parameters
         ----------
@@ -129,7 +128,7 @@ class LambdaRuntime:
         Raises
         ------
         FunctionError
-            If the function raised, timed out or died. The next invocation finds it alive again.
+            If the function raised, timed out or died. The next invocation starts it again.
         RuntimeUnavailable
             If the runtime is not open, or cannot be started again.
         """
@@ -138,7 +137,7 @@ class LambdaRuntime:
             return _answer(*self._post(json.dumps(event).encode()))
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
-        # Longer than the function may run, and a cold start comes before that.
+        # Longer than the function's timeout, since a cold start comes first.
         connection = http.client.HTTPConnection(
             "127.0.0.1", self._port, timeout=self._timeout_seconds + 60
         )
@@ -148,9 +147,9 @@ class LambdaRuntime:
             return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             with self._starting_or_stopping:
-                self._stop()  # It crashed, or hangs: either way the next invocation needs another.
+                self._stop()  # It crashed or hangs; the next invocation starts a new one.
             raise FunctionError(
-                "Runtime.Unreachable", f"the runtime went away: {error!r}"
+                "Runtime.Unreachable", f"the runtime is unreachable: {error!r}"
             ) from error
         finally:
             connection.close()
@@ -159,28 +158,28 @@ class LambdaRuntime:
         with self._starting_or_stopping:
             if not self._open:
                 raise RuntimeUnavailable(
-                    "the Lambda runtime is not open: use it as a context manager"
+                    "the Lambda runtime is not open; use it as a context manager"
                 )
             if self._process is None or self._process.poll() is not None:
-                self._stop()  # A crashed emulator's function would go on working.
+                self._stop()  # The function of a crashed emulator may still be running.
                 self._start()
 
     def _stop(self) -> None:
-        """End the emulator and all that it started."""
+        """Stop the emulator and every process that it started."""
         if self._process is None:
             return
         with interrupts_postponed():
-            self._process.terminate()  # It kills its runtime before it ends.
+            self._process.terminate()  # It kills its runtime before it exits.
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            _kill_session(self._process.pid)
+            kill_session(self._process.pid)
             self._process = None
 
     def _start(self) -> None:
-        """Start the emulator; anew with other ports if someone took one in the meantime."""
+        """Start the emulator, and try other ports if another process took one meanwhile."""
         for _ in range(START_ATTEMPTS):
             try:
                 if self._launch():
@@ -194,7 +193,7 @@ class LambdaRuntime:
         )
 
     def _launch(self) -> bool:
-        """Start the emulator on free ports; whether it came to listen on them."""
+        """Start the emulator on free ports, and return whether it listens on them."""
         self._port, api_port = free_port(), free_port()
         command = [
             str(emulator()),
@@ -210,23 +209,23 @@ class LambdaRuntime:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is ours to handle, and `_stop` finds them all.
+                start_new_session=True,  # Ctrl-C is handled here; `_stop` finds all processes by it.
             )
         return self._ready(self._port) and self._ready(api_port)
 
     def _ready(self, port: int) -> bool:
-        """Whether the emulator came to listen on a port; not if it ended, or takes too long."""
+        """Return whether the emulator listens on a port before it exits or takes too long."""
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
-            if _listens(self._process.pid, port):
+            if listens(self._process.pid, port):
                 return True
             time.sleep(0.01)
         return False
 
 
 def emulator() -> Path:
-    """AWS's Runtime Interface Emulator for this machine, as `aws-sam-cli` brings it along.
+    """Return the path of AWS's Runtime Interface Emulator for this machine, from `aws-sam-cli`.
 
     Raises
     ------
@@ -242,44 +241,21 @@ def emulator() -> Path:
     path = Path(samcli.__file__).parent / "local" / "rapid" / name
     if not os.access(path, os.X_OK):
         try:
-            path.chmod(path.stat().st_mode | 0o755)  # Wheels do not always keep the bit.
+            path.chmod(path.stat().st_mode | 0o755)  # Wheels do not always preserve the bit.
         except OSError as error:
             raise RuntimeUnavailable(f"{path} cannot be made executable: {error}") from error
     return path
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _listens(pid: int, port: int) -> bool:
-    """Whether it is that process, and no other, that listens on a port of this machine.
-
-    A connection would be accepted by whoever took the port in the meantime; see proc(5) for the files.
-    """
-    sockets = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, address, _, state, *_, inode = line.split()[:10]
-        if state == "0A" and int(address.partition(":")[2], 16) == port:
-            sockets.add(f"socket:[{inode}]")
-    try:
-        return any(os.readlink(each) in sockets for each in Path(f"/proc/{pid}/fd").iterdir())
-    except FileNotFoundError:
-        return False  # The process ended, or closed one of its files.
-
-
 def _answer(status: int, body: bytes) -> Any:
-    """What the function returned; `FunctionError` if that is not what came back."""
+    """Return the function's response, or raise `FunctionError`."""
     text = body.decode(errors="replace")
     try:
         answer = json.loads(text)
     except ValueError:
         if text.startswith("Task timed out"):
             raise FunctionError("Sandbox.Timedout", text) from None
-        answer = {"errorType": "Runtime.ExitError", "errorMessage": text or "no answer"}
+        answer = {"errorType": "Runtime.ExitError", "errorMessage": text or "no response"}
     if status != http.client.OK or (
         isinstance(answer, dict) and {"errorType", "errorMessage"} <= answer.keys()
     ):
@@ -289,14 +265,3 @@ def _answer(status: int, body: bytes) -> Any:
             "".join(answer.get("stackTrace") or ()),
         )
     return answer
-
-
-def _kill_session(session: int) -> None:
-    """Kill what is left of a session, such as a runtime whose emulator crashed."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if os.getsid(int(entry.name)) == session:
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # It ended by itself.

@@ -13,14 +13,14 @@ from moto.server import ThreadedMotoServer
 def moto_server() -> Iterator[str]:
     """Run moto's server on a free port.
 
-    Its state is the process's: servers of one process show the same buckets and queues.
+    The state belongs to the process: all servers of a process have the same buckets and queues.
 
     Yields
     ------
     str
         The endpoint, for ``AWS_ENDPOINT_URL`` and boto3's ``endpoint_url``.
     """
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # It prints every request otherwise.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # By default it logs every request.
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

@@ -1,6 +1,6 @@
 """A small neural network in numpy: one hidden layer, trained by stochastic gradient descent.
 
-All arrays are float32. A model is a dictionary of tensors, as safetensors keeps it.
+All arrays are float32. A model is a dictionary of tensors, as safetensors stores it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HIDDEN_UNITS = 64
 
 
 def initial_model(n_features: int, n_classes: int, rng: np.random.Generator) -> Model:
-    """Weights drawn as He et al. propose for rectifiers (arXiv:1502.01852), biases zero."""
+    """Return weights drawn as He et al. propose for rectifiers (arXiv:1502.01852), and zero biases."""
 
     def layer(n_in: int, n_out: int) -> Array:
         scale = np.float32(np.sqrt(2 / n_in))
@@ -31,12 +31,12 @@ def initial_model(n_features: int, n_classes: int, rng: np.random.Generator) -> 
 
 
 def probabilities(model: Model, features: Array) -> Array:
-    """Of each class for each row; shape (n_rows, n_classes)."""
+    """Return the probability of each class for each row; shape (n_rows, n_classes)."""
     return _softmax(_hidden(model, features) @ model["output.weight"] + model["output.bias"])
 
 
 def gradient(model: Model, features: Array, labels: Labels) -> Model:
-    """Of the mean cross-entropy over the rows, by backpropagation."""
+    """Return the gradient of the mean cross-entropy over the rows, by backpropagation."""
     hidden = _hidden(model, features)
     error = _softmax(hidden @ model["output.weight"] + model["output.bias"])
     error[np.arange(len(labels)), labels] -= 1
@@ -61,7 +61,10 @@ def train(
     learning_rate: float = 0.07,
     momentum: float = 0.9,
 ) -> Model:
-    """The model after some epochs of minibatch gradient descent with momentum; the given one stays."""
+    """Return a model after some epochs of minibatch gradient descent with momentum.
+
+    The given model is not modified.
+    """
     model = {name: tensor.copy() for name, tensor in model.items()}
     velocity = {name: np.zeros_like(tensor) for name, tensor in model.items()}
     for _ in range(epochs):
@@ -77,7 +80,7 @@ def train(
 
 
 def accuracy(model: Model, features: Array, labels: Labels) -> float:
-    """Fraction of the rows whose likeliest class is theirs."""
+    """Return the fraction of the rows whose most probable class is their label."""
     return float(np.mean(probabilities(model, features).argmax(axis=1) == labels))
 
 

@@ -1,4 +1,4 @@
-"""What the demonstration can be told on its command line."""
+"""The command line of the demonstration."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from local.script import MIN_CLIENTS, MIN_ROUNDS
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Of one run.
+    """The options of a run.
 
     Attributes
     ----------
     database : str
         ``sqlite`` or ``postgres``.
     out : Path
-        Folder for all that the run leaves.
+        Folder for the results.
     """
 
     clients: int
@@ -30,23 +30,23 @@ class Options:
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> Options:
-    """Read the command line; a wrong one ends the program with a sentence."""
+    """Parse the command line; a wrong argument ends the program with a message."""
     parser = argparse.ArgumentParser(
         prog="python -m local",
-        description="Trains a federation on this machine, through the function that runs on AWS.",
+        description="Train a federation on this machine, through the function that runs on AWS.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--clients", type=_at_least(MIN_CLIENTS, 50), default=10, help="how many take part"
+        "--clients", type=_at_least(MIN_CLIENTS, 50), default=10, help="number of clients"
     )
     parser.add_argument(
-        "--rounds", type=_at_least(MIN_ROUNDS, 500), default=15, help="how many are run"
+        "--rounds", type=_at_least(MIN_ROUNDS, 500), default=15, help="number of rounds"
     )
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite", help="database")
-    parser.add_argument("--seed", type=_at_least(0), default=1, help="of the data and the training")
     parser.add_argument(
-        "--out", type=Path, default=Path("run"), help="folder for what the run leaves"
+        "--seed", type=_at_least(0), default=1, help="seed of the data and the training"
     )
+    parser.add_argument("--out", type=Path, default=Path("run"), help="folder for the results")
     given = parser.parse_args(arguments)
     return Options(
         clients=given.clients,
@@ -58,7 +58,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
 
 
 def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A type for argparse: a whole number in a range."""
+    """Return a type for argparse: a whole number in a range."""
 
     def whole_number(text: str) -> int:
         number = int(text) if text.isdecimal() else least - 1

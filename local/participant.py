@@ -1,4 +1,4 @@
-"""A client of the federation: it knows S3 and the federated model's id, and nothing of the function."""
+"""A client of the demonstration. It uses S3 and knows the federated model's id, and no more."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import safetensors.numpy
 from local.dataset import Examples
 from local.network import Model, accuracy, train
 
-#: Passes over its data that a client makes in a round.
+#: Passes over its data that a client makes in each round.
 EPOCHS = 5
 
 
 @dataclass(kw_only=True)
 class Participant:
-    """One client.
+    """One client of the federation.
 
     Parameters
     ----------
     index : int
-        From zero; people count from one.
+        From zero; its name counts from one.
     uuid : uuid.UUID
     s3
         boto3's S3 client.
     bucket : str
     model_id : int
     training, held_out : Examples
-        The client's own, which nobody else sees.
+        The client's own examples, which it shares with nobody.
     rng : numpy.random.Generator
     """
 
@@ -45,30 +45,30 @@ class Participant:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the name that is shown."""
         return f"client {self.index + 1}"
 
     def download(self, key: str) -> Model:
-        """The weights in an object of the bucket."""
+        """Return the weights in an object of the bucket."""
         body = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return safetensors.numpy.load(body)
 
     def train(self, model: Model) -> Model:
-        """The model after some passes over the client's own examples."""
+        """Return the model after `EPOCHS` epochs on the client's own examples."""
         return train(
             model, self.training.features, self.training.labels, epochs=EPOCHS, rng=self.rng
         )
 
     def upload(self, model: Model, *, name: str, base_aggregate: int | None) -> None:
-        """Store an update where its arrival is announced.
+        """Upload an update; the bucket then notifies the queue.
 
         Parameters
         ----------
         model : Model
         name : str
-            Of the object; a client never uses one twice.
+            Name of the object. A client never uses a name twice.
         base_aggregate : int or None
-            Id of the aggregate that was trained further; None for the initial model.
+            Id of the aggregate from which the training started; None for the initial model.
         """
         metadata = {"num-examples": str(len(self.training))}
         if base_aggregate is not None:
@@ -81,5 +81,5 @@ class Participant:
         )
 
     def score(self, model: Model) -> float:
-        """Accuracy on the client's own held-out examples."""
+        """Return the accuracy on the client's held-out examples."""
         return accuracy(model, self.held_out.features, self.held_out.labels)

@@ -1,4 +1,4 @@
-"""The learning curve as a picture."""
+"""The learning curve as an image."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ GREEN, ORANGE, RED = "#15803d", "#c2570c", "#c81e1e"
 def plot_learning_curve(
     path: Path, accuracies: Sequence[float], references: References, script: Script
 ) -> None:
-    """Draw the accuracy of each round's aggregate, with both references and what went wrong.
+    """Draw the accuracy of each round's aggregate, the references, and the faults of the script.
 
     Parameters
     ----------
     path : Path
-        Of the PNG.
+        The PNG file to write.
     accuracies : sequence of float
-        On the test set, from the first round on.
+        The accuracy on the test set after each round.
     references : References
     script : Script
     """
@@ -43,13 +43,13 @@ def plot_learning_curve(
         _reference(axes, references.central, "trained centrally", GREEN, x=0, align="left")
         _reference(axes, references.mean_alone, "clients alone, mean", ORANGE, x=1, align="right")
         _curve(axes, accuracies)
-        _departure(axes, script.last_round + 0.5, f"client {script.deserter + 1} drops out")
-        vandal = f"client {script.vandal + 1}"
-        for number, what in (
+        _dropout(axes, script.last_round + 0.5, f"client {script.dropout + 1} drops out")
+        hostile = f"client {script.hostile + 1}"
+        for number, fault in (
             (script.wrong_shape_round, "wrong shape"),
             (script.nan_round, "NaN"),
         ):
-            _rejection(axes, number, accuracies[number - 1], f"{what} from\n{vandal} rejected")
+            _rejection(axes, number, accuracies[number - 1], f"{fault} from\n{hostile} rejected")
         figure.savefig(path)
 
 
@@ -81,11 +81,13 @@ def _curve(axes: Axes, accuracies: Sequence[float]) -> None:
     )
 
 
-def _reference(axes: Axes, accuracy: float, what: str, color: str, *, x: float, align: str) -> None:
-    """A dashed line, with its label above one of its ends."""
+def _reference(
+    axes: Axes, accuracy: float, label: str, color: str, *, x: float, align: str
+) -> None:
+    """Draw a dashed line with a label above one of its ends."""
     axes.axhline(accuracy, color=color, linewidth=1.4, linestyle=(0, (5, 3)))
     axes.annotate(
-        f"{what}  {accuracy:.3f}",
+        f"{label}  {accuracy:.3f}",
         (x, accuracy),
         xycoords=("axes fraction", "data"),
         xytext=(4 if align == "left" else -4, 4),
@@ -95,10 +97,10 @@ def _reference(axes: Axes, accuracy: float, what: str, color: str, *, x: float, 
     )
 
 
-def _departure(axes: Axes, x: float, what: str) -> None:
+def _dropout(axes: Axes, x: float, label: str) -> None:
     axes.axvline(x, color=GREY, linewidth=1, linestyle=":")
     axes.annotate(
-        what,
+        label,
         (x, 0),
         xycoords=("data", "axes fraction"),
         xytext=(5, 6),
@@ -108,11 +110,11 @@ def _departure(axes: Axes, x: float, what: str) -> None:
     )
 
 
-def _rejection(axes: Axes, number: int, accuracy: float, what: str) -> None:
-    """A cross on the curve: the round went on without that update."""
+def _rejection(axes: Axes, number: int, accuracy: float, label: str) -> None:
+    """Draw a cross on the curve, where a round left out an invalid update."""
     axes.plot([number], [accuracy], color=RED, marker="X", markersize=9, markeredgecolor="white")
     axes.annotate(
-        what,
+        label,
         (number, accuracy),
         xytext=(0, -48),
         textcoords="offset points",

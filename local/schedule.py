@@ -1,4 +1,4 @@
-"""The schedule that EventBridge keeps on AWS: the sweep, every few seconds."""
+"""The sweep every few seconds, which EventBridge schedules on AWS."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Self
 
 logger = logging.getLogger(__name__)
 
-#: How long closing waits for an invocation under way; the thread ends with the process at the latest.
+#: How long closing waits for a running invocation. The thread is a daemon: it ends with the process.
 STOP_SECONDS = 5
 
 
 def scheduled_event(region: str, detail: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a schedule of EventBridge sends; without detail it asks for a sweep over all models."""
+    """Return an event of EventBridge's schedule; without detail it asks for a sweep of all models."""
     return {
         "version": "0",
         "id": str(uuid.uuid4()),
@@ -32,12 +32,12 @@ def scheduled_event(region: str, detail: dict[str, Any] | None = None) -> dict[s
 
 
 class Schedule:
-    """Invokes a function with the sweep's event, again and again while the context is open.
+    """Invokes a function with the sweep's event at an interval while the context is open.
 
     Parameters
     ----------
     function : callable
-        Takes the event; such as ``LambdaRuntime.invoke``.
+        Takes the event, such as ``LambdaRuntime.invoke``.
     every_seconds : float
     region : str
     """
@@ -70,5 +70,5 @@ class Schedule:
         while not self._stopped.wait(self._every_seconds):
             try:
                 self._function(scheduled_event(self._region))
-            except Exception as error:  # A failed sweep is made up for by the next one.
+            except Exception as error:  # The next sweep does what this one did not.
                 logger.warning("the sweep failed: %s", error)

@@ -1,4 +1,4 @@
-"""What goes wrong in the demonstration, and when."""
+"""The faults of the demonstration: which client misbehaves, and in which round."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ class Script:
 
     Attributes
     ----------
-    deserter, last_round : int
-        Who drops out, and the last round it takes part in.
-    vandal, wrong_shape_round, nan_round : int
-        Who sends garbage, and when which.
+    dropout, last_round : int
+        The client that drops out, and the last round in which it takes part.
+    hostile, wrong_shape_round, nan_round : int
+        The client that sends invalid updates, and the rounds in which it does.
     """
 
-    deserter: int
+    dropout: int
     last_round: int
-    vandal: int
+    hostile: int
     wrong_shape_round: int
     nan_round: int
 
     @classmethod
     def for_federation(cls, n_clients: int, n_rounds: int) -> Script:
-        """Half-way one client drops out; in the first and the last quarter another sends garbage."""
+        """Let a client drop out halfway; another sends invalid updates in the first and last quarter."""
         quarter = n_rounds // 4
         return cls(
-            deserter=n_clients - 2,
+            dropout=n_clients - 2,
             last_round=n_rounds // 2,
-            vandal=n_clients - 1,
+            hostile=n_clients - 1,
             wrong_shape_round=max(1, quarter),
             nan_round=n_rounds - quarter,
         )
 
     def takes_part(self, client: int, round_number: int) -> bool:
-        """Whether a client is still there."""
-        return client != self.deserter or round_number <= self.last_round
+        """Return whether a client takes part in a round."""
+        return client != self.dropout or round_number <= self.last_round
 
     def upload(self, client: int, round_number: int, trained: Model) -> Model:
-        """What a client sends instead of what it trained."""
-        if client == self.vandal and round_number == self.wrong_shape_round:
+        """Return what a client sends: the model that it trained, or an invalid one."""
+        if client == self.hostile and round_number == self.wrong_shape_round:
             return {**trained, "output.bias": trained["output.bias"][:-1]}
-        if client == self.vandal and round_number == self.nan_round:
+        if client == self.hostile and round_number == self.nan_round:
             return {**trained, "output.bias": np.full_like(trained["output.bias"], np.nan)}
         return trained
 
     def remark(self, client: int) -> str:
-        """On a client's part in the run, in words."""
-        if client == self.deserter:
+        """Return a sentence about a client's part in the run; empty if it behaves."""
+        if client == self.dropout:
             return f"dropped out after round {self.last_round}"
-        if client == self.vandal:
+        if client == self.hostile:
             return f"wrong shape in round {self.wrong_shape_round}, NaN in round {self.nan_round}"
         return ""

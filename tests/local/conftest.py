@@ -1,4 +1,4 @@
-"""What the tests of the embedded cloud share."""
+"""Fixtures for the tests of the embedded cloud."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from local.cloud import Cloud, create_cloud
 
 @pytest.fixture
 def own_cloud(cloud: Cloud) -> Cloud:
-    """A bucket and queues that nothing has happened to, but that S3 tried its notifications."""
+    """A bucket and queues of the test's own; the test event of the notifications has been received."""
     own = create_cloud(cloud.endpoint, bucket=f"test-{uuid.uuid4()}", max_receive_count=2)
     sqs = own.client("sqs")
-    (tried,) = sqs.receive_message(QueueUrl=own.queue_url)["Messages"]
-    assert "s3:TestEvent" in tried["Body"]
-    sqs.delete_message(QueueUrl=own.queue_url, ReceiptHandle=tried["ReceiptHandle"])
+    (test_event,) = sqs.receive_message(QueueUrl=own.queue_url)["Messages"]
+    assert "s3:TestEvent" in test_event["Body"]
+    sqs.delete_message(QueueUrl=own.queue_url, ReceiptHandle=test_event["ReceiptHandle"])
     return own

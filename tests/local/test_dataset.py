@@ -1,4 +1,4 @@
-"""How the digits are dealt out."""
+"""Tests of the distribution of the digits over the clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from local.dataset import Digits, Examples, deal_digits
 
 
 def rows(*parts: Examples) -> list[tuple[float, ...]]:
-    """All examples as comparable rows, in order."""
+    """Return all examples as comparable rows, sorted."""
     return sorted(
         (*map(float, features), float(label))
         for part in parts
@@ -19,14 +19,14 @@ def rows(*parts: Examples) -> list[tuple[float, ...]]:
 
 
 def shares(digits: Digits) -> np.ndarray:
-    """Of each class in each client's training part; shape (n_clients, n_classes)."""
+    """Return the share of each class in each client's training examples; shape (n_clients, n_classes)."""
     counts = np.array([np.bincount(part.labels, minlength=10) for part in digits.training])
     return counts / counts.sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("n_clients", [3, 10, 50])
-def test_every_example_is_dealt_once(n_clients: int) -> None:
-    """Training parts, held-out parts and test set are the whole data set, none of it twice."""
+def test_every_example_is_used_once(n_clients: int) -> None:
+    """The training, held-out and test examples together are the data set."""
     features, labels = load_digits(return_X_y=True)
     whole = Examples((features / 16).astype(np.float32), labels)
     dealt = deal_digits(n_clients, np.random.default_rng(1))
@@ -36,16 +36,16 @@ def test_every_example_is_dealt_once(n_clients: int) -> None:
     assert min(map(len, dealt.held_out)) >= 2
 
 
-def test_the_clients_see_different_classes() -> None:
-    """Each client has much of some classes and next to nothing of others; the test set has all."""
+def test_clients_have_different_classes() -> None:
+    """Each client has many examples of some classes and few of others; the test set has all classes."""
     dealt = deal_digits(10, np.random.default_rng(1))
     assert np.all(shares(dealt).max(axis=1) > 0.2)
     assert np.all(shares(dealt).min(axis=1) < 0.02)
     assert np.all(np.bincount(dealt.test.labels) > 20)
 
 
-def test_a_high_concentration_deals_evenly() -> None:
-    """It is the concentration that makes the parts uneven."""
+def test_high_concentration_distributes_evenly() -> None:
+    """With a high concentration, every client has all classes in similar shares."""
     dealt = deal_digits(10, np.random.default_rng(1), concentration=1000)
     assert np.all(shares(dealt).max(axis=1) < 0.2)
     assert np.all(shares(dealt).min(axis=1) > 0.02)

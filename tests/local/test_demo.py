@@ -1,4 +1,4 @@
-"""The whole demonstration, as `make run` starts it: moto, the real Lambda runtime, both databases."""
+"""Tests of the whole demonstration, as `make run` starts it, on both databases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMPLETE, INVALID = 2, 4
 
 @contextmanager
 def demonstration(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A demonstration under way, that leaves everything in a folder, temporary files included."""
+    """Run a demonstration that writes everything into a folder, temporary files included."""
     with subprocess.Popen(
         [sys.executable, "-m", "local", "--out", str(folder / "run"), *options],
         cwd=PROJECT,
@@ -41,7 +41,7 @@ def demonstration(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]
 
 
 def left_running(folder: Path) -> set[int]:
-    """Processes of the folder that do not go away; what was killed may take a moment."""
+    """Return the processes of the folder that do not end within ten seconds."""
     deadline = time.monotonic() + 10
     while processes_of(folder) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -49,27 +49,26 @@ def left_running(folder: Path) -> set[int]:
 
 
 def processes_of(folder: Path) -> set[int]:
-    """Processes that have the folder's name in their command or their environment."""
+    """Return the processes that have the folder's name in their command or environment."""
     found = set()
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
             try:
-                told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+                text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
             except OSError:
-                continue  # It ended meanwhile, or is none of ours.
-            if os.fsencode(folder) in told:
+                continue  # It has ended, or belongs to another user.
+            if os.fsencode(folder) in text:
                 found.add(int(process.name))
     return found
 
 
 def weights_at(run: Path, key: str) -> dict[str, np.ndarray]:
-    """An object that the run exported."""
+    """Return an object that the run saved."""
     return safetensors.numpy.load_file(run / "bucket" / key)
 
 
-def test_a_federation_trains_through_the_function_on_sqlite(tmp_path: Path) -> None:
-    """Three clients and two rounds: uploads become aggregates, each the mean of its updates weighted by
-    their examples; garbage is rejected with its reason; every aggregate is scored by who is left."""
+def test_federation_trains_through_the_function_on_sqlite(tmp_path: Path) -> None:
+    """Each aggregate is the weighted mean of its valid updates, and the remaining clients score it."""
     folder = tmp_path / "no #1? 100% name"
     folder.mkdir()
     with demonstration(folder, "--clients", "3", "--rounds", "2") as process:
@@ -104,7 +103,7 @@ def test_a_federation_trains_through_the_function_on_sqlite(tmp_path: Path) -> N
 
 
 def assert_weighted_mean(run: Path, aggregate: Any, used: list[Any]) -> None:
-    """The aggregate's weights are what numpy makes of the updates' own files."""
+    """Assert that the aggregate equals numpy's weighted mean of the updates' files."""
     result = weights_at(run, aggregate["result"])
     counts = [update["num_examples"] for update in used]
     models = [weights_at(run, update["data"]) for update in used]
@@ -116,8 +115,8 @@ def assert_weighted_mean(run: Path, aggregate: Any, used: list[Any]) -> None:
         assert tensor.dtype == np.float32
 
 
-def test_a_federation_trains_on_postgresql_too(tmp_path: Path) -> None:
-    """The same with the embedded PostgreSQL, whose rows are kept as a file and whose server is gone."""
+def test_federation_trains_on_postgresql(tmp_path: Path) -> None:
+    """The rows of the embedded PostgreSQL are saved as a file, and its server has ended."""
     with demonstration(tmp_path, "--clients", "4", "--rounds", "2", "--db", "postgres") as process:
         shown, _ = process.communicate()
     assert process.returncode == 0, shown
@@ -133,10 +132,10 @@ def test_a_federation_trains_on_postgresql_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "database"), [(signal.SIGINT, "postgres"), (signal.SIGTERM, "sqlite")]
 )
-def test_an_interrupted_run_leaves_no_process_behind(
+def test_interrupted_run_leaves_no_process(
     tmp_path: Path, number: signal.Signals, database: str
 ) -> None:
-    """Ctrl-C, or a request to terminate, in the middle of the rounds ends all that was started."""
+    """Ctrl-C or SIGTERM in the middle of the rounds ends every process."""
     with demonstration(tmp_path, "--rounds", "500", "--db", database) as process:
         assert process.stdout is not None
         assert any("1/500" in line for line in process.stdout)
@@ -150,8 +149,8 @@ def test_an_interrupted_run_leaves_no_process_behind(
     assert left_running(tmp_path) == set()
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
-    """What is wrong is said without a traceback, and the exit code is 1."""
+def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """The message has no traceback, and the exit code is 1."""
     (tmp_path / "run").write_text("a file")
     with demonstration(tmp_path) as process:
         shown, _ = process.communicate()

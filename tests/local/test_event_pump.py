@@ -1,4 +1,4 @@
-"""The event pump against moto's SQS, by the rules of Lambda's event source mapping."""
+"""Tests of the event pump with moto's SQS, by the rules of Lambda's event source mapping."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def queue(own_cloud: Cloud) -> Queue:
 
 
 class Queue:
-    """An empty queue with what a test asks of it."""
+    """An empty queue, and what a test does with it."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.sqs = cloud.client("sqs")
@@ -37,14 +37,14 @@ class Queue:
         return EventPump(self.url, function, sqs=self.sqs, wait_seconds=0, **options)
 
     def size(self, url: str | None = None) -> int:
-        """Messages in the queue, also those that are hidden because somebody received them."""
+        """Return the number of messages in the queue, including those that were received and are hidden."""
         names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-        told = self.sqs.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=[*names])
-        return sum(int(told["Attributes"][name]) for name in names)
+        answer = self.sqs.get_queue_attributes(QueueUrl=url or self.url, AttributeNames=[*names])
+        return sum(int(answer["Attributes"][name]) for name in names)
 
 
 class Recorder:
-    """A function that keeps the events it got, and answers all alike."""
+    """A function that records its events, and gives the same response to all."""
 
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer
@@ -60,8 +60,8 @@ class Recorder:
         return [record["body"] for event in self.events for record in event["Records"]]
 
 
-def test_a_message_arrives_in_the_shape_lambda_gives_it(queue: Queue) -> None:
-    """A delivered record has the fields of a real one, and the values SQS gave."""
+def test_record_has_the_form_of_a_real_one(queue: Queue) -> None:
+    """A delivered record has the fields of a real one, with the values of SQS."""
     real = json.loads((EVENTS / "sqs-model.json").read_text())["Records"][0]
     message_id = queue.send('{"model_id": 3}')
     function = Recorder()
@@ -78,8 +78,8 @@ def test_a_message_arrives_in_the_shape_lambda_gives_it(queue: Queue) -> None:
     assert record["awsRegion"] == "eu-central-1"
 
 
-def test_message_attributes_are_spelled_as_lambda_spells_them(queue: Queue) -> None:
-    """A message attribute arrives with lower-case field names and empty lists."""
+def test_message_attributes_have_the_names_of_lambda(queue: Queue) -> None:
+    """A message attribute has lower-case field names and empty lists."""
     queue.send("x", MessageAttributes={"kind": {"DataType": "String", "StringValue": "round"}})
     function = Recorder()
     queue.pump(function).pump_once()
@@ -93,7 +93,7 @@ def test_message_attributes_are_spelled_as_lambda_spells_them(queue: Queue) -> N
     }
 
 
-def test_what_was_handled_is_deleted(queue: Queue) -> None:
+def test_handled_messages_are_deleted(queue: Queue) -> None:
     """After a batch without failures the queue is empty, hidden messages included."""
     for body in "abc":
         queue.send(body)
@@ -103,8 +103,8 @@ def test_what_was_handled_is_deleted(queue: Queue) -> None:
     assert queue.size() == 0
 
 
-def test_only_the_failures_that_are_named_come_again(queue: Queue) -> None:
-    """Of a batch, what batchItemFailures names is delivered once more, and nothing else."""
+def test_only_named_failures_are_delivered_again(queue: Queue) -> None:
+    """Only the messages that batchItemFailures names are delivered again."""
     queue.send("good")
     bad = queue.send("bad")
     function = Recorder({"batchItemFailures": [{"itemIdentifier": bad}]})
@@ -126,10 +126,8 @@ def test_only_the_failures_that_are_named_come_again(queue: Queue) -> None:
     ],
     ids=["raised", "no object", "unknown id"],
 )
-def test_an_error_or_an_answer_that_makes_no_sense_fails_the_whole_batch(
-    queue: Queue, answer: Any
-) -> None:
-    """All messages of such a batch are delivered again, and the pump can say why."""
+def test_error_or_invalid_response_fails_the_whole_batch(queue: Queue, answer: Any) -> None:
+    """All messages of such a batch are delivered again, and the pump has the error."""
     queue.send("a")
     queue.send("b")
     function = Recorder(answer)
@@ -142,17 +140,17 @@ def test_an_error_or_an_answer_that_makes_no_sense_fails_the_whole_batch(
     assert pump.last_error is None
 
 
-def test_a_message_that_keeps_failing_becomes_a_dead_letter(queue: Queue) -> None:
-    """After maxReceiveCount deliveries a message is in the dead-letter queue and comes no more."""
+def test_message_that_keeps_failing_becomes_a_dead_letter(queue: Queue) -> None:
+    """After maxReceiveCount deliveries a message is in the dead-letter queue only."""
     queue.send("poison")
-    function = Recorder(RuntimeError("never"))
+    function = Recorder(RuntimeError("always"))
     pump = queue.pump(function)
     assert [pump.pump_once() for _ in range(3)] == [1, 1, 0]
     assert (queue.size(), queue.size(queue.dead_letter_url)) == (0, 1)
 
 
-def test_no_batch_is_larger_than_asked_for(queue: Queue) -> None:
-    """Five messages at two a batch are three invocations."""
+def test_batch_has_at_most_the_configured_size(queue: Queue) -> None:
+    """Five messages in batches of two are three invocations."""
     for number in range(5):
         queue.send(str(number))
     function = Recorder()
@@ -161,8 +159,8 @@ def test_no_batch_is_larger_than_asked_for(queue: Queue) -> None:
     assert len(function.events) == 3
 
 
-def test_a_batch_that_is_not_full_waits_for_more(queue: Queue) -> None:
-    """With a batch window, a batch goes beyond what SQS hands out at once."""
+def test_batch_window_collects_several_receives(queue: Queue) -> None:
+    """With a batch window, a batch can be larger than one response of SQS."""
     for number in range(12):
         queue.send(str(number))
     function = Recorder()
@@ -171,8 +169,8 @@ def test_a_batch_that_is_not_full_waits_for_more(queue: Queue) -> None:
     assert queue.size() == 0
 
 
-def test_it_goes_on_in_the_background_after_an_error(queue: Queue) -> None:
-    """Pumping in the background delivers a failed batch again without being told."""
+def test_background_delivery_continues_after_an_error(queue: Queue) -> None:
+    """A failed batch is delivered again in the background."""
     handled = threading.Event()
     calls: list[str] = []
 
@@ -194,8 +192,8 @@ def test_it_goes_on_in_the_background_after_an_error(queue: Queue) -> None:
     [None, {}, {"batchItemFailures": []}, {"batchItemFailures": None}],
     ids=["null", "empty", "no failures", "null failures"],
 )
-def test_answers_that_mean_success(answer: Any) -> None:
-    """Null and empty answers say that every message was handled, as AWS documents."""
+def test_responses_that_mean_success(answer: Any) -> None:
+    """Null and empty responses mean that every message was handled, as AWS documents."""
     assert failed_messages(answer, {"1", "2"}) == set()
 
 
@@ -212,7 +210,7 @@ def test_answers_that_mean_success(answer: Any) -> None:
     ],
     ids=str,
 )
-def test_answers_that_fail_the_batch(failures: Any) -> None:
-    """Failures that name no message of the batch are refused, as AWS documents."""
+def test_invalid_failures_are_refused(failures: Any) -> None:
+    """Failures that name no message of the batch are invalid, as AWS documents."""
     with pytest.raises(ValueError, match="batchItemFailures"):
         failed_messages({"batchItemFailures": failures}, {"1", "2"})

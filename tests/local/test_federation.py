@@ -1,4 +1,4 @@
-"""What the federation says when no aggregate comes."""
+"""Tests of the message if a round of the demonstration has no aggregate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 @pytest.fixture
 def alone(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Federation:
-    """A federation whose uploads nobody listens to, and that does not wait for it."""
+    """A federation without a function, which does not wait for it."""
     monkeypatch.setattr(federation, "OVERDUE_SECONDS", 0.1)
     rng = np.random.default_rng(0)
     script = Script.for_federation(3, 2)
@@ -30,17 +30,17 @@ def alone(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Federation:
 
 
 def first_round_of(alone: Federation) -> None:
-    next(alone.rounds(1, doing=lambda _: None))
+    next(alone.rounds(1, progress=lambda _: None))
 
 
-def test_without_a_round_the_waiting_updates_are_counted(alone: Federation) -> None:
-    """Where the function registered nothing, that is what is said."""
+def test_message_counts_the_waiting_updates(alone: Federation) -> None:
+    """If there was no round, the message has the number of ready updates."""
     with pytest.raises(RoundOverdue, match="round 1 has no aggregate: 0 updates have been waiting"):
         first_round_of(alone)
 
 
-def test_the_error_of_the_last_round_is_told(alone: Federation) -> None:
-    """A round that failed is given as the reason."""
+def test_message_has_the_error_of_the_last_round(alone: Federation) -> None:
+    """If the last round failed, its error is the reason."""
     AggregationRound.objects.create(
         federated_model=FederatedModel.objects.get(),
         number=1,
@@ -53,9 +53,11 @@ def test_the_error_of_the_last_round_is_told(alone: Federation) -> None:
         first_round_of(alone)
 
 
-def test_a_paused_model_is_told_at_once(alone: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a model that is paused; the reason is given."""
+def test_paused_model_is_reported_at_once(
+    alone: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused model is not waited for, and the message has the reason."""
     monkeypatch.setattr(federation, "OVERDUE_SECONDS", math.inf)
     FederatedModel.objects.update(allow_aggregation=False, pause_reason="3 rounds failed")
-    with pytest.raises(RoundOverdue, match="the model is paused, 3 rounds failed"):
+    with pytest.raises(RoundOverdue, match="the model is paused: 3 rounds failed"):
         first_round_of(alone)

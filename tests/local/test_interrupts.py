@@ -1,4 +1,4 @@
-"""Signals, in processes of their own."""
+"""Tests of signals, in processes of their own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ PROJECT = Path(__file__).parents[2]
 
 
 def run(program: str) -> str:
-    """What a program prints."""
+    """Return what a program prints."""
     return subprocess.run(
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout
 
 
-def test_a_signal_during_a_start_takes_effect_after_it() -> None:
-    """A postponed signal interrupts when the process that was started is known, not before."""
+def test_signal_during_a_start_takes_effect_afterwards() -> None:
+    """A postponed signal interrupts after the handle of the started process is assigned."""
     assert (
         run("""
 import os, signal
@@ -27,7 +27,7 @@ try:
     with interrupts_postponed():
         os.kill(os.getpid(), signal.SIGTERM)
         print("started")
-    print("never")
+    print("not reached")
 except KeyboardInterrupt:
     print("interrupted")
 """)
@@ -35,8 +35,8 @@ except KeyboardInterrupt:
     )
 
 
-def test_a_second_signal_does_not_stop_the_cleaning_up() -> None:
-    """Whoever presses Ctrl-C twice interrupts once."""
+def test_second_signal_does_not_stop_the_cleaning_up() -> None:
+    """Pressing Ctrl-C twice interrupts once."""
     assert (
         run("""
 import os, signal
@@ -53,8 +53,8 @@ except KeyboardInterrupt:
     )
 
 
-def test_an_interrupt_that_got_lost_can_be_asked_for() -> None:
-    """Python drops what a signal raises in a destructor; a check raises it again."""
+def test_lost_interrupt_is_raised_by_a_check() -> None:
+    """Python drops an exception in a destructor; a check raises it again."""
     assert (
         run("""
 import os, signal
@@ -73,7 +73,7 @@ print("lost")
 try:
     interrupts.check()
 except KeyboardInterrupt:
-    print("found", interrupts.came)
+    print("found", interrupts.received)
 """)
         == "lost\nfound True\n"
     )

@@ -1,4 +1,4 @@
-"""The real Runtime Interface Emulator with a function made for the test."""
+"""Tests of the Lambda runtime: AWS's Runtime Interface Emulator with a function of the test."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def handler(event, context):
 
 @pytest.fixture
 def open_runtime(tmp_path: Path) -> Iterator[Callable[..., LambdaRuntime]]:
-    """Makes runtimes of the test's function; closes them."""
+    """Open runtimes of the test's function, and close them at the end."""
     (tmp_path / "function.py").write_text(FUNCTION)
     opened: list[LambdaRuntime] = []
 
@@ -55,7 +55,7 @@ def open_runtime(tmp_path: Path) -> Iterator[Callable[..., LambdaRuntime]]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected does not."""
+    """Return whether a process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -63,17 +63,17 @@ def alive(pid: int) -> bool:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process ends; half a minute is for ever."""
+    """Return whether a process ends within half a minute."""
     deadline = time.monotonic() + 30
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not alive(pid)
 
 
-def test_an_event_is_answered_in_an_environment_that_stays_warm(
+def test_environment_stays_warm(
     open_runtime: Callable[..., LambdaRuntime],
 ) -> None:
-    """Events are answered one after another by the same process."""
+    """The same process responds to one event after another."""
     runtime = open_runtime(timeout_seconds=9, memory_mb=321)
     first, second = runtime.invoke({"a": [1, None, "ä"]}), runtime.invoke(None)
     assert first["event"] == {"a": [1, None, "ä"]}
@@ -83,10 +83,10 @@ def test_an_event_is_answered_in_an_environment_that_stays_warm(
     assert 0 < first["milliseconds"] <= 9000
 
 
-def test_a_function_sees_only_the_variables_it_was_given(
+def test_function_has_only_the_given_variables(
     open_runtime: Callable[..., LambdaRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the developer has in the environment does not leak into the function."""
+    """The developer's own variables do not leak into the function."""
     monkeypatch.setenv("AWS_PROFILE", "the developer's own")
     seen = open_runtime(environment={"GIVEN": "1"}).invoke("environment")
     assert seen["GIVEN"] == "1"
@@ -94,16 +94,16 @@ def test_a_function_sees_only_the_variables_it_was_given(
     assert seen["AWS_LAMBDA_FUNCTION_NAME"] == "aggregator"
 
 
-def test_output_goes_to_the_log(open_runtime: Callable[..., LambdaRuntime], tmp_path: Path) -> None:
-    """What the function prints is found in the log file."""
+def test_output_is_in_the_log(open_runtime: Callable[..., LambdaRuntime], tmp_path: Path) -> None:
+    """The function's output is appended to the log file."""
     open_runtime().invoke("a word")
     assert "handled a word" in (tmp_path / "function.log").read_text()
 
 
-def test_what_the_function_raises_is_told_with_its_trace(
+def test_error_of_the_function_has_its_traceback(
     open_runtime: Callable[..., LambdaRuntime],
 ) -> None:
-    """The error names the remote type and message and shows the remote line."""
+    """The error has the type, the message and the traceback of the function's exception."""
     with pytest.raises(FunctionError, match="ValueError: too many clients") as caught:
         open_runtime().invoke({"raise": "too many clients"})
     assert caught.value.error_type == "ValueError"
@@ -112,8 +112,8 @@ def test_what_the_function_raises_is_told_with_its_trace(
     assert "raise ValueError(text)" in str(caught.value)
 
 
-def test_a_timeout_is_told_and_survived(open_runtime: Callable[..., LambdaRuntime]) -> None:
-    """A function that takes too long is killed, and the next invocation finds a new process."""
+def test_timeout_ends_one_invocation(open_runtime: Callable[..., LambdaRuntime]) -> None:
+    """A function that takes too long is killed, and the next invocation has a new process."""
     runtime = open_runtime(timeout_seconds=1)
     before = runtime.invoke(1)["pid"]
     with pytest.raises(FunctionError, match=r"timed out after 1\.00 seconds") as caught:
@@ -123,10 +123,10 @@ def test_a_timeout_is_told_and_survived(open_runtime: Callable[..., LambdaRuntim
     assert gone(before)
 
 
-def test_a_killed_function_is_told_and_survived(
+def test_killed_function_ends_one_invocation(
     open_runtime: Callable[..., LambdaRuntime],
 ) -> None:
-    """A function whose process dies fails that invocation only."""
+    """If the function's process dies, only that invocation fails."""
     runtime = open_runtime()
     with pytest.raises(FunctionError, match="signal: killed") as caught:
         runtime.invoke("die")
@@ -134,31 +134,30 @@ def test_a_killed_function_is_told_and_survived(
     assert runtime.invoke(2)["event"] == 2
 
 
-def test_a_function_that_cannot_be_imported_is_named(
+def test_missing_handler_is_an_error(
     open_runtime: Callable[..., LambdaRuntime],
 ) -> None:
-    """A handler that is not there is an error that says which."""
+    """The error names the module that cannot be imported."""
     with pytest.raises(FunctionError, match="Unable to import module 'missing'"):
         open_runtime("missing.handler").invoke({})
 
 
-def test_an_emulator_that_crashed_is_started_again(
+def test_crashed_emulator_is_started_again(
     open_runtime: Callable[..., LambdaRuntime],
 ) -> None:
-    """After a crash of the emulator the next invocation works, and its old process is gone."""
+    """After a crash of the emulator the next invocation works, and the old process is gone."""
     runtime = open_runtime()
     before = runtime.invoke(1)["pid"]
-    with pytest.raises(FunctionError, match="the runtime went away"):
+    with pytest.raises(FunctionError, match="the runtime is unreachable"):
         runtime.invoke("crash the emulator")
     assert runtime.invoke(2)["event"] == 2
     assert gone(before)
 
 
-def test_invocations_at_the_same_time_take_turns(
+def test_concurrent_invocations_run_one_after_another(
     open_runtime: Callable[..., LambdaRuntime],
 ) -> None:
-    """Threads that invoke side by side all get their own answer, though the emulator takes one
-    event at a time."""
+    """Concurrent threads each get their own response, though the emulator takes one event at a time."""
     runtime = open_runtime()
     events = [{"sleep": 0.01, "number": number} for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -167,10 +166,10 @@ def test_invocations_at_the_same_time_take_turns(
     assert len({answer["pid"] for answer in answers}) == 1
 
 
-def test_ports_that_are_taken_are_replaced(
+def test_occupied_ports_are_replaced(
     open_runtime: Callable[..., LambdaRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A port that someone else took, for the emulator or for its inner side, is no problem."""
+    """The emulator starts although another process took the port of either of its two interfaces."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy, free_port = taken.getsockname()[1], lambda_runtime.free_port
         ports = iter([busy, free_port(), free_port(), busy])
@@ -179,8 +178,8 @@ def test_ports_that_are_taken_are_replaced(
         assert next(ports, None) is None
 
 
-def test_nothing_is_left_running(tmp_path: Path) -> None:
-    """After closing, neither the emulator nor the function's process is there."""
+def test_closing_leaves_no_process(tmp_path: Path) -> None:
+    """After closing, neither the emulator nor the function is running."""
     (tmp_path / "function.py").write_text(FUNCTION)
     with LambdaRuntime("function.handler", project=tmp_path) as runtime:
         function = runtime.invoke(1)["pid"]
@@ -190,18 +189,18 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
     assert gone(function)
 
 
-def test_an_orphan_of_a_killed_emulator_is_not_left_running(tmp_path: Path) -> None:
-    """Closing finds the function's process also where its emulator died before."""
+def test_closing_ends_the_function_of_a_killed_emulator(tmp_path: Path) -> None:
+    """Closing also ends the function's process if its emulator died before."""
     (tmp_path / "function.py").write_text(FUNCTION)
     with LambdaRuntime("function.handler", project=tmp_path) as runtime:
         function = runtime.invoke(1)["pid"]
-        os.kill(function, signal.SIGSTOP)  # Or it would notice, and end by itself.
+        os.kill(function, signal.SIGSTOP)  # Otherwise it would notice and exit by itself.
         os.kill(os.getsid(function), signal.SIGKILL)
     assert gone(function)
 
 
-def test_a_closed_runtime_is_not_started_by_an_invocation(tmp_path: Path) -> None:
-    """A straggler's invocation after closing is refused, so that it leaves nothing running."""
+def test_closed_runtime_cannot_be_invoked(tmp_path: Path) -> None:
+    """A late invocation is refused, so that it leaves no process."""
     (tmp_path / "function.py").write_text(FUNCTION)
     with LambdaRuntime("function.handler", project=tmp_path) as runtime:
         pass

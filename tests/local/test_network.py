@@ -1,4 +1,4 @@
-"""The clients' network: its gradient is the gradient, and it learns."""
+"""Tests of the clients' neural network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-def test_the_gradient_is_the_slope_of_the_loss(rng: np.random.Generator) -> None:
-    """Backpropagation agrees with finite differences, in every tensor."""
+def test_gradient_agrees_with_finite_differences(rng: np.random.Generator) -> None:
+    """Backpropagation gives the slope of the loss in every tensor."""
     model = {name: each.astype(np.float64) for name, each in initial_model(5, 3, rng).items()}
     features, labels = rng.standard_normal((6, 5)), rng.integers(0, 3, 6)
 
@@ -32,10 +32,10 @@ def test_the_gradient_is_the_slope_of_the_loss(rng: np.random.Generator) -> None
         assert np.sum(slopes[name] * direction) == pytest.approx(expected, rel=1e-4), name
 
 
-def test_training_leaves_the_given_model_alone_and_stays_in_float32(
+def test_training_returns_a_new_float32_model(
     rng: np.random.Generator,
 ) -> None:
-    """The result is a new float32 model of the same shapes."""
+    """The given model is not modified, and dtypes and shapes stay the same."""
     model = initial_model(4, 2, rng)
     before = {name: tensor.copy() for name, tensor in model.items()}
     features = rng.standard_normal((20, 4), dtype=np.float32)
@@ -48,8 +48,8 @@ def test_training_leaves_the_given_model_alone_and_stays_in_float32(
         assert not np.array_equal(trained[name], tensor)
 
 
-def test_it_learns_what_can_be_learned(rng: np.random.Generator) -> None:
-    """A boundary that no straight line draws is found."""
+def test_training_finds_a_boundary_that_is_not_linear(rng: np.random.Generator) -> None:
+    """The network learns the exclusive or of two signs."""
     features = rng.uniform(-1, 1, (400, 2)).astype(np.float32)
     labels = (features[:, 0] * features[:, 1] > 0).astype(np.int64)
     model = initial_model(2, 2, rng)

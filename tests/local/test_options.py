@@ -1,4 +1,4 @@
-"""The demonstration's command line."""
+"""Tests of the demonstration's command line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from local.options import Options, parse_options
 
 
-def test_what_is_given_is_taken(tmp_path: Path) -> None:
-    """Every option is read, and the folder made absolute."""
+def test_every_option_is_parsed(tmp_path: Path) -> None:
+    """Every option has an effect, and the folder becomes absolute."""
     given = parse_options(
         ["--clients", "20", "--rounds", "30", "--db", "postgres", "--seed", "0", "--out", "there"]
     )
@@ -29,10 +29,10 @@ def test_what_is_given_is_taken(tmp_path: Path) -> None:
         (["--db", "oracle"], "argument --db: invalid choice: 'oracle'"),
     ],
 )
-def test_a_wrong_option_is_refused_in_a_sentence(
+def test_wrong_option_is_refused(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is wrong with the command line is said, with what was expected."""
+    """The message has the option, what was expected and what was given."""
     with pytest.raises(SystemExit) as ended:
         parse_options(arguments)
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL."""
+"""Tests of the embedded PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from local.postgres import EmbeddedPostgres, embedded_postgres
 
 
-def test_data_survives_an_outage_and_nothing_survives_the_end() -> None:
-    """While stopped it refuses connections; started again it has its data under the same URL; closed,
-    its folder is gone."""
+def test_data_survive_an_outage_but_not_the_end() -> None:
+    """A stopped server refuses connections and keeps its data; closing deletes them."""
     with embedded_postgres() as server:
         with psycopg.connect(server.url) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 7 AS value")
@@ -31,8 +30,8 @@ def test_data_survives_an_outage_and_nothing_survives_the_end() -> None:
     assert not folder.exists()
 
 
-def test_a_connection_is_broken_by_an_outage() -> None:
-    """A connection that was open when the server stopped is of no use afterwards."""
+def test_outage_breaks_connections() -> None:
+    """A connection that was open when the server stopped cannot be used afterwards."""
     with embedded_postgres() as server, psycopg.connect(server.url) as connection:
         server.stop()
         server.start()
@@ -40,8 +39,8 @@ def test_a_connection_is_broken_by_an_outage() -> None:
             connection.execute("SELECT 1")
 
 
-def test_its_url_is_one_that_django_understands(postgres: EmbeddedPostgres) -> None:
-    """The URL goes through dj-database-url, as settings.py reads it."""
+def test_url_is_understood_by_django(postgres: EmbeddedPostgres) -> None:
+    """dj-database-url, which settings.py uses, parses the URL."""
     config = dj_database_url.parse(postgres.url)
     options = {**config.get("OPTIONS", {})}
     with psycopg.connect(dbname=config["NAME"], user=config["USER"], **options) as connection:

@@ -1,4 +1,4 @@
-"""The schedule that stands in for EventBridge."""
+"""Tests of the schedule that replaces EventBridge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from local.schedule import Schedule, scheduled_event
 EVENTS = Path(__file__).parents[2] / "events"
 
 
-def test_its_event_is_that_of_a_schedule() -> None:
+def test_event_has_the_form_of_a_schedule() -> None:
     """The event has the fields of a real one, and asks for a sweep or for one model."""
     real = json.loads((EVENTS / "schedule-sweep.json").read_text())
     event = scheduled_event("eu-central-1")
@@ -22,8 +22,8 @@ def test_its_event_is_that_of_a_schedule() -> None:
     assert scheduled_event("eu-central-1", {"model_id": 3})["detail"] == {"model_id": 3}
 
 
-def test_it_ticks_on_after_an_error_and_stops_when_closed() -> None:
-    """A sweep that fails does not end the schedule; closing it does."""
+def test_schedule_continues_after_an_error_until_closed() -> None:
+    """A failed sweep does not end the schedule; closing it does."""
     ticks: list[Any] = []
     third = threading.Event()
 

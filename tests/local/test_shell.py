@@ -1,4 +1,4 @@
-"""The shell with an embedded cloud; tests/docs/test_pages.py uses it as the tutorial does."""
+"""Tests of the shell with an embedded cloud; tests/docs/test_pages.py uses it as the tutorial does."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ PROJECT = Path(__file__).parents[2]
 SHELL = [sys.executable, "-m", "local.shell"]
 
 
-def test_a_folder_that_is_there_is_left_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It may hold a federation that is still wanted."""
+def test_existing_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An existing folder may hold a federation that is still needed."""
     assert main([str(tmp_path)]) == 1
     assert "File exists" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_runs_in_it_and_tells_how_it_ended(tmp_path: Path) -> None:
+def test_command_runs_in_the_embedded_cloud(tmp_path: Path) -> None:
     """The command sees this cloud and no other, and its exit code is the shell's."""
-    told = "import os, json; print(json.dumps(dict(os.environ))); raise SystemExit(7)"
+    script = "import os, json; print(json.dumps(dict(os.environ))); raise SystemExit(7)"
     done = subprocess.run(
-        [*SHELL, str(tmp_path / "mine"), "--", sys.executable, "-c", told],
+        [*SHELL, str(tmp_path / "mine"), "--", sys.executable, "-c", script],
         cwd=PROJECT,
         env={**os.environ, "STORAGE_ROOT": "/elsewhere", "AWS_SESSION_TOKEN": "of another cloud"},
         capture_output=True,
@@ -43,3 +41,23 @@ def test_a_command_runs_in_it_and_tells_how_it_ended(tmp_path: Path) -> None:
     assert found["DATABASE_URL"] == f"sqlite:///{tmp_path}/mine/database.sqlite3"
     assert not {"STORAGE_ROOT", "AWS_SESSION_TOKEN"} & found.keys()
     assert (tmp_path / "mine" / "database.sqlite3").is_file()
+
+
+def test_leaving_saves_the_bucket_beside_keys_that_are_no_paths(tmp_path: Path) -> None:
+    """A folder marker of S3's console, and a key that leads out of the folder, stop nothing."""
+    script = (
+        "import os, boto3; s3 = boto3.client('s3'); bucket = os.environ['BUCKET']\n"
+        "for key in ('a/', '../outside', 'a/b', 'z'):\n"
+        "    s3.put_object(Bucket=bucket, Key=key, Body=b'' if key == 'a/' else b'x')"
+    )
+    done = subprocess.run(
+        [*SHELL, str(tmp_path / "mine"), "--", sys.executable, "-c", script],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "not saved: '../outside': the key is not a path below the folder"
+    bucket = tmp_path / "mine" / "bucket"
+    assert sorted(str(path.relative_to(bucket)) for path in bucket.rglob("*")) == ["a", "a/b", "z"]
