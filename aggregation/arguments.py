@@ -1,10 +1,12 @@
-"""Arguments of rules and requirements: checked when they are given, named when they do not fit."""
+"""Arguments of rules and requirements: checked when they are given, and named if they do not fit."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from aggregation.errors import RuleError
@@ -13,12 +15,18 @@ T = TypeVar("T")
 
 
 def instantiate(kind: type[T], name: str, arguments: Mapping[str, Any]) -> T:
-    """``kind(**arguments)``, with a message in the user's terms where they do not fit."""
+    """Return ``kind(**arguments)``; numbers of numpy become Python's.
+
+    Raises
+    ------
+    RuleError
+        If an argument is unknown, missing or out of range; the message says what is expected.
+    """
     if not isinstance(arguments, Mapping):
         raise RuleError(f"{name} takes its arguments by name, as a mapping; got {arguments!r}")
     try:
         inspect.signature(kind).bind(**arguments)
-        return kind(**arguments)
+        return kind(**{argument: _plain(value) for argument, value in arguments.items()})
     except TypeError as error:
         names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
         expected = f"the arguments {', '.join(names)}" if names else "no arguments"
@@ -28,12 +36,48 @@ def instantiate(kind: type[T], name: str, arguments: Mapping[str, Any]) -> T:
 
 
 def whole_number(name: str, value: object, at_least: int) -> None:
-    """Check an argument that counts something."""
+    """Raise `RuleError` unless the value is an integer of at least ``at_least``."""
     if type(value) is not int or value < at_least:
         raise RuleError(f"{name} must be a whole number, at least {at_least}; got {value!r}")
 
 
-def number(name: str, value: object, *, above: float, below: float = float("inf")) -> None:
-    """Check an argument that measures something, strictly between two bounds."""
-    if type(value) not in (int, float) or not above < value < below:  # type: ignore[operator]
-        raise RuleError(f"{name} must be a number above {above} and below {below}; got {value!r}")
+def number(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Raise `RuleError` unless the value is a finite number within the bounds.
+
+    ``above`` and ``below`` are exclusive; ``at_least`` and ``at_most`` are inclusive.
+    """
+    if (
+        type(value) in (int, float)
+        and above < value < below  # type: ignore[operator]
+        and at_least <= value <= at_most  # type: ignore[operator]
+        and _fits_float64(value)
+    ):
+        return
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    stated = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
+    expected = " ".join(["a finite number", " and ".join(stated)]).rstrip()
+    raise RuleError(f"{name} must be {expected}; got {value!r}")
+
+
+def _fits_float64(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """Return the number as an int or a float, as numpy's scalars are not; other values unchanged."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value

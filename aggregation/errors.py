@@ -1,25 +1,25 @@
-"""What can go wrong in the core: one base class, one name and one plain sentence each."""
+"""The errors of the core, all derived from `AggregationError`."""
 
 
 class AggregationError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of the errors that this package raises."""
 
 
 class UpdateRejected(AggregationError):
-    """One update cannot be used, now or ever; the message is the reason shown to its client."""
+    """An update of a client cannot be used, now or later; the message is the reason given to it."""
 
 
 class ObjectMissing(UpdateRejected):
-    """The object is not there: deleted, or not visible yet."""
+    """The object does not exist: it was deleted, or is not visible yet."""
 
 
 class UpdatesRejected(AggregationError):
-    """Some of the updates being read turned out bad.
+    """Some of the updates that were read cannot be used.
 
     Attributes
     ----------
     reasons : dict[int, str]
-        Reason by position of the update in the sequence that was being read.
+        The reason for each bad update, by its position in the sequence of updates.
     """
 
     def __init__(self, reasons: dict[int, str]) -> None:
@@ -36,34 +36,34 @@ class InvalidWeights(AggregationError):
 
 
 class RuleError(AggregationError, ValueError):
-    """A rule, or a requirement, is unknown or was given arguments it does not take."""
+    """A rule or a requirement is unknown, or its arguments do not fit."""
 
 
 class NotEnoughUpdates(AggregationError):
-    """Fewer updates than the rule or the requirement needs are left."""
+    """Fewer usable updates are left than the rule or the requirement needs."""
 
 
 class TemporarilyUnavailable(AggregationError):
-    """Storage or the database did not answer, though it was asked again: later it may."""
+    """A service did not answer, even after retries; a later attempt may succeed."""
 
 
 class ProgressLost(AggregationError):
-    """What was stored of an unfinished result is gone; the work has to begin anew."""
+    """The stored parts of an unfinished result are gone; the work must start again."""
 
 
 class LeaseLost(AggregationError):
-    """Another attempt has taken the round over, or ended it: this one must change nothing."""
+    """Another attempt has taken over or ended the round; this attempt must not change anything."""
 
 
 class OutOfTime(AggregationError):
-    """The deadline came before the last chunk; what is stored so far can be continued from."""
+    """The time was up before the last chunk; a later call can resume from what is stored."""
 
 
 class SpoolFull(AggregationError):
-    """What must be unpacked to disk does not fit there beside what is there already."""
+    """An object must be unpacked to disk, and the space that is left is too small."""
 
 
 def quoted(text: object) -> str:
-    """A stranger's text, made safe to print: escaped to ASCII, in quotes, cut at 80 characters."""
+    """Return untrusted text in a form that is safe to print: ASCII, in quotes, at most 80 characters."""
     shown = ascii(str(text)[:80])
     return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[0]}"

@@ -14,22 +14,22 @@ from typing import Any, ClassVar
 from aggregation.arguments import instantiate, number, whole_number
 from aggregation.errors import RuleError
 
-#: A hundred years; beyond some thousands, no time can be told any more.
+#: A hundred years. A `timedelta` cannot hold more than a few million years.
 MAX_MINUTES = 100 * 365 * 24 * 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
-    """What a requirement looks at.
+    """The facts on which a requirement decides.
 
     Parameters
     ----------
     members : int
         Clients of the federated model.
     ready : int
-        Members with an update that a round could use.
+        Members that have an update that a round could use.
     waited : timedelta
-        How long the oldest of those updates has waited.
+        How long the oldest of those updates has been waiting.
     """
 
     members: int
@@ -44,10 +44,10 @@ class Requirement(ABC):
 
     @abstractmethod
     def needed(self, readiness: Readiness) -> int:
-        """How many clients must be ready."""
+        """Return how many clients must be ready."""
 
     def unmet(self, readiness: Readiness) -> str | None:
-        """Why a round may not start, in words; None if it may. No round starts without an update."""
+        """Return why a round may not start, or None if it may. Every round needs an update."""
         needed = max(1, self.needed(readiness))
         if readiness.ready >= needed:
             return None
@@ -56,7 +56,7 @@ class Requirement(ABC):
 
 @dataclass(frozen=True)
 class AnyUpdate(Requirement):
-    """A model without a requirement: one client is enough."""
+    """No requirement: one ready client is enough."""
 
     name = ""
 
@@ -96,18 +96,19 @@ class RequireFraction(Requirement):
     name = "require_fraction"
 
     def __post_init__(self) -> None:
-        if self.f != 1:
-            number("f", self.f, above=0, below=1)
+        number("f", self.f, above=0, at_most=1)
 
     def needed(self, readiness: Readiness) -> int:
-        # 0.7 * 10 is 7.000000000000001 in no arithmetic but this one.
+        # 0.07 * 100 is 7.000000000000001 in float64, and must not require an eighth client.
         return math.ceil(round(self.f * readiness.members, 9))
 
 
 @dataclass(frozen=True)
 class Quorum(Requirement):
-    """All clients are ready; or ``x`` of them, once the oldest ready update has waited
-    ``after_minutes``. The scheduled sweep is what makes the clock tick."""
+    """All clients are ready, or ``x`` clients once the oldest update has waited ``after_minutes``.
+
+    The scheduled sweep evaluates it again while no further updates arrive.
+    """
 
     x: int
     after_minutes: float
@@ -115,8 +116,7 @@ class Quorum(Requirement):
 
     def __post_init__(self) -> None:
         whole_number("x", self.x, at_least=1)
-        if self.after_minutes != 0:
-            number("after_minutes", self.after_minutes, above=0, below=MAX_MINUTES)
+        number("after_minutes", self.after_minutes, at_least=0, below=MAX_MINUTES)
 
     def needed(self, readiness: Readiness) -> int:
         if readiness.waited >= timedelta(minutes=self.after_minutes):
@@ -130,20 +130,20 @@ _KNOWN: dict[str, type[Requirement]] = {
 
 
 def known_requirements() -> list[str]:
-    """The names a model may give, without the empty one."""
+    """Return the names of the requirements, without the empty name for none."""
     return [name for name in _KNOWN if name]
 
 
 def create_requirement(
     name: str | None, arguments: Sequence[Any] | Mapping[str, Any] | None = None
 ) -> Requirement:
-    """The requirement of that name; no name means any update will do.
+    """Return the requirement of that name; without a name, one that any update meets.
 
     Parameters
     ----------
     name : str or None
     arguments : sequence or mapping, optional
-        By position, as the system whose interface is taken over stored them, or by name.
+        By position, as the system whose interface is taken over stores them, or by name.
 
     Raises
     ------
@@ -155,21 +155,21 @@ def create_requirement(
         raise RuleError(
             f"unknown requirement {name!r}; known are {', '.join(known_requirements())}"
         )
-    shown = name or "a model without a requirement"
+    display_name = name or "a model without a requirement"
     if not arguments:
-        return instantiate(kind, shown, {})
+        return instantiate(kind, display_name, {})
     if isinstance(arguments, Mapping):
-        return instantiate(kind, shown, arguments)
+        return instantiate(kind, display_name, arguments)
     names = list(inspect.signature(kind).parameters)
     if (
         not isinstance(arguments, Sequence)
         or isinstance(arguments, str)
         or len(arguments) > len(names)
     ):
-        raise RuleError(f"{shown} takes {len(names)} argument(s) {names}; got {arguments!r}")
-    return instantiate(kind, shown, dict(zip(names, arguments, strict=False)))
+        raise RuleError(f"{display_name} takes {len(names)} argument(s) {names}; got {arguments!r}")
+    return instantiate(kind, display_name, dict(zip(names, arguments, strict=False)))
 
 
 def positional_arguments(requirement: Requirement) -> list[Any]:
-    """A requirement's arguments in order, as third-party workflows splat them."""
+    """Return the arguments of a requirement in order, as third-party workflows pass them."""
     return list(dataclasses.astuple(requirement))  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Where the bytes of a weights object come from. A source is read by ranges, never as a whole."""
+"""Sources of the bytes of weights objects. A source is read by ranges, never as a whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ByteSource(Protocol):
 
     @property
     def local(self) -> bool:
-        """Whether a read takes hardly longer than a copy, so that nothing is won by reading ahead."""
+        """Whether a read takes hardly longer than a copy, so that reading ahead gains nothing."""
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer`` with the bytes from ``offset`` on.
@@ -32,32 +32,34 @@ class ByteSource(Protocol):
         Raises
         ------
         UpdateRejected
-            If the bytes are not there, or are no longer those that were seen first.
+            If the object is shorter or no longer exists, or if it was replaced since it was opened.
         """
 
 
 class FileSource:
-    """A file on disk, read with ``preadv``; it is opened anew for each read, so that any number of
-    sources may be held without running out of descriptors."""
+    """A file on disk, read with ``preadv``.
+
+    It is opened for each read, so that any number of sources can exist without holding descriptors.
+    """
 
     local = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._identity = self._stat(os.stat(self.path))
+        self._identity = self._identify(os.stat(self.path))
         self.size = self._identity[2]
 
     @staticmethod
-    def _stat(status: os.stat_result) -> tuple[int, int, int, int]:
+    def _identify(status: os.stat_result) -> tuple[int, int, int, int]:
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise ObjectMissing("the file is not there any more") from error
+            raise ObjectMissing("the file no longer exists") from error
         try:
-            if self._stat(os.fstat(descriptor)) != self._identity:
+            if self._identify(os.fstat(descriptor)) != self._identity:
                 raise UpdateRejected(
                     f"file {os.path.basename(self.path)!r} changed while it was read"
                 )
@@ -91,17 +93,12 @@ class BytesSource:
 
 
 def read(source: ByteSource, offset: int, length: int) -> bytes:
-    """``length`` bytes from ``offset`` on; fewer where the source ends before.
-
-    Returns
-    -------
-    bytes
-    """
+    """Return ``length`` bytes from ``offset`` on, or fewer if the source ends before."""
     return bytes(read_view(source, offset, length))
 
 
 def read_view(source: ByteSource, offset: int, length: int) -> memoryview:
-    """The same bytes without copying them."""
+    """Return the same bytes as `read`, without a copy."""
     data = np.empty(max(0, min(length, source.size - offset)), np.uint8).data
     if data:
         source.read_into(offset, data)

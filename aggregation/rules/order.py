@@ -54,8 +54,7 @@ class TrimmedMean(CoordinateRule):
     name = "trimmed_mean"
 
     def __post_init__(self) -> None:
-        if self.beta != 0:
-            number("beta", self.beta, above=0, below=0.5)
+        number("beta", self.beta, at_least=0, below=0.5)
 
     def combine(
         self, block: Numbers, selection: Selection, centre: Float64s | None = None

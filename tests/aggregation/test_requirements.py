@@ -1,4 +1,4 @@
-"""Requirements: when a round may start, and what is refused when a model is saved."""
+"""When a requirement lets a round start, and which requirements are refused."""
 
 from __future__ import annotations
 
@@ -37,20 +37,22 @@ EVERY: list[tuple[str | None, Any]] = [
 
 
 def test_every_requirement_is_tested() -> None:
-    """The names a model may give are these."""
+    """The cases of these tests cover every requirement."""
     assert known_requirements() == [name for name, _ in EVERY if name]
 
 
 @pytest.mark.parametrize(("name", "arguments"), EVERY)
 @pytest.mark.parametrize("members", [0, 1, 3])
 def test_no_round_starts_without_an_update(name: str | None, arguments: Any, members: int) -> None:
-    """Whatever the requirement, and were there no clients at all."""
+    """No requirement lets a round start without an update, even if the model has no clients."""
     assert unmet(name, arguments, members=members, ready=0, minutes=60)
 
 
 @pytest.mark.parametrize(("name", "arguments"), EVERY)
 @given(members=st.integers(1, 50), data=st.data())
-def test_more_clients_never_hurt(name: str | None, arguments: Any, members: int, data: Any) -> None:
+def test_a_met_requirement_stays_met(
+    name: str | None, arguments: Any, members: int, data: Any
+) -> None:
     """A requirement that is met stays met when another client becomes ready, or more time passes."""
     ready = data.draw(st.integers(1, members))
     minutes = data.draw(st.integers(0, 30))
@@ -76,10 +78,10 @@ def test_more_clients_never_hurt(name: str | None, arguments: Any, members: int,
         ("quorum", {"after_minutes": 0, "x": 2}, 5, 2),
     ],
 )
-def test_so_many_clients_are_enough(
+def test_the_needed_number_of_clients_is_exact(
     name: str | None, arguments: Any, members: int, enough: int
 ) -> None:
-    """One less is too few, and the answer says of how many."""
+    """The requirement is met by exactly this many clients, and its reason states both numbers."""
     assert unmet(name, arguments, members, enough) is None
     if enough > 1:
         reason = unmet(name, arguments, members, enough - 1)
@@ -88,7 +90,7 @@ def test_so_many_clients_are_enough(
 
 @given(st.integers(1, 1000), st.integers(1, 1000))
 def test_a_fraction_is_exact(part: int, members: int) -> None:
-    """7 of 10 are 0.7 of them, whatever floating point makes of it."""
+    """A fraction part/members requires exactly ``part`` clients, despite rounding in float64."""
     part = min(part, members)
     f = part / members
     needed = math.ceil(Fraction(part, members) * members) if f < 1 else members
@@ -98,16 +100,25 @@ def test_a_fraction_is_exact(part: int, members: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("f", "members", "needed"), [(0.7, 10, 7), (0.07, 100, 7), (0.071, 100, 8)]
+)
+def test_a_rounded_product_requires_no_extra_client(f: float, members: int, needed: int) -> None:
+    """0.07 * 100 is 7.000000000000001 in float64, and still requires seven clients."""
+    readiness = Readiness(members=members, ready=0)
+    assert create_requirement("require_fraction", [f]).needed(readiness) == needed
+
+
+@pytest.mark.parametrize(
     ("ready", "minutes", "met"),
     [(5, 0, True), (4, 9.99, False), (2, 10, True), (1, 1000, False), (4, 10.01, True)],
 )
 def test_a_quorum_waits_for_all_and_then_for_some(ready: int, minutes: float, met: bool) -> None:
-    """All clients at any time; some once the oldest update has waited; fewer never."""
+    """A quorum needs all clients, or x once the oldest update has waited; fewer are never enough."""
     assert (unmet("quorum", [2, 10], 5, ready, minutes) is None) is met
 
 
 def test_a_quorum_larger_than_the_model_is_all_of_it() -> None:
-    """When clients leave, those that remain are enough, in the end."""
+    """If fewer than x clients remain in the model, all of them are enough after the wait."""
     assert unmet("quorum", [5, 10], 3, 3, minutes=10) is None
     assert unmet("quorum", [5, 10], 3, 2, minutes=10) == "2 of 3 clients ready (quorum)"
 
@@ -134,34 +145,34 @@ def test_a_quorum_larger_than_the_model_is_all_of_it() -> None:
         ("require_x_updates", [None], "whole number"),
         ("require_fraction", [0], "above 0"),
         ("require_fraction", [-0.5], "above 0"),
-        ("require_fraction", [1.1], "below 1"),
-        ("require_fraction", [math.nan], "must be a number"),
-        ("require_fraction", ["0.5"], "must be a number"),
-        ("require_fraction", [10**400], "below 1"),
+        ("require_fraction", [1.1], "at most 1"),
+        ("require_fraction", [math.nan], "must be a finite number"),
+        ("require_fraction", ["0.5"], "must be a finite number"),
+        ("require_fraction", [10**400], "at most 1"),
         ("quorum", [2], "takes the arguments x, after_minutes"),
         ("quorum", [0, 5], "at least 1"),
-        ("quorum", [2, -1], "above 0"),
-        ("quorum", [2, math.inf], "must be a number"),
-        ("quorum", [2, None], "must be a number"),
+        ("quorum", [2, -1], "at least 0"),
+        ("quorum", [2, math.inf], "must be a finite number"),
+        ("quorum", [2, None], "must be a finite number"),
     ],
 )
-def test_what_makes_no_sense_is_refused(name: str, arguments: Any, message: str) -> None:
-    """An unknown name, or an argument that is missing, unknown or out of range, is named."""
+def test_invalid_requirements_are_refused(name: str, arguments: Any, message: str) -> None:
+    """The error names an unknown requirement, or the argument that does not fit."""
     with pytest.raises(RuleError) as refused:
         create_requirement(name, arguments)
     assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("minutes", [10**400, 1e300, 10**15])
-def test_a_quorum_waits_no_longer_than_time_can_be_told(minutes: Any) -> None:
-    """Minutes that no time has are refused when the model is saved, not when a round runs."""
+def test_a_quorum_refuses_a_wait_that_is_too_long(minutes: Any) -> None:
+    """More minutes than a `timedelta` holds are refused when the model is saved."""
     with pytest.raises(RuleError, match="after_minutes"):
         create_requirement("quorum", [2, minutes])
 
 
 @pytest.mark.parametrize(("name", "arguments"), EVERY)
 def test_positional_arguments_make_the_same_requirement(name: str | None, arguments: Any) -> None:
-    """What a workflow splats is what the model was given, in order."""
+    """A requirement made from its positional arguments is equal to the original."""
     requirement = create_requirement(name, arguments)
     assert create_requirement(name, positional_arguments(requirement)) == requirement
     assert positional_arguments(requirement) == list(arguments or [])

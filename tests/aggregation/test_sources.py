@@ -84,5 +84,5 @@ def test_a_file_that_goes_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"abcde")
     source = FileSource(path)
     path.unlink()
-    with pytest.raises(UpdateRejected, match="the file is not there any more"):
+    with pytest.raises(UpdateRejected, match="the file no longer exists"):
         read(source, 0, 5)

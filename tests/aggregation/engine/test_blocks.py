@@ -145,7 +145,7 @@ def replace_file(path: Path) -> None:
     [
         (truncate, "file '1.safetensors' changed while it was read"),
         (replace_file, "file '1.safetensors' changed while it was read"),
-        (Path.unlink, "the file is not there any more"),
+        (Path.unlink, "the file no longer exists"),
     ],
 )
 def test_a_file_that_changes_in_mid_pass_is_rejected(
