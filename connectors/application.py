@@ -17,7 +17,7 @@ from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 @cache
 def update_intake() -> UpdateIntake:
     """Where uploads are registered; keeps the layouts it has seen."""
-    return UpdateIntake(DjangoAggConnector(DEFAULT_SETTINGS).model_data)
+    return UpdateIntake(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects)
 
 
 @cache

@@ -12,8 +12,7 @@ from django.utils import timezone
 from aggregation.errors import AggregationError, OutOfTime, TemporarilyUnavailable
 from aggregation.round import RoundAnswer, Status, run_round
 from connectors.application import round_queue, score_intake, update_intake
-from connectors.intake.scores import PREFIX as SCORES
-from connectors.intake.updates import UnknownUpload
+from connectors.intake.registration import UnknownUpload
 from connectors.limits import round_resources
 from connectors.rounds.selectors import due_models
 from connectors.runtime.events import (
@@ -37,6 +36,7 @@ from connectors.runtime.telemetry import (
     logger,
     told,
 )
+from connectors.storage.keys import SCORES
 from connectors.usecases.after_round import (
     collect_orphans,
     write_pointer_later,

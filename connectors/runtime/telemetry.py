@@ -12,7 +12,7 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from aggregation.round import Claim, RoundAnswer, Status
-from connectors.intake.updates import IntakeResult
+from connectors.intake.registration import IntakeResult
 from connectors.storage.port import Orphan
 
 # An invocation that had nothing to count is no mistake.

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from aggregation.engine.output import PART_BYTES
 from aggregation.errors import UpdateRejected
+from aggregation.formats import format_of, peek_layout
+from aggregation.layout import TensorLayout
 from aggregation.round import ResultSink
 from aggregation.sources import ByteSource
 
@@ -135,3 +137,17 @@ def copy_to_sink(source: ByteSource, sink: ResultSink) -> str:
         sink.abort()
         raise
     return sink.location
+
+
+def stored_layout(objects: Objects, key: str) -> TensorLayout:
+    """Return the layout of weights of our own.
+
+    Raises
+    ------
+    ObjectMissing
+    UpdateRejected
+        If the object is not well formed.
+    """
+    stored = objects.stat(key)
+    source = objects.source(key, size=stored.size, etag=stored.etag)
+    return peek_layout(source, format_of(key), trusted=True)

@@ -7,7 +7,6 @@ from django.utils import timezone
 
 from aggregation.errors import AggregationError, LeaseLost
 from connectors.errors import translate_database_errors
-from connectors.intake.scores import refusal
 from connectors.publication.pointer import try_write_pointer
 from connectors.rounds import selectors
 from connectors.rounds.selectors import State
@@ -36,9 +35,9 @@ def publish(aggregate: ModelAggregate, version: str) -> ModelArtifact:
         If the version exists or is no name, or the model's `max_score_drop` forbids it.
     """
     _check_version(version)
-    refused = refusal(aggregate)
-    if refused:
-        raise NotPublished(f"{refused}; to publish it anyway, change max_score_drop in the admin")
+    reason = score_refusal(aggregate)
+    if reason:
+        raise NotPublished(f"{reason}; to publish it anyway, change max_score_drop in the admin")
     model_id = aggregate.federated_model_id
     try:
         with translate_database_errors(), transaction.atomic():
@@ -51,6 +50,18 @@ def publish(aggregate: ModelAggregate, version: str) -> ModelArtifact:
             f"model {model_id} has a version {version!r} already: versions never change, choose another"
         ) from error
     return artifact
+
+
+def score_refusal(aggregate: ModelAggregate) -> str:
+    """Return why the model's `max_score_drop` forbids a version of an aggregate, or an empty string.
+
+    The aggregate must have a score. It is not compared with a parent that has none.
+    """
+    if aggregate.federated_model.max_score_drop is None:
+        return ""
+    if aggregate.validation_score is None:
+        return f"{aggregate} has no validation score yet, and max_score_drop requires one"
+    return aggregate.dropped()
 
 
 def _check_version(version: str) -> None:

@@ -15,14 +15,14 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from numpy.typing import NDArray
 
 from aggregation.errors import UpdateRejected, quoted
-from aggregation.formats import Spool, encoder_for, format_of, open_weights, peek_layout
+from aggregation.formats import Spool, encoder_for, format_of, open_weights
 from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
 from connectors.storage.filesystem import FileObjects
 from connectors.storage.keys import aggregate_key
-from connectors.storage.port import Objects
+from connectors.storage.port import Objects, stored_layout
 from connectors.workflow.base import BaseModelDataConnector, Settings
 from models_app.models import ModelUpdate
 
@@ -89,10 +89,8 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         )
 
     def layout(self, key: str) -> TensorLayout:
-        """How an object of our own is laid out."""
-        seen = self.objects.stat(key)
-        source = self.objects.source(key, size=seen.size, etag=seen.etag)
-        return peek_layout(source, format_of(key), trusted=True)
+        """Return the layout of weights of our own."""
+        return stored_layout(self.objects, key)
 
     def open_update(
         self,

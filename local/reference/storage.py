@@ -1,4 +1,4 @@
-"""What lies in storage, with the limits that the code has."""
+"""The page about objects in storage, with the limits from the code."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from local.reference.markdown import code, page, table
 
 
 def storage_page() -> str:
-    """Keys, formats, dtypes and metadata, with the limits that the code has."""
-    # Django is up only now.
-    from connectors.intake.scores import KEY_FORM as SCORE_FORM
+    """Return the page about keys, metadata, formats and dtypes."""
+    # Imported here because Django must be set up first.
     from connectors.intake.scores import MAX_SCORE_BYTES
-    from connectors.intake.updates import KEY_FORM, MAX_KEY
-    from connectors.storage.keys import aggregate_key, pointer_key
+    from connectors.storage.keys import (
+        MAX_KEY_BYTES,
+        SCORE_KEY_FORM,
+        UPDATE_KEY_FORM,
+        aggregate_key,
+        pointer_key,
+    )
 
     result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
     keys = [
-        [code(KEY_FORM), "the client", "an update; a name is used once"],
-        [code(SCORE_FORM), "the client", "what it measured of an aggregate"],
+        [code(UPDATE_KEY_FORM), "the client", "an update; each has a new name"],
+        [code(SCORE_KEY_FORM), "the client", "what it measured of an aggregate"],
         [code(result), "the function", "the weights of round 5 of model 3; they never change"],
         [code(pointer_key(3)), "the function", "which weights of model 3 to train from"],
         [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
     ]
     return page(
         "Storage",
-        "What lies in the bucket, or below `STORAGE_ROOT`.",
+        "The objects in the bucket, or below `STORAGE_ROOT`.",
         "## Keys",
         table(["key", "written by", ""], keys),
-        f"A client's id stands in lower case, with hyphens. A key has at most {MAX_KEY} bytes. Whoever "
-        "may write where is the operator's to bind: [threat model](../security.md).",
+        f"A client's id is in lower case, with hyphens. A key has at most {MAX_KEY_BYTES} bytes. The "
+        "operator decides who may write where: see the [threat model](../security.md).",
         "## Metadata of an update",
         table(
             ["name", "value", "absent"],
@@ -46,14 +50,16 @@ def storage_page() -> str:
         ),
         "In S3's headers each name begins with `x-amz-meta-`.",
         "## Formats",
-        "By the name's extension: " + ", ".join(f"`.{name}`" for name in FORMATS) + ".",
+        "The extension of the name is the format: "
+        + ", ".join(f"`.{name}`" for name in FORMATS)
+        + ".",
         table(["format", "as written by", "limits"], _formats(MAX_JSON_BYTES)),
-        "dtypes, as safetensors names them: "
+        "The dtypes, by the names that safetensors gives them: "
         + ", ".join(map(code, DTYPES))
         + ". The aggregate has the "
         "format, names, shapes and dtypes of the model.",
         "## latest.json and scores",
-        "[Sending an update](../clients.md#what-lies-where) tells their fields. A score has at most "
+        "[Sending an update](../clients.md#what-lies-where) lists their fields. A score has at most "
         f"{MAX_SCORE_BYTES >> 10} KiB.",
     )
 

@@ -449,7 +449,7 @@ class Federation(RuleBasedStateMachine):
 
     def _admit(self, upload: Upload) -> bool:
         """Whether it became an update that is ready."""
-        result = UpdateIntake(self.connector().model_data).register(upload)
+        result = UpdateIntake(self.connector().model_data.objects).register(upload)
         assert result.seen_before == ((upload.key, upload.etag) in self.admitted)
         self.admitted.add((upload.key, upload.etag))
         return not result.seen_before and not result.reason

@@ -10,7 +10,6 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from connectors.intake.scores import MAX_SCORE_BYTES
-from connectors.intake.scores import PREFIX as SCORES
 from connectors.management.membership import client_uuid
 from connectors.management.reports import (
     ReportCommand,
@@ -19,6 +18,7 @@ from connectors.management.reports import (
     found,
     plain_message,
 )
+from connectors.storage.keys import SCORES
 from connectors.storage.presigning import MAX_MINUTES_IN_A_FUNCTION, Signer
 from models_app.models import FederatedModel
 

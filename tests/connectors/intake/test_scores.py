@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregation.errors import UpdateRejected
-from connectors.intake.scores import best_aggregate, parse_results, refusal
+from connectors.intake.results import parse_results
+from connectors.usecases.publish import score_refusal
 from models_app.models import Client, ClientAggregateScore, FederatedModel, ModelAggregate
 from tests.factories import client_id, make_model, put, s3_record
 from tests.test_lambda_handler import invoke
@@ -115,13 +116,13 @@ def test_a_model_without_a_metric_keeps_scores_and_has_none_itself() -> None:
     [
         (b"not json", "not the JSON of a score"),
         (b"\xff\xfe", "not the JSON of a score"),
-        (b'{"accuracy": NaN}', "NaN is no finite number"),
-        (b'{"accuracy": 1, "other": 1e999}', "1e999 is no finite number"),
-        (b'{"accuracy": 1, "other": 1e301}', "1e301 is no finite number up to 1e+300"),
+        (b'{"accuracy": NaN}', "NaN is not a finite number"),
+        (b'{"accuracy": 1, "other": 1e999}', "1e999 is not a finite number"),
+        (b'{"accuracy": 1, "other": 1e301}', "1e301 is not a finite number up to 1e+300"),
         (b'{"accuracy": 1, "other": [-1' + b"0" * 400 + b"]}", "000"),
         (b'{"accuracy": 1, "other": 1' + b"0" * 5000 + b"}", "not the JSON of a score"),
         (b'{"accuracy": 0.1, "accuracy": 0.9}', "a name is given twice"),
-        (b'{"accuracy": 0.1, "note": "\\u0000"}', "a text with a zero in it"),
+        (b'{"accuracy": 0.1, "note": "\\u0000"}', "a string contains the zero character"),
         (b'{"accuracy": 0.1, "note": "\\ud800"}', "can't encode character"),
         (b'{"accuracy": 0.1, "deep": ' + b"[" * 30 + b"]" * 30 + b"}", "nested deeper than 20"),
         (b"[" * 60_000, "not the JSON of a score"),
@@ -149,7 +150,7 @@ def test_a_score_that_is_none_is_refused_with_its_reason(
 
 @database
 def test_without_a_schema_the_metric_must_still_be_a_number() -> None:
-    """A model that names a metric takes no score without it, nor one that is no finite number."""
+    """A model that names a metric takes no score without it, nor one that is not a finite number."""
     aggregate = new_aggregate(scored_model())
     for client, value in enumerate([None, "0.5", True, [0.5], 10**400], 1):
         post(aggregate, min(client, 3), {"accuracy": value})
@@ -238,20 +239,6 @@ def test_a_schema_that_is_none_is_refused_when_the_model_is_saved(schema: Any) -
 
 
 @pytest.mark.usefixtures("database")
-def test_the_best_aggregate_is_the_one_with_the_best_score() -> None:
-    """The highest score is best, or the lowest where the score is a loss; of equals the earliest."""
-    model = scored_model(1)
-    assert best_aggregate(model) is None
-    first = new_aggregate(model, score=0.3)
-    second = new_aggregate(model, first, score=0.9)
-    third = new_aggregate(model, second, score=0.9)
-    new_aggregate(model, third)
-    assert best_aggregate(model) == second
-    model.lower_is_better = True
-    assert best_aggregate(model) == first
-
-
-@pytest.mark.usefixtures("database")
 @pytest.mark.parametrize(
     ("fields", "scores", "told"),
     [
@@ -270,7 +257,7 @@ def test_a_version_is_refused_of_what_scores_worse_than_its_parent(
     """By more than the model's margin, and saying by how much; within it nothing is said."""
     model = scored_model(1, **fields)
     parent = new_aggregate(model, score=scores[0])
-    said = refusal(new_aggregate(model, parent, score=scores[1]))
+    said = score_refusal(new_aggregate(model, parent, score=scores[1]))
     assert told in said
     assert bool(said) == bool(told)
 

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregation.errors import TemporarilyUnavailable
-from connectors.intake.updates import IntakeResult, UnknownUpload, UpdateIntake
+from connectors.intake.registration import IntakeResult, UnknownUpload
+from connectors.intake.updates import UpdateIntake
 from connectors.runtime.events import MAX_SIZE, Upload
 from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import Client, FederatedModel, ModelAggregate, ModelUpdate
@@ -42,7 +43,7 @@ GOOD = safetensors.numpy.save(dict(SMALL))
 
 @pytest.fixture
 def door() -> UpdateIntake:
-    return UpdateIntake(DjangoModelDataConnector())
+    return UpdateIntake(DjangoModelDataConnector().objects)
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +291,7 @@ def test_a_key_of_another_form_is_no_update(door: UpdateIntake, key: str) -> Non
 def test_another_bucket_is_none_of_ours(door: UpdateIntake, bucket: str) -> None:
     """Objects in buckets the function does not serve are not even looked at."""
     upload = Upload(bucket=bucket, key=f"updates/1/{UUID}/u.npz", etag="x", version="", size=1)
-    with pytest.raises(UnknownUpload, match="is not the one this function serves"):
+    with pytest.raises(UnknownUpload, match="is not served by this function"):
         door.register(upload)
 
 
@@ -601,4 +602,7 @@ def test_whatever_is_announced_nothing_else_is_raised(
         bucket="federation", key=key, etag=etag, version=drawn["version"], size=drawn["size"]
     )
     with suppress(UnknownUpload, TemporarilyUnavailable):
-        assert UpdateIntake(DjangoModelDataConnector()).register(upload).model_id == on_postgres.pk
+        assert (
+            UpdateIntake(DjangoModelDataConnector().objects).register(upload).model_id
+            == on_postgres.pk
+        )
