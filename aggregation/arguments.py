@@ -63,7 +63,7 @@ def number(
         return
     bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
     stated = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
-    expected = " ".join(["a finite number", " and ".join(stated)]).rstrip()
+    expected = "a finite number" + (", " if stated else "") + " and ".join(stated)
     raise RuleError(f"{name} must be {expected}; got {value!r}")
 
 

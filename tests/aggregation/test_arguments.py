@@ -43,7 +43,7 @@ def test_what_is_not_a_whole_number_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, np.float64("nan"), "1", None, True])
 def test_what_is_not_a_finite_number_is_refused(value: Any) -> None:
     """A measure must be a number that float64 can hold."""
-    with pytest.raises(RuleError, match="max_norm must be a finite number above 0; got"):
+    with pytest.raises(RuleError, match="max_norm must be a finite number, above 0; got"):
         create_rule("norm_clipped_mean", {"max_norm": value})
 
 
