@@ -79,7 +79,7 @@ class Environment:
         self, name: Text, default: Whole | None = None, *, validate: Validator | None = None
     ) -> Whole:
         """A whole number."""
-        return self._read(name, default, Whole, 0, "is no whole number", validate)
+        return self._read(name, default, _whole, 0, "is no whole number", validate)
 
     def bool(self, name: Text, default: Flag | None = None) -> Flag:
         """One of two, however they are called."""
@@ -134,6 +134,17 @@ class Environment:
         if self._problems:
             problems = "; ".join(f"{name} {why}" for name, why in self._problems.items())
             raise ImproperlyConfigured(f"environment variables missing or wrong: {problems}")
+
+
+def _whole(text: str) -> int:
+    """Parse a whole number; CloudFormation may write 10737418240 as 1.073741824E10."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise ValueError from None
+        return int(number)
 
 
 def _flag(text: str) -> bool:

@@ -80,7 +80,7 @@ def test_a_database_and_a_bucket_are_enough(settings_with: Any) -> None:
         ("MAX_FAILED_ROUNDS", "0"),
         ("MAX_FAILED_ROUNDS", "-1"),
         ("LEASE_SECONDS", "0"),
-        ("LEASE_SECONDS", "1e3"),
+        ("LEASE_SECONDS", "1.5"),
         ("LEASE_SECONDS", "9" * 30),
     ],
 )
@@ -191,3 +191,18 @@ def test_django_has_nothing_to_complain_about(admin: str) -> None:
     done = manage("check", ADMIN=admin, DATABASE_URL="sqlite:///:memory:", BUCKET="federation")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no issues" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text", ["10737418240", "1.073741824E10", "1.073741824e+10", "10737418240.0"]
+)
+def test_whole_numbers_are_parsed_in_every_notation(settings_with: Any, text: str) -> None:
+    """CloudFormation may write the value of a Number parameter in exponential notation."""
+    assert settings_with(MAX_UPDATE_BYTES=text)["MAX_UPDATE_BYTES"] == 10737418240
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e400", "nan", "1e-3", ""])
+def test_numbers_that_are_not_whole_are_refused(settings_with: Any, text: str) -> None:
+    """A fraction, an infinite number or no number is refused by the name of its variable."""
+    with pytest.raises(ImproperlyConfigured, match="MAX_UPDATE_BYTES"):
+        settings_with(MAX_UPDATE_BYTES=text)

@@ -114,6 +114,8 @@ ON_BUCKETS = {
 }
 
 ON_QUEUES = {
+    "sqs.ChangeMessageVisibility": "sqs:ChangeMessageVisibility",
+    "sqs.ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
     "sqs.SendMessage": "sqs:SendMessage",
     "sqs.SendMessageBatch": "sqs:SendMessage",
     "sqs.ReceiveMessage": "sqs:ReceiveMessage",

@@ -171,6 +171,20 @@ def test_the_users_get_the_privileges_they_need(
         owner.execute("DROP TABLE weights")
 
 
+def test_no_statement_of_the_row_user_waits_forever(
+    deploying: ModuleType,
+    cloudformation: Endpoint,
+    data_api: Endpoint,
+    cluster: str,
+    stack: Stack,
+) -> None:
+    """A statement ends after a minute, and so does a transaction in which nothing happens."""
+    ask(deploying, cloudformation, users_request(stack))
+    with connect(cluster, ROW_USER) as user:
+        for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            assert user.execute(f"SHOW {setting}").fetchone() == ("1min",)
+
+
 def test_the_master_keeps_its_privileges(
     deploying: ModuleType,
     cloudformation: Endpoint,
