@@ -1,5 +1,5 @@
-"""What the README's figures come from: ``python -m benchmarks`` writes `benchmarks/results.md`.
+"""The source of the README's figures: ``python -m benchmarks`` writes `benchmarks/results.md`.
 
-Every figure is a ratio within one run, of times that are the best of a few in processes of their own,
-or the peak memory of such a process, measured from outside.
+Each run is a process of its own. A figure is a ratio of times within one run of the benchmarks, each the
+best of a few, or the peak memory of a process as the kernel reports it to its parent.
 """

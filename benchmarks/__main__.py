@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure, compare with the bars, write `results.md`."""
+"""``python -m benchmarks``: measure, compare with the targets, and write `results.md`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from benchmarks.report import report
 
 RESULTS = Path(__file__).with_name("results.md")
 
-#: The largest set of files takes this much; the 10 GB of the sparse model's result come on top.
+#: The largest set of files, and the 10 GB result of the sparse model.
 DISK_BYTES = 16 << 30
 
 
 def main() -> int:
-    """Measure everything; the exit code tells whether all bars were met."""
+    """Measure everything, and return 0 if all targets were met."""
     parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--peers", action="store_true", help="beside Flower and NVFlare")
-    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
-    parser.add_argument("--directory", help="where to put files (default: the temporary directory)")
+    parser.add_argument("--peers", action="store_true", help="also measure Flower and NVFlare")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each task; the best counts")
+    parser.add_argument("--directory", help="folder for the files (default: the temporary folder)")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="benchmarks-", dir=options.directory) as directory:
         if shutil.disk_usage(directory).free < DISK_BYTES:
-            parser.error(f"{DISK_BYTES >> 30} GiB of disk are needed in {directory}")
+            parser.error(f"{directory} needs {DISK_BYTES >> 30} GiB of free disk space")
         peers = python_with("peers") if options.peers else None
         measurements = Measurements(
             Path(directory),
             options.repeat,
             peer_python=peers,
             server_python=python_with("s3"),
-            say=say,
+            progress=progress,
         )
         text, met = report(measurements)
     RESULTS.write_text(text)
@@ -42,8 +42,8 @@ def main() -> int:
     return 0 if met else 1
 
 
-def say(line: str) -> None:
-    """Tell how far the measuring is."""
+def progress(line: str) -> None:
+    """Print the current step."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,6 @@
-"""Running a task in a process of its own: how long it says it took, how much memory it really took.
+"""Runs a task in a process of its own, with its time and its peak memory.
 
-Nothing heavy is imported here: on Linux a process inherits the peak memory of the one that started it.
+This module imports nothing large: on Linux, a process inherits the peak memory of its parent.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task.
+    """The result of a task.
 
     Parameters
     ----------
     answer : dict
-        What the task printed, as JSON; its ``seconds`` leave starting and importing out.
+        What the task printed, as JSON. Its ``seconds`` exclude start-up and imports.
     peak_bytes : int
-        Largest resident memory of the process, as the kernel tells its parent.
+        Peak resident memory of the process, as the kernel reports it to the parent.
     """
 
     answer: dict[str, Any]
@@ -30,21 +30,21 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """How long the work took."""
+        """Return how long the task took."""
         return float(self.answer["seconds"])
 
 
 def run(module: str, task: str, python: str = sys.executable, **arguments: Any) -> Outcome:
-    """Run ``python -m module task``, with the arguments as JSON on its standard input."""
+    """Run ``python -m module task`` with the arguments as JSON on its standard input."""
     process = subprocess.Popen(
         [python, "-m", module, task], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdin as asked, process.stdout as answered:
-        asked.write(json.dumps(arguments).encode())
-        asked.close()
-        printed = answered.read()
+    with process.stdin as request, process.stdout as response:
+        request.write(json.dumps(arguments).encode())
+        request.close()
+        printed = response.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -53,6 +53,6 @@ def run(module: str, task: str, python: str = sys.executable, **arguments: Any) 
 
 
 def answer_to(tasks: dict[str, Any]) -> None:
-    """What the module of a task does as ``__main__``."""
+    """Run the task that the parent names, and print its result; for the ``__main__`` of a module."""
     arguments = json.load(sys.stdin)
     print(json.dumps(tasks[sys.argv[1]](**arguments)))

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.cold``: what a cold start of the function takes; writes `cold.md`.
+"""``python -m benchmarks.cold``: measure cold starts of the function, and write `cold.md`.
 
-The zip that would be deployed is built for this machine and started in the Lambda runtime emulator, on
-the runtime's Python, in turns with a function that only imports what any such function has to: the floor.
+The zip that would be deployed is built for this machine and started in the Lambda runtime emulator, with
+the runtime's Python, alternating with the floor: a function that only imports what every function needs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from local.postgres import embedded_postgres
 
 RESULTS = Path(__file__).with_name("cold.md")
 
-#: INIT, in times of the floor's.
+#: The most that INIT may take, as a multiple of the floor's.
 BAR = 1.3
 
 
 def main() -> int:
-    """Measure; the exit code tells whether the bars were met."""
+    """Measure, and return 0 if the targets were met."""
     parser = ArgumentParser(prog="python -m benchmarks.cold", description=__doc__)
-    parser.add_argument("--starts", type=int, default=15, help="of either function")
+    parser.add_argument("--starts", type=int, default=15, help="starts of each function")
     options = parser.parse_args()
     python = package.interpreter(package.PYTHON)
     if python is None:
-        parser.error(f"the function is deployed on Python {package.PYTHON}, which is not here")
+        parser.error(f"the function runs on Python {package.PYTHON}, which is not installed here")
     with (
         TemporaryDirectory(prefix="benchmarks-cold-") as folder,
         embedded_cloud() as cloud,
@@ -51,7 +51,7 @@ def main() -> int:
         }
         event = {"detail-type": "Scheduled Event", "detail": {"model_id": _idle_model(environment)}}
         built = build(Path(folder), python)
-        starts = Starts(built, python, environment, event).in_turns(options.starts)
+        starts = Starts(built, python, environment, event).alternate(options.starts)
     text, met = report(starts)
     RESULTS.write_text(text)
     print(text)
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _idle_model(environment: Mapping[str, str]) -> int:
-    """Make the tables, and a model with nothing ready; its id."""
+    """Create the tables and a model without updates, and return the model's id."""
     for command in (["migrate", "--verbosity", "0"], ["create_model", "idle", "--json"]):
         done = subprocess.run(
             [sys.executable, "manage.py", *command],
@@ -73,31 +73,31 @@ def _idle_model(environment: Mapping[str, str]) -> int:
 
 
 def report(starts: Mapping[str, Sequence[Start]]) -> tuple[str, bool]:
-    """The page, and whether the bars were met."""
+    """Return the page, and whether the targets were met."""
     bars = [
-        Bar(f"{what}: times the floor's", _ratio(starts, field), BAR, at_least=False)
-        for what, field in (("INIT", "init"), ("work of the processor in INIT", "cpu"))
+        Bar(f"{name}: times the floor's", _ratio(starts, field), BAR, at_least=False)
+        for name, field in (("INIT", "init"), ("processor time of INIT", "cpu"))
     ]
     count, busy = len(starts["floor"]), os.getloadavg()[1]
     preface = (
-        f"By `make bench-cold` on {os.cpu_count()} cores, load {busy:.1f} over the last minutes: "
-        f"{count} fresh starts of either function, in turns, in the Lambda runtime emulator on Python "
-        f"{package.PYTHON}, of the zip that would be deployed. The floor imports boto3, numpy, psycopg "
-        "and Django with an empty app, and answers nothing. INIT is what the emulator reports, with the "
-        "interpreter and AWS's runtime client. The invocations are of a model with nothing ready, "
-        "against an embedded PostgreSQL; the first one connects. Milliseconds: the median, and the "
-        "least and the most.\n"
+        f"Written by `make bench-cold` on {os.cpu_count()} cores, with a load of {busy:.1f} over the last "
+        f"minutes: {count} alternating starts of each function, of the deployed zip, in the "
+        f"Lambda runtime emulator with Python {package.PYTHON}. The floor imports boto3, numpy, psycopg and "
+        "Django with an empty app, and does nothing. INIT is what the emulator reports, including the "
+        "interpreter and AWS's runtime client. The invocations ask for a round of a model without updates, "
+        "with an embedded PostgreSQL; the first one connects to it. The figures are medians in "
+        "milliseconds, with the minimum and the maximum.\n"
     )
     rows = [
         ("INIT", *_cells(starts, "init")),
-        ("of it, work of the processor", *_cells(starts, "cpu")),
+        ("of it, processor time", *_cells(starts, "cpu")),
         ("of it, the function's module", *_cells(starts, "imported")),
         ("first invocation", *_cells(starts, "first")),
         ("warm invocation", *_cells(starts, "warm")),
     ]
     return (
         f"# Cold start\n\n{preface}\n"
-        + table(("", "figure", "bar", ""), [bar.row() for bar in bars])
+        + table(("", "figure", "target", ""), [bar.row() for bar in bars])
         + "\n"
         + table(("ms", *FUNCTIONS), rows)
     ), all(bar.met for bar in bars)

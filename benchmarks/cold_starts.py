@@ -1,5 +1,4 @@
-"""Fresh starts of the function as it would be deployed, and of one that only imports what any such
-function has to."""
+"""Cold starts of the function as it would be deployed, and of one that only imports what it needs."""
 
 from __future__ import annotations
 
@@ -18,10 +17,10 @@ from local.lambda_runtime import ARCHITECTURES, LambdaRuntime
 
 WARM_INVOCATIONS = 5
 
-#: In the emulator's log.
+#: The line of the emulator's log with the duration of INIT.
 INIT_REPORT = re.compile(r"INIT REPORT\(durationMs: ([0-9.]+)\)")
 
-#: Calls the function that is measured, and tells when; the clock is the machine's.
+#: Calls the measured function and returns the times.
 PROBE = """
 import os
 import time
@@ -52,7 +51,7 @@ def handler(event, context):
     return {}
 """
 
-#: As `django-admin startapp` makes it.
+#: An app as `django-admin startapp` creates it.
 FLOOR_APP = {
     "__init__.py": "",
     "apps.py": """
@@ -71,18 +70,18 @@ FUNCTIONS = {"function": "lambda_handler.handler", "floor": "floor.handler"}
 
 @dataclass(frozen=True)
 class Start:
-    """One fresh start, in seconds.
+    """The times of one cold start, in seconds.
 
     Parameters
     ----------
     init : float
-        As the emulator reports it: the interpreter, the runtime client, the function's module.
+        INIT as the emulator reports it: the interpreter, the runtime client, the function's module.
     cpu : float
-        What the processor worked for it, which others on the machine disturb less.
+        The processor time of INIT, which depends less on the machine's load.
     imported : float
-        Of INIT, the function's module.
+        The part of INIT that imports the function's module.
     first, warm : float
-        Of the handler: the invocation that found it cold, and the best of those that followed.
+        The handler's first invocation, and the best of the following ones.
     """
 
     init: float
@@ -93,8 +92,8 @@ class Start:
 
 
 def build(folder: Path, python: str) -> Path:
-    """What would be deployed, in a folder, and what measures it beside it."""
-    say("building")
+    """Build what would be deployed into a folder, and add the probe and the floor."""
+    progress("building")
     built, client = folder / "function", folder / "client"
     package.build(ARCHITECTURES[platform.machine().lower()], built)
     (built / "probe.py").write_text(PROBE)
@@ -109,7 +108,7 @@ def build(folder: Path, python: str) -> Path:
 
 
 class Starts:
-    """Starts either function afresh.
+    """Starts the functions.
 
     Parameters
     ----------
@@ -117,7 +116,7 @@ class Starts:
     python : str
     environment : mapping
     event
-        One that gives the function nothing to do.
+        An event for which the function has nothing to do.
     """
 
     def __init__(
@@ -128,13 +127,13 @@ class Starts:
         self._environment = {**environment, "PYTHONPATH": str(built.with_name("client"))}
         self._event = event
 
-    def in_turns(self, starts: int) -> dict[str, list[Start]]:
-        """So many starts of either; what the first leaves in the caches is left to all others."""
+    def alternate(self, starts: int) -> dict[str, list[Start]]:
+        """Measure a number of starts of each function, after one of each that fills the caches."""
         for name in FUNCTIONS:
             self._start(name)
         measured: dict[str, list[Start]] = {name: [] for name in FUNCTIONS}
         for number in range(starts):
-            say(f"start {number + 1} of {starts}")
+            progress(f"start {number + 1} of {starts}")
             for name in FUNCTIONS:
                 measured[name].append(self._start(name))
         return measured
@@ -161,10 +160,10 @@ class Starts:
         )
 
 
-def _duration(told: Mapping[str, float]) -> float:
-    return told["ended"] - told["began"]
+def _duration(times: Mapping[str, float]) -> float:
+    return times["ended"] - times["began"]
 
 
-def say(line: str) -> None:
-    """Tell how far the measuring is."""
+def progress(line: str) -> None:
+    """Print the current step."""
     print(line, file=sys.stderr, flush=True)

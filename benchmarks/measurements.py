@@ -1,4 +1,4 @@
-"""The measurements: files are made, tasks run, the best of a few runs kept."""
+"""The measurements: write the files, run the tasks, and keep the best of a few runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from benchmarks.s3 import BUCKET, server
 
 TASKS = "benchmarks.tasks"
 PEERS = "benchmarks.peers"
-S3 = "benchmarks.s3"
+S3 = "benchmarks.s3_task"
 
 MILLION = 1_000_000
 
 
 class Size(NamedTuple):
-    """So many updates of so many float32 parameters, in so many tensors."""
+    """A number of updates, and the numbers of their float32 parameters and tensors."""
 
     updates: int
     parameters: int
@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A task and what it is asked: its files aside, which follow from the size."""
+    """A task with its arguments, except for the files, which depend on the size."""
 
     task: str
     module: str = TASKS
@@ -42,11 +42,11 @@ class Job:
 
 
 def aggregation(rule: str, **arguments: Any) -> Job:
-    """The engine with a rule."""
+    """Return the job that runs the engine with a rule."""
     return Job("aggregate", request={"rule": rule, "arguments": arguments})
 
 
-#: Every rule, with arguments that ten updates can stand.
+#: Every rule, with arguments that are valid for ten updates.
 RULES = {
     "weighted_mean": aggregation("weighted_mean"),
     "unweighted_mean": aggregation("unweighted_mean"),
@@ -72,20 +72,20 @@ PEER_ORDERS = {
 
 
 class Measurements:
-    """Makes the files and runs the tasks.
+    """Writes the files and runs the tasks.
 
     Parameters
     ----------
     directory : Path
-        For the files.
+        Folder for the files.
     repeat : int
-        Runs of each task, of which the best counts.
+        Number of runs of each task; the best counts.
     peer_python : str, optional
-        An interpreter that has the peers.
+        An interpreter with Flower and NVFlare.
     server_python : str
-        One that has the S3 server.
-    say : callable
-        Told what is being measured.
+        An interpreter with the S3 server.
+    progress : callable
+        Called with a description of each step.
     """
 
     def __init__(
@@ -95,38 +95,43 @@ class Measurements:
         *,
         peer_python: str | None,
         server_python: str,
-        say: Callable[[str], None],
+        progress: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._repeat = repeat
         self._peer_python = peer_python
         self._server_python = server_python
-        self._say = say
+        self._progress = progress
 
     @property
     def with_peers(self) -> bool:
-        """Whether the peers can be run."""
+        """Return whether the peers are measured as well."""
         return self._peer_python is not None
 
     def times(self, size: Size, jobs: Mapping[str, Job]) -> dict[str, float]:
-        """Seconds each job takes, the best of its runs.
+        """Return the time of each job in seconds, the best of its runs.
 
-        The jobs take turns, so that a slow minute of the machine slows all of them.
+        The jobs alternate, so that a slow minute of the machine affects all of them.
         """
         paths = self._files(size)
         outcomes: dict[str, list[float]] = {label: [] for label in jobs}
         for _ in range(self._repeat):
             for label, job in jobs.items():
-                self._say(f"{size}: {label}")
+                self._progress(f"{size}: {label}")
                 outcomes[label].append(self._run(job, paths, size).seconds)
         for path in paths:
             Path(path).unlink()
         return {label: min(seconds) for label, seconds in outcomes.items()}
 
     def memory(self, size: Size, rule: str = "weighted_mean") -> Outcome:
-        """A rule on sparse files, with a budget of 64 MB, its result written to disk: the time, and
-        the peak memory above what the interpreter takes with its imports."""
-        self._say(f"{size}: memory of {rule}")
+        """Run a rule on sparse files with a budget of 64 MB, and write the result to disk.
+
+        Returns
+        -------
+        Outcome
+            The time, and the peak memory above that of the interpreter with its imports.
+        """
+        self._progress(f"{size}: memory of {rule}")
         paths = self._files(size, sparse=True)
         out = self._directory / "result.safetensors"
         request = {**RULES[rule].request, "parent": paths[0], "memory_mb": 64, "out": str(out)}
@@ -136,20 +141,20 @@ class Measurements:
         return Outcome(outcome.answer, outcome.peak_bytes - self._import_bytes)
 
     def peer_memory(self, size: Size, job: Job) -> int:
-        """Peak memory of a peer, with its imports."""
-        self._say(f"{size}: memory of {job.task}")
+        """Return the peak memory of a peer, including its imports."""
+        self._progress(f"{size}: memory of {job.task}")
         paths = self._files(size, sparse=True)
         return self._run(job, paths, size).peak_bytes
 
     def over_s3(self, size: Size, readers: Iterable[int], delay: float) -> dict[int, Outcome]:
-        """The weighted mean of objects in S3, by the number of readers: the best of a few runs."""
+        """Return the best run of the weighted mean of objects in S3, by the number of readers."""
         bucket = self._directory / BUCKET
         bucket.mkdir(exist_ok=True)
         keys = [Path(path).name for path in self._files(size, folder=bucket)]
         best: dict[int, Outcome] = {}
         with server(self._server_python, self._directory) as endpoint:
             for count in readers:
-                self._say(f"{size}: S3, {count} readers, {delay * 1000:.0f} ms")
+                self._progress(f"{size}: S3, {count} readers, {delay * 1000:.0f} ms")
                 request: dict[str, Any] = {
                     "endpoint": endpoint,
                     "keys": keys,
@@ -163,7 +168,7 @@ class Measurements:
 
     @cached_property
     def machine(self) -> dict[str, Any]:
-        """What the figures were taken on."""
+        """Return the processor, the cores and the version of numpy."""
         return run(TASKS, "machine").answer
 
     @cached_property
@@ -180,7 +185,7 @@ class Measurements:
         return run(TASKS, job.task, paths=paths, **parent, **job.request)
 
     def _files(self, size: Size, *, sparse: bool = False, folder: Path | None = None) -> list[str]:
-        self._say(f"{size}: files")
+        self._progress(f"{size}: files")
         folder = folder or self._directory
         paths = [str(folder / f"{number}.safetensors") for number in range(size.updates)]
         run(TASKS, "make", paths=paths, size=size.parameters, tensors=size.tensors, sparse=sparse)

@@ -1,5 +1,7 @@
-"""The same files through Flower and NVFlare, by what they call on their server; run by an interpreter that
-has them, and knows nothing of this project."""
+"""Flower's and NVFlare's aggregation of the same files, as their servers call it.
+
+An interpreter runs this module that has them installed, and nothing of this project.
+"""
 
 from __future__ import annotations
 
@@ -26,28 +28,28 @@ def _flower(paths: Sequence[str], function: Callable[..., Any], *arguments: Any)
 
 
 def flower_mean(paths: Sequence[str]) -> Callable[[], None]:
-    """FedAvg."""
+    """Run FedAvg."""
     from flwr.server.strategy.aggregate import aggregate
 
     return lambda: _flower(paths, aggregate)
 
 
 def flower_median(paths: Sequence[str]) -> Callable[[], None]:
-    """FedMedian."""
+    """Run FedMedian."""
     from flwr.server.strategy.aggregate import aggregate_median
 
     return lambda: _flower(paths, aggregate_median)
 
 
 def flower_trimmed_mean(paths: Sequence[str]) -> Callable[[], None]:
-    """FedTrimmedAvg, a fifth cut off at each end."""
+    """Run FedTrimmedAvg, which cuts a fifth at each end."""
     from flwr.server.strategy.aggregate import aggregate_trimmed_avg
 
     return lambda: _flower(paths, aggregate_trimmed_avg, 0.2)
 
 
 def nvflare_mean(paths: Sequence[str]) -> Callable[[], None]:
-    """What `InTimeAccumulateWeightedAggregator` does with each update as it arrives."""
+    """Run what `InTimeAccumulateWeightedAggregator` does with each update when it arrives."""
     from nvflare.app_common.aggregators.weighted_aggregation_helper import (
         WeightedAggregationHelper,
     )

@@ -1,4 +1,4 @@
-"""What is measured, beside the bars it is held to, as the page `results.md`."""
+"""The page `results.md`: the figures beside their targets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEMORY_BAR_MB = 160
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure and the bar it is held to."""
+    """A figure and its target."""
 
     what: str
     figure: float
@@ -40,18 +40,18 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether the figure is on the right side of the bar."""
+        """Return whether the figure meets the target."""
         return self.figure >= self.bar if self.at_least else self.figure <= self.bar
 
     def row(self) -> tuple[str, str, str, str]:
-        """For the table."""
+        """Return the row of the table."""
         side = "at least" if self.at_least else "at most"
         verdict = "met" if self.met else "**missed**"
         return self.what, f"{self.figure:.2f}", f"{side} {self.bar:g}", verdict
 
 
 def report(measurements: Measurements) -> tuple[str, bool]:
-    """The page, and whether every bar was met."""
+    """Return the page, and whether every target was met."""
     bars: list[Bar] = []
     sections = [
         _rates(measurements, bars),
@@ -61,12 +61,12 @@ def report(measurements: Measurements) -> tuple[str, bool]:
         _s3(measurements),
     ]
     title = "# Measured\n\n" + _preface(measurements)
-    summary = "## Bars\n" + table(("", "figure", "bar", ""), [bar.row() for bar in bars])
+    summary = "## Targets\n" + table(("", "figure", "target", ""), [bar.row() for bar in bars])
     return "\n".join([title, summary, *sections]), all(bar.met for bar in bars)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -76,10 +76,10 @@ def _preface(measurements: Measurements) -> str:
     command = "make bench-peers" if measurements.with_peers else "make bench"
     busy = os.getloadavg()[1]
     return (
-        f"By `{command}` on {machine['cores']} cores ({machine['processor']}), "
-        f"numpy {machine['numpy']}, load {busy:.1f} over the last minutes. "
-        "Times are the best of a few runs in processes of their own that take turns, without "
-        "start-up and imports; files are in the page cache; models are float32.\n"
+        f"Written by `{command}` on {machine['cores']} cores ({machine['processor']}) with numpy "
+        f"{machine['numpy']} and a load of {busy:.1f} over the last minutes. A time is the best of a few "
+        "runs, each in a process of its own and alternating with the other tasks, without start-up and "
+        "imports. The files are in the page cache, and the models are float32.\n"
     )
 
 
@@ -107,8 +107,8 @@ def _rates(measurements: Measurements, bars: list[Bar]) -> str:
     ]
     return (
         "## Bytes of updates consumed per second\n"
-        "As megabytes, and as a share of what reading the same files once and doing nothing gives. "
-        "What measures distances reads the updates once more before it combines those it chose.\n\n"
+        "In megabytes, and as a share of the rate at which the same files can be read once. Rules that "
+        "measure distances read the updates once more before they combine those that they selected.\n\n"
         + table(head, rows)
     )
 
@@ -168,7 +168,7 @@ def _memory(measurements: Measurements, bars: list[Bar]) -> str:
     sizes = dict.fromkeys((*MANY_CLIENTS, *LARGE_MODELS, TEN_GIGABYTES))
     outcomes = {size: measurements.memory(size) for size in sizes}
     peaks: Mapping[Size, float] = {s: o.peak_bytes / 1e6 for s, o in outcomes.items()}
-    what = "peak memory above the interpreter with imports, budget 64 MB: MB at most, any size"
+    what = "peak memory above the interpreter with imports, budget 64 MB: MB at any size"
     bars.append(Bar(what, max(peaks.values()), MEMORY_BAR_MB, at_least=False))
     few, _, many = MANY_CLIENTS
     what = "peak memory of 200 updates of 10M: times that of 10"
@@ -188,8 +188,8 @@ def _memory(measurements: Measurements, bars: list[Bar]) -> str:
     ]
     return (
         "## Peak memory\n"
-        "Of a process with a budget of 64 MB, as the kernel tells its parent, less that of one that "
-        "only imports. weighted_mean, sparse files, the result written to disk:\n\n"
+        "Of a process with a budget of 64 MB, as the kernel reports it to the parent, above a process that "
+        "only imports. weighted_mean of sparse files, with the result written to disk:\n\n"
         + table(("", "MB of updates", "peak MB", "s"), rows)
         + f"\nOther rules at {MANY_CLIENTS[1]} (peers: imports included):\n\n"
         + table(("", "peak MB"), [*heaviest, *peers])
@@ -206,8 +206,8 @@ def _s3(measurements: Measurements) -> str:
     one_reader, many_readers = (f"{readers} at a time: s" for readers in S3_READERS)
     return (
         "## Over S3\n"
-        f"weighted_mean of {S3_SIZE} from a server on this machine, in requests of a chunk each, one "
-        "after the other or many ahead of the arithmetic; without and with the time a request takes "
-        "over a network.\n\n"
+        f"weighted_mean of {S3_SIZE} from a server on this machine, one chunk per request. The requests "
+        "are sent one after another, or many ahead of the arithmetic, without and with the delay of a "
+        "network.\n\n"
         + table(("ms a request", "requests", one_reader, many_readers, "times as fast"), rows)
     )

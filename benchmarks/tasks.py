@@ -1,4 +1,4 @@
-"""What is measured, each run in a process of its own (`benchmarks.children`)."""
+"""The tasks that are measured, each run in a process of its own (`benchmarks.children`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ READ_BYTES = 1 << 20
 
 
 def layout_of(size: int, tensors: int = 1) -> TensorLayout:
-    """A float32 model of so many parameters, in tensors of equal size as nearly as can be."""
+    """Return the layout of a float32 model, with its parameters in tensors of nearly equal size."""
     cuts = np.linspace(0, size, tensors + 1).astype(int)
     return TensorLayout(
         tuple(
@@ -37,7 +37,7 @@ def layout_of(size: int, tensors: int = 1) -> TensorLayout:
 
 
 def make(paths: Sequence[str], size: int, tensors: int = 1, sparse: bool = False) -> Answer:
-    """Write updates that scatter by 1 % around a common model; sparse ones, of zeros, take no disk."""
+    """Write updates that differ by 1 % from a common model; sparse ones are zeros without disk space."""
     header = encode_header(layout_of(size, tensors), {})
     model = np.random.default_rng(0).standard_normal(0 if sparse else size, np.float32) * 0.05
     for seed, path in enumerate(paths, start=1):
@@ -52,12 +52,12 @@ def make(paths: Sequence[str], size: int, tensors: int = 1, sparse: bool = False
 
 
 def imports() -> Answer:
-    """Nothing: what the interpreter and the imports take."""
+    """Do nothing, to measure the interpreter with its imports."""
     return {"seconds": 0.0}
 
 
 def read(paths: Sequence[str], repeat: int = 1) -> Answer:
-    """Read the files once, from first to last, into one buffer, and do nothing with them."""
+    """Read the files once, one after another, into one buffer."""
     buffer = bytearray(READ_BYTES)
 
     def work() -> None:
@@ -72,7 +72,7 @@ def read(paths: Sequence[str], repeat: int = 1) -> Answer:
 
 
 class Discard:
-    """A sink that drops what it is given: the disk is not what is measured."""
+    """A sink that drops the result, so that the disk is not measured."""
 
     def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         pass
@@ -96,7 +96,7 @@ def aggregate(
     out: str | None = None,
     repeat: int = 1,
 ) -> Answer:
-    """The engine, from opening the files to the last byte of the result."""
+    """Run the engine, from opening the files to the last byte of the result."""
 
     def work() -> None:
         with Spool() as spool:
@@ -116,8 +116,7 @@ def aggregate(
 
 
 def products(n: int, size: int, cell: int = 1024, repeat: int = 1) -> Answer:
-    """Inner products of all pairs of ``n`` updates, in float64 as the engine takes them, and nothing
-    else: no reading, no centring."""
+    """Compute the inner products of all pairs of ``n`` updates in float64, without reading or centring."""
     rows = np.random.default_rng(0).standard_normal((n, cell))
 
     def work() -> None:
@@ -135,13 +134,13 @@ def _stacked(paths: Sequence[str]) -> Any:
 
 
 def numpy_average(paths: Sequence[str], repeat: int = 1) -> Answer:
-    """All updates in memory and ``np.average``."""
+    """Load all updates and call ``np.average``."""
     counts = [1.0 + number % 7 for number in range(len(paths))]
     return {"seconds": _best(lambda: np.average(_stacked(paths), axis=0, weights=counts), repeat)}
 
 
 def numpy_median(paths: Sequence[str], repeat: int = 1) -> Answer:
-    """All updates in memory and ``np.median``."""
+    """Load all updates and call ``np.median``."""
     return {"seconds": _best(lambda: np.median(_stacked(paths), axis=0), repeat)}
 
 
@@ -155,7 +154,7 @@ def _best(work: Callable[[], Any], repeat: int) -> float:
 
 
 def machine() -> Answer:
-    """What the figures were taken on."""
+    """Return the processor, the cores and the version of numpy."""
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":")[1].strip() for line in file if "model name" in line), "?")
     return {"processor": model, "cores": os.cpu_count(), "numpy": np.__version__}

@@ -1,7 +1,7 @@
-"""Feed the parsers spoiled files, and count what comes of them.
+"""Feed the parsers mutated files, and count the outcomes.
 
-Every file must be read, and then as the format's own library reads it, or be rejected with the
-project's own error. Anything else is printed with the file that did it, and fails the run.
+Every file must either be read, with the same values as the format's own library reads, or be rejected with
+`UpdateRejected`. Any other outcome is printed with the file, and fails the run.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 from random import Random
 
 from aggregation.formats import Spool
-from fuzz.targets import LIKE, check, inputs
+from fuzz.targets import EXPECTED_LAYOUT, check, inputs
 
-#: Files opened before the disk they were unpacked to is given back.
+#: Files that are opened before the spool with the unpacked ones is deleted.
 BATCH = 500
 
 Outcomes = Counter[tuple[str, str]]
 
 
-def run(seed: str, count: int, found: Path) -> tuple[Outcomes, float]:
-    """Check ``count`` inputs; how often each outcome came up, and the longest time one took."""
+def run(seed: str, count: int, failures: Path) -> tuple[Outcomes, float]:
+    """Check ``count`` inputs; return how often each outcome occurred, and the longest time of an input."""
     random = Random(seed)
     stream = inputs(random)
     outcomes: Outcomes = Counter()
@@ -37,31 +37,31 @@ def run(seed: str, count: int, found: Path) -> tuple[Outcomes, float]:
         with Spool() as spool:
             for kind, data in islice(stream, min(BATCH, count - start)):
                 before = time.perf_counter()
-                outcomes[kind, _outcome(kind, data, random, spool, found)] += 1
+                outcomes[kind, _outcome(kind, data, random, spool, failures)] += 1
                 longest = max(longest, time.perf_counter() - before)
     return outcomes, longest
 
 
-def _outcome(format: str, data: bytes, random: Random, spool: Spool, found: Path) -> str:
+def _outcome(format: str, data: bytes, random: Random, spool: Spool, failures: Path) -> str:
     try:
-        return check(format, data, random.choice((None, None, None, LIKE)), spool)
-    except Exception as error:  # what must not be
-        path = found / f"{type(error).__name__}-{zlib.crc32(data):08x}.{format}"
-        found.mkdir(parents=True, exist_ok=True)
+        return check(format, data, random.choice((None, None, None, EXPECTED_LAYOUT)), spool)
+    except Exception as error:  # The fault that is looked for.
+        path = failures / f"{type(error).__name__}-{zlib.crc32(data):08x}.{format}"
+        failures.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         traceback.print_exc()
-        print(f"escaped: {path}", file=sys.stderr)
-        return f"ESCAPED {type(error).__name__}"
+        print(f"not rejected: {path}", file=sys.stderr)
+        return f"FAILED {type(error).__name__}"
 
 
 def main() -> int:
-    """Run in several processes and print the counts."""
+    """Run in several processes, print the counts, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", default="0", help="the same seed makes the same inputs")
+    parser.add_argument("--seed", default="0", help="the same seed gives the same inputs")
     parser.add_argument(
-        "--found", type=Path, default=Path("run/fuzz"), help="where to keep what must not be"
+        "--failures", type=Path, default=Path("run/fuzz"), help="folder for the inputs that failed"
     )
     options = parser.parse_args()
     start = time.perf_counter()
@@ -69,7 +69,7 @@ def main() -> int:
     longest = 0.0
     with ProcessPoolExecutor(options.processes) as pool:
         shares = [
-            pool.submit(run, f"{options.seed}-{n}", share, options.found)
+            pool.submit(run, f"{options.seed}-{n}", share, options.failures)
             for n, share in enumerate(_shares(options.inputs, options.processes))
         ]
         for share in shares:
@@ -82,7 +82,7 @@ def main() -> int:
     print(
         f"{outcomes.total():,} inputs in {seconds:.0f} s, the slowest took {longest * 1e3:.0f} ms"
     )
-    return int(any(outcome.startswith("ESCAPED") for _, outcome in outcomes))
+    return int(any(outcome.startswith("FAILED") for _, outcome in outcomes))
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -1,11 +1,11 @@
-"""Ways to spoil a file."""
+"""Mutations of a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
 
-#: Numbers at the edges of what sizes, offsets and flags can be.
+#: Numbers at the limits of sizes, offsets and flags.
 NUMBERS = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 62)
 
 #: Pieces of the formats' grammars.
@@ -19,12 +19,12 @@ TOKENS = (
 
 
 def flip(data: bytearray, random: Random) -> None:
-    """Turn a bit."""
+    """Flip a bit."""
     data[random.randrange(len(data))] ^= 1 << random.randrange(8)
 
 
 def overwrite(data: bytearray, random: Random) -> None:
-    """Write a number at the edge, as wide as such numbers are."""
+    """Overwrite bytes with one of the extreme numbers, in a random width."""
     place = random.randrange(len(data))
     width = random.choice((1, 2, 4, 8))
     number = random.choice(NUMBERS) & ((1 << 8 * width) - 1)
@@ -32,40 +32,40 @@ def overwrite(data: bytearray, random: Random) -> None:
 
 
 def insert(data: bytearray, random: Random) -> None:
-    """Put a token somewhere."""
+    """Insert a token."""
     place = random.randrange(len(data))
     data[place:place] = random.choice(TOKENS)
 
 
 def replace(data: bytearray, random: Random) -> None:
-    """Put a token in the place of others."""
+    """Replace bytes by a token."""
     place = random.randrange(len(data))
     token = random.choice(TOKENS)
     data[place : place + random.choice((1, len(token)))] = token
 
 
 def cut(data: bytearray, random: Random) -> None:
-    """Leave a piece out."""
+    """Remove some bytes."""
     place = random.randrange(len(data))
     del data[place : place + random.choice((1, 2, 4, 16, 64))]
 
 
 def repeat(data: bytearray, random: Random) -> None:
-    """Write a piece twice."""
+    """Repeat some bytes."""
     place = random.randrange(len(data))
     piece = data[place : place + random.choice((1, 2, 8, 46, 100))]
     data[place:place] = piece * random.choice((1, 1, 1, 30))
 
 
 def move(data: bytearray, random: Random) -> None:
-    """Copy a piece over another one."""
+    """Overwrite bytes with others of the file."""
     source, target = random.randrange(len(data)), random.randrange(len(data))
     piece = data[source : source + random.choice((1, 4, 8, 32))]
     data[target : target + len(piece)] = piece
 
 
 def end(data: bytearray, random: Random) -> None:
-    """Cut the rest off."""
+    """Remove the end."""
     del data[random.randrange(len(data)) :]
 
 
@@ -74,8 +74,8 @@ MUTATIONS: Sequence[Callable[[bytearray, Random], None]] = (
 )  # fmt: skip
 
 
-def spoiled(data: bytes, random: Random) -> bytes:
-    """The data after one mutation, or several."""
+def mutated(data: bytes, random: Random) -> bytes:
+    """Return the data after one or more mutations."""
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 1, 2, 3, 8))):
         if changed:

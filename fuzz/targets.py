@@ -1,4 +1,4 @@
-"""What is fuzzed: valid files to begin with, how to spoil them, and what must hold afterwards."""
+"""What is fuzzed: valid files, how they are mutated, and what must hold afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aggregation.formats import Spool, open_weights, peek_layout
 from aggregation.layout import DTYPES, TensorLayout, layer_name
 from aggregation.sources import BytesSource
 from aggregation.weights import read_tensors
-from fuzz.mutations import spoiled
+from fuzz.mutations import mutated
 
 Array = NDArray[Any]
 Maker = Callable[[Random], bytes]
@@ -33,14 +33,14 @@ MODELS: tuple[dict[str, Array], ...] = (
     {"f": np.asfortranarray(np.arange(12.0).reshape(3, 4)), "swapped": np.arange(5, dtype=">f4")},
 )
 
-#: One that the spoiled files are compared with, at times.
-LIKE = TensorLayout(
+#: The layout with which some of the files are compared.
+EXPECTED_LAYOUT = TensorLayout(
     peek_layout(BytesSource(safetensors.numpy.save(MODELS[0])), "safetensors").tensors
 )
 
 
 def _npz(model: Mapping[str, Array], compression: int, random: Random | None = None) -> bytes:
-    """An archive of the model's arrays, whose members are spoiled before they get their CRCs."""
+    """Return an archive of the model's arrays; members are mutated before their checksums are computed."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, array in model.items():
@@ -48,16 +48,16 @@ def _npz(model: Mapping[str, Array], compression: int, random: Random | None = N
             np.save(member, array)
             data = member.getvalue()
             if random and random.random() < 0.5:
-                data = spoiled(data[:128], random) + data[128:]
+                data = mutated(data[:128], random) + data[128:]
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data, compression)
     return file.getvalue()
 
 
 def _safetensors(model: Mapping[str, Array], random: Random) -> bytes:
-    """A file whose header is spoiled and has the right length again."""
+    """Return a file with a mutated header whose length is right."""
     data = safetensors.numpy.save({name: _native(array) for name, array in model.items()})
     length = struct.unpack("<Q", data[:8])[0]
-    header = spoiled(data[8 : 8 + length], random)
+    header = mutated(data[8 : 8 + length], random)
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
@@ -66,7 +66,7 @@ def _native(array: Array) -> Array:
 
 
 def _seeds() -> dict[str, list[bytes]]:
-    """Valid files by format."""
+    """Return valid files by format."""
     native = [{name: _native(array) for name, array in model.items()} for model in MODELS]
     unnamed = {f"arr_{n}": np.full(n, n, "f4") for n in range(3)}
     layers = [array.astype("f8").tolist() for model in native for array in model.values()]
@@ -90,12 +90,12 @@ SEEDS = _seeds()
 
 
 def inputs(random: Random) -> Iterator[tuple[str, bytes]]:
-    """Spoiled files without an end: ``(format, data)``."""
+    """Yield mutated files without end, as ``(format, data)``."""
     makers: tuple[tuple[str, Maker], ...] = (
-        ("safetensors", lambda random: spoiled(random.choice(SEEDS["safetensors"]), random)),
+        ("safetensors", lambda random: mutated(random.choice(SEEDS["safetensors"]), random)),
         ("safetensors", lambda random: _safetensors(random.choice(MODELS), random)),
-        ("npz", lambda random: spoiled(random.choice(SEEDS["npz"]), random)),
-        ("npz", lambda random: spoiled(random.choice(SEEDS["npz"]), random)),
+        ("npz", lambda random: mutated(random.choice(SEEDS["npz"]), random)),
+        ("npz", lambda random: mutated(random.choice(SEEDS["npz"]), random)),
         (
             "npz",
             lambda random: _npz(
@@ -104,8 +104,8 @@ def inputs(random: Random) -> Iterator[tuple[str, bytes]]:
                 random,
             ),
         ),
-        ("json", lambda random: spoiled(random.choice(SEEDS["json"]), random)),
-        ("json", lambda random: spoiled(random.choice(SEEDS["json"]), random)),
+        ("json", lambda random: mutated(random.choice(SEEDS["json"]), random)),
+        ("json", lambda random: mutated(random.choice(SEEDS["json"]), random)),
     )
     while True:
         kind, make = random.choice(makers)
@@ -113,12 +113,12 @@ def inputs(random: Random) -> Iterator[tuple[str, bytes]]:
 
 
 def check(format: str, data: bytes, expected_layout: TensorLayout | None, spool: Spool) -> str:
-    """Open and read a file; what came of it in a few words.
+    """Open and read a file, and return the outcome in a few words.
 
     Raises
     ------
     AssertionError
-        If it was read otherwise than the format's own library does.
+        If the values differ from those that the format's own library reads.
     """
     source = BytesSource(data)
     try:
@@ -134,7 +134,7 @@ def check(format: str, data: bytes, expected_layout: TensorLayout | None, spool:
     tensors = read_tensors(weights)
     try:
         expected = LIBRARIES[format](data)
-    except Exception:  # whatever else a library raises at a file that is read here
+    except Exception:  # A library may raise anything for a file that is accepted here.
         return "read, the library does not"
     assert tensors.keys() == expected.keys()
     for name, array in expected.items():
