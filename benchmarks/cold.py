@@ -80,7 +80,7 @@ def report(starts: Mapping[str, Sequence[Start]]) -> tuple[str, bool]:
     ]
     count, busy = len(starts["floor"]), os.getloadavg()[1]
     preface = (
-        f"Written by `make bench-cold` on {os.cpu_count()} cores, and a load of {busy:.1f} over the last "
+        f"Written by `make bench-cold` on {os.cpu_count()} cores, with load {busy:.1f} over the last "
         f"minutes: {count} alternating starts of each function, of the deployed zip, in the "
         f"Lambda runtime emulator with Python {package.PYTHON}. The floor imports boto3, numpy, psycopg and "
         "Django with an empty app, and does nothing. INIT is what the emulator reports, including the "
