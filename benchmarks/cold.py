@@ -82,8 +82,8 @@ def report(starts: Mapping[str, Sequence[Start]]) -> tuple[str, bool]:
     preface = (
         f"Written by `make bench-cold` on {os.cpu_count()} cores, with load {busy:.1f} over the last "
         f"minutes: {count} alternating starts of each function, of the deployed zip, in the "
-        f"Lambda runtime emulator with Python {package.PYTHON}. The floor imports boto3, numpy, psycopg and "
-        "Django with an empty app, and does nothing. INIT is what the emulator reports, including the "
+        f"Lambda runtime emulator with Python {package.PYTHON}. The floor imports boto3, numpy, psycopg "
+        "and Django with an empty app, and does nothing. INIT is what the emulator reports, including the "
         "interpreter and AWS's runtime client. The invocations ask for a round of a model without updates, "
         "with an embedded PostgreSQL; the first one connects to it. The figures are medians in "
         "milliseconds, with the minimum and the maximum.\n"
