@@ -9,7 +9,7 @@ from django.conf import settings
 
 from connectors.intake.scores import ScoreIntake
 from connectors.intake.updates import UpdateIntake
-from connectors.publication.outbox import EventPublisher
+from connectors.publication.event_publisher import EventPublisher
 from connectors.runtime.queue import RoundQueue
 from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 

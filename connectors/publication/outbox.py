@@ -1,55 +1,46 @@
-"""Events out: what has happened is told to an EventBridge bus, so that nobody needs to poll.
+"""The outbox: what has happened and has not been published on the event bus yet.
 
-The rows that changed are the outbox: a round, an update, a model or an aggregate is marked `event_pending`
-as it is written, in the transaction that makes the news, and the mark is taken away once the bus has the
-event.
-What could not be sent is sent by the next invocation, at the latest by the next sweep. Hence an event
-comes at least once; its `detail.event_id` is the same whenever it comes.
+The changed rows themselves are the outbox. A round, an update, a model or an aggregate is marked
+`event_pending` in the transaction that changes it, and the mark is removed once the bus has accepted the
+event. An event that could not be sent is sent by a later invocation, at the latest by the next sweep.
+Events are therefore delivered at least once; `detail.event_id` is the same for each delivery.
 
 The schema of the events is in docs/events-out.md.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db.models import Count
 
-from aggregation.errors import TemporarilyUnavailable
-from connectors.errors import translate_aws_errors, translate_database_errors
-from connectors.rounds.selectors import State, UpdateStatus
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
-#: What events say they come from.
-SOURCE = "federated-aggregation"
-
-#: Raised when a field changes its meaning or goes; fields may be added without.
+#: Raised when a field changes its meaning or is removed. Fields may be added without raising it.
 SCHEMA = 1
 
-#: As many as EventBridge takes in one request.
-BATCH = 10
+#: Events of one kind in one invocation: publishing them must leave time for rounds.
+MAX_EVENTS = 200
 
-#: Of one kind, in one invocation: telling must not eat up the time of rounds.
-AT_MOST = 200
-
-#: Longest reason that is told; an entry may have 256 kB.
+#: Characters of a reason in an event; EventBridge accepts 256 kB for an event.
 MAX_REASON = 1000
+
+State = AggregationRound.State
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutboxEvent:
-    """Something that has happened and is to be told.
+    """Something that has happened and is to be published.
 
     Parameters
     ----------
     detail_type : str
     detail : dict
     row
-        What bears the mark.
+        The marked row.
     """
 
     detail_type: str
@@ -57,64 +48,33 @@ class OutboxEvent:
     row: AggregationRound | ModelUpdate | FederatedModel | ModelAggregate
 
 
-class EventPublisher:
-    """Tells what has happened to an event bus.
-
-    Parameters
-    ----------
-    client
-        boto3's EventBridge client.
-    bus : str
-        Name or ARN.
-    """
-
-    def __init__(self, client: Any, bus: str) -> None:
-        self._client = client
-        self._bus = bus
-
-    def announce(self) -> int:
-        """Send what has not been told yet; how many events there were.
-
-        Raises
-        ------
-        TemporarilyUnavailable
-            If the bus did not take every event; those it took are done with.
-        """
-        sent, refused = 0, []
-        with translate_database_errors():
-            for batch in _batches(pending()):
-                failures = self._send(batch)
-                sent += len(batch) - len(failures)
-                refused += failures
-        if refused:
-            raise TemporarilyUnavailable(f"the event bus refused {len(refused)}: {refused[0]}")
-        return sent
-
-    def _send(self, batch: Sequence[OutboxEvent]) -> list[str]:
-        """Send some events; why those were refused that were."""
-        entries = [
-            {
-                "EventBusName": self._bus,
-                "Source": SOURCE,
-                "DetailType": news.detail_type,
-                "Detail": json.dumps(news.detail),
-            }
-            for news in batch
-        ]
-        with translate_aws_errors("the event bus"):
-            answers = self._client.put_events(Entries=entries)["Entries"]
-        _mark_told([n for n, a in zip(batch, answers, strict=True) if "ErrorCode" not in a])
-        return [
-            f"{a['ErrorCode']}: {a.get('ErrorMessage', '')}" for a in answers if "ErrorCode" in a
-        ]
-
-
-def pending() -> Iterator[OutboxEvent]:
-    """What has not been told yet, oldest first within its kind."""
+def pending_events() -> Iterator[OutboxEvent]:
+    """Yield the events that have not been published, the oldest of each kind first."""
     yield from _ended_rounds()
     yield from _rejected_updates()
     yield from _paused_models()
     yield from _dropped_scores()
+
+
+def mark_published(events: Sequence[OutboxEvent]) -> None:
+    """Remove the marks of published events.
+
+    A mark that has changed since it was read stays: the model was paused again meanwhile.
+    """
+    for kind, unmarked in _UNMARKED:
+        rows = [event.row for event in events if isinstance(event.row, kind)]
+        marks = {row.pk: row.event_pending for row in rows}
+        if marks:
+            marked = kind._default_manager.filter(pk__in=marks.keys())
+            marked.filter(event_pending__in=set(marks.values())).update(event_pending=unmarked)
+
+
+_UNMARKED = (
+    (AggregationRound, False),
+    (ModelUpdate, False),
+    (FederatedModel, None),
+    (ModelAggregate, None),
+)
 
 
 _ROUND_ENDED = {
@@ -126,7 +86,7 @@ _ROUND_ENDED = {
 
 def _ended_rounds() -> Iterator[OutboxEvent]:
     rounds = AggregationRound.objects.filter(event_pending=True, state__gt=State.RUNNING)
-    for ended in rounds.select_related("aggregate").order_by("pk")[:AT_MOST]:
+    for ended in rounds.select_related("aggregate").order_by("pk")[:MAX_EVENTS]:
         detail = {
             **_detail(f"round-{ended.pk}", ended.federated_model_id, ended.finished_on),
             "round": ended.number,
@@ -142,15 +102,11 @@ def _ended_rounds() -> Iterator[OutboxEvent]:
             }
         if ended.error:
             detail["reason"] = ended.error[:MAX_REASON]
-        yield OutboxEvent(
-            detail_type=_ROUND_ENDED[State(ended.state)],
-            detail=detail,
-            row=ended,
-        )
+        yield OutboxEvent(detail_type=_ROUND_ENDED[State(ended.state)], detail=detail, row=ended)
 
 
 def _origin(ended: AggregationRound) -> dict[str, Any]:
-    """What made a round's aggregate."""
+    """Return what made a round's aggregate."""
     original = ended.config_snapshot.get("rolled_back_to")
     if original:
         return {"made_by": "rollback", "rolled_back_to": original}
@@ -158,8 +114,8 @@ def _origin(ended: AggregationRound) -> dict[str, Any]:
 
 
 def _rejected_updates() -> Iterator[OutboxEvent]:
-    updates = ModelUpdate.objects.filter(event_pending=True, status=UpdateStatus.INVALID)
-    for update in updates.order_by("pk")[:AT_MOST]:
+    rejected = ModelUpdate.objects.filter(event_pending=True, status=ModelUpdate.Status.INVALID)
+    for update in rejected.order_by("pk")[:MAX_EVENTS]:
         detail = {
             **_detail(f"update-{update.pk}", update.federated_model_id, update.uploaded_on),
             "client_id": str(update.client_id),
@@ -172,10 +128,10 @@ def _rejected_updates() -> Iterator[OutboxEvent]:
 
 def _paused_models() -> Iterator[OutboxEvent]:
     paused = FederatedModel.objects.filter(allow_aggregation=False).exclude(event_pending=None)
-    for model in paused.order_by("pk")[:AT_MOST]:
+    for model in paused.order_by("pk")[:MAX_EVENTS]:
         on = model.event_pending
         detail = {
-            **_detail(_at(f"pause-{model.pk}", on), model.pk, on),
+            **_detail(_dated_id(f"pause-{model.pk}", on), model.pk, on),
             "reason": model.pause_reason[:MAX_REASON],
         }
         yield OutboxEvent(detail_type="Model Paused", detail=detail, row=model)
@@ -184,10 +140,11 @@ def _paused_models() -> Iterator[OutboxEvent]:
 def _dropped_scores() -> Iterator[OutboxEvent]:
     marked = ModelAggregate.objects.filter(event_pending__isnull=False)
     counted = marked.annotate(n=Count("client_scores")).select_related("federated_model", "parent")
-    for aggregate in counted.order_by("pk")[:AT_MOST]:
+    for aggregate in counted.order_by("pk")[:MAX_EVENTS]:
         on = aggregate.event_pending
+        event_id = _dated_id(f"score-{aggregate.pk}", on)
         detail = {
-            **_detail(_at(f"score-{aggregate.pk}", on), aggregate.federated_model_id, on),
+            **_detail(event_id, aggregate.federated_model_id, on),
             "aggregate_id": aggregate.pk,
             "score": aggregate.validation_score,
             "parent_score": aggregate.parent.validation_score if aggregate.parent else None,
@@ -197,39 +154,11 @@ def _dropped_scores() -> Iterator[OutboxEvent]:
         yield OutboxEvent(detail_type="Score Dropped", detail=detail, row=aggregate)
 
 
-def _at(event_id: str, on: datetime | None) -> str:
-    """The id of an event that may happen to the same row again."""
+def _dated_id(event_id: str, on: datetime | None) -> str:
+    """Return the id of an event that may happen to the same row again."""
     return f"{event_id}-{on:%Y%m%dT%H%M%S.%f}"
 
 
 def _detail(event_id: str, model_id: int, on: datetime | None) -> dict[str, Any]:
     detail: dict[str, Any] = {"schema": SCHEMA, "event_id": event_id, "model_id": model_id}
     return detail | ({"on": on.isoformat()} if on else {})
-
-
-def _mark_told(sent: Sequence[OutboxEvent]) -> None:
-    """Take the marks away that were seen: a model paused anew meanwhile bears another."""
-    for kind, unmarked in _UNMARKED:
-        seen = {news.row.pk: news.row.event_pending for news in sent if isinstance(news.row, kind)}
-        if seen:
-            marked = kind._default_manager.filter(pk__in=seen.keys())
-            marked.filter(event_pending__in=set(seen.values())).update(event_pending=unmarked)
-
-
-_UNMARKED = (
-    (AggregationRound, False),
-    (ModelUpdate, False),
-    (FederatedModel, None),
-    (ModelAggregate, None),
-)
-
-
-def _batches(news: Iterable[OutboxEvent]) -> Iterator[list[OutboxEvent]]:
-    batch: list[OutboxEvent] = []
-    for each in news:
-        batch.append(each)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

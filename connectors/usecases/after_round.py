@@ -37,7 +37,7 @@ def announce() -> None:
     if to is None:
         return
     try:
-        log_sent(to.announce())
+        log_sent(to.publish())
     except Exception:
         log_not_sent()
 

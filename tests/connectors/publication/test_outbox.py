@@ -1,4 +1,4 @@
-"""Events out, received from moto's EventBridge by a queue, as a dashboard would receive them."""
+"""Events, received from moto's EventBridge by a queue, as a dashboard would receive them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from django.test import override_settings
 from aggregation.errors import TemporarilyUnavailable
 from connectors import DjangoAggConnector
 from connectors.application import event_publisher
-from connectors.publication.outbox import AT_MOST, EventPublisher, pending
+from connectors.publication.event_publisher import EventPublisher
+from connectors.publication.outbox import MAX_EVENTS, pending_events
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from local.cloud import Cloud, queue_arn
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 BUS = "federation"
 
-#: What docs/events-out.md names: kinds of events, and their fields.
+#: The kinds and fields of events that docs/events-out.md documents.
 DOCUMENTED = set(
     re.findall(
         r"`([\w ]+)`", (Path(__file__).parents[3] / "docs" / "events-out.md").read_text(), re.ASCII
@@ -44,11 +45,11 @@ DOCUMENTED = set(
 
 
 class Bus:
-    """An event bus, and a queue that gets what is sent to it."""
+    """An event bus, and a queue that receives its events."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.events, self._sqs = cloud.client("events"), cloud.client("sqs")
-        self._queue = self._sqs.create_queue(QueueName="announced")["QueueUrl"]
+        self._queue = self._sqs.create_queue(QueueName="published-events")["QueueUrl"]
 
     def open(self) -> None:
         self.events.create_event_bus(Name=BUS)
@@ -66,7 +67,7 @@ class Bus:
         self._sqs.delete_queue(QueueUrl=self._queue)
 
     def received(self) -> list[tuple[str, dict[str, Any]]]:
-        """Kind and detail of every event since the last call."""
+        """Return the kind and the detail of every event since the last call."""
         found: list[tuple[str, dict[str, Any]]] = []
         while True:
             answer = self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10)
@@ -83,7 +84,7 @@ class Bus:
 
 @pytest.fixture
 def bus(cloud: Cloud) -> Iterator[Bus]:
-    """A bus that the function is told of."""
+    """A bus that the function publishes to."""
     bus = Bus(cloud)
     bus.open()
     event_publisher.cache_clear()
@@ -94,8 +95,8 @@ def bus(cloud: Cloud) -> Iterator[Bus]:
     bus.delete()
 
 
-def test_a_published_aggregate_is_announced_once(bus: Bus) -> None:
-    """The event names model, round, aggregate and key; the next invocation has nothing to add."""
+def test_a_published_aggregate_is_one_event(bus: Bus) -> None:
+    """The event names model, round, aggregate and key; the next invocation publishes nothing."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     invoke(scheduled(model))
@@ -121,8 +122,8 @@ def test_a_published_aggregate_is_announced_once(bus: Bus) -> None:
     assert bus.received() == []
 
 
-def test_a_rollback_is_announced_as_one(bus: Bus) -> None:
-    """Clients must train from the aggregate of a rollback: its event says so, and whose bytes it has."""
+def test_the_event_of_a_rollback_names_the_aggregate_it_restores(bus: Bus) -> None:
+    """The event of a rollback says so and names the aggregate whose bytes it has."""
     model = make_model(1)
     for value in (1.0, 2.0):
         ready_update(model, 1, filled(value))
@@ -137,8 +138,8 @@ def test_a_rollback_is_announced_as_one(bus: Bus) -> None:
     assert detail["key"] == model.aggregates.get(number=3).result.name
 
 
-def test_an_aggregate_of_a_workflow_is_announced_as_one(bus: Bus) -> None:
-    """A round that a workflow made step by step says so; nothing here knows what it computed."""
+def test_the_event_of_a_workflows_aggregate_says_so(bus: Bus) -> None:
+    """An aggregate that a workflow made step by step is published with `made_by` workflow."""
     model = make_model(1)
     update = ready_update(model, 1, filled(1.0))
     connector = DjangoAggConnector(DEFAULT_SETTINGS)
@@ -153,8 +154,8 @@ def test_an_aggregate_of_a_workflow_is_announced_as_one(bus: Bus) -> None:
     assert (detail["aggregate_id"], detail["updates_used"]) == (aggregate.pk, 1)
 
 
-def test_a_dropped_score_is_announced_until_it_recovers(bus: Bus) -> None:
-    """The report that makes an aggregate worse than the model allows is told, and only that one."""
+def test_a_dropped_score_is_one_event_until_it_recovers(bus: Bus) -> None:
+    """Only the score that makes an aggregate worse than the model allows is published."""
     model = make_model(3, score_metric="accuracy", max_score_drop=0.1)
     for value in (1.0, 2.0):
         ready_update(model, 1, filled(value))
@@ -176,17 +177,17 @@ def test_a_dropped_score_is_announced_until_it_recovers(bus: Bus) -> None:
 
 
 def report(aggregate: ModelAggregate, client: int, accuracy: float) -> None:
-    """A client reports a score, and the function is told."""
+    """Store a client's score and invoke the function with its notification."""
     key = f"scores/{aggregate.federated_model_id}/{client_id(client)}/{aggregate.pk}.json"
     body = json.dumps({"accuracy": accuracy}).encode()
     invoke({"Records": [s3_record(key, put(key, body), len(body))]})
 
 
-def test_a_rejected_update_is_announced_with_its_reason(bus: Bus) -> None:
-    """Whether the door or the round rejects an update, its client is told why."""
+def test_a_rejected_update_is_an_event_with_its_reason(bus: Bus) -> None:
+    """An update that intake or the round rejects is published with the reason."""
     model = make_model(2, initial=filled(0.0))
-    at_door = upload(model, 1, {"w": np.zeros((3, 2), np.float32)})
-    invoke({"Records": [at_door]})
+    rejected_at_intake = upload(model, 1, {"w": np.zeros((3, 2), np.float32)})
+    invoke({"Records": [rejected_at_intake]})
     ((kind, detail),) = bus.received()
     assert (kind, detail["client_id"]) == ("Update Rejected", str(client_id(1)))
     assert detail["reason"] == model.model_updates.get().rejection_reason
@@ -198,8 +199,8 @@ def test_a_rejected_update_is_announced_with_its_reason(bus: Bus) -> None:
     assert refused[1]["reason"].startswith("nan in tensor")
 
 
-def test_an_update_that_a_newer_one_superseded_is_announced(bus: Bus) -> None:
-    """Updates that are rejected many at a time, in one statement, are announced one by one."""
+def test_a_superseded_update_is_an_event(bus: Bus) -> None:
+    """Updates that one statement rejects together are published one by one."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     ready_update(model, 1, filled(2.0))
@@ -208,8 +209,8 @@ def test_an_update_that_a_newer_one_superseded_is_announced(bus: Bus) -> None:
     assert kinds == [("Aggregate Published", ""), ("Update Rejected", "superseded")]
 
 
-def test_a_failed_round_and_the_pause_it_causes_are_announced(bus: Bus) -> None:
-    """The last of too many failures says two things: the round failed, the model is paused."""
+def test_a_failed_round_and_the_pause_it_causes_are_two_events(bus: Bus) -> None:
+    """The failure that pauses a model publishes both the failed round and the pause."""
     model = make_model(1, initial=filled(0.0))
     assert model.current_artifact
     ready_update(model, 1, filled(1.0))
@@ -224,8 +225,8 @@ def test_a_failed_round_and_the_pause_it_causes_are_announced(bus: Bus) -> None:
     assert paused[1]["event_id"].startswith(f"pause-{model.pk}-")
 
 
-def test_a_pause_by_hand_is_announced_and_a_resumed_one_is_not(bus: Bus) -> None:
-    """What was resumed before anybody was told is no news; what is paused anew is."""
+def test_a_pause_is_an_event_unless_it_has_ended(bus: Bus) -> None:
+    """A pause that ended before it was published is not published; a later one is."""
     model = make_model(1)
     call_command("pause", str(model.pk), reason="review")
     call_command("resume", str(model.pk))
@@ -237,8 +238,8 @@ def test_a_pause_by_hand_is_announced_and_a_resumed_one_is_not(bus: Bus) -> None
     assert (kind, detail["reason"]) == ("Model Paused", "second review")
 
 
-def test_a_bus_that_is_away_fails_no_round_and_is_told_later(bus: Bus) -> None:
-    """The round is published all the same, and the sweep sends what could not be sent."""
+def test_an_unavailable_bus_fails_no_round(bus: Bus) -> None:
+    """The round succeeds, and the next sweep publishes its event."""
     bus.close()
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
@@ -249,8 +250,8 @@ def test_a_bus_that_is_away_fails_no_round_and_is_told_later(bus: Bus) -> None:
     assert [kind for kind, _ in bus.received()] == ["Aggregate Published"]
 
 
-def test_an_event_that_was_refused_is_sent_again_alone(bus: Bus) -> None:
-    """Of a batch of which the bus refuses one, only that one comes again."""
+def test_only_a_refused_event_is_sent_again(bus: Bus) -> None:
+    """If the bus refuses one event of a batch, only that one is sent again."""
     models = [make_model(1) for _ in range(3)]
     for model in models:
         ready_update(model, 1, filled(1.0))
@@ -262,7 +263,7 @@ def test_an_event_that_was_refused_is_sent_again_alone(bus: Bus) -> None:
     refused = f"round-{models[1].rounds.get().pk}"
 
     class Refusing:
-        """A bus that has no room for one event, and takes the others."""
+        """A bus that refuses one event and accepts the others."""
 
         def put_events(self, **request: Any) -> dict[str, Any]:
             entries = request["Entries"]
@@ -274,15 +275,17 @@ def test_an_event_that_was_refused_is_sent_again_alone(bus: Bus) -> None:
             ]
             return {"Entries": answers}
 
-    with pytest.raises(TemporarilyUnavailable, match="refused 1: ThrottlingException"):
-        EventPublisher(Refusing(), BUS).announce()
+    with pytest.raises(
+        TemporarilyUnavailable, match="refused 1 events; the first: ThrottlingException"
+    ):
+        EventPublisher(Refusing(), BUS).publish()
     assert len(bus.received()) == 2
-    assert EventPublisher(bus.events, BUS).announce() == 1
+    assert EventPublisher(bus.events, BUS).publish() == 1
     assert [detail["event_id"] for _, detail in bus.received()] == [refused]
 
 
-def test_what_happened_before_there_was_a_bus_is_no_news(bus: Bus) -> None:
-    """Rows written while no bus was set are never announced, however long they wait."""
+def test_what_happened_before_there_was_a_bus_is_not_published(bus: Bus) -> None:
+    """Rows that were written while no bus was configured are never published."""
     model = make_model(1)
     with override_settings(EVENT_BUS=""):
         ready_update(model, 1, filled(1.0), status=ModelUpdate.Status.INVALID)
@@ -293,11 +296,11 @@ def test_what_happened_before_there_was_a_bus_is_no_news(bus: Bus) -> None:
             lease_expires_at="2026-11-24T00:00:00Z",
             started_on="2026-11-24T00:00:00Z",
         )
-    assert list(pending()) == []
+    assert list(pending_events()) == []
 
 
-def test_telling_much_is_spread_over_invocations(bus: Bus) -> None:
-    """One invocation sends no more than its share, the next goes on; statements grow with batches."""
+def test_many_events_are_spread_over_invocations(bus: Bus) -> None:
+    """One invocation publishes at most `MAX_EVENTS` of a kind; the next one continues."""
     model = make_model(1)
     updates = [
         ModelUpdate(
@@ -306,16 +309,16 @@ def test_telling_much_is_spread_over_invocations(bus: Bus) -> None:
             data=f"updates/{number}",
             status=ModelUpdate.Status.INVALID,
         )
-        for number in range(AT_MOST + 1)
+        for number in range(MAX_EVENTS + 1)
     ]
     ModelUpdate.objects.bulk_create(updates)
-    told_by = EventPublisher(bus.events, BUS)
-    assert [told_by.announce() for _ in range(3)] == [AT_MOST, 1, 0]
-    assert len({detail["event_id"] for _, detail in bus.received()}) == AT_MOST + 1
+    publisher = EventPublisher(bus.events, BUS)
+    assert [publisher.publish() for _ in range(3)] == [MAX_EVENTS, 1, 0]
+    assert len({detail["event_id"] for _, detail in bus.received()}) == MAX_EVENTS + 1
 
 
-def test_without_a_bus_nothing_is_asked_or_sent() -> None:
-    """Where EVENT_BUS is not set there is nobody to tell, and no row is marked."""
+def test_without_a_bus_nothing_is_marked_or_sent() -> None:
+    """If EVENT_BUS is not set there is no publisher, and no row is marked."""
     assert event_publisher() is None
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
