@@ -1,4 +1,4 @@
-"""Opening the updates of one combination: which can be read, and agree on what the model is."""
+"""Open the updates of one combination, and reject those whose layout differs from the model's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from aggregation.formats import NeedsSpool, Spool
 from aggregation.layout import Tensor, TensorLayout, layout_difference, list_difference
 from aggregation.weights import Weights
 
-#: Opens one update. Given the model's layout, if that is known: text takes its dtypes from there;
-#: and a spool, if it may be unpacked. Raises `UpdateRejected` where the update cannot be used, and
-#: `NeedsSpool` where it needs a spool. Called from several threads.
+#: Opens one update, given the model's layout, if it is known (text takes its dtypes from there), and
+#: a spool, if the update may be unpacked. Raises `UpdateRejected` if the update cannot be used, and
+#: `NeedsSpool` if it must be unpacked and there is no spool. Called from several threads.
 Opener = Callable[[TensorLayout | None, Spool | None], Weights]
 
-#: What became of the updates that could be opened, or could be if they had a spool.
+#: The updates that were opened, or that must be unpacked to be opened.
 Found = dict[int, Weights | NeedsSpool]
 
 
@@ -26,30 +26,29 @@ def open_consistent(
     threads: int,
     spool: Spool | None = None,
 ) -> tuple[dict[int, Weights], dict[int, str]]:
-    """Open updates, and leave out those that are not laid out like the others.
+    """Open updates, and reject those that cannot be read or have another layout.
 
-    What must be unpacked is unpacked last, when all that can be known without is known, and is let
-    in in the order of ``openers`` as long as there is room for what it takes at most. So which are
-    left out follows from the updates and the size of the spool, whichever thread comes first.
+    Updates that must be unpacked come last, when the layout is known. They are admitted in the order
+    of ``openers`` for as long as the spool has room for the most that each can take. So which of
+    them are rejected depends on the updates and on the size of the spool, but not on timing.
 
     Parameters
     ----------
     openers : mapping of int to Opener
-        By what the caller knows the updates by.
+        One for each update, by the key that the caller uses for it.
     expected_layout : TensorLayout, optional
-        The model's. Without one, the layout that most updates have is the model's: one client must
-        not decide it.
+        The model's. By default it is the layout of most updates, so that no single client decides.
     threads : int
         Updates opened at the same time.
     spool : Spool, optional
-        For what must be unpacked; not needed where nothing must.
+        For updates that must be unpacked; without it, `NeedsSpool` is raised for them.
 
     Returns
     -------
     opened : dict of int to Weights
         In the order of ``openers``.
     rejected : dict of int to str
-        The others, with the reasons.
+        The reasons for the other updates.
     """
     found, rejected = _open_all(openers, expected_layout, threads)
     if expected_layout is None and found:
@@ -77,7 +76,7 @@ def _unpack(
     threads: int,
     spool: Spool | None,
 ) -> tuple[dict[int, Weights], dict[int, str]]:
-    """Open what must be unpacked, as far as there is room for it."""
+    """Open the updates that must be unpacked, as far as the spool has room for them."""
     admitted: dict[int, Opener] = {}
     rejected = {}
     for key, each in found.items():
@@ -109,7 +108,7 @@ def _open_all(
         try:
             return opener(expected_layout, None)
         except (NeedsSpool, UpdateRejected) as error:
-            return error.with_traceback(None)  # which would keep all that was read of the headers
+            return error.with_traceback(None)  # It would keep alive what was read of the headers.
 
     found: Found = {}
     rejected = {}

@@ -1,5 +1,4 @@
-"""A weights object that has been opened: its layout is known and checked, its bytes are still where
-they were."""
+"""A weights object that is open: its layout is known and checked, and its bytes are read by ranges."""
 
 from __future__ import annotations
 
@@ -16,27 +15,27 @@ from numpy.typing import NDArray
 from aggregation.layout import TensorLayout
 from aggregation.sources import Buffer, ByteSource
 
-#: Bytes between two pieces of a chunk that are read along, rather than the second piece on its own:
-#: a request to an object store takes as long as a megabyte does.
+#: The most unneeded bytes between two pieces of a chunk that are read in one request. A request to an
+#: object store takes as long as the transfer of a megabyte.
 MAX_GAP_BYTES = 64 << 10
 
-#: Bytes read at most in order to be scattered to where they belong.
+#: The most bytes that are read into scratch memory and copied to their places from there.
 MAX_SPAN_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class TensorIndex:
-    """Which tensors a weights object holds, and at which byte each of them begins.
+    """The tensors of a weights object, and the byte at which each of them begins.
 
-    Objects of the same structure share one index (`shared_index`), so that what is derived from it
-    is derived once, and so that two hundred updates take no more memory than one.
+    Objects of the same structure share one index (`shared_index`), so that values derived from it are
+    computed once, and two hundred updates take no more memory than one.
 
     Parameters
     ----------
     layout : TensorLayout
         In the order in which the object holds the tensors.
     offsets : tuple of int
-        Where they begin, counted from `Weights.base`.
+        Their first bytes, counted from `Weights.base`.
     """
 
     layout: TensorLayout
@@ -49,12 +48,12 @@ _shared: WeakValueDictionary[tuple[TensorLayout, tuple[int, ...]], TensorIndex] 
 
 
 def shared_index(layout: TensorLayout, offsets: tuple[int, ...]) -> TensorIndex:
-    """The one index with this content, for as long as anything uses it."""
+    """Return the one index with this content; it exists while anything uses it."""
     return _shared.setdefault((layout, offsets), TensorIndex(layout, offsets))
 
 
 class Extent(NamedTuple):
-    """Bytes ``start`` to ``stop`` of the flattened model that lie together, from ``offset`` on."""
+    """Bytes ``start`` to ``stop`` of the flattened model, which the object holds at ``offset``."""
 
     start: int
     stop: int
@@ -62,10 +61,10 @@ class Extent(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Bytes of an object that are read at once.
+    """Bytes of an object that are read in one request.
 
-    ``pieces`` are the parts of it that are wanted: ``(begin, place, length)`` for ``length`` bytes
-    from ``begin`` in the span that belong at ``place`` in the reader's buffer.
+    ``pieces`` are the needed parts of it: ``(begin, place, length)`` stands for ``length`` bytes from
+    ``begin`` in the span, which are copied to ``place`` in the reader's buffer.
     """
 
     offset: int
@@ -83,7 +82,7 @@ class Weights:
     source : ByteSource
     format : str
     base : int
-        What the offsets of the index count from.
+        The byte from which the offsets of the index count.
     """
 
     index: TensorIndex
@@ -93,7 +92,7 @@ class Weights:
 
     @property
     def layout(self) -> TensorLayout:
-        """Its tensors, in the order in which the object holds them."""
+        """The tensors, in the order in which the object holds them."""
         return self.index.layout
 
     def read_into(self, order: TensorLayout, start: int, buffer: Buffer) -> None:
@@ -119,11 +118,10 @@ class Weights:
 
 @lru_cache(maxsize=8)
 def _spans(index: TensorIndex, order: TensorLayout, start: int, stop: int) -> tuple[Span, ...]:
-    """What to read for bytes ``start`` to ``stop`` of the flattened model.
+    """Return the reads for bytes ``start`` to ``stop`` of the flattened model.
 
-    Paid once a chunk, not once a tensor: small tensors that lie near each other come in one read,
-    in whichever order the object holds them. Cached, since the updates of a round all ask for the
-    same chunk.
+    Small tensors that lie near each other are read together, in whichever order the object holds
+    them. The result is cached, because all updates of a round need the same chunk.
     """
     spans: list[list[Extent]] = []
     for extent in sorted(_extents_between(index, order, start, stop), key=lambda e: e.offset):
@@ -153,7 +151,7 @@ def _span(extents: list[Extent], start: int) -> Span:
 def _extents_between(
     index: TensorIndex, order: TensorLayout, start: int, stop: int
 ) -> Iterator[Extent]:
-    """The parts of the extents that lie in bytes ``start`` to ``stop`` of the flattened model."""
+    """Yield the parts of the extents within bytes ``start`` to ``stop`` of the flattened model."""
     extents = _extents(index, order)
     first = bisect_right(extents, start, key=lambda extent: extent.stop)
     for extent in extents[first:]:
@@ -165,7 +163,7 @@ def _extents_between(
 
 @lru_cache(maxsize=8)
 def _extents(index: TensorIndex, order: TensorLayout) -> tuple[Extent, ...]:
-    """The byte ranges of the flattened model, joined where they lie together in the object too."""
+    """Return the byte ranges of the flattened model, joined where the object holds them together."""
     offset_by_name = dict(zip(index.layout.by_name, index.offsets, strict=True))
     extents: list[Extent] = []
     start = 0
