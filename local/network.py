@@ -1,14 +1,16 @@
 """A small neural network in numpy: one hidden layer, trained by stochastic gradient descent.
 
-All arrays are float32. A model is a dictionary of tensors, as safetensors stores it.
+The arrays are float32; the functions also work in float64. A model is a dictionary of tensors, as safetensors stores it.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 Model = dict[str, Array]
 

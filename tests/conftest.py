@@ -1,4 +1,4 @@
-"""The real parts every test may ask for: moto's S3 and SQS over HTTP, SQLite and PostgreSQL."""
+"""Fixtures for all tests: moto's S3 and SQS over HTTP, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# How long a case takes on a busy machine is no property of the code, and a suite that passed passes again;
-# to look for what it has not met yet: pytest --hypothesis-profile searching.
+# There are no deadlines, since the time of a case depends on the machine. The examples are repeated, so
+# that it passes again if it passed. To search for new examples: pytest --hypothesis-profile searching.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("searching", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
-#: Records every AWS call of the suite, for the policy to be compared with.
+#: Records every AWS call of the suite, for the comparison with the function's policy.
 pytest_plugins = ["tests.deploy.aws_calls"]
 
 _session = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Boot Django in the environment the function has, before a test module imports it."""
+    """Start Django in the function's environment before a test module imports it."""
     from local.cloud import embedded_cloud
 
     cloud = _session.enter_context(embedded_cloud())
@@ -64,14 +64,14 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def shared_cloud(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The embedded cloud, emptied once a module: for many quick tests that see their own keys only."""
+    """The embedded cloud, emptied once per module, for quick tests that read their own keys only."""
     cloud = request.config.stash[_CLOUD]
     yield cloud
     empty_cloud(cloud)
 
 
 def empty_cloud(cloud: Any) -> None:
-    """Delete what is in the bucket and the queues."""
+    """Delete everything in the bucket and the queues."""
     s3, sqs = cloud.client("s3"), cloud.client("sqs")
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=cloud.bucket):
         versions = [
@@ -89,7 +89,7 @@ def empty_cloud(cloud: Any) -> None:
 
 
 def _replace_queue(sqs: Any, url: str) -> None:
-    """Purging is allowed once a minute, and leaves alone what has been received."""
+    """Create the queue again: purging is allowed once a minute, and does not delete received messages."""
     kept = ("VisibilityTimeout", "RedrivePolicy")
     attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     sqs.delete_queue(QueueUrl=url)
@@ -131,7 +131,7 @@ def migrated_postgres(postgres: Any) -> str:
 
 @pytest.fixture
 def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
-    """A fresh SQLite database."""
+    """The URL of an empty SQLite database."""
     path = tmp_path / "test.sqlite3"
     shutil.copyfile(migrated_sqlite, path)
     return f"sqlite:///{path}"
@@ -139,7 +139,7 @@ def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A fresh database that Django uses: the test runs on SQLite and on PostgreSQL."""
+    """An empty database for Django: the test runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         with using_database(request.getfixturevalue("sqlite_url")) as url:
             yield url
@@ -151,14 +151,14 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextmanager
 def using_database(url: str) -> Iterator[str]:
-    """Point Django, and the processes a test starts, to another database."""
+    """Let Django, and the processes that a test starts, use another database."""
     import dj_database_url
     from django.db import connections
 
     import settings as project
 
     before = connections.settings["default"], os.environ["DATABASE_URL"]
-    config = project.database(dj_database_url.parse(url))
+    config = project.database({**dj_database_url.parse(url)})
     _switch({**before[0], "NAME": "", "OPTIONS": {}, **config})
     os.environ["DATABASE_URL"] = url
     try:
@@ -177,8 +177,10 @@ def _switch(config: dict[str, Any]) -> None:
 
 
 def empty_tables() -> None:
-    """Delete every row. In one transaction, since it is at its end that foreign keys are looked at; and
-    not by TRUNCATE, which takes fifty times as long for as few rows as these."""
+    """Delete every row, in one transaction, at the end of which foreign keys are checked.
+
+    TRUNCATE would take fifty times as long for as few rows as these.
+    """
     from django.apps import apps
     from django.db import connection, transaction
 

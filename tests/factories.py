@@ -1,4 +1,4 @@
-"""Federated models, clients and uploads as the tests want them."""
+"""Creates federated models, clients and uploads for tests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SMALL = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(3, np.float32)}
 
 
 def client_id(number: int) -> uuid.UUID:
-    """A client's id by which its place in claim order is known."""
+    """Return a client's id; ids are in claim order of their numbers."""
     return uuid.UUID(int=0x11111111_1111_4111_8111_000000000000 + number)
 
 
 def make_model(clients: int = 3, *, initial: Any = None, **fields: Any) -> FederatedModel:
-    """A federated model with this many member clients."""
+    """Create a federated model with a number of member clients."""
     model = FederatedModel.objects.create(name=f"model {next(_numbers)}", **fields)
     members = [Client.objects.get_or_create(pk=client_id(n))[0] for n in range(1, clients + 1)]
     model.clients.set(members)
@@ -39,27 +39,29 @@ def make_model(clients: int = 3, *, initial: Any = None, **fields: Any) -> Feder
 
 
 def filled(value: float, expected_layout: Mapping[str, Any] = SMALL) -> dict[str, Any]:
-    """Tensors laid out like those given, with one value everywhere."""
+    """Return tensors with the given layout and one value everywhere."""
     return {name: np.full_like(tensor, value) for name, tensor in expected_layout.items()}
 
 
 def put(key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
-    """Store an object in the bucket, as a client does; its ETag."""
-    from django.core.files.storage import default_storage
-
-    client = default_storage.connection.meta.client
-    answer = client.put_object(
-        Bucket=default_storage.bucket_name, Key=key, Body=body, Metadata=dict(metadata or {})
-    )
+    """Store an object in the bucket, as a client does, and return its ETag."""
+    client, bucket = _bucket()
+    answer = client.put_object(Bucket=bucket, Key=key, Body=body, Metadata=dict(metadata or {}))
     return str(answer["ETag"].strip('"'))
 
 
 def get(key: str) -> bytes:
-    """The bytes of an object in the bucket."""
+    """Return the bytes of an object in the bucket."""
+    client, bucket = _bucket()
+    return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+
+def _bucket() -> tuple[Any, str]:
+    """Return boto3's S3 client and the name of the bucket."""
     from django.core.files.storage import default_storage
 
-    client = default_storage.connection.meta.client
-    return bytes(client.get_object(Bucket=default_storage.bucket_name, Key=key)["Body"].read())
+    storage: Any = default_storage
+    return storage.connection.meta.client, storage.bucket_name
 
 
 def upload(
@@ -71,7 +73,7 @@ def upload(
     num_examples: Any = 1,
     base: Any = None,
 ) -> dict[str, Any]:
-    """Store an update as a client does; the record of S3's notification of it."""
+    """Store an update as a client does, and return the record of S3's notification."""
     body = tensors if isinstance(tensors, bytes) else safetensors.numpy.save(dict(tensors))
     name = name or f"update-{next(_numbers)}.safetensors"
     key = f"updates/{model.pk}/{client_id(client)}/{name}"
@@ -82,7 +84,7 @@ def upload(
 
 
 def s3_record(key: str, etag: str, size: int, bucket: str = "federation") -> dict[str, Any]:
-    """A record of an S3 notification."""
+    """Return a record of an S3 notification."""
     from urllib.parse import quote_plus
 
     return {
@@ -101,7 +103,7 @@ def s3_record(key: str, etag: str, size: int, bucket: str = "federation") -> dic
 
 
 def sqs_event(*bodies: Any) -> dict[str, Any]:
-    """A batch of messages as the event source mapping hands it over."""
+    """Return a batch of messages as the event source mapping delivers it."""
     import json
 
     records = [
@@ -124,7 +126,7 @@ def sqs_event(*bodies: Any) -> dict[str, Any]:
 def ready_update(
     model: FederatedModel, client: int, tensors: Mapping[str, Any] | bytes, **fields: Any
 ) -> ModelUpdate:
-    """An update stored and registered, without going through the door."""
+    """Store and register an update without intake."""
     body = tensors if isinstance(tensors, bytes) else safetensors.numpy.save(dict(tensors))
     suffix = fields.pop("suffix", "safetensors")
     key = f"updates/{model.pk}/{client_id(client)}/registered-{next(_numbers)}.{suffix}"
@@ -135,6 +137,6 @@ def ready_update(
 
 
 def statuses(updates: Sequence[ModelUpdate]) -> list[str]:
-    """The names of the updates' statuses, as the database has them now."""
+    """Return the names of the updates' current statuses in the database."""
     found = ModelUpdate.objects.in_bulk([update.pk for update in updates])
     return [ModelUpdate.Status(found[update.pk].status).name for update in updates]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from local.dataset import Digits, Examples, deal_digits
@@ -18,10 +19,11 @@ def rows(*parts: Examples) -> list[tuple[float, ...]]:
     )
 
 
-def shares(digits: Digits) -> np.ndarray:
+def shares(digits: Digits) -> NDArray[np.float64]:
     """Return the share of each class in each client's training examples; shape (n_clients, n_classes)."""
     counts = np.array([np.bincount(part.labels, minlength=10) for part in digits.training])
-    return counts / counts.sum(axis=1, keepdims=True)
+    result: NDArray[np.float64] = counts / counts.sum(axis=1, keepdims=True)
+    return result
 
 
 @pytest.mark.parametrize("n_clients", [3, 10, 50])

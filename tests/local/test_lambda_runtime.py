@@ -16,6 +16,7 @@ import pytest
 from local import lambda_runtime
 from local.errors import FunctionError, RuntimeUnavailable
 from local.lambda_runtime import LambdaRuntime
+from local.processes import free_port
 
 FUNCTION = """
 import os, signal, time
@@ -171,7 +172,7 @@ def test_occupied_ports_are_replaced(
 ) -> None:
     """The emulator starts although another process took the port of either of its two interfaces."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        busy, free_port = taken.getsockname()[1], lambda_runtime.free_port
+        busy = taken.getsockname()[1]
         ports = iter([busy, free_port(), free_port(), busy])
         monkeypatch.setattr(lambda_runtime, "free_port", lambda: next(ports, None) or free_port())
         assert open_runtime().invoke(1)["event"] == 1
