@@ -1,6 +1,7 @@
 """A small neural network in numpy: one hidden layer, trained by stochastic gradient descent.
 
-The arrays are float32; the functions also work in float64. A model is a dictionary of tensors, as safetensors stores it.
+The arrays are float32; the functions also work in float64. A model is a dictionary of tensors, as in
+safetensors.
 """
 
 from __future__ import annotations
