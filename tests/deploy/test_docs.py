@@ -1,13 +1,16 @@
-"""docs/deploy.md keeps up with the template, with AWS, and with what an operator may run."""
+"""docs/deploy.md agrees with the templates, with AWS, and with the commands of operators."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import botocore.session
 import pytest
 import yaml
@@ -15,27 +18,27 @@ from botocore import xform_name
 from samcli.yamlhelper import yaml_parse
 
 from tests.deploy.practices import of_type
-from tests.deploy.stack import ROOT, nested, presets, template
+from tests.deploy.stack import ROOT, Stack, nested, presets, template
 
 SESSION = botocore.session.get_session()
 TEXT = (ROOT / "docs" / "deploy.md").read_text()
 
 OBSERVABILITY = template("infra/observability.yaml")
 
-#: A file that the reader writes, and one that the function does.
-NOT_EVENTS = {"local-variables.json", "latest.json", "policy.json"}
+#: Files that the reader or the function writes.
+NOT_EVENTS = {"local-variables.json", "latest.json", "policy.json", "schedule.json"}
 
 
 @pytest.mark.parametrize("alarm", OBSERVABILITY["Mappings"]["Alarm"])
 def test_each_alarm_is_explained(alarm: str) -> None:
-    """The section that an alarm's description names is there."""
+    """The description of an alarm names a section of the page."""
     description = OBSERVABILITY["Mappings"]["Alarm"][alarm]["Description"]
     (section,) = re.findall(r'See "(.+)" in docs/deploy.md', description)
     assert f"\n### {section}\n" in TEXT
 
 
 def test_what_the_documentation_names_exists() -> None:
-    """Each output, size, event, resource and policy that the documentation uses is there to be used."""
+    """Each output, size, event, resource and policy that the page uses exists."""
     assert set(re.findall(r"\$\(output (\w+)\)", TEXT)) <= template()["Outputs"].keys()
     for output, stack in re.findall(r"\$\(output (\w+) \$\(resource (\w+)\)\)", TEXT):
         assert output in template(nested()[stack])["Outputs"]
@@ -51,7 +54,7 @@ def test_what_the_documentation_names_exists() -> None:
 
 
 def overridden() -> set[str]:
-    """The parameters that are given on a command line."""
+    """Return the parameters that a command line sets."""
     given = re.findall(r"--parameter-overrides ((?:[A-Z]\w+=\S+ ?)+)", TEXT)
     return {name for each in given for name in re.findall(r"([A-Z]\w+)=", each)}
 
@@ -59,8 +62,8 @@ def overridden() -> set[str]:
 @pytest.mark.parametrize(
     "parameter", sorted(set(re.findall(r"`([A-Z][a-zA-Z]+[a-z])`", TEXT)) | overridden())
 )
-def test_parameters_are_named_right(parameter: str) -> None:
-    """What looks like a parameter or output is one."""
+def test_parameters_exist(parameter: str) -> None:
+    """Every name that looks like a parameter or an output is one."""
     known = template()["Parameters"].keys() | template()["Outputs"].keys()
     assert parameter in known
 
@@ -72,19 +75,22 @@ OF_THE_CLI = {
     "endpoint-url",
     "cli-binary-format",
     "cli-read-timeout",
+    "cli-input-json",
     "notification-endpoint",
 }
 
-#: Commands that the AWS CLI makes of several operations.
+#: Commands of the AWS CLI that use several operations.
 OWN_COMMANDS = {("s3", "cp"), ("s3", "ls"), ("s3", "mb"), ("s3", "rb"), ("logs", "tail")}
 
 
 def aws_commands() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Service, operation and options of each command of the AWS CLI."""
+    """Yield service, operation and options of each command of the AWS CLI."""
     joined = TEXT.replace("\\\n", " ")
     for line in joined.splitlines():
         for command in re.split(r"\baws(?= [a-z0-9-]+ [a-z0-9-]+)", line)[1:]:
-            service, operation = command.split()[:2]
+            service, operation, *words = command.split()
+            if operation == "wait":
+                operation = f"wait {words[0]}"
             options = re.findall(r"(?<= --)[a-z0-9-]+", command.split("`")[0])
             yield service, operation.strip("`,;):."), tuple(options)
 
@@ -93,14 +99,13 @@ def aws_commands() -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def test_commands_of_the_aws_cli_exist(
     service: str, operation: str, options: tuple[str, ...]
 ) -> None:
-    """Each command is an operation of the service, and takes the options that it is given."""
+    """Each command is an operation of the service and has the options that are given."""
     if (service, operation) in OWN_COMMANDS:
         return
     model = SESSION.get_service_model({"s3api": "s3"}.get(service, service))
-    if operation == "wait":
-        (waiter,) = re.findall(rf"aws {service} wait ([a-z-]+)", TEXT)
+    if operation.startswith("wait "):
         waiters = SESSION.get_waiter_model(service).waiter_names
-        assert waiter in [xform_name(name, "-") for name in waiters]
+        assert operation.removeprefix("wait ") in [xform_name(name, "-") for name in waiters]
         return
     names = {xform_name(name, "-"): name for name in model.operation_names}
     assert operation in names
@@ -110,8 +115,8 @@ def test_commands_of_the_aws_cli_exist(
     assert given <= taken
 
 
-def test_a_local_function_is_told_where_s3_is(tmp_path: Path) -> None:
-    """The documented change of the built template adds the variable, to both functions."""
+def test_a_local_function_gets_the_endpoint_of_s3(tmp_path: Path) -> None:
+    """The documented change of the built template adds the variable to both functions."""
     (command,) = re.findall(r"^perl -pi -e '(.+)' (?:\S+)$", TEXT, re.MULTILINE)
     built = tmp_path / "template.yaml"
     built.write_text(yaml.safe_dump(_plain(template())))
@@ -121,8 +126,30 @@ def test_a_local_function_is_told_where_s3_is(tmp_path: Path) -> None:
         assert functions[name]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] == ""
 
 
+def test_a_schedule_keeps_everything_but_its_state(stack: Stack) -> None:
+    """The documented filter turns the answer of GetSchedule into a request that changes the state only."""
+    (code,) = re.findall(r"get-schedule .*\| python -c '\n(.+?)' \$1", TEXT, re.DOTALL)
+    scheduler = boto3.client("scheduler")
+    key = {"GroupName": stack.outputs["ScheduleGroup"], "Name": stack.physical_ids["Sweep"]}
+    before = scheduler.get_schedule(**key)
+    del before["ResponseMetadata"]
+    filtered = subprocess.run(
+        [sys.executable, "-c", code, "DISABLED"],
+        input=json.dumps(before, default=str),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    scheduler.update_schedule(**json.loads(filtered))
+    after = scheduler.get_schedule(**key)
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"State", "LastModificationDate"}
+    assert after["State"] == "DISABLED"
+    scheduler.update_schedule(**json.loads(filtered) | {"State": "ENABLED"})
+
+
 def _plain(value: Any) -> Any:
-    """Plain dicts and lists, which YAML can write."""
+    """Return plain dicts and lists, which YAML can write."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list) else value
