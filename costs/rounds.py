@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from aggregation.engine.output import part_ends
-from aggregation.engine.passes import CELL, chunk_elements
+from aggregation.engine.passes import chunk_elements
+from aggregation.engine.ranges import CELL, part_ends, segment_ends
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.rules import Rule
 from aggregation.rules.krum import Bulyan, Krum, MultiKrum
@@ -129,7 +129,7 @@ class Work:
     def _pass(self, updates: int, *, parent: bool, on_grid: bool = False) -> Pass:
         rows = updates + parent
         chunk = chunk_elements(self.layout, rows, self.memory_bytes, CELL if on_grid else 1)
-        ends = [self.layout.size] if on_grid else part_ends(self.layout)
+        ends = segment_ends(self.layout) if on_grid else part_ends(self.layout)
         return Pass(rows=rows, chunks=pieces(ends, chunk), nbytes=rows * self.layout.nbytes)
 
     @cached_property

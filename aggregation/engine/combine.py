@@ -7,7 +7,7 @@ block into the result's chunk, which is stored before the next chunks are known.
 The bytes of the result depend on the updates alone, however the work was cut:
 
 - an element's result is computed from its own column, by elementwise operations in a fixed order;
-- the Gram matrix is summed over cells of `passes.CELL` elements that lie on a fixed grid;
+- the Gram matrix is summed over cells of `ranges.CELL` elements that lie on a fixed grid;
 - parts end where the layout says, not where a chunk ended.
 """
 
@@ -34,8 +34,9 @@ from aggregation.engine.plan import (
     Combined,
     Resources,
 )
+from aggregation.engine.ranges import part_ends
 from aggregation.errors import OutOfTime, UpdatesRejected
-from aggregation.formats import encoder_for
+from aggregation.formats import encoder_for, encoder_state_at
 from aggregation.rules import Selection
 from aggregation.rules.base import Numbers
 
@@ -107,13 +108,73 @@ def combine(
             progress=progress,
             checkpoint=save,
         )
-        _combine_chunks(passes, selection, writer)
+        _combine_chunks(passes, selection, writer, work.layout.size)
         writer.close()
     return Combined(selection=selection, norms=norms, bytes_read=passes.bytes_read)
 
 
-def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter) -> None:
-    """Combine the selected updates from the writer's next element to the end."""
+def combine_parts(
+    work: Combination,
+    selection: Selection,
+    sink: Sink,
+    first: int,
+    last: int,
+    *,
+    resources: Resources = DEFAULT_RESOURCES,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> int:
+    """Compute and store some parts of a result whose other parts other processes compute.
+
+    Parameters
+    ----------
+    work : Combination
+        Its model has one of `aggregation.formats.SEEKABLE_FORMATS`.
+    selection : Selection
+    sink : Sink
+        It is not completed.
+    first, last : int
+        Parts ``first`` up to, not including, ``last``, counted from 0.
+    resources, out_of_time
+        As for `combine`.
+
+    Returns
+    -------
+    int
+        Bytes that were read.
+
+    Raises
+    ------
+    UpdatesRejected
+        If updates turned out bad within these parts, all of which were read.
+    OutOfTime
+    """
+    layout, kind = work.layout, work.model.format
+    ends = part_ends(layout)
+    start = ends[first - 1] if first else 0
+    with ExitStack() as stack:
+        passes = Passes(work, resources, stack, out_of_time, lambda count: None)
+        state = encoder_state_at(kind, layout.bytes_before(start)) if first else None
+        progress = (
+            Progress(parts=first, next_element=start, encoder=state, sink={}) if state else None
+        )
+        writer = PartWriter(
+            layout=layout,
+            encoder=encoder_for(kind, layout, work.metadata, state),
+            sink=sink,
+            pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
+            progress=progress,
+            checkpoint=lambda progress: None,
+        )
+        _combine_chunks(passes, selection, writer, ends[last - 1])
+        if last < len(ends):
+            writer.flush()
+        else:
+            writer.store_last()
+    return passes.bytes_read
+
+
+def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, stop: int) -> None:
+    """Combine the selected updates from the writer's next element up to ``stop``."""
     work, members = passes.work, selection.members
     with_parent = work.differences or work.rule.on_differences
 
@@ -122,13 +183,13 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter) ->
         return stored.view(np.uint8), passes.describe(bad, members, piece.start)
 
     bad: dict[int, str] = {}
-    for block in passes.each(combine, members, writer.next_element, with_parent=with_parent):
+    for block in passes.each(combine, members, writer.next_element, stop, with_parent=with_parent):
         for _, found in block.of_slices:
             bad = found | bad
         bad |= {members[row]: why for row, why in block.unreadable.items()}
         if not bad:
             writer.write(block.stop, np.concatenate([data for data, _ in block.of_slices]).data)
-        if block.stop < work.layout.size:
+        if block.stop < stop:
             try:
                 passes.check_time(block)
             except OutOfTime:

@@ -9,10 +9,10 @@ from enum import Enum
 import numpy as np
 
 from aggregation.engine import arithmetic
-from aggregation.engine import output as parts
 from aggregation.engine.blocks import Block, Slice, grid
-from aggregation.engine.passes import CELL, SLICE, Passes
+from aggregation.engine.passes import SLICE, Passes
 from aggregation.engine.plan import Checkpoint, Combination, Measuring
+from aggregation.engine.ranges import CELL, segment_ends
 from aggregation.errors import OutOfTime, UpdatesRejected
 from aggregation.rules import Selection, Statistics
 from aggregation.rules.base import Float64s, Numbers
@@ -109,7 +109,7 @@ def default_centre(work: Combination) -> Centre:
     return Centre.MEDIAN if work.parent is None else Centre.PARENT
 
 
-@np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected below.
+@np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected.
 def measure(
     passes: Passes,
     products: Products,
@@ -125,47 +125,116 @@ def measure(
         If values are not finite, or too large to be squared.
     OutOfTime
     """
+    total = products(np.zeros((len(passes.work.updates), 0)))
+    start, running = 0, None
+    if saved:
+        start = saved["next_element"]
+        total = _decode(saved["products"], total.shape)
+        running = _decode(saved["running"], total.shape) if saved["running"] else None
+
+    def interrupted(next_element: int, running: Float64s) -> None:
+        save(_measuring(next_element, total, running))
+
+    segments = measure_segments(
+        passes, products, centre, start, passes.work.layout.size, running, interrupted
+    )
+    for end, segment in segments:
+        np.add(total, segment, out=total)
+        save(_measuring(end, total))
+    return rounded_products(total)
+
+
+def measure_segments(
+    passes: Passes,
+    products: Products,
+    centre: Centre,
+    start: int,
+    stop: int,
+    running: Float64s | None = None,
+    interrupted: Callable[[int, Float64s], None] = lambda next_element, running: None,
+) -> Iterator[tuple[int, Float64s]]:
+    """Yield the products of the differences from the centre over each segment of a range.
+
+    Parameters
+    ----------
+    passes, products, centre
+    start, stop : int
+        Elements; ``stop`` is the end of a segment.
+    running : array, optional
+        The products over the beginning of a segment that ``start`` lies in.
+    interrupted : callable
+        Called with the next element and the products over the unfinished segment, before `OutOfTime`
+        is raised.
+
+    Yields
+    ------
+    end : int
+    array of float64
+        Shape (n, n) or (n,). The segments' products are added in order to those of the whole model.
+
+    Raises
+    ------
+    UpdatesRejected
+        If values are not finite, after the whole range was read.
+    OutOfTime
+    """
     members = range(len(passes.work.updates))
-    start, total = _initial_total(products(np.zeros((len(members), 0))), saved)
-    saved_at, bytes_before = start, passes.work.layout.bytes_before
+    zeros = products(np.zeros((len(members), 0)))
+    running = zeros.copy() if running is None else running
+    ends = set(segment_ends(passes.work.layout))
     bad: dict[int, str] = {}
-    for block in passes.blocks(members, start, with_parent=centre is Centre.PARENT, on_grid=True):
+    with_parent = centre is Centre.PARENT
+    for block in passes.blocks(members, start, stop, with_parent=with_parent, on_grid=True):
         if not bad and not block.unreadable:
-            _add_cells(total, passes, block, products, centre)
+            _add_cells(running, passes, block, products, centre)
         # Values that are not finite show in the products; only then is the block searched for them.
-        if bad or block.unreadable or not np.isfinite(_squares(total)).all():
+        if bad or block.unreadable or not np.isfinite(_squares(running)).all():
             bad = passes.scan(block, members) | bad
+        if block.stop in ends:
+            if not bad:
+                yield block.stop, running
+            running = zeros.copy()
         try:
             passes.check_time(block)
         except OutOfTime:
             if bad:
                 break  # Otherwise each attempt would find them again, and none would get further.
-            save(_measuring(block.stop, total))
+            interrupted(block.stop, running)
             raise
-        if not bad and bytes_before(block.stop) - bytes_before(saved_at) >= parts.PART_BYTES:
-            saved_at = block.stop
-            save(_measuring(saved_at, total))
-    bad = bad or {
-        int(row): "values so large that their squares overflow float64"
-        for row in np.flatnonzero(~np.isfinite(_squares(total)))
-    }
     if bad:
         raise UpdatesRejected(bad)
+
+
+def rounded_products(total: Float64s) -> Float64s:
+    """Return the products over the whole model, rounded to 40 significant bits.
+
+    Raises
+    ------
+    UpdatesRejected
+        If they overflowed.
+    """
+    overflowed = np.flatnonzero(~np.isfinite(_squares(total)))
+    if overflowed.size:
+        reason = "values so large that their squares overflow float64"
+        raise UpdatesRejected({int(row): reason for row in overflowed})
     return _rounded(total)
 
 
-def _initial_total(zeros: Float64s, saved: Measuring | None) -> tuple[int, Float64s]:
-    """Return the first element to measure, and the products of those before it."""
-    if saved is None:
-        return 0, zeros
-    products = np.frombuffer(b64decode(saved["products"]), "<f8")
-    return saved["next_element"], products.reshape(zeros.shape).copy()
+def _decode(text: str, shape: tuple[int, ...]) -> Float64s:
+    return np.frombuffer(b64decode(text), "<f8").reshape(shape).copy()
 
 
-def _measuring(next_element: int, products: Float64s) -> Measuring:
-    """Return the progress for `_initial_total`; base64 takes half the space of JSON numbers."""
-    data = np.ascontiguousarray(products, "<f8").data
-    return Measuring(next_element=next_element, products=b64encode(data).decode())
+def _encode(products: Float64s) -> str:
+    """Return products as base64, which takes half the space of JSON numbers."""
+    return b64encode(np.ascontiguousarray(products, "<f8").data).decode()
+
+
+def _measuring(next_element: int, products: Float64s, running: Float64s | None = None) -> Measuring:
+    return Measuring(
+        next_element=next_element,
+        products=_encode(products),
+        running=None if running is None else _encode(running),
+    )
 
 
 def _squares(products: Float64s) -> Float64s:
@@ -177,6 +246,7 @@ def _cells_at_once(product: Float64s) -> int:
     return min(max(PRODUCT_BYTES // product.nbytes, 1), SLICE // CELL)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected.
 def _add_cells(
     total: Float64s, passes: Passes, block: Block, products: Products, centre: Centre
 ) -> None:

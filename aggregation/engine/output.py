@@ -9,17 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, BinaryIO, Protocol, TypedDict
 
+from aggregation.engine import ranges
 from aggregation.errors import ProgressLost
 from aggregation.formats import Encoder
 from aggregation.layout import TensorLayout
-
-#: Bytes of the flattened model in one part of the result. Object stores require parts of at least
-#: 5 MiB. In JSON, eight bytes of float64 become at least four characters (``0.0,``): 6 MiB. An int64
-#: may become two, so a part that is shorter than half of this is stored together with the next one.
-PART_BYTES = 12 << 20
-
-#: Object stores accept at most ten thousand parts.
-MAX_PARTS = 9_000
 
 #: Parts in memory at once: one is filled while the one before it is stored.
 PARTS_IN_FLIGHT = 2
@@ -54,16 +47,6 @@ class Progress(TypedDict):
     sink: dict[str, Any]
 
 
-def part_ends(layout: TensorLayout) -> list[int]:
-    """Return the elements before which the parts of a result end.
-
-    They depend on the layout alone, so that every attempt cuts the result in the same way.
-    """
-    part_bytes = max(PART_BYTES, -(-layout.nbytes // MAX_PARTS))
-    ends = [layout.element_at(byte) for byte in range(part_bytes, layout.nbytes, part_bytes)]
-    return [*ends, layout.size]
-
-
 class PartWriter:
     """Encodes the result's chunks in order, and stores each part while the next one is computed.
 
@@ -96,7 +79,7 @@ class PartWriter:
         self._checkpoint = checkpoint
         self._parts = progress["parts"] if progress else 0
         self.next_element = progress["next_element"] if progress else 0
-        self._ends = set(part_ends(layout))
+        self._ends = set(ranges.part_ends(layout))
         self._buffer = bytearray() if progress else bytearray(encoder.header())
         self._storing: tuple[Future[None], Progress] | None = None
 
@@ -106,16 +89,24 @@ class PartWriter:
         for piece in self._encoder.encode(start, data):
             self._buffer += piece
         self.next_element = stop
-        if stop in self._ends and stop < self._layout.size and 2 * len(self._buffer) >= PART_BYTES:
+        if (
+            stop in self._ends
+            and stop < self._layout.size
+            and 2 * len(self._buffer) >= ranges.PART_BYTES
+        ):
             self._store()
 
     def close(self) -> None:
         """Store the last part and make the result visible."""
+        self.store_last()
+        self._sink.complete()
+
+    def store_last(self) -> None:
+        """Store the last part, without completing the result."""
         self._buffer += self._encoder.footer()
         self._store(last=True)
         if self._storing:
             self._storing[0].result()
-        self._sink.complete()
 
     def flush(self) -> None:
         """Wait until the last full part is stored, and report the progress."""

@@ -10,16 +10,14 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from aggregation.engine import arithmetic
+from aggregation.engine import arithmetic, ranges
 from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
-from aggregation.engine.output import PART_BYTES, PARTS_IN_FLIGHT, part_ends
+from aggregation.engine.output import PARTS_IN_FLIGHT
 from aggregation.engine.plan import Combination, Resources
+from aggregation.engine.ranges import CELL, part_ends, segment_ends
 from aggregation.errors import AggregationError, OutOfTime
 from aggregation.layout import TensorLayout
-
-#: Elements of a cell: the step of the grid on which the Gram matrix is summed.
-CELL = 1024
 
 #: Elements that are combined at once. A float64 row of them stays in cache, and they are so many that
 #: neither numpy's overhead for an operation counts, nor the threads' turns at the GIL between two
@@ -81,25 +79,32 @@ class Passes:
         self.bytes_read = 0
 
     def blocks(
-        self, members: Sequence[int], start: int, *, with_parent: bool, on_grid: bool = False
+        self,
+        members: Sequence[int],
+        start: int,
+        stop: int,
+        *,
+        with_parent: bool,
+        on_grid: bool = False,
     ) -> Iterator[Block]:
-        """Yield blocks of the members' elements from ``start`` on.
+        """Yield blocks of the members' elements from ``start`` up to ``stop``.
 
         Parameters
         ----------
         members : sequence of int
             Positions of updates; a block has a row for each.
-        start : int
+        start, stop : int
         with_parent : bool
             Whether the parent is one more row, the last.
         on_grid : bool
-            Whether blocks end at multiples of `CELL`, rather than where parts of the result end.
+            Whether no block extends past the end of a segment, rather than of a part of the result.
         """
         layout = self.work.layout
         reader = self._reader(members, with_parent)
         memory = self._resources.memory_bytes
         chunk = chunk_elements(layout, len(reader), memory, CELL if on_grid else 1)
-        cuts = _cuts(start, [layout.size] if on_grid else part_ends(layout), chunk)
+        ends = segment_ends(layout) if on_grid else part_ends(layout)
+        cuts = _cuts(start, stop, ends, chunk)
         threads = self._readers, self._resources.readers
         for block in reader.ahead(cuts, chunk * layout.itemsize, *threads):
             _check_parent(block, members)
@@ -111,10 +116,11 @@ class Passes:
         function: Callable[[Slice], T],
         members: Sequence[int],
         start: int,
+        stop: int,
         *,
         with_parent: bool,
     ) -> Iterator[BlockResult[T]]:
-        """Yield the results of a function for the slices of the members' elements from ``start`` on.
+        """Yield a function's results for the slices of the elements from ``start`` up to ``stop``.
 
         If reading takes hardly longer than copying, the thread that runs the function also reads the
         slice: a handover from another thread takes longer, and the slice would leave the cache.
@@ -123,12 +129,12 @@ class Passes:
         ----------
         function : callable
             Run by the workers.
-        members, start, with_parent
+        members, start, stop, with_parent
             As for `blocks`.
         """
         reader = self._reader(members, with_parent)
         if not reader.local:
-            for block in self.blocks(members, start, with_parent=with_parent):
+            for block in self.blocks(members, start, stop, with_parent=with_parent):
                 yield _result(block, self.workers.map(function, block.slices(SLICE)))
             return
         linear = self.work.rule.linear
@@ -141,7 +147,8 @@ class Passes:
         memory = self._resources.memory_bytes
         fitting = chunk_elements(self.work.layout, len(reader), memory, 1, pieces)
         chunk = min(fitting, PIECE if linear else SLICE)
-        for result in self.ahead(read_and_run, _cuts(start, part_ends(self.work.layout), chunk)):
+        cuts = _cuts(start, stop, part_ends(self.work.layout), chunk)
+        for result in self.ahead(read_and_run, cuts):
             _check_parent(result, members)
             yield result
             self._count(result)
@@ -211,7 +218,7 @@ def chunk_elements(
 
     ``blocks`` blocks of ``rows`` rows fit into the memory beside the parts of the result.
     """
-    parts = PARTS_IN_FLIGHT * min(PART_BYTES, layout.nbytes)
+    parts = PARTS_IN_FLIGHT * min(ranges.PART_BYTES, layout.nbytes)
     memory = max(memory_bytes - parts, memory_bytes // 4)
     chunk = max(at_least, memory // (blocks * rows * layout.itemsize), 1)
     if chunk >= CELL:
@@ -219,10 +226,10 @@ def chunk_elements(
     return min(chunk, -(-layout.size // CELL) * CELL)
 
 
-def _cuts(start: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of at most ``chunk`` elements from ``start`` on; each of ``ends`` ends a range."""
+def _cuts(start: int, stop: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of at most ``chunk`` elements from ``start`` to ``stop``; none crosses an end."""
     for end in ends:
-        while start < end:
-            stop = min(start + chunk, end)
-            yield start, stop
-            start = stop
+        while start < min(end, stop):
+            cut = min(start + chunk, end, stop)
+            yield start, cut
+            start = cut

@@ -136,10 +136,14 @@ class Combined:
 
 
 class Measuring(TypedDict):
-    """The progress of the pass that measures the updates; JSON-able."""
+    """The progress of the pass that measures the updates; JSON-able.
+
+    ``products`` are those of the finished segments, ``running`` those of an unfinished one.
+    """
 
     next_element: int
     products: str
+    running: str | None
 
 
 class Checkpoint(TypedDict):

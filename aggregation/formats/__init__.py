@@ -25,10 +25,12 @@ from aggregation.weights import Weights
 __all__ = [
     "FORMATS",
     "MAX_JSON_BYTES",
+    "SEEKABLE_FORMATS",
     "Encoder",
     "NeedsSpool",
     "Spool",
     "encoder_for",
+    "encoder_state_at",
     "format_of",
     "open_weights",
     "peek_layout",
@@ -37,6 +39,10 @@ __all__ = [
 
 #: Names of the formats, which are the extensions of their files.
 FORMATS = ("safetensors", "npz", "json")
+
+#: Formats whose encoder can start at any element, so that several processes can write one object.
+#: In npz, a checksum of all values follows each array; in JSON, the length of the text varies.
+SEEKABLE_FORMATS = ("safetensors",)
 
 
 def format_of(key: str) -> str:
@@ -173,3 +179,16 @@ def encoder_for(
         case "json":
             return JsonEncoder(layout, state)
     raise ValueError(f"unknown format {format!r}")
+
+
+def encoder_state_at(format: str, position: int) -> dict[str, Any]:
+    """Return the state of an encoder that has encoded the first ``position`` bytes of the model.
+
+    Raises
+    ------
+    ValueError
+        If the format is not one of `SEEKABLE_FORMATS`.
+    """
+    if format not in SEEKABLE_FORMATS:
+        raise ValueError(f"the encoder of {format!r} cannot start in the middle of a model")
+    return {"position": position}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from aggregation.engine.output import PART_BYTES
+from aggregation.engine.ranges import PART_BYTES
 from aggregation.errors import UpdateRejected
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout

@@ -81,8 +81,7 @@ def counted(client: Any) -> Iterator[Counter[str]]:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts so small that a model of some kilobytes has several."""
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
-    for module in ("aggregation.engine.output", "aggregation.engine.passes"):
-        monkeypatch.setattr(f"{module}.PART_BYTES", SMALL_PART)
+    monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", SMALL_PART)
 
 
 def values(params: int, seed: int) -> dict[str, Any]:

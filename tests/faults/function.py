@@ -22,7 +22,7 @@ def _set(dotted: str, value: float) -> None:
 
 
 for _dotted, _value in {
-    "aggregation.engine.output.PART_BYTES": PART_BYTES,
+    "aggregation.engine.ranges.PART_BYTES": PART_BYTES,
     "connectors.rounds.ledger.CHECKPOINT_EVERY": 0,
     **json.loads(os.environ.get(CONSTANTS, "{}")),
 }.items():

@@ -493,7 +493,7 @@ def test_the_promises_hold_whatever_happens(
 ) -> None:
     """Uploads, duplicates, deaths, outages, bugs, late sleepers, clocks, pauses and workflows by hand, in
     any order: after every step all promises hold, and in the end nothing is left over."""
-    monkeypatch.setattr("aggregation.engine.output.PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", PART_BYTES)
     monkeypatch.setattr("connectors.rounds.ledger.CHECKPOINT_EVERY", timedelta(0))
     monkeypatch.setattr("connectors.storage.retries.FIRST_PAUSE_SECONDS", 0)
     storage = {

@@ -100,7 +100,7 @@ def test_the_requests_of_a_round_are_what_its_chunks_need(
     """Of each update its header is read and each of its chunks, once; each part of the result is stored
     once; nothing else is asked of S3 but what the parent is, and for the free text in its header."""
     parts = 3
-    monkeypatch.setattr("aggregation.engine.output.PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", PART_BYTES)
     model = make_model(updates, initial=tensors(0), allow_aggregation=False)
     for client in range(1, updates + 1):
         invoke({"Records": [upload(model, client, tensors(client))]})

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aggregation.engine
-import aggregation.engine.output
+import aggregation.engine.ranges
 from aggregation.engine import Resources, combine
 from aggregation.engine.output import FileSink, MemorySink
 from aggregation.errors import AggregationError, OutOfTime, UpdatesRejected
@@ -86,11 +86,11 @@ def test_a_result_that_is_gone_on_with_has_the_same_bytes(
 ) -> None:
     """Stopped after any part that was measured or stored, and gone on with from what was kept, the result
     is the same."""
-    monkeypatch.setattr(aggregation.engine.output, "PART_BYTES", 20_000)
+    monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 20_000)
     updates = mixed_models(8)
     work = work_of(name, updates[:7], list(range(1, 8)), updates[7], **arguments)
     expected, _ = run(work)
-    parts = len(aggregation.engine.output.part_ends(work.layout))
+    parts = len(aggregation.engine.ranges.part_ends(work.layout))
     passes = 1 + (work.rule.needs_gram or work.rule.needs_norms)
     resources = Resources(memory_bytes=250_000)
     assert parts > 5
@@ -117,7 +117,7 @@ def test_out_of_time_keeps_every_finished_part(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked to stop at every chunk, the work still ends, and with the same bytes, in any format."""
-    monkeypatch.setattr(aggregation.engine.output, "PART_BYTES", 30_000)
+    monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 30_000)
     work = work_of("weighted_mean", mixed_models(3))
     whole = MemorySink()
     combine(work, whole, format=format)
@@ -160,7 +160,7 @@ def test_a_pass_that_only_measures_need_not_end_in_one_go(
 ) -> None:
     """Stopped again and again while the updates are measured, once or twice, it comes to the very same
     selection and norms."""
-    monkeypatch.setattr(aggregation.engine.output, "PART_BYTES", 4_000)
+    monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 4_000)
     parent = {key: np.zeros_like(tensor) for key, tensor in updates[0].items()}
     work = work_of(name, updates, list(range(1, 8)), parent, **arguments)
     _, whole = run(work)
@@ -201,7 +201,7 @@ def test_parts_are_not_small_where_integers_are_short_as_text(
 ) -> None:
     """Object stores refuse small parts. As JSON an int64 may be two characters: then parts are joined
     until they are half as large as those of the model, all but the last."""
-    monkeypatch.setattr(aggregation.engine.output, "PART_BYTES", 8_000)
+    monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 8_000)
     sizes: list[int] = []
 
     class CountingSink(MemorySink):

@@ -26,7 +26,7 @@ MODEL = {"w": np.zeros((10, 12), np.float32), "b": np.zeros(24, np.float32)}
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aggregation.engine.output.PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", PART_BYTES)
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""Where the parts of a result and the segments of a measuring pass end.
+
+Both follow from the layout alone. An attempt that resumes another, and a function that computes a share
+of a round, therefore cut the model in the same way.
+"""
+
+from __future__ import annotations
+
+from aggregation.layout import TensorLayout
+
+#: Elements for which products are computed at once: the grid on which the Gram matrix is summed.
+CELL = 1024
+
+#: Bytes of the flattened model in one part of the result. Object stores require parts of 5 MiB.
+#: As JSON text a float64, eight bytes, is four characters or more (``0.0,``): 6 MiB. An int64 may be
+#: two; a part that came to less than half of the bytes is not stored before the next one is added.
+PART_BYTES = 12 << 20
+
+#: Object stores accept ten thousand parts at most.
+MAX_PARTS = 10_000
+
+#: A segment stores one matrix, so that a large model has larger segments, not more of them.
+MAX_SEGMENTS = 4096
+
+
+def part_ends(layout: TensorLayout) -> list[int]:
+    """Return the elements before which the parts of a result end."""
+    part_bytes = max(PART_BYTES, -(-layout.nbytes // MAX_PARTS))
+    ends = [layout.element_at(byte) for byte in range(part_bytes, layout.nbytes, part_bytes)]
+    return [*ends, layout.size]
+
+
+def segment_ends(layout: TensorLayout) -> list[int]:
+    """Return the elements before which the segments of a measuring pass end, on the grid of cells."""
+    segment_bytes = max(PART_BYTES, -(-layout.nbytes // MAX_SEGMENTS))
+    byte_ends = range(segment_bytes, layout.nbytes, segment_bytes)
+    on_grid = {layout.element_at(byte) // CELL * CELL for byte in byte_ends}
+    return [*sorted(on_grid - {0, layout.size}), layout.size]
