@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from aggregation.errors import UpdateRejected, quoted
-from aggregation.layout import DTYPES, Tensor, TensorLayout, layer_name
-from aggregation.sources import Buffer
-from aggregation.weights import Weights, shared_index
+from .errors import UpdateRejected, quoted
+from .layout import DTYPES, Tensor, TensorLayout, layer_name
+from .sources import Buffer
+from .weights import Weights, shared_index
 
 #: The format of weights in memory, which no file has.
 FORMAT = "memory"

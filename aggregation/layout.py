@@ -17,8 +17,8 @@ from itertools import accumulate
 import ml_dtypes
 import numpy as np
 
-from aggregation.cache import keep_recent
-from aggregation.errors import quoted
+from .cache import keep_recent
+from .errors import quoted
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from aggregation.errors import ObjectMissing, UpdateRejected
+from .errors import ObjectMissing, UpdateRejected
 
 Buffer = memoryview
 

@@ -12,8 +12,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.layout import TensorLayout
-from aggregation.sources import Buffer, ByteSource
+from .layout import TensorLayout
+from .sources import Buffer, ByteSource
 
 #: The most unneeded bytes between two pieces of a chunk that are read in one request. A request to an
 #: object store takes as long as the transfer of a megabyte.

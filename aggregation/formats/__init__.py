@@ -2,6 +2,9 @@
 
 An object is opened by reading its headers; its values are read by ranges from then on
 (`aggregation.weights.Weights`). A result is written piece by piece (`Encoder`).
+
+The client's distribution contains this package and the modules of `aggregation` that it imports, through
+symbolic links: these modules import each other relatively.
 """
 
 from __future__ import annotations
@@ -10,17 +13,17 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from aggregation.errors import UpdateRejected, quoted
-from aggregation.formats.encoder import Encoder
-from aggregation.formats.json.encoder import JsonEncoder
-from aggregation.formats.json.reader import MAX_JSON_BYTES, open_json, peek_json
-from aggregation.formats.npz.encoder import NpzEncoder
-from aggregation.formats.npz.reader import open_npz, peek_npz
-from aggregation.formats.safetensors import SafetensorsEncoder, open_safetensors, read_metadata
-from aggregation.formats.spool import NeedsSpool, Spool
-from aggregation.layout import TensorLayout, layout_difference
-from aggregation.sources import ByteSource
-from aggregation.weights import Weights
+from ..errors import UpdateRejected, quoted
+from ..layout import TensorLayout, layout_difference
+from ..sources import ByteSource
+from ..weights import Weights
+from .encoder import Encoder
+from .json.encoder import JsonEncoder
+from .json.reader import MAX_JSON_BYTES, open_json, peek_json
+from .npz.encoder import NpzEncoder
+from .npz.reader import open_npz, peek_npz
+from .safetensors import SafetensorsEncoder, open_safetensors, read_metadata
+from .spool import NeedsSpool, Spool
 
 __all__ = [
     "FORMATS",

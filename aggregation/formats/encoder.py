@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any, Protocol
 
-from aggregation.layout import Tensor, TensorLayout
+from ..layout import Tensor, TensorLayout
 
 Piece = bytes | memoryview
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from reprlib import repr as abridged
 from typing import Any
 
-from aggregation.cache import keep_recent
-from aggregation.errors import UpdateRejected, quoted
-from aggregation.layout import (
+from ..cache import keep_recent
+from ..errors import UpdateRejected, quoted
+from ..layout import (
     DTYPE_NAMES,
     DTYPES,
     Tensor,
@@ -21,8 +21,8 @@ from aggregation.layout import (
     is_indexable,
     number_order,
 )
-from aggregation.sources import ByteSource, read
-from aggregation.weights import TensorIndex, Weights, shared_index
+from ..sources import ByteSource, read
+from ..weights import TensorIndex, Weights, shared_index
 
 #: A header of this size describes some twenty thousand tensors, and one made to hurt takes some
 #: fifty megabytes while it is parsed.

@@ -11,9 +11,9 @@ from threading import Lock
 from types import TracebackType
 from typing import IO
 
-from aggregation.errors import SpoolFull, UpdateRejected
-from aggregation.layout import TensorLayout
-from aggregation.sources import FileSource
+from ..errors import SpoolFull, UpdateRejected
+from ..layout import TensorLayout
+from ..sources import FileSource
 
 
 class NeedsSpool(Exception):

@@ -1,26 +1,33 @@
-"""A federation as its clients see it, by credentials and by presigned posts."""
+"""A federation as its clients see it, with credentials and with presigned posts."""
 
 from __future__ import annotations
 
 import io
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 import requests
 
 from federated_client import Bucket, Posts
+from federated_client import limits as client_limits
 from local.cloud import Cloud
 from tests.client.posting import parse, refusals
+from tests.client.servers import answer, serving
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow each other at once."""
+    monkeypatch.setattr(client_limits, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture
 def issue(cloud: Cloud) -> Iterator[Callable[..., list[Any]]]:
-    """Signs posts with `manage.py issue_upload`; what is posted by them is held to their policy."""
+    """Signs posts with `manage.py issue_upload`; a form that is sent by one must satisfy its policy."""
     from django.core.management import call_command
 
     from tests.factories import client_id
@@ -38,7 +45,7 @@ def issue(cloud: Cloud) -> Iterator[Callable[..., list[Any]]]:
 
 @contextmanager
 def checking_posts(cloud: Cloud) -> Iterator[str]:
-    """moto's bucket behind what S3 does first: to refuse a form that its policy does not allow."""
+    """Serve moto's bucket, with what S3 does and moto does not: refuse a form that violates its policy."""
     moto = cloud.client("s3").generate_presigned_post(cloud.bucket, "any")["url"]
 
     class Handler(BaseHTTPRequestHandler):
@@ -48,8 +55,8 @@ def checking_posts(cloud: Cloud) -> Iterator[str]:
             refused = next(refusals(*parse(content_type, body), cloud.bucket), None)
             if refused:
                 code, message = refused
-                told = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-                answer(self, 400 if code == "EntityTooLarge" else 403, told.encode())
+                document = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+                answer(self, 400 if code == "EntityTooLarge" else 403, document.encode())
                 return
             stored = requests.post(
                 moto, data=body, headers={"Content-Type": content_type}, timeout=10
@@ -63,58 +70,25 @@ def checking_posts(cloud: Cloud) -> Iterator[str]:
         yield url
 
 
-@contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server that answers every post alike."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            answer(self, status, body)
-
-        def log_message(self, *args: Any) -> None:
-            """Say nothing."""
-
-    with serving(Handler) as url:
-        yield url
-
-
-def answer(handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
 def read_url(cloud: Cloud) -> Iterator[str]:
-    """What stands before the bucket for clients without credentials, as a CDN does: it reads, and
-    nothing else."""
+    """The URL of what stands in front of the bucket for clients without credentials, as a CDN does."""
     s3 = cloud.client("s3")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            condition = self.headers.get("If-Match")
-            extra = {"IfMatch": condition} if condition else {}
+            asked = {"IfMatch": self.headers["If-Match"], "Range": self.headers["Range"]}
+            extra = {name: value for name, value in asked.items() if value}
+            headers = {}
             try:
-                body = s3.get_object(Bucket=cloud.bucket, Key=self.path[1:], **extra)["Body"].read()
-                status = 200
+                found = s3.get_object(Bucket=cloud.bucket, Key=self.path[1:], **extra)
+                status, body = found["ResponseMetadata"]["HTTPStatusCode"], found["Body"].read()
+                headers["ETag"] = found["ETag"]
+                if "ContentRange" in found:
+                    headers["Content-Range"] = found["ContentRange"]
             except s3.exceptions.ClientError as error:
                 status, body = error.response["ResponseMetadata"]["HTTPStatusCode"], b""
-            answer(self, status, body)
+            answer(self, status, body, headers)
 
         def log_message(self, *args: Any) -> None:
             """Say nothing."""
@@ -132,15 +106,20 @@ def storage_of(
     def create(model: Any, client: int) -> Bucket | Posts:
         if request.param == "credentials":
             return Bucket(cloud.bucket, cloud.client("s3"))
-        posts = issue(model, client, "--count", 2, "--scores")
-        return Posts(posts + issue(model, client, "--format", "npz"), read_url)
+        return Posts(issue(model, client, "--scores"), read_url)
 
     return create
 
 
 @pytest.fixture
+def bucket(cloud: Cloud) -> Bucket:
+    """The federation's bucket, with credentials."""
+    return Bucket(cloud.bucket, cloud.client("s3"))
+
+
+@pytest.fixture
 def deliver(cloud: Cloud) -> Callable[[], int]:
-    """Give the function what waits in its queue; how many messages there were."""
+    """Hand the messages in the queue to the function; return how many there were."""
     from tests.client.delivery import deliver
 
     return lambda: deliver(cloud)

@@ -181,7 +181,6 @@ WRONG = [
     ("issue_upload M --client CLIENT --minutes 0", "--minutes must be between 1 and 10080"),
     ("issue_upload M --client CLIENT --minutes 10081", "--minutes must be between 1 and 10080"),
     ("issue_upload M --client CLIENT --max-bytes -1", "--max-bytes must be between 1 and"),
-    ("issue_upload M --client CLIENT --format pickle", "invalid choice: 'pickle'"),
 ]
 
 

@@ -69,9 +69,10 @@ def round_of(model: FederatedModel, value: float) -> ModelAggregate:
 
 def posted(post: Any, body: bytes) -> dict[str, Any]:
     """A client sends a post as it is; the record of S3's notification."""
-    answer = requests.post(post["url"], data=post["fields"], files={"file": body}, timeout=10)
+    file = ("mine.safetensors", body)
+    answer = requests.post(post["url"], data=post["fields"], files={"file": file}, timeout=10)
     answer.raise_for_status()
-    key = post["fields"]["key"]
+    key = post["fields"]["key"].replace("${filename}", "mine.safetensors")
     return s3_record(key, s3().head_object(Bucket=BUCKET, Key=key)["ETag"].strip('"'), len(body))
 
 

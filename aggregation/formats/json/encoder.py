@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.errors import AggregationError, quoted
-from aggregation.formats.encoder import Piece, TensorEncoder
-from aggregation.layout import BFLOAT16, Tensor
+from ...errors import AggregationError, quoted
+from ...layout import BFLOAT16, Tensor
+from ..encoder import Piece, TensorEncoder
 
 #: Elements turned into text at once.
 BLOCK_ELEMENTS = 16 << 10

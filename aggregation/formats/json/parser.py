@@ -11,9 +11,9 @@ from enum import Enum, auto
 
 import numpy as np
 
-from aggregation.errors import UpdateRejected
-from aggregation.formats.json.values import describe_text, parse_numbers
-from aggregation.layout import MAX_DIMENSIONS, Tensor, TensorLayout, layer_name
+from ...errors import UpdateRejected
+from ...layout import MAX_DIMENSIONS, Tensor, TensorLayout, layer_name
+from .values import describe_text, parse_numbers
 
 #: The most layers that are read of a text whose model is not known.
 MAX_LAYERS = 20_000

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import accumulate
 
-from aggregation.errors import UpdateRejected
-from aggregation.formats.json.parser import BLOCK_BYTES, LayersParser
-from aggregation.formats.spool import NeedsSpool, Spool
-from aggregation.layout import TensorLayout, layout_difference, list_difference
-from aggregation.sources import ByteSource, read
-from aggregation.weights import Weights, shared_index
+from ...errors import UpdateRejected
+from ...layout import TensorLayout, layout_difference, list_difference
+from ...sources import ByteSource, read
+from ...weights import Weights, shared_index
+from ..spool import NeedsSpool, Spool
+from .parser import BLOCK_BYTES, LayersParser
 
 #: The longest text of a client that is read.
 MAX_JSON_BYTES = 16 << 20

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.errors import quoted
-from aggregation.layout import DTYPE_NAMES
+from ...errors import quoted
+from ...layout import DTYPE_NAMES
 
 _FLOAT64 = np.dtype("<f8")
 _FOREIGN = re.compile(rb"[^0-9eE+\-., \t\r\n]")

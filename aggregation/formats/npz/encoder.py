@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from aggregation.errors import AggregationError, quoted
-from aggregation.formats.encoder import Piece, TensorEncoder
-from aggregation.formats.npz import npy, zip_format
-from aggregation.formats.npz.reader import name_problem
-from aggregation.formats.npz.zip_archive import MAX_NAME_BYTES
-from aggregation.layout import Tensor, TensorLayout
+from ...errors import AggregationError, quoted
+from ...layout import Tensor, TensorLayout
+from ..encoder import Piece, TensorEncoder
+from . import npy, zip_format
+from .reader import name_problem
+from .zip_archive import MAX_NAME_BYTES
 
 _NO_TIME, _FIRST_DAY = 0, 0x21  # midnight on 1 January 1980, the first that zip knows
 

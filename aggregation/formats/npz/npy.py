@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggregation.errors import UpdateRejected, quoted
-from aggregation.layout import BFLOAT16, DTYPES, Tensor, is_indexable
+from ...errors import UpdateRejected, quoted
+from ...layout import BFLOAT16, DTYPES, Tensor, is_indexable
 
 MAGIC = b"\x93NUMPY"
 

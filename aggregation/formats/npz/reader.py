@@ -19,10 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggregation.cache import keep_recent
-from aggregation.errors import UpdateRejected, quoted
-from aggregation.formats.npz import fortran, npy, zip_format
-from aggregation.formats.npz.zip_archive import (
+from ...cache import keep_recent
+from ...errors import UpdateRejected, quoted
+from ...layout import Tensor, TensorLayout, layout_difference, number_order
+from ...sources import Buffer, ByteSource, read_view
+from ...weights import MAX_GAP_BYTES, MAX_SPAN_BYTES, TensorIndex, Weights, shared_index
+from ..spool import NeedsSpool, Spool, SpoolFile
+from . import fortran, npy, zip_format
+from .zip_archive import (
     Directory,
     Entry,
     check_crc,
@@ -32,10 +36,6 @@ from aggregation.formats.npz.zip_archive import (
     parse_directory,
     read_directory,
 )
-from aggregation.formats.spool import NeedsSpool, Spool, SpoolFile
-from aggregation.layout import Tensor, TensorLayout, layout_difference, number_order
-from aggregation.sources import Buffer, ByteSource, read_view
-from aggregation.weights import MAX_GAP_BYTES, MAX_SPAN_BYTES, TensorIndex, Weights, shared_index
 
 #: Read first, in the hope that the whole directory is in it.
 TAIL_BYTES = 64 << 10

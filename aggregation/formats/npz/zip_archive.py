@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from aggregation.errors import UpdateRejected, quoted
-from aggregation.formats.npz import zip_format
-from aggregation.sources import ByteSource, read
+from ...errors import UpdateRejected, quoted
+from ...sources import ByteSource, read
+from . import zip_format
 
 #: A central directory of this size lists some twenty thousand members.
 MAX_DIRECTORY_BYTES = 2 << 20

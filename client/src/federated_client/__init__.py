@@ -9,37 +9,52 @@
     me.fetch()
     me.report_score(num_examples=30, accuracy=0.93)
 
-It needs numpy, and boto3 for `Bucket`; `Posts` needs neither credentials nor boto3. Where the `safetensors`
-package is installed updates are safetensors files, else npz.
+It needs numpy and ml_dtypes, and boto3 for `Bucket`; `Posts` needs neither credentials nor boto3.
 """
 
+from .client import Client
 from .errors import (
     AccessDenied,
+    BadArgument,
+    BadDownload,
     BadScore,
     BadWeights,
     ClientError,
+    CredentialsInvalid,
+    DownloadRefused,
+    Misconfigured,
     NoBucket,
     NotThere,
     RoundOverdue,
     StorageUnreachable,
+    UpdateRejected,
     UploadRefused,
 )
-from .federation import Client, Latest
 from .https import Posts
+from .pointer import Latest
 from .s3 import Bucket
+from .status import Status, UpdateStatus
 
 __all__ = [
     "AccessDenied",
+    "BadArgument",
+    "BadDownload",
     "BadScore",
     "BadWeights",
     "Bucket",
     "Client",
     "ClientError",
+    "CredentialsInvalid",
+    "DownloadRefused",
     "Latest",
+    "Misconfigured",
     "NoBucket",
     "NotThere",
     "Posts",
     "RoundOverdue",
+    "Status",
     "StorageUnreachable",
+    "UpdateRejected",
+    "UpdateStatus",
     "UploadRefused",
 ]

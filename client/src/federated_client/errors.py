@@ -1,37 +1,70 @@
-"""What can go wrong for a client: one base class, one name and one plain sentence each."""
+"""The errors of this package: one base class, and one class for each cause."""
 
 
 class ClientError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
-class NoBucket(ClientError):
-    """There is no bucket of this name."""
-
-
-class NotThere(ClientError):
-    """The object is not there, or no longer the one that was announced."""
-
-
-class AccessDenied(ClientError):
-    """The credentials, or the presigned post, do not allow this."""
-
-
-class UploadRefused(ClientError):
-    """Storage did not take the upload, and would not take it again."""
-
-
-class StorageUnreachable(ClientError):
-    """Storage did not answer, though it was asked again: later it may."""
+class BadArgument(ClientError, ValueError):
+    """An argument is not what the function takes; nothing was sent."""
 
 
 class BadWeights(ClientError):
-    """The weights would be rejected, or are no weights; nothing was sent."""
+    """The aggregator would reject these weights; nothing was sent."""
 
 
 class BadScore(ClientError):
-    """What was measured is no finite number, or none that JSON has; nothing was sent."""
+    """The aggregator would reject this score; nothing was sent."""
+
+
+class NoBucket(ClientError):
+    """No bucket has this name."""
+
+
+class NotThere(ClientError):
+    """The object does not exist, or is no longer the one that was announced."""
+
+
+class AccessDenied(ClientError):
+    """The credentials, or the presigned post, do not allow the request."""
+
+
+class CredentialsInvalid(AccessDenied):
+    """The credentials are missing, wrong or expired, or this machine's clock is wrong."""
+
+
+class Misconfigured(ClientError):
+    """The machine's settings do not lead to storage: a URL, a Region, a profile, a certificate."""
+
+
+class StorageUnreachable(ClientError):
+    """Storage did not answer, or not completely, in several attempts; it may do so later."""
+
+
+class UploadRefused(ClientError):
+    """Storage refused the upload and would refuse it again."""
+
+
+class DownloadRefused(ClientError):
+    """Storage refused the download and would refuse it again."""
+
+
+class BadDownload(ClientError):
+    """What was downloaded is complete, and is not what it should be."""
 
 
 class RoundOverdue(ClientError):
-    """No newer aggregate came in the time that was allowed."""
+    """No newer aggregate was published in the time that was allowed."""
+
+
+class UpdateRejected(ClientError):
+    """The aggregator rejected the update.
+
+    Attributes
+    ----------
+    reason : str
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the update was rejected: {reason}")
+        self.reason = reason

@@ -1,43 +1,43 @@
-"""Plain HTTPS: presigned posts to upload by, and a base URL to read from. No credentials, no boto3."""
+"""Plain HTTPS: presigned posts for uploads and a base URL for downloads. No credentials, no boto3."""
 
 from __future__ import annotations
 
+import errno
 import http.client
-import os
+import io
 import re
-import shutil
+import ssl
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from typing import IO, Any, BinaryIO
 from urllib.parse import quote
 
+from . import limits
+from .answers import error_of, parse_answer
+from .checksums import Checksums
 from .errors import (
     AccessDenied,
-    ClientError,
+    BadArgument,
+    DownloadRefused,
+    Misconfigured,
     NotThere,
     StorageUnreachable,
     UploadRefused,
 )
-from .storage import Progress, patiently
+from .forms import Form, Post, allowing, form_fields, largest_body
+from .storage import Progress, complete_file, retry
 
-TIMEOUT_SECONDS = 60
+#: Errors of the file that is read or written, not of the connection.
+_OF_THIS_MACHINE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS}
 
-#: What an object's metadata is named by, in a form and in a header.
-METADATA = "x-amz-meta-"
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
-#: In a post's key: here goes the name of the file.
-FILENAME = "${filename}"
-
-
-class Post(TypedDict):
-    """A presigned post, as boto3's ``generate_presigned_post`` gives it."""
-
-    url: str
-    fields: dict[str, str]
+#: ETags of objects that S3 encrypts with these are not MD5.
+_ENCRYPTED = ("aws:kms", "aws:kms:dsse")
 
 
 class Posts:
@@ -46,10 +46,9 @@ class Posts:
     Parameters
     ----------
     posts : sequence of Post
-        The one is used whose key is, or begins like, that of the object to store. A post whose key is
-        an update's own carries one update.
+        Those that allow an object's folder and any name in it are tried in their order.
     read_url : str
-        What a key is appended to for reading it, such as ``https://weights.example.org/``.
+        The URL in front of a key for reading it, such as ``https://weights.example.org/``.
     """
 
     def __init__(self, posts: Sequence[Post], read_url: str) -> None:
@@ -57,138 +56,182 @@ class Posts:
         self._read_url = read_url.rstrip("/")
         for url in (self._read_url, *(post["url"] for post in self._posts)):
             if not url.startswith(("https://", "http://")):
-                raise ValueError(f"expected a URL that begins with https://, got {url!r}")
+                raise BadArgument(f"expected a URL that begins with https://, got {url!r}")
 
-    def get(self, key: str, *, etag: str = "") -> bytes:
+    def get(self, key: str, *, etag: str = "", attempts: int = limits.ATTEMPTS) -> bytes:
         def request() -> bytes:
-            with _translated(key), self._opened(key, etag) as answer:
-                return bytes(answer.read())
+            body = io.BytesIO()
+            with self._opened(key, etag) as answer:
+                _copy(answer, body, key)
+            return body.getvalue()
 
-        return patiently(request)
+        return retry(request, attempts)
+
+    def get_range(self, key: str, start: int, length: int, *, etag: str) -> tuple[bytes, int]:
+        def request() -> tuple[bytes, int]:
+            wanted = {"Range": f"bytes={start}-{start + length - 1}"}
+            with self._opened(key, etag, wanted) as answer:
+                if answer.status == http.client.OK:  # The server does not know ranges.
+                    return _part_of_all(answer, start, length, key)
+                body = io.BytesIO()
+                _copy(answer, body, key)
+                return body.getvalue(), _size_of_all(answer.headers, key)
+
+        return retry(request)
 
     def download(self, key: str, path: Path, *, etag: str = "") -> None:
         def request() -> None:
-            with _translated(key), self._opened(key, etag) as answer, path.open("wb") as file:
-                shutil.copyfileobj(answer, file, 1 << 20)
+            with complete_file(path) as file, self._opened(key, etag) as answer:
+                _copy(answer, file, key)
 
-        patiently(request)
+        retry(request)
 
-    def _opened(self, key: str, etag: str) -> Any:
-        headers = {"If-Match": f'"{etag}"'} if etag else {}
-        return _answer(f"{self._read_url}/{quote(key)}", headers)
+    @contextmanager
+    def _opened(
+        self, key: str, etag: str, headers: Mapping[str, str] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Open an object for reading; every error in the block is one of this package's."""
+        sent = {"x-amz-checksum-mode": "ENABLED", **(headers or {})}
+        if etag:
+            sent["If-Match"] = f'"{etag}"'
+        expected = {http.client.OK, http.client.PARTIAL_CONTENT} if headers else {http.client.OK}
+        request = urllib.request.Request(f"{self._read_url}/{quote(key)}", headers=sent)  # noqa: S310
+        with _translated_errors(key, upload=False), _open(request, expected) as answer:
+            found = answer.headers.get("ETag", "").removeprefix("W/").strip('"')
+            if etag and found and found != etag:
+                raise NotThere(f"{key} is no longer the object that was announced")
+            yield answer
 
     def put(
         self, key: str, body: BinaryIO, metadata: Mapping[str, str], progress: Progress | None
     ) -> str:
-        post, key = self._post_for(key)
-        # What the form says already is for who has nothing else; who has more to say says all of it.
-        blank = dict.fromkeys((name for name in post["fields"] if name.startswith(METADATA)), "")
-        told = {METADATA + name: value for name, value in metadata.items()}
-        fields = post["fields"] | blank | told | {"key": key}
+        choices = allowing(self._posts, key)
+        for post, stored_key in choices:
+            try:
+                self._post(post, stored_key, body, metadata, progress)
+            except AccessDenied:  # It has expired, for example: the next one may not have.
+                self._posts.remove(post)
+                if post is choices[-1][0]:
+                    raise
+            else:
+                return stored_key
+        raise AssertionError("allowing() returns at least one post")
+
+    def _post(
+        self,
+        post: Post,
+        key: str,
+        body: BinaryIO,
+        metadata: Mapping[str, str],
+        progress: Progress | None,
+    ) -> None:
+        size, most = body.seek(0, io.SEEK_END), largest_body(post)
+        if most is not None and size > most:
+            raise UploadRefused(
+                f"{key} is larger than its presigned post allows: {size} bytes, at most {most}"
+            )
+        fields = form_fields(post, key, metadata)
+        success = {int(fields.get("success_action_status", "204")), http.client.NO_CONTENT}
 
         def request() -> None:
-            form = _Form(fields, key.rsplit("/", 1)[1], body, progress)
+            form = Form(fields, key.rpartition("/")[2], body, progress)
             headers = {"Content-Type": form.content_type, "Content-Length": str(form.size)}
-            with _translated(key), _answer(post["url"], headers, form):
-                pass
+            sent = urllib.request.Request(post["url"], form, headers)  # noqa: S310
+            with _translated_errors(key, upload=True), _open(sent, success) as answer:
+                _check_stored(answer.headers, form.md5, key)
 
-        try:
-            patiently(request)
-        except AccessDenied:
-            self._spend(post)  # It has expired, say: the next upload goes by the next post.
-            raise
-        self._spend(post)
-        return key
-
-    def _spend(self, post: Post) -> None:
-        """A post for one update goes once that is stored: what failed may be sent by it again."""
-        key = post["fields"]["key"]
-        if key.startswith("updates/") and not key.endswith(FILENAME):
-            self._posts.remove(post)
-
-    def _post_for(self, key: str) -> tuple[Post, str]:
-        """A post that allows the key, or one of the same folder with a name of its own."""
-        folder, is_update = key.rsplit("/", 1)[0] + "/", key.startswith("updates/")
-        for post in self._posts:
-            allowed = post["fields"]["key"]
-            if allowed == key:
-                return post, key
-            if allowed.endswith(FILENAME) and key.startswith(allowed.removesuffix(FILENAME)):
-                return post, key
-            if is_update and allowed.startswith(folder) and _extension(allowed) == _extension(key):
-                return post, allowed
-        raise AccessDenied(f"no presigned post is left that allows {key}: ask for new ones")
+        retry(request)
 
 
-def _answer(url: str, headers: dict[str, str], data: Any = None) -> Any:
-    request = urllib.request.Request(url, data, headers)  # noqa: S310 - the scheme is known
-    return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuse redirects of uploads: urllib would follow with a GET and take its answer for success."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if req.data is not None:
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Form:
-    """A form with a file, read piece by piece: the file is never held in memory."""
-
-    def __init__(
-        self, fields: Mapping[str, str], name: str, body: BinaryIO, progress: Progress | None
-    ) -> None:
-        boundary = uuid.uuid4().hex
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        head = "".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
-            for field, value in fields.items()
-        )
-        head += (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
-            "Content-Type: application/octet-stream\r\n\r\n"
-        )
-        self._head, self._tail = head.encode(), f"\r\n--{boundary}--\r\n".encode()
-        self._body, self._progress = body, progress
-        self._body_size = body.seek(0, os.SEEK_END)
-        self.size = len(self._head) + self._body_size + len(self._tail)
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._head
-        self._body.seek(0)
-        sent = 0
-        while piece := self._body.read(1 << 18):
-            yield piece
-            sent += len(piece)
-            if self._progress:
-                self._progress(sent, self._body_size)
-        yield self._tail
-
-
-def _extension(key: str) -> str:
-    return key.rsplit(".", 1)[-1]
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @contextmanager
-def _translated(key: str) -> Iterator[None]:
+def _open(request: urllib.request.Request, success: set[int]) -> Iterator[http.client.HTTPResponse]:
+    """Make a request, and raise an HTTPError for each status but those that mean success."""
+    with _OPENER.open(request, timeout=limits.READ_SECONDS) as answer:
+        if answer.status not in success:
+            raise urllib.error.HTTPError(
+                request.full_url, answer.status, "unexpected", answer.headers, answer
+            )
+        yield answer
+
+
+def _copy(answer: http.client.HTTPResponse, file: IO[bytes], key: str) -> None:
+    """Copy the body of an answer, and check its length and its checksum where there is one."""
+    expected = answer.length
+    if expected is None and not answer.chunked:
+        raise DownloadRefused(f"the server does not say how long {key} is")
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise DownloadRefused(f"the server sends {key} in an encoding that was not asked for")
+    checksums = Checksums(answer.headers if answer.status == http.client.OK else Message())
+    copied = 0
+    while piece := answer.read(limits.COPY_BYTES):
+        checksums.update(piece)
+        file.write(piece)
+        copied += len(piece)
+    if expected is not None and copied != expected:
+        raise StorageUnreachable(f"{key} broke off after {copied} of {expected} bytes")
+    if name := checksums.mismatch():
+        raise StorageUnreachable(f"{key} was damaged on its way: its {name} checksum differs")
+
+
+def _part_of_all(
+    answer: http.client.HTTPResponse, start: int, length: int, key: str
+) -> tuple[bytes, int]:
+    if answer.length is None:
+        raise DownloadRefused(f"the server does not say how long {key} is")
+    size, body = answer.length, answer.read(start + length)[start:]
+    if len(body) < min(length, max(size - start, 0)):
+        raise StorageUnreachable(f"{key} broke off after {start + len(body)} bytes")
+    return body, size
+
+
+def _size_of_all(headers: Message, key: str) -> int:
+    total = headers.get("Content-Range", "").rpartition("/")[2]
+    if not total.isdigit():
+        raise DownloadRefused(f"the server does not say how long {key} is")
+    return int(total)
+
+
+def _check_stored(headers: Message, md5: str, key: str) -> None:
+    """Compare the ETag of what was stored with what was sent, where it is an MD5."""
+    found = _MD5.fullmatch(headers.get("ETag", ""))
+    encrypted = headers.get("x-amz-server-side-encryption", "") in _ENCRYPTED
+    if found and not encrypted and found[1] != md5:
+        raise StorageUnreachable(f"{key} was damaged on its way: its ETag differs")
+
+
+@contextmanager
+def _translated_errors(key: str, *, upload: bool) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
         with error:
-            raise _of_answer(error.code, error.read(4096).decode(errors="replace"), key) from error
+            body = error.read(limits.ERROR_BYTES).decode(errors="replace")
+        raise error_of(parse_answer(error.code, body), key, upload=upload) from error
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
+            raise
+        if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+            raise Misconfigured(f"the server's certificate is not trusted: {error}") from error
         raise StorageUnreachable(f"{key} cannot be reached: {error}") from error
-
-
-_CODE = re.compile(r"<Code>(\w+)</Code>(?:\s*<Message>([^<]*)</Message>)?")
-
-
-def _of_answer(status: int, body: str, key: str) -> ClientError:
-    told = _CODE.search(body)
-    code, message = told.groups(default="") if told else ("", "")
-    if status >= 500 or status == 429 or code in ("RequestTimeout", "SlowDown"):
-        return StorageUnreachable(f"storage answers {status} {code}")
-    if status == 404:
-        return NotThere(f"there is no object {key}")
-    if status == 412:
-        return NotThere(f"{key} is no longer the object that was announced")
-    if "expired" in message.lower():
-        return AccessDenied(f"the presigned post for {key} has expired: ask for a new one")
-    if status == 403:
-        return AccessDenied(f"not allowed to reach {key}: {code} {message}".rstrip())
-    if code == "EntityTooLarge":
-        return UploadRefused(f"{key} is larger than its presigned post allows")
-    return UploadRefused(f"storage refuses {key}: {status} {code} {message}".rstrip())
+    except ValueError as error:  # Of http.client: a URL with a port or a host that is none.
+        raise Misconfigured(f"{key} cannot be reached: {error}") from error

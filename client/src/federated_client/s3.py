@@ -1,63 +1,76 @@
-"""A bucket, with credentials, by boto3."""
+"""A bucket with credentials, by boto3."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
-from .errors import (
-    AccessDenied,
-    ClientError,
-    NoBucket,
-    NotThere,
-    StorageUnreachable,
-    UploadRefused,
-)
-from .storage import Progress, patiently
+from . import limits
+from .answers import Answer, error_of
+from .errors import ClientError, CredentialsInvalid, Misconfigured, NoBucket, StorageUnreachable
+from .storage import Progress, complete_file, retry
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]|arn:[!-~]+")
 
 
 class Bucket:
     """A federation's bucket, for a client with credentials.
 
-    Large uploads go in parts, side by side, and a part that fails is sent again.
+    Large uploads are sent in parts, several at a time, and a part that fails is sent again.
 
     Parameters
     ----------
     name : str
+        Its name, or the ARN of an access point.
     s3 : optional
-        boto3's S3 client; by default the one that boto3's own settings describe.
+        boto3's S3 client; by default one that boto3's own settings describe.
+
+    Raises
+    ------
+    NoBucket
+        If it cannot be a bucket's name.
+    Misconfigured
+        If boto3 is not installed, or its settings cannot be used.
     """
 
     def __init__(self, name: str, s3: Any = None) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise NoBucket(f"{name!r} is not the name of a bucket{_name_in(name)}")
         self.name = name
-        if s3 is None:
-            import boto3
-            from botocore.config import Config
+        self._s3 = s3 if s3 is not None else _new_client()
 
-            s3 = boto3.client(
-                "s3", config=Config(retries={"mode": "standard", "total_max_attempts": 6})
-            )
-        self._s3 = s3
-
-    def get(self, key: str, *, etag: str = "") -> bytes:
+    def get(self, key: str, *, etag: str = "", attempts: int = limits.ATTEMPTS) -> bytes:
         def request() -> bytes:
-            with self._translated(key):
-                answer = self._s3.get_object(Bucket=self.name, Key=key, **_only_if(etag))
-                return bytes(answer["Body"].read())
+            with self._translated_errors(key, upload=False):
+                answer = self._s3.get_object(Bucket=self.name, Key=key, **_if_match(etag))
+                return bytes(answer["Body"].read())  # botocore checks length and checksum.
 
-        return patiently(request)
+        return retry(request, attempts)
+
+    def get_range(self, key: str, start: int, length: int, *, etag: str) -> tuple[bytes, int]:
+        wanted = {"Range": f"bytes={start}-{start + length - 1}"}
+
+        def request() -> tuple[bytes, int]:
+            with self._translated_errors(key, upload=False):
+                answer = self._s3.get_object(Bucket=self.name, Key=key, **wanted, **_if_match(etag))
+                size = int(answer["ContentRange"].rpartition("/")[2])
+                return bytes(answer["Body"].read()), size
+
+        return retry(request)
 
     def download(self, key: str, path: Path, *, etag: str = "") -> None:
         def request() -> None:
-            with self._translated(key), path.open("wb") as file:
-                answer = self._s3.get_object(Bucket=self.name, Key=key, **_only_if(etag))
-                for chunk in answer["Body"].iter_chunks(1 << 20):
+            with self._translated_errors(key, upload=False), complete_file(path) as file:
+                answer = self._s3.get_object(Bucket=self.name, Key=key, **_if_match(etag))
+                for chunk in answer["Body"].iter_chunks(limits.COPY_BYTES):
                     file.write(chunk)
 
-        patiently(request)
+        retry(request)
 
     def put(
         self, key: str, body: BinaryIO, metadata: Mapping[str, str], progress: Progress | None
@@ -66,59 +79,98 @@ class Bucket:
 
         def request() -> None:
             body.seek(0)
-            with self._translated(key):
+            with self._translated_errors(key, upload=True):
                 self._s3.upload_fileobj(
-                    _Unclosed(body),
+                    _NotClosed(body),
                     self.name,
                     key,
                     ExtraArgs={"Metadata": dict(metadata)},
                     Callback=_counter(progress, size) if progress else None,
                 )
 
-        patiently(request)
+        retry(request)
         return key
 
     @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
-        """The SDK's errors as this package's own."""
+    def _translated_errors(self, key: str, *, upload: bool) -> Iterator[None]:
         from boto3.exceptions import S3UploadFailedError
         from botocore import exceptions
 
         try:
             yield
-        except exceptions.ClientError as error:
-            raise _translated(error, self.name, key) from error
+        except (exceptions.ClientError, exceptions.BotoCoreError) as error:
+            raise self._error_of(error, key, upload=upload) from error
         except S3UploadFailedError as error:
-            cause = error.__context__
-            if isinstance(cause, exceptions.ClientError):
-                raise _translated(cause, self.name, key) from error
-            raise StorageUnreachable(f"{key} could not be uploaded: {error}") from error
-        except exceptions.NoCredentialsError as error:
-            raise AccessDenied(
-                "boto3 finds no credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or ask for "
-                "presigned posts"
-            ) from error
-        except exceptions.BotoCoreError as error:
-            raise StorageUnreachable(f"S3 cannot be reached: {error}") from error
+            raise self._error_of(error.__context__, key, upload=upload) from error
+
+    def _error_of(self, error: Any, key: str, *, upload: bool) -> ClientError:
+        from botocore import exceptions
+
+        if isinstance(error, exceptions.ClientError):
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            found = error.response.get("Error", {})
+            answer = Answer(status, found.get("Code", ""), found.get("Message", ""))
+            return error_of(answer, key, bucket=self.name, upload=upload)
+        return _of_the_sdk(error, key)
 
 
-def _translated(error: Any, bucket: str, key: str) -> ClientError:
-    code = error.response.get("Error", {}).get("Code", "")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code == "NoSuchBucket":
-        return NoBucket(f"there is no bucket {bucket!r}")
-    if code in ("NoSuchKey", "404"):
-        return NotThere(f"there is no object {key} in bucket {bucket}")
-    if code in ("PreconditionFailed", "412"):
-        return NotThere(f"{key} is no longer the object that was announced")
-    if status == 403:
-        return AccessDenied(f"not allowed to reach {key} in bucket {bucket}: {code}")
-    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
-        return StorageUnreachable(f"S3 answers {code}")
-    return UploadRefused(f"S3 refuses {key}: {error}")
+def _of_the_sdk(error: Any, key: str) -> ClientError:
+    """Return the error for one that boto3 raised without an answer of S3."""
+    from botocore import exceptions as sdk
+
+    if isinstance(
+        error,
+        sdk.NoCredentialsError
+        | sdk.PartialCredentialsError
+        | sdk.CredentialRetrievalError
+        | sdk.TokenRetrievalError
+        | sdk.SSOError,
+    ):
+        return CredentialsInvalid(
+            f"boto3 has no valid credentials: set AWS_PROFILE or AWS_ACCESS_KEY_ID, or ask for presigned "
+            f"posts ({error})"
+        )
+    if isinstance(error, sdk.SSLError):
+        return Misconfigured(f"a secure connection cannot be established: {error}")
+    if isinstance(
+        error,
+        sdk.HTTPClientError
+        | sdk.ConnectionError
+        | sdk.IncompleteReadError
+        | sdk.ChecksumError
+        | sdk.FlexibleChecksumError,
+    ):
+        return StorageUnreachable(f"S3 cannot be reached for {key}: {error}")
+    return Misconfigured(f"boto3 cannot use its settings: {error}")
 
 
-class _Unclosed:
+def _new_client() -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError as error:
+        raise Misconfigured(
+            "Bucket needs boto3: pip install 'serverless-federated-client[s3]'"
+        ) from error
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": limits.BOTO_ATTEMPTS},
+        connect_timeout=limits.CONNECT_SECONDS,
+        read_timeout=limits.READ_SECONDS,
+    )
+    try:
+        return boto3.client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise Misconfigured(f"boto3 cannot use its settings: {error}") from error
+
+
+def _name_in(name: object) -> str:
+    """Return what the name probably is, for a URI of a bucket."""
+    found = urlsplit(name).netloc if isinstance(name, str) else ""
+    return f": use {found!r}" if found else ""
+
+
+class _NotClosed:
     """A file that stays open: boto3 closes what it has uploaded, and a retry reads it again."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -139,5 +191,5 @@ def _counter(progress: Progress, size: int) -> Any:
     return count
 
 
-def _only_if(etag: str) -> dict[str, str]:
+def _if_match(etag: str) -> dict[str, str]:
     return {"IfMatch": f'"{etag}"'} if etag else {}

@@ -1,43 +1,54 @@
-"""What a client asks of storage."""
+"""What the client needs of storage, and how a request is retried."""
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
+from . import limits
 from .errors import StorageUnreachable
 
-#: Told how many bytes have been sent, and of how many.
+#: Called with the number of bytes sent so far and the number of all bytes.
 Progress = Callable[[int, int], None]
-
-#: Times a request is made, with full jitter between: some fifteen seconds in all.
-TRIES = 6
-FIRST_PAUSE_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
 class Storage(Protocol):
-    """Where a federation's objects are."""
+    """The place where a federation's objects are."""
 
-    def get(self, key: str, *, etag: str = "") -> bytes:
-        """A small object; with an ``etag``, that one only.
+    def get(self, key: str, *, etag: str = "", attempts: int = limits.ATTEMPTS) -> bytes:
+        """Return the whole of a small object.
+
+        Parameters
+        ----------
+        key : str
+        etag : str
+            If given, only the object with this ETag.
+        attempts : int
+            How often the request is made at most.
 
         Raises
         ------
-        NotThere, AccessDenied, StorageUnreachable
+        NotThere, AccessDenied, StorageUnreachable, DownloadRefused
         """
 
+    def get_range(self, key: str, start: int, length: int, *, etag: str) -> tuple[bytes, int]:
+        """Return bytes ``start`` to ``start + length`` of an object, and the object's size."""
+
     def download(self, key: str, path: Path, *, etag: str = "") -> None:
-        """An object of any size into a file."""
+        """Write an object of any size to a file, which appears when it is complete."""
 
     def put(
         self, key: str, body: BinaryIO, metadata: Mapping[str, str], progress: Progress | None
     ) -> str:
-        """Store an object; the key it has got.
+        """Store an object and return its key, which is not always the one that was asked for.
 
         Raises
         ------
@@ -45,11 +56,33 @@ class Storage(Protocol):
         """
 
 
-def patiently(request: Callable[[], T]) -> T:
-    """Make a request again, after a pause, as long as storage is out of reach."""
-    for attempt in range(TRIES - 1):
+def retry(request: Callable[[], T], attempts: int = limits.ATTEMPTS) -> T:
+    """Make a request, and again after a pause while storage is unreachable."""
+    for attempt in range(attempts - 1):
         try:
             return request()
         except StorageUnreachable:
-            time.sleep(random.uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))
+            time.sleep(random.uniform(0, limits.FIRST_PAUSE_SECONDS * 2**attempt))
     return request()
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the place of ``path`` when the block ends without an error."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    """Return the permissions that new files do not get; ``mkstemp`` creates files for the owner only."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,85 +1,203 @@
-"""Weights as files, and what is wrong with them before the function would say so."""
+"""Weights as arrays and as files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BadWeights
+from ._core.errors import AggregationError, quoted
+from ._core.formats import Spool, encoder_for, format_of, open_weights, peek_layout
+from ._core.in_memory import weights_in_memory
+from ._core.layout import TensorLayout
+from ._core.sources import BytesSource
+from ._core.weights import Weights as OpenedWeights
+from ._core.weights import read_tensors
+from .errors import BadDownload, BadWeights
+from .sources import FileBytes
 
-Weights = Mapping[str, NDArray[Any]]
+#: A model's tensors by name: arrays, or tensors of PyTorch, JAX and others that numpy can read.
+Weights = Mapping[str, Any]
 
-try:
-    import safetensors.numpy as _safetensors
-except ImportError:  # npz needs nothing but numpy.
-    _safetensors = None  # type: ignore[assignment]
+Arrays = dict[str, NDArray[Any]]
 
-#: What updates are written as.
-FORMAT = "safetensors" if _safetensors else "npz"
+#: The format of an update, unless its model has unnamed layers.
+FORMAT = "safetensors"
 
 
-def encode(weights: Weights, format: str = FORMAT) -> BinaryIO:
-    """Weights as a file in memory."""
-    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in weights.items()}
-    if format == "safetensors":
-        return io.BytesIO(_safetensors.save(arrays))
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+def as_arrays(weights: Weights) -> Arrays:
+    """Return the tensors as numpy arrays, without a copy where that is possible.
+
+    Raises
+    ------
+    BadWeights
+        If it is not a mapping of names to tensors.
+    """
+    if not isinstance(weights, Mapping):
+        raise BadWeights(f"expected a mapping of tensor names to arrays, {_what_it_is(weights)}")
+    for name in weights:
+        if not isinstance(name, str):
+            raise BadWeights(f"the tensor names must be strings, one is {name!r}")
+    return {name: _as_array(name, tensor) for name, tensor in weights.items()}
+
+
+def _what_it_is(value: Any) -> str:
+    kind = type(value).__name__
+    if hasattr(value, "state_dict"):
+        return f"got the module {kind} itself: pass its state_dict()"
+    if isinstance(value, Iterator):
+        return (
+            f"got a {kind}: pass state_dict() instead of named_parameters(), which also leaves out the "
+            "buffers, such as those of BatchNorm"
+        )
+    if isinstance(value, Sequence):
+        return f"got a {kind}: pass a dict such as {{'layer.weight': array}}"
+    return f"got a {kind}"
+
+
+def _as_array(name: str, tensor: Any) -> NDArray[Any]:
+    if isinstance(tensor, Mapping):
+        raise BadWeights(
+            f"tensor {quoted(name)} is a mapping: flatten nested parameters to one level of names"
+        )
+    if tensor is None or isinstance(tensor, str | bytes):
+        raise BadWeights(f"tensor {quoted(name)} is {tensor!r}, expected an array")
+    if isinstance(tensor, np.ma.MaskedArray):
+        raise BadWeights(f"tensor {quoted(name)} is a masked array: fill it first, with filled()")
+    try:
+        return np.asarray(_on_the_host(tensor))
+    except Exception as error:  # Each framework raises errors of its own.
+        raise BadWeights(
+            f"tensor {quoted(name)} of type {type(tensor).__name__} cannot be converted to a numpy "
+            f"array: {error}"
+        ) from error
+
+
+def _on_the_host(tensor: Any) -> Any:
+    """Return a tensor of PyTorch as an array; other values as they are."""
+    if not (hasattr(tensor, "detach") and hasattr(tensor, "cpu")):
+        return tensor
+    tensor = tensor.detach().cpu()
+    if (
+        str(tensor.dtype) == "torch.bfloat16"
+    ):  # numpy() knows no bfloat16; float32 holds all its values.
+        return tensor.float().numpy().astype(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def encode(weights: Weights, format: str = FORMAT) -> io.BytesIO:
+    """Return weights as a file in memory, positioned at its beginning.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+    format : {'safetensors', 'npz', 'json'}
+        JSON has no names: the layers are written in the order of the mapping.
+
+    Raises
+    ------
+    BadWeights
+        If a tensor is not an array, or the format cannot contain it: its dtype, name or values.
+    """
+    try:
+        opened = weights_in_memory(as_arrays(weights))
+        return _written(opened, format)
+    except AggregationError as error:
+        raise BadWeights(str(error)) from error
+
+
+def encode_layers(layers: Sequence[NDArray[Any]], format: str) -> io.BytesIO:
+    """Return the layers of a model without names as a file in memory."""
+    try:
+        return _written(weights_in_memory(layers), format)
+    except AggregationError as error:
+        raise BadWeights(str(error)) from error
+
+
+def _written(opened: OpenedWeights, format: str) -> io.BytesIO:
+    encoder = encoder_for(format, opened.layout)
+    file = io.BytesIO(encoder.header())
+    file.seek(0, io.SEEK_END)
+    start = 0
+    for tensor, offset in zip(opened.layout.tensors, opened.index.offsets, strict=True):
+        values = np.empty(tensor.nbytes, np.uint8).data
+        if values:
+            opened.source.read_into(opened.base + offset, values)
+            file.writelines(encoder.encode(start, values))
+        start += tensor.nbytes
+    file.write(encoder.footer())
+    file.seek(0)
     return file
 
 
-def decode(body: bytes, key: str) -> dict[str, NDArray[Any]]:
-    """Weights from the bytes of an object, whose name tells the format.
+def encode_for(
+    weights: Weights, layout: TensorLayout | None, base_key: str
+) -> tuple[io.BytesIO, str]:
+    """Return weights as a file of the format in which their model takes them, and a name for it.
 
-    Raises
-    ------
-    BadWeights
+    Parameters
+    ----------
+    weights : mapping of str to array
+    layout : TensorLayout or None
+        The model's, if it is known.
+    base_key : str
+        The key of the model's weights. Those without names of their own are sent in the same format.
     """
-    extension = key.rsplit(".", 1)[-1]
-    try:
-        if extension == "safetensors" and _safetensors:
-            return dict(_safetensors.load(body))
-        if extension == "npz":
-            with np.load(io.BytesIO(body), allow_pickle=False) as file:
-                return dict(file)
-    except Exception as error:
-        raise BadWeights(f"{key} cannot be read: {error}") from error
-    if extension == "safetensors":
-        raise BadWeights(f"{key} is a safetensors file: pip install safetensors")
-    raise BadWeights(f"{key} is {extension}: download it with fetch_file and read it yourself")
-
-
-def check(weights: Weights, like: Weights | None) -> None:
-    """Refuse weights that the function would reject.
-
-    Raises
-    ------
-    BadWeights
-    """
-    if not weights:
-        raise BadWeights("there is no tensor to send")
-    for name, tensor in weights.items():
-        if tensor.dtype.kind == "O":
-            raise BadWeights(f"{name!r} is no tensor of numbers")
-        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-            raise BadWeights(f"{name!r} has nan or infinity in it: did the training diverge?")
-    if like is not None:
-        _check_layout(weights, like)
-
-
-def _check_layout(weights: Weights, like: Weights) -> None:
-    missing, extra = like.keys() - weights.keys(), weights.keys() - like.keys()
-    if missing or extra:
+    if layout is None or layout.named:
+        return encode(weights), f"update.{FORMAT}"
+    arrays = as_arrays(weights)
+    names = [tensor.name for tensor in layout.tensors]
+    if arrays.keys() != set(names):
         raise BadWeights(
-            f"the model's tensors are {sorted(like)}: missing {sorted(missing)}, unknown {sorted(extra)}"
+            f"the model's layers have no names of their own: use those of fetch(), {quoted(names)}; got "
+            f"{quoted(list(arrays))}"
         )
-    for name, model in like.items():
-        found = weights[name]
-        if (found.shape, found.dtype) != (model.shape, model.dtype):
-            raise BadWeights(
-                f"{name!r} is {found.dtype} {found.shape}, the model's is {model.dtype} {model.shape}"
-            )
+    suffix = format_of(base_key)
+    return encode_layers([arrays[name] for name in names], suffix), f"update.{suffix}"
+
+
+def decode(body: bytes, key: str) -> Arrays:
+    """Return the tensors in the bytes of an object, by name; those of a JSON list by position.
+
+    Parameters
+    ----------
+    body : bytes
+    key : str
+        The object's name, whose extension is the format.
+
+    Raises
+    ------
+    BadDownload
+        If the bytes are not weights in that format.
+    """
+    arrays, _ = decode_with_layout(body, key)
+    return arrays
+
+
+def decode_with_layout(body: bytes, key: str) -> tuple[Arrays, TensorLayout]:
+    """Return the tensors in the bytes of an object, and their layout."""
+    try:
+        with Spool() as spool:
+            opened = open_weights(BytesSource(body), format_of(key), spool=spool, trusted=True)
+            return read_tensors(opened), opened.layout
+    except AggregationError as error:
+        raise BadDownload(f"{key} cannot be read: {error}") from error
+
+
+def layout_of_file(path: Path) -> TensorLayout:
+    """Return the layout of a file that was downloaded, of which only the headers are read.
+
+    Raises
+    ------
+    BadDownload
+    """
+    try:
+        with path.open("rb") as file:
+            return peek_layout(FileBytes(file), format_of(path.name), trusted=True)
+    except AggregationError as error:
+        raise BadDownload(f"{path.name} cannot be read: {error}") from error

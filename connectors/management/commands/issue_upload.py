@@ -1,4 +1,4 @@
-"""``manage.py issue_upload MODEL --client UUID``: leave to upload, without credentials."""
+"""``manage.py issue_upload MODEL --client UUID``: sign posts for uploads without credentials."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ from models_app.models import FederatedModel
 
 #: A week: what S3 signs for at most.
 MAX_MINUTES = 7 * 24 * 60
-FORMATS = ("safetensors", "npz", "json")
 
 #: S3 takes no larger body by a post.
 MAX_POST_BYTES = 5 << 30
 
 
 class Command(ReportCommand):
-    """Signs posts, each for one object of one client."""
+    """Sign posts, each for a name of its own below the prefix of one client."""
 
     help = (
-        "Sign posts by which a client uploads one update each, and with --scores what it measured: "
-        "bound to its prefix, in size and in time. Printed as JSON, to be handed to the client. "
+        "Sign posts by which a client uploads updates, and with --scores what it measured: limited to "
+        "its prefix, in size and in time. Printed as JSON, to be handed to the client. "
         "Example: manage.py issue_upload 3 --client 11111111-1111-4111-8111-000000000001 --count 10 "
         "--minutes 1440 --scores"
     )
@@ -55,7 +54,6 @@ class Command(ReportCommand):
         parser.add_argument(
             "--scores", action="store_true", help="one more post, for any number of scores"
         )
-        parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
 
     def handle(self, *args: Any, model: int, client: uuid.UUID, **options: Any) -> None:
         if not settings.BUCKET:
@@ -74,7 +72,9 @@ class Command(ReportCommand):
                     f"{client} is paused or no member of model {model}: manage.py add_clients adds it"
                 )
             fields, place = _metadata_fields(federated_model), f"{model}/{client}"
-            names = [f"{uuid.uuid4().hex}.{options['format']}" for _ in range(options["count"])]
+            # A name that the client completes: with a fixed key, a post that is used again would replace
+            # the update before.
+            names = [f"{uuid.uuid4().hex}-${{filename}}" for _ in range(options["count"])]
             signer = Signer()
             posts = [
                 signer.post(
@@ -101,14 +101,15 @@ def _check_range(option: str, value: int, most: int, *, also: str = "") -> None:
 
 
 def _metadata_fields(model: FederatedModel) -> dict[str, str]:
-    """What an update says of itself, as the form has it from the start.
+    """Return what the form says of an update unless its sender changes it.
 
-    A field that the policy has a condition for must be in the form, or S3 refuses it. Whoever has nothing
-    but the form sends it as it is: an update trained from what is the latest aggregate now, which counts
-    one example. Whoever knows better fills that in, as the client package does.
+    S3 refuses a form without a field that its policy has a condition for. Sent unchanged, the form says
+    that the update was trained from what is the latest aggregate now, counts one example, and is of the
+    kind that the model takes. The client package replaces all three with what it knows.
     """
     latest = model.aggregates.order_by("-number").values_list("pk", flat=True).first()
     return {
         "x-amz-meta-num-examples": "1",
         "x-amz-meta-base-aggregate": str(latest) if latest else "",
+        "x-amz-meta-update-kind": model.update_kind,
     }

@@ -1,0 +1,1 @@
+../../../../aggregation/in_memory.py

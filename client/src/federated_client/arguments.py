@@ -1,0 +1,54 @@
+"""The arguments of `Client`, checked where they are given."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import BinaryIO
+
+from . import limits
+from .errors import BadArgument, BadWeights
+
+
+def checked_model_id(value: object) -> int:
+    """Return a model's id."""
+    try:
+        number = 0 if isinstance(value, bool) else int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        number = 0
+    if number < 1 or (not isinstance(value, str) and number != value):
+        raise BadArgument(f"model_id is {value!r}, expected a whole number from 1")
+    return int(number)
+
+
+def checked_client_id(value: object) -> uuid.UUID:
+    """Return a client's id."""
+    try:
+        return uuid.UUID(str(value))
+    except ValueError as error:
+        raise BadArgument(
+            f"client_id is {value!r}, expected a UUID such as 11111111-1111-4111-8111-000000000001: "
+            "the operator knows yours"
+        ) from error
+
+
+def checked_count(num_examples: object) -> int:
+    """Return the number of examples, if the aggregator accepts it."""
+    try:
+        whole = None if isinstance(num_examples, bool) else int(num_examples)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        whole = None
+    if whole is None or whole != num_examples or not 1 <= whole <= limits.MAX_NUM_EXAMPLES:
+        raise BadWeights(
+            f"num_examples is {num_examples!r}, expected a whole number from 1 to "
+            f"{limits.MAX_NUM_EXAMPLES}"
+        )
+    return int(whole)
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file of weights."""
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise BadWeights(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,302 @@
+"""One client's part in a federation: fetch, upload, wait, report."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from . import limits
+from ._core.layout import TensorLayout
+from .arguments import checked_client_id, checked_count, checked_model_id, open_file
+from .errors import (
+    AccessDenied,
+    ClientError,
+    CredentialsInvalid,
+    NotThere,
+    RoundOverdue,
+    StorageUnreachable,
+)
+from .pointer import Latest, parse_pointer, pointer_key
+from .scores import encode_score
+from .status import Status, describe, parse_status, status_key
+from .storage import Progress, Storage
+from .update import Update, prepare
+from .weights import Arrays, Weights, decode_with_layout, encode_for, layout_of_file
+
+logger = logging.getLogger(__name__)
+
+
+class Client:
+    """A client of one federated model.
+
+    Parameters
+    ----------
+    storage : Storage
+        A `Bucket` or `Posts`.
+    model_id : int
+    client_id : str or uuid.UUID
+        Both from the federation's operator.
+
+    Attributes
+    ----------
+    base : Latest or None
+        What was fetched last. An update is taken to be trained from it.
+
+    Raises
+    ------
+    BadArgument
+        If an id cannot be one.
+    """
+
+    def __init__(self, storage: Storage, *, model_id: int, client_id: str | uuid.UUID) -> None:
+        self._storage = storage
+        self._model_id = checked_model_id(model_id)
+        self._client_id = checked_client_id(client_id)
+        self._layout: TensorLayout | None = None
+        self._sent_key = ""
+        self.base: Latest | None = None
+
+    def latest(self, *, attempts: int = limits.ATTEMPTS) -> Latest:
+        """Return which weights to train from, and what the model makes of an update.
+
+        Raises
+        ------
+        NotThere
+            If the model has no weights yet.
+        """
+        key = pointer_key(self._model_id)
+        try:
+            return parse_pointer(self._storage.get(key, attempts=attempts), key)
+        except NotThere as error:
+            raise NotThere(
+                f"model {self._model_id} has no weights to train from: either there is no such model, "
+                "or its first round starts from the clients' own weights"
+            ) from error
+        except CredentialsInvalid:
+            raise
+        except AccessDenied as error:
+            raise AccessDenied(
+                f"{error}. S3 also answers this if the model has no weights yet, to clients that may "
+                "not list the bucket"
+            ) from error
+
+    def fetch(self) -> Arrays:
+        """Return the weights to train from, by name.
+
+        Raises
+        ------
+        NotThere
+            If the model has no weights yet.
+        BadDownload
+            If the object is not what it should be.
+        """
+        base = self.latest()
+        weights, layout = decode_with_layout(self._storage.get(base.key, etag=base.etag), base.key)
+        self.base, self._layout = base, layout
+        return weights
+
+    def fetch_file(self, path: str | Path) -> Path:
+        """Write the weights to train from to a file, whose suffix becomes that of their format.
+
+        For models that do not fit in memory twice. The file appears when it is complete.
+        """
+        base = self.latest()
+        target = Path(path).with_suffix(Path(base.key).suffix)
+        self._storage.download(base.key, target, etag=base.etag)
+        self.base, self._layout = base, layout_of_file(target)
+        return target
+
+    def upload(
+        self,
+        weights: Weights,
+        *,
+        num_examples: int,
+        are_differences: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Send an update that was trained from what was fetched last.
+
+        Parameters
+        ----------
+        weights : mapping of str to array
+            The trained weights, with the names, shapes and dtypes of those that were fetched; tensors of
+            PyTorch and JAX are converted. For a model of differences, the difference is computed here.
+        num_examples : int
+            How much the update counts in a weighted mean: the examples it was trained on.
+        are_differences : bool
+            Whether the tensors are differences already.
+        progress : callable, optional
+            Called with the number of bytes sent and of all bytes.
+
+        Returns
+        -------
+        str
+            The object's key.
+
+        Raises
+        ------
+        BadWeights
+            If the aggregator would reject it; nothing was sent.
+        UploadRefused, AccessDenied, StorageUnreachable
+        """
+        count = checked_count(num_examples)
+        body, name = encode_for(weights, self._layout, self.base.key if self.base else "")
+        return self._send(body, name, count, are_differences, progress)
+
+    def upload_file(
+        self,
+        path: str | Path,
+        *,
+        num_examples: int,
+        are_differences: bool = False,
+        progress: Progress | None = None,
+    ) -> str:
+        """Send the weights in a safetensors, npz or JSON file.
+
+        For a model of weights the file is sent as it is. Parameters and errors are those of `upload`.
+        """
+        count = checked_count(num_examples)
+        with open_file(path) as file:
+            return self._send(file, Path(path).name, count, are_differences, progress)
+
+    def wait(
+        self,
+        *,
+        timeout: float = limits.WAIT_SECONDS,
+        poll: float = limits.POLL_SECONDS,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> Latest:
+        """Wait for an aggregate newer than the one that was fetched.
+
+        Parameters
+        ----------
+        timeout, poll : float
+            Seconds to wait in all, and between two looks.
+        on_progress : callable, optional
+            Called with a sentence, such as "3 of 5 updates are ready", whenever it changes. The same
+            sentences are logged.
+
+        Raises
+        ------
+        UpdateRejected
+            As soon as the update that was sent is rejected, with the reason.
+        RoundOverdue
+            If no aggregate came within `timeout` seconds: others may be missing, or the model is paused.
+            Storage that denied access or did not answer is mentioned: before the first round that is no
+            error, since S3 denies what is not there to clients that may not list the bucket.
+        CredentialsInvalid
+            If the credentials expired or are wrong: waiting does not help.
+        """
+        number = self.base.number if self.base else 0
+        overdue = time.monotonic() + timeout
+        said = ""
+        while True:
+            sentence = self._progress()
+            if sentence and sentence != said:
+                said = sentence
+                logger.info("model %s: %s", self._model_id, said)
+                if on_progress:
+                    on_progress(said)
+            why = f"; {said}" if said else ""
+            try:
+                latest = self.latest(attempts=1)
+                if latest.number > number:
+                    return latest
+            except CredentialsInvalid:
+                raise
+            except (NotThere, AccessDenied, StorageUnreachable) as error:
+                why += f"; the last error: {error}"
+            left = overdue - time.monotonic()
+            if left <= 0:
+                raise RoundOverdue(
+                    f"model {self._model_id} has no aggregate after number {number} yet; waited "
+                    f"{timeout:g} seconds{why}"
+                )
+            time.sleep(min(poll, left))
+
+    def status(self) -> Status | None:
+        """Return what the aggregator says of this client's updates; None if it says nothing.
+
+        Raises
+        ------
+        StorageUnreachable, CredentialsInvalid
+        """
+        key = status_key(self._model_id, self._client_id)
+        try:
+            return parse_status(self._storage.get(key, attempts=1))
+        except CredentialsInvalid:
+            raise
+        except (NotThere, AccessDenied):
+            return None
+
+    def report_score(
+        self, *, num_examples: int, aggregate: Latest | None = None, **results: Any
+    ) -> str:
+        """Report what was measured of an aggregate on this client's own examples.
+
+        Parameters
+        ----------
+        num_examples : int
+            It was measured on.
+        aggregate : Latest, optional
+            By default what was fetched last.
+        **results
+            Such as ``accuracy=0.93``.
+
+        Raises
+        ------
+        ClientError
+            If it is not an aggregate: the initial model gets no score.
+        BadScore
+            If the aggregator would reject it; nothing was sent.
+        """
+        scored = aggregate or self.base
+        if scored is None or scored.aggregate_id is None:
+            raise ClientError("only an aggregate is scored: fetch one after the first round")
+        body = encode_score({"num_examples": checked_count(num_examples), **results})
+        key = f"scores/{self._model_id}/{self._client_id}/{scored.aggregate_id}.json"
+        return self._storage.put(key, io.BytesIO(body), {}, None)
+
+    def _send(
+        self,
+        body: BinaryIO,
+        name: str,
+        num_examples: int,
+        are_differences: bool,
+        progress: Progress | None,
+    ) -> str:
+        update = Update(body=body, name=name, are_differences=are_differences)
+        with prepare(self._storage, self._lookup, self.base, self._layout, update) as ready:
+            metadata = {"num-examples": str(num_examples), "update-kind": ready.kind}
+            if self.base and self.base.aggregate_id is not None:
+                metadata["base-aggregate"] = str(self.base.aggregate_id)
+            number = self.base.number + 1 if self.base else 1
+            # Each update has a key of its own, so that none takes the place of another.
+            unique = f"round-{number:06d}-{uuid.uuid4().hex[:12]}{ready.suffix}"
+            key = f"updates/{self._model_id}/{self._client_id}/{unique}"
+            self._sent_key = self._storage.put(key, ready.body, metadata, progress)
+        return self._sent_key
+
+    def _lookup(self) -> Latest | None:
+        """Return the latest weights; None where the model has none, or they cannot be seen."""
+        try:
+            return self.latest()
+        except CredentialsInvalid:
+            raise
+        except (NotThere, AccessDenied):
+            return None
+
+    def _progress(self) -> str:
+        """Return what became of the update that was sent, in words; empty if it is not known."""
+        if not self._sent_key:
+            return ""
+        try:
+            status = self.status()
+        except StorageUnreachable:
+            return ""
+        return describe(status, self._sent_key) if status else ""

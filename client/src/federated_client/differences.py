@@ -1,0 +1,89 @@
+"""The difference between trained weights and the weights they were trained from."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._core.errors import AggregationError, UpdateRejected, quoted
+from ._core.formats import Spool, encoder_for, format_of, open_weights
+from ._core.layout import Tensor, TensorLayout
+from ._core.sources import FileSource
+from ._core.weights import Weights
+from .errors import BadWeights
+from .sources import FileBytes
+
+
+def difference_file(trained: BinaryIO, format: str, base: Path) -> BinaryIO:
+    """Return a temporary file with what training added to the base, one tensor at a time.
+
+    Parameters
+    ----------
+    trained : binary file
+        The weights after training.
+    format : str
+        Their format, and that of the result.
+    base : Path
+        The weights before training; its suffix is their format.
+
+    Raises
+    ------
+    BadWeights
+        If the two have different layouts, or a difference cannot be represented in the tensor's dtype.
+    """
+    result = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it.
+    try:
+        with Spool() as spool:
+            start = open_weights(FileSource(base), format_of(base.name), spool=spool, trusted=True)
+            end = open_weights(
+                FileBytes(trained), format, expected_layout=start.layout, spool=spool, trusted=True
+            )
+            _write(result, format, end, start)
+    except AggregationError as error:
+        result.close()
+        raise BadWeights(str(error)) from error
+    return result
+
+
+def _write(file: BinaryIO, format: str, end: Weights, start: Weights) -> None:
+    layout = start.layout
+    encoder = encoder_for(format, layout)
+    file.write(encoder.header())
+    position = 0
+    for tensor in layout.tensors:
+        if tensor.nbytes:
+            values = _difference(
+                tensor, *(_read(w, layout, position, tensor) for w in (end, start))
+            )
+            file.writelines(encoder.encode(position, values.view(np.uint8).data))
+        position += tensor.nbytes
+    file.write(encoder.footer())
+
+
+def _read(
+    weights: Weights, layout: TensorLayout, position: int, tensor: Tensor
+) -> NDArray[np.generic]:
+    values = np.empty(tensor.size, tensor.dtype)
+    weights.read_into(layout, position, values.view(np.uint8).data)
+    return values
+
+
+def _difference(
+    tensor: Tensor, end: NDArray[np.generic], start: NDArray[np.generic]
+) -> NDArray[np.generic]:
+    """Subtract in float64, or exactly where the tensor has integers."""
+    if tensor.dtype.kind not in "iu":
+        with np.errstate(over="ignore", invalid="ignore"):  # The check of the result reports them.
+            return (end.astype(np.float64) - start.astype(np.float64)).astype(tensor.dtype)
+    limits = np.iinfo(tensor.dtype)
+    exact = end.astype(object) - start.astype(object)
+    if exact.min() < limits.min or exact.max() > limits.max:
+        raise UpdateRejected(
+            f"the difference of tensor {quoted(tensor.name)} does not fit into {tensor.dtype}: a model "
+            "of differences cannot have it"
+        )
+    return np.asarray(exact.astype(tensor.dtype))

@@ -1,0 +1,92 @@
+"""``latest.json``: which weights to train from, and what the model makes of an update."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from .errors import BadDownload
+
+UPDATE_KINDS = ("weights", "differences")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latest:
+    """The weights to train from.
+
+    Parameters
+    ----------
+    aggregate_id : int or None
+        None for the initial model.
+    number : int
+        The number of the round that made them; 0 for the initial model.
+    key, etag : str
+        Of the object.
+    published_on : str
+        ISO 8601.
+    update_kind : {'weights', 'differences'}
+        What an update of this model contains: trained weights, or what was added to the base.
+    dtypes : sequence of str or None
+        The dtypes of the model's tensors, such as ``BF16``.
+    rule, rule_args : str and mapping or sequence, or None
+        The aggregation rule.
+    requirement, requirement_args : str and mapping or sequence, or None
+        The condition under which a round starts.
+    max_num_examples : int or None
+        An update counts at most this many examples.
+    furthest_base_agg : int or None
+        An update may be based on one of this many latest aggregates.
+    max_update_bytes : int or None
+        Larger updates are rejected.
+    """
+
+    aggregate_id: int | None
+    number: int
+    key: str
+    etag: str
+    published_on: str
+    update_kind: str = "weights"
+    dtypes: Sequence[str] | None = None
+    rule: str | None = None
+    rule_args: Mapping[str, Any] | Sequence[Any] | None = None
+    requirement: str | None = None
+    requirement_args: Mapping[str, Any] | Sequence[Any] | None = None
+    max_num_examples: int | None = None
+    furthest_base_agg: int | None = None
+    max_update_bytes: int | None = None
+
+
+def pointer_key(model_id: int) -> str:
+    """Return the key of a model's ``latest.json``."""
+    return f"aggregates/{model_id}/latest.json"
+
+
+def parse_pointer(body: bytes, key: str) -> Latest:
+    """Return the content of ``latest.json``; fields that this version does not know are ignored.
+
+    Raises
+    ------
+    BadDownload
+        If it is not such a document, or the model takes updates of a kind that is not known here.
+    """
+    try:
+        found = json.loads(body)
+        latest = Latest(
+            **{
+                field.name: found[field.name]
+                for field in fields(Latest)
+                if field.default is MISSING or found.get(field.name) is not None
+            }
+        )
+        if type(latest.number) is not int or not isinstance(latest.key, str):
+            raise TypeError("number and key must be a whole number and a string")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadDownload(f"{key} is not a pointer to weights: {error!r}") from error
+    if latest.update_kind not in UPDATE_KINDS:
+        raise BadDownload(
+            f"{key}: the model takes updates of kind {latest.update_kind!r}, and this version of the "
+            f"client knows {' and '.join(UPDATE_KINDS)}"
+        )
+    return latest
