@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from django.conf import settings
 from django.db import DatabaseError
 from django.db.models import F, IntegerField, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
@@ -49,6 +51,16 @@ class Latest:
         Of the weights, in the same bucket.
     published_on : str
         ISO 8601, with its zone.
+    update_kind : str
+        What an update contains: ``weights``, or ``differences`` from what it is based on.
+    rule, rule_args : str, and dict or list or None
+        The aggregation rule.
+    requirement, requirement_args : str, and dict or list or None
+        The condition under which a round starts.
+    max_num_examples, furthest_base_agg : int or None
+        As of the federated model.
+    max_update_bytes : int
+        Larger updates are rejected.
     schema : int
         The version of this format.
     """
@@ -59,6 +71,14 @@ class Latest:
     key: str
     etag: str
     published_on: str
+    update_kind: str
+    rule: str
+    rule_args: Any
+    requirement: str
+    requirement_args: Any
+    max_num_examples: int | None
+    furthest_base_agg: int | None
+    max_update_bytes: int
     schema: int = 1
 
 
@@ -148,6 +168,14 @@ def _read(objects: Objects, model_id: int) -> Latest | None:
         key=key,
         etag=objects.stat(key).etag,
         published_on=since.isoformat(),
+        update_kind=model.update_kind,
+        rule=model.aggregator,
+        rule_args=model.aggregator_args,
+        requirement=model.requirement,
+        requirement_args=model.requirement_args,
+        max_num_examples=model.max_num_examples,
+        furthest_base_agg=model.furthest_base_agg,
+        max_update_bytes=settings.MAX_UPDATE_BYTES,
     )
 
 

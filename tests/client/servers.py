@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
+import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
 
@@ -26,13 +34,18 @@ def answer(
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def serving(
+    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Serve requests until the end of the block; the server's URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *arguments: None  # type: ignore[method-assign]
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if tls else 'http'}://localhost:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
@@ -40,7 +53,9 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 @contextmanager
-def handling(get: Handle | None = None, post: Handle | None = None) -> Iterator[str]:
+def handling(
+    get: Handle | None = None, post: Handle | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Serve with functions for GET and POST; the body of a POST has been read."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,8 +71,33 @@ def handling(get: Handle | None = None, post: Handle | None = None) -> Iterator[
         def log_message(self, *args: Any) -> None:
             """Say nothing."""
 
-    with serving(Handler) as url:
+    with serving(Handler, tls) as url:
         yield url
+
+
+@contextmanager
+def securely(get: Handle) -> Iterator[str]:
+    """Serve by HTTPS, with a certificate that only its own key has signed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(_self_signed())
+        file.flush()
+        context.load_cert_chain(file.name)
+    with handling(get, tls=context) as url:
+        yield url
+
+
+def _self_signed() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    pem = serialization.Encoding.PEM
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(pem)
+    return key.private_bytes(pem, *private) + certificate
 
 
 @contextmanager

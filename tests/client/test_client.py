@@ -22,7 +22,7 @@ from federated_client import (
     NotThere,
     RoundOverdue,
 )
-from federated_client.weights import encode_layers
+from federated_client.weights import encode
 from local.cloud import Cloud
 from models_app.models import ModelArtifact
 from tests.client.members import (
@@ -111,26 +111,26 @@ def test_a_large_update_goes_in_parts(cloud: Cloud, bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("extension", ["npz", "json"])
-def test_a_model_without_names_takes_an_update_of_its_own_format(
+def test_a_model_of_numbered_layers_takes_what_was_fetched(
     bucket: Bucket, deliver: Deliver, extension: str
 ) -> None:
-    """Where the model's layers are numbered, what was fetched is sent back in the model's format."""
-    layers = [np.full(2, float(n)) for n in range(12)]
+    """Layers without names of their own are fetched and sent by number, also beyond the tenth."""
+    layers = {f"arr_{n}": np.full(2, float(n)) for n in range(12)}
     model = make_model(1, requirement="all_clients")
     key = f"artifacts/{model.pk}/initial.{extension}"
-    put(key, encode_layers(layers, extension).getvalue())
+    put(key, encode(layers, extension).getvalue())
     artifacts = ModelArtifact.objects
     model.current_artifact = artifacts.create(federated_model=model, values=key, version="initial")
     model.save()
     invoke(payload("schedule-sweep"))
     client = member(bucket, model)
-    sent = client.upload({n: t + 1 for n, t in client.fetch().items()}, num_examples=1)
-    assert sent.endswith(f".{extension}")
+    client.upload({name: layer + 1 for name, layer in client.fetch().items()}, num_examples=1)
     deliver()
     assert model.model_updates.get().rejection_reason == ""
-    np.testing.assert_array_equal(list(client.fetch().values()), np.asarray(layers) + 1)
-    with pytest.raises(BadWeights, match="have no names of their own"):
-        client.upload({"w": layers[0]}, num_examples=1)
+    found = client.fetch()
+    assert found.keys() == layers.keys()
+    for name, layer in layers.items():
+        np.testing.assert_array_equal(found[name], layer + 1)
 
 
 def test_a_model_without_weights_says_so(storage_of: StorageOf) -> None:

@@ -74,7 +74,11 @@ def test_differences_are_sent_as_they_are(bucket: Bucket, deliver: Deliver) -> N
     model = model_of_differences()
     client = member(bucket, model)
     client.fetch()
-    client.upload(filled(0.5, like=BASE), num_examples=1, are_differences=True)
+    client.upload(
+        {name: np.full_like(t, 0.5) for name, t in BASE.items()},
+        num_examples=1,
+        are_differences=True,
+    )
     deliver()
     np.testing.assert_array_equal(client.fetch()["w"], np.full((2, 3), 10.5))
 

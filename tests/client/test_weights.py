@@ -67,7 +67,7 @@ def test_decoding_what_was_encoded_gives_the_same_weights(
 @given(st.lists(tensors(), min_size=1, max_size=12))
 def test_json_keeps_the_shapes_and_values_of_layers(layers: list[Array]) -> None:
     """JSON has neither names nor dtypes: layers come back by number, as float64."""
-    named = {str(number): layer for number, layer in enumerate(layers)}
+    named = {f"arr_{number}": layer for number, layer in enumerate(layers)}
     found = decode(encode(named, "json").getvalue(), "x.json")
     assert list(found) == list(named)
     for name, layer in named.items():

@@ -82,18 +82,23 @@ def error_of(answer: Answer, key: str, *, bucket: str = "", upload: bool) -> Cli
         return NoBucket(f"there is no bucket {bucket!r}")
     if code in _MISDIRECTED or 300 <= status < 400:
         return Misconfigured(f"the bucket is in another Region, or at another address: {said}")
-    if status == 404:
-        return NotThere(f"there is no object {key}" + (f" in bucket {bucket}" if bucket else ""))
-    if status == 412:
-        return NotThere(f"{key} is no longer the object that was announced")
-    if "expired" in message.lower():
+    if status in (404, 412):
+        return NotThere(
+            f"there is no object {key}{f' in bucket {bucket}' if bucket else ''}"
+            if status == 404
+            else f"{key} is no longer the object that was announced"
+        )
+    return _refusal(answer, said, key, upload=upload)
+
+
+def _refusal(answer: Answer, said: str, key: str, *, upload: bool) -> ClientError:
+    """Return the error for a request that storage understood and does not allow."""
+    if "expired" in answer.message.lower():
         return CredentialsInvalid(f"the presigned post for {key} has expired: ask for a new one")
-    if status in (401, 403):
+    if answer.status in (401, 403):
         return AccessDenied(f"not allowed to reach {key}: {said}")
-    if code == "EntityTooLarge":
-        return UploadRefused(f"{key} is larger than storage accepts: {said}")
-    return UploadRefused(f"storage refuses {key}: {said}") if upload else _refused(key, said)
-
-
-def _refused(key: str, said: str) -> ClientError:
+    if answer.code == "EntityTooLarge":
+        return UploadRefused(f"{key} is larger than its presigned post allows: {said}")
+    if upload:
+        return UploadRefused(f"storage refuses {key}: {said}")
     return DownloadRefused(f"storage refuses to send {key}: {said}")

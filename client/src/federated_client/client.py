@@ -26,7 +26,7 @@ from .scores import encode_score
 from .status import Status, describe, parse_status, status_key
 from .storage import Progress, Storage
 from .update import Update, prepare
-from .weights import Arrays, Weights, decode_with_layout, encode_for, layout_of_file
+from .weights import FORMAT, Arrays, Weights, decode_with_layout, encode, layout_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +145,8 @@ class Client:
         UploadRefused, AccessDenied, StorageUnreachable
         """
         count = checked_count(num_examples)
-        body, name = encode_for(weights, self._layout, self.base.key if self.base else "")
-        return self._send(body, name, count, are_differences, progress)
+        name = f"update.{FORMAT}"
+        return self._send(encode(weights), name, count, are_differences, progress)
 
     def upload_file(
         self,

@@ -168,8 +168,9 @@ def _open(request: urllib.request.Request, success: set[int]) -> Iterator[http.c
     """Make a request, and raise an HTTPError for each status but those that mean success."""
     with _OPENER.open(request, timeout=limits.READ_SECONDS) as answer:
         if answer.status not in success:
+            body = io.BytesIO(answer.read(limits.ERROR_BYTES))
             raise urllib.error.HTTPError(
-                request.full_url, answer.status, "unexpected", answer.headers, answer
+                request.full_url, answer.status, "unexpected", answer.headers, body
             )
         yield answer
 

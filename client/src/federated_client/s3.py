@@ -109,7 +109,7 @@ class Bucket:
         if isinstance(error, exceptions.ClientError):
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             found = error.response.get("Error", {})
-            answer = Answer(status, found.get("Code", ""), found.get("Message", ""))
+            answer = Answer(status, found.get("Code") or "", found.get("Message") or "")
             return error_of(answer, key, bucket=self.name, upload=upload)
         return _of_the_sdk(error, key)
 

@@ -26,7 +26,7 @@ Weights = Mapping[str, Any]
 
 Arrays = dict[str, NDArray[Any]]
 
-#: The format of an update, unless its model has unnamed layers.
+#: The format of an update.
 FORMAT = "safetensors"
 
 
@@ -97,7 +97,8 @@ def encode(weights: Weights, format: str = FORMAT) -> io.BytesIO:
     ----------
     weights : mapping of str to array
     format : {'safetensors', 'npz', 'json'}
-        JSON has no names: the layers are written in the order of the mapping.
+        JSON has no names: the layers are written in the order of the mapping, and come back as ``arr_0``,
+        ``arr_1`` and so on.
 
     Raises
     ------
@@ -107,14 +108,6 @@ def encode(weights: Weights, format: str = FORMAT) -> io.BytesIO:
     try:
         opened = weights_in_memory(as_arrays(weights))
         return _written(opened, format)
-    except AggregationError as error:
-        raise BadWeights(str(error)) from error
-
-
-def encode_layers(layers: Sequence[NDArray[Any]], format: str) -> io.BytesIO:
-    """Return the layers of a model without names as a file in memory."""
-    try:
-        return _written(weights_in_memory(layers), format)
     except AggregationError as error:
         raise BadWeights(str(error)) from error
 
@@ -135,34 +128,8 @@ def _written(opened: OpenedWeights, format: str) -> io.BytesIO:
     return file
 
 
-def encode_for(
-    weights: Weights, layout: TensorLayout | None, base_key: str
-) -> tuple[io.BytesIO, str]:
-    """Return weights as a file of the format in which their model takes them, and a name for it.
-
-    Parameters
-    ----------
-    weights : mapping of str to array
-    layout : TensorLayout or None
-        The model's, if it is known.
-    base_key : str
-        The key of the model's weights. Those without names of their own are sent in the same format.
-    """
-    if layout is None or layout.named:
-        return encode(weights), f"update.{FORMAT}"
-    arrays = as_arrays(weights)
-    names = [tensor.name for tensor in layout.tensors]
-    if arrays.keys() != set(names):
-        raise BadWeights(
-            f"the model's layers have no names of their own: use those of fetch(), {quoted(names)}; got "
-            f"{quoted(list(arrays))}"
-        )
-    suffix = format_of(base_key)
-    return encode_layers([arrays[name] for name in names], suffix), f"update.{suffix}"
-
-
 def decode(body: bytes, key: str) -> Arrays:
-    """Return the tensors in the bytes of an object, by name; those of a JSON list by position.
+    """Return the tensors in the bytes of an object, by name; those of a JSON list as ``arr_0`` and so on.
 
     Parameters
     ----------

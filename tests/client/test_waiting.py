@@ -1,0 +1,163 @@
+"""Waiting for a round: how long, what is said meanwhile, and what ends it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from federated_client import Bucket, RoundOverdue, UpdateRejected
+from federated_client.status import Status, parse_status
+from tests.client.members import Deliver, federation, in_the_cloud, member, through
+from tests.factories import client_id, filled, make_model, put
+from tests.faults.proxy import outage, refuse, s3_proxy
+
+pytestmark = in_the_cloud
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("timeout", "poll", "pauses"),
+    [(3, 5, [3]), (0, 5, []), (12, 5, [5, 5, 2]), (1, 0.25, [0.25] * 4), (5, 5, [5])],
+)
+def test_the_whole_timeout_is_waited(
+    bucket: Bucket, clock: Clock, timeout: float, poll: float, pauses: list[float]
+) -> None:
+    """The last pause is shortened so that the wait ends at its timeout, not before, with a last look."""
+    client = member(bucket, make_model(1))
+    with pytest.raises(RoundOverdue, match=f"waited {timeout:g} seconds"):
+        client.wait(timeout=timeout, poll=poll)
+    assert clock.pauses == pauses
+
+
+def write_status(key: str, model_id: int, state: str, *, reason: str = "", ready: int = 3) -> None:
+    update = {"key": key, "state": state, "reason": reason, "aggregate": None, "at": "2026-11-28"}
+    document = {
+        "format": 1,
+        "model": model_id,
+        "client": str(client_id(1)),
+        "updates": [update],
+        "ready": ready,
+        "requirement": "5 updates",
+        "needed": 5,
+    }
+    put(f"status/{model_id}/{client_id(1)}.json", json.dumps(document).encode())
+
+
+def test_a_rejected_update_ends_the_waiting(bucket: Bucket, clock: Clock) -> None:
+    """The reason is raised with the first look at it, long before the timeout."""
+    model = federation()
+    client = member(bucket, model)
+    key = client.upload(filled(1.0), num_examples=1)
+    write_status(key, model.pk, "rejected", reason="the client is paused")
+    with pytest.raises(UpdateRejected, match="rejected: the client is paused") as caught:
+        client.wait(timeout=600)
+    assert caught.value.reason == "the client is paused"
+    assert clock.pauses == []
+
+
+def test_another_update_that_was_rejected_does_not(bucket: Bucket, clock: Clock) -> None:
+    """The rejection of an earlier update is not this one's."""
+    model = federation()
+    client = member(bucket, model)
+    client.upload(filled(1.0), num_examples=1)
+    write_status("updates/another", model.pk, "rejected")
+    with pytest.raises(RoundOverdue):
+        client.wait(timeout=1)
+
+
+def test_progress_is_reported_when_it_changes(
+    bucket: Bucket, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller learns how many updates are ready, once for each change."""
+    model = federation()
+    client = member(bucket, model)
+    key = client.upload(filled(1.0), num_examples=1)
+    ready = iter([3, 3, 4])
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        write_status(key, model.pk, "ready", ready=next(ready, 4))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    seen: list[str] = []
+    with pytest.raises(RoundOverdue, match="; 4 of 5 updates are ready"):
+        client.wait(timeout=20, poll=4, on_progress=seen.append)
+    assert seen == [
+        "3 of 5 updates are ready; this one is ready",
+        "4 of 5 updates are ready; this one is ready",
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b'{"format": 2}', b'{"format": 1, "updates": 3}', b"\xff"],
+)
+def test_a_status_of_another_format_is_none(body: bytes) -> None:
+    """A document that this version does not know is ignored."""
+    assert parse_status(body) is None
+
+
+def test_the_status_of_the_client_is_returned(bucket: Bucket) -> None:
+    """What the function says can be looked at without waiting."""
+    model = federation()
+    client = member(bucket, model)
+    assert client.status() is None
+    write_status("updates/x", model.pk, "superseded", ready=1)
+    found = client.status()
+    assert isinstance(found, Status)
+    assert (found.of("updates/x").state, str(found)) == (  # type: ignore[union-attr]
+        "superseded",
+        "1 of 5 updates are ready",
+    )
+
+
+def test_an_outage_does_not_end_the_waiting(deliver: Deliver) -> None:
+    """Storage that is unreachable is waited for like the round, and mentioned if it stays so."""
+    model = federation(1)
+    with s3_proxy() as proxy:
+        client = member(through(proxy), model)
+        client.fetch()
+        client.upload(filled(1.0), num_examples=1)
+        deliver()
+        proxy.fault = lambda request: refuse(503, "SlowDown")
+        with pytest.raises(RoundOverdue, match=r"after number 0 .* storage answers 503 SlowDown"):
+            client.wait(timeout=0.1, poll=0.05)
+        proxy.fault = outage(2, refuse(503, "SlowDown"), only="aggregates/")
+        assert client.wait(timeout=60, poll=0.01).number == 1
+
+
+def test_a_round_that_came_is_returned_at_once(
+    bucket: Bucket, deliver: Deliver, clock: Any
+) -> None:
+    """Where the aggregate is there already, nobody waits."""
+    client = member(bucket, federation(1))
+    client.fetch()
+    client.upload(filled(1.0), num_examples=1)
+    deliver()
+    assert client.wait(timeout=600).number == 1
+    assert clock.pauses == []
