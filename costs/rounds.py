@@ -160,7 +160,7 @@ def members(rule: Rule, updates: int) -> int:
         case Krum():
             return 1
         case MultiKrum():
-            return rule.m
+            return rule.averaged(updates)
         case Bulyan():
             return updates - 2 * rule.f
     return updates

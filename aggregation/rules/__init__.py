@@ -1,4 +1,4 @@
-"""The aggregation rules, by name.
+"""The aggregation rules.
 
 Importing this package imports every module in it, so that a new rule is one new file.
 """

@@ -1,7 +1,7 @@
-"""What an aggregation rule is: two small functions, `Rule.select` and `Rule.combine`.
+"""The interface of an aggregation rule: two small functions, `Rule.select` and `Rule.combine`.
 
-A rule is added by writing one module with a frozen dataclass whose fields are the rule's arguments;
-`@register` puts its name into the registry, the admin's choices and the docs.
+A rule is added by writing one module with a frozen dataclass whose fields are the rule's arguments.
+`@register` adds its name to the registry, the choices in the admin and the reference.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Numbers = NDArray[Any]
 
 
 class Rows(Protocol):
-    """Rows of numbers, one after the other; each is valid until the next one is asked for.
+    """Rows of numbers that are iterated over once; a row is valid until the next one is requested.
 
-    An array of shape (n, c) is such, and so are rows that are read when they are asked for.
+    An array of shape (n, c) qualifies, and so do rows that are read on demand.
     """
 
     @property
@@ -38,15 +38,15 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is known of a round's updates before any of them is combined.
+    """What is known about a round's updates before they are combined.
 
     Parameters
     ----------
     num_examples : (n,) float64
-        What each update counts, capped by the model's setting; all positive.
+        The count of each update, capped by the model's setting; all positive.
     gram : (n, n) float64, optional
-        Inner products of the updates' differences from one common centre: the parent aggregate for
-        rules with `Rule.on_differences`. Only for rules with `Rule.needs_gram`.
+        Inner products of the updates' differences from a common centre, which is the parent aggregate
+        for rules with `Rule.on_differences`. Only for rules with `Rule.needs_gram`.
     squares : (n,) float64, optional
         The diagonal of that matrix. Only for rules with `Rule.needs_norms`.
     """
@@ -57,7 +57,7 @@ class Statistics:
 
     @cached_property
     def inner_products(self) -> Float64s:
-        """`gram`, for the rules that asked for it."""
+        """`gram`, for a rule that needs it."""
         if self.gram is None:
             raise RuleError("this rule needs the Gram matrix of the updates")
         return self.gram
@@ -71,11 +71,14 @@ class Statistics:
     def squared_distances(self) -> Float64s:
         """(n, n) squared Euclidean distances between updates; zero on the diagonal.
 
-        ``|a - b|^2 = <a, a> + <b, b> - 2 <a, b>``, whatever the centre.
+        ``|a - b|^2 = <a, a> + <b, b> - 2 <a, b>``, whatever the centre. A distance that overflows
+        float64 is infinite.
         """
         norms = np.diagonal(self.inner_products)
-        distances = np.add.outer(norms, norms)
-        distances -= 2.0 * self.inner_products
+        with np.errstate(over="ignore", invalid="ignore"):
+            distances = np.add.outer(norms, norms)
+            distances -= 2.0 * self.inner_products
+        np.nan_to_num(distances, copy=False, nan=np.inf, posinf=np.inf)
         distances.clip(min=0.0, out=distances)
         np.fill_diagonal(distances, 0.0)
         return distances
@@ -83,22 +86,22 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which updates are combined, and how much each counts.
+    """Which updates are combined, and with which coefficients.
 
     Parameters
     ----------
     members : tuple of int
         Positions of the updates that take part, ascending. Only these are read again.
     coefficients : tuple of float
-        What each of the members counts.
+        The coefficient of each member.
     total : float
-        What the coefficients are divided by. ``coefficients / total`` are the scaling factors; kept
-        apart because counts and their sum are exact where their quotients are not.
+        The divisor of the coefficients: ``coefficients / total`` are the scaling factors. They are kept
+        apart because counts and their sum are exact in float64 and their quotients are not.
 
     Raises
     ------
     RuleError
-        If it has no members: there would be nothing to combine.
+        If there are no members.
     """
 
     members: tuple[int, ...]
@@ -111,13 +114,13 @@ class Selection:
 
     @classmethod
     def equal(cls, members: NDArray[np.intp] | range) -> Selection:
-        """The members, each counting the same."""
+        """Return a selection in which each member has the same weight."""
         chosen = tuple(sorted(int(member) for member in members))
         return cls(chosen, (1.0,) * len(chosen), float(len(chosen)))
 
     @classmethod
     def weighted(cls, coefficients: Float64s, total: float | None = None) -> Selection:
-        """All updates whose coefficient is not zero; divided by their sum unless ``total`` is given."""
+        """Return all updates whose coefficient is not zero; ``total`` is by default their sum."""
         members = np.flatnonzero(coefficients)
         chosen = tuple(float(coefficients[member]) for member in members)
         return cls(
@@ -125,12 +128,12 @@ class Selection:
         )
 
     def to_json(self) -> list[Any]:
-        """The selection as `from_json` takes it."""
+        """Return the selection as JSON-able data."""
         return [list(self.members), list(self.coefficients), self.total]
 
     @classmethod
     def from_json(cls, saved: list[Any]) -> Selection:
-        """The selection that was saved."""
+        """Return the selection that `to_json` gave."""
         members, coefficients, total = saved
         return cls(tuple(members), tuple(coefficients), total)
 
@@ -138,9 +141,9 @@ class Selection:
 class Rule(ABC):
     """Base of all rules.
 
-    A rule never sees storage, clients or a whole model. It must be a function of its arguments only,
-    and `combine` a function of each column alone: that is what makes a result independent of how the
-    model was cut into chunks.
+    A rule never sees storage, clients or a whole model. It must be a function of its arguments only, and
+    `combine` a function of each column alone. This makes a result independent of how the model was cut
+    into chunks.
     """
 
     name: ClassVar[str]
@@ -157,20 +160,28 @@ class Rule(ABC):
     #: Whether the rule measures and combines the updates' differences from the parent aggregate.
     on_differences: ClassVar[bool] = False
 
-    #: Whether the result is a weighted sum of the rows: then a value that is not finite in any of
-    #: them shows in the sum, and rows are taken one after the other, as they are stored.
+    #: Whether the result is a weighted sum of the rows. If so, a value that is not finite in any row
+    #: shows in the sum, and the rows are passed one after the other, in the dtype they are stored in.
     linear: ClassVar[bool] = False
 
     @property
     def min_updates(self) -> int:
-        """Fewest updates with which the rule is defined."""
+        """The fewest updates with which the rule is defined and withstands what it claims to."""
         return 1
+
+    def max_hostile(self, n: int) -> int:
+        """Return how many of ``n`` updates may be hostile.
+
+        With no more than that, whatever finite values they have, the result stays within the distance
+        of the honest updates that the rule's docstring states. 0 if there is no such bound.
+        """
+        return 0
 
     @abstractmethod
     def select(self, statistics: Statistics) -> Selection:
-        """Decide which updates are combined and how much each counts.
+        """Return which updates are combined, and with which coefficients.
 
-        Called once a round, with at least `min_updates` updates.
+        Called once in a round, with at least `min_updates` updates.
         """
 
     @abstractmethod
@@ -182,10 +193,10 @@ class Rule(ABC):
         Parameters
         ----------
         block : (n_members, n_elements)
-            Row ``i`` belongs to ``selection.members[i]``. float32 or float64. It may be overwritten:
-            it is scratch space of the engine. A `linear` rule gets `Rows`, of any numeric dtype.
+            Row ``i`` belongs to ``selection.members[i]``. float32 or float64. May be overwritten, since
+            it is scratch space of the engine. A `linear` rule gets `Rows` of any numeric dtype.
         selection : Selection
-            What `select` returned.
+            The result of `select`.
         centre : (n_elements,) float64, optional
             The parent aggregate, for a rule with `on_differences`, unless the rows are differences
             already.
@@ -214,8 +225,8 @@ def weighted_sum(
 ) -> Float64s:
     """``sum_i coefficients[i] * (block[i] - centre)``, added up in float64 from first row to last.
 
-    Elementwise operations in a fixed order, and no BLAS: the bits of an element must not depend on
-    which elements stand beside it.
+    Elementwise operations in a fixed order, without BLAS: the bits of an element must not depend on the
+    elements beside it.
 
     Parameters
     ----------
@@ -228,8 +239,8 @@ def weighted_sum(
     -------
     (c,) float64
     """
-    # One allocation: glibc gives free memory back to the kernel once it is more than twice the largest
-    # it gave out, and takes it anew for the next block. With two, a mean had nearly twice the page faults.
+    # One allocation, since glibc returns freed memory to the kernel above a threshold and allocates it
+    # again for the next block. With two allocations a mean had nearly twice the page faults.
     total, another = np.empty((2, block.shape[1]))
     term = total
     for row, coefficient in zip(block, coefficients, strict=True):
@@ -251,25 +262,25 @@ R = TypeVar("R", bound=type[Rule])
 
 
 def register(rule: R) -> R:
-    """Make a rule known by its name and aliases."""
+    """Register a rule under its name and its aliases."""
     for name in (rule.name, *rule.aliases):
         _REGISTRY[name] = rule
     return rule
 
 
 def known_rules() -> dict[str, type[Rule]]:
-    """Every accepted name, aliases included, with its rule; sorted by name."""
+    """Return the rules by their names and aliases, sorted."""
     return dict(sorted(_REGISTRY.items()))
 
 
 def create_rule(name: str, arguments: Mapping[str, Any] | None = None) -> Rule:
-    """The rule of that name with these arguments.
+    """Return the rule of that name with these arguments.
 
     Raises
     ------
     RuleError
-        If the name or an argument is unknown, missing, or out of range; the message says what is
-        expected.
+        If the name or an argument is unknown, missing or out of range, or arguments contradict each
+        other. The message says what is expected.
     """
     rule = _REGISTRY.get(name)
     if rule is None:

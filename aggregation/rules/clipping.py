@@ -1,6 +1,6 @@
-"""Rules that bound how far an update may push: clipping, and leaving out.
+"""Rules that bound how far an update can move the result, by clipping or by leaving updates out.
 
-They measure each update's difference from the parent aggregate, and need one.
+They measure each update's difference from the parent aggregate, and need a parent.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ class NormClippedMean(LinearRule):
     ``parent + sum_k n_k d_k min(1, max_norm / |d_k|) / sum_k n_k``. Sun et al., *Can You Really
     Backdoor Federated Learning?*, 2019, section 5 (norm thresholding).
 
+    Withstands any number of hostile updates in this sense only: the result is within ``max_norm`` of the
+    parent.
+
     Parameters
     ----------
     max_norm : float
-        Euclidean norm of a difference, over all tensors together; positive.
+        Euclidean norm of a difference, over all floating-point tensors together.
     """
 
     max_norm: float
@@ -36,28 +39,34 @@ class NormClippedMean(LinearRule):
     def __post_init__(self) -> None:
         number("max_norm", self.max_norm, above=0)
 
+    def max_hostile(self, n: int) -> int:
+        return n
+
     def select(self, statistics: Statistics) -> Selection:
         counts = statistics.num_examples
-        shortened = counts * clipped(np.sqrt(statistics.squared_norms), self.max_norm)
+        shortened = counts * clip_factors(np.sqrt(statistics.squared_norms), self.max_norm)
         return Selection.weighted(shortened, total=float(counts.sum()))
 
 
 @register
 @dataclass(frozen=True)
 class CenteredClipping(LinearRule):
-    """Steps from the parent by the mean of the updates' differences from where it stands, each clipped.
+    """Steps from the parent, each by the mean of the clipped differences of the updates from the iterate.
 
-    ``v <- v + sum_k (w_k - v) min(1, tau / |w_k - v|) / n``, from the parent, each update counting the
-    same. Karimireddy, He, Jaggi, *Learning from History for Byzantine Robust Optimization*, ICML 2021,
-    algorithm 2. Every ``v`` is a mixture of parent and updates, so that the iteration runs on their
-    inner products.
+    ``v <- v + sum_k (w_k - v) min(1, tau / |w_k - v|) / n``, starting at the parent, with the same
+    weight for each update. Karimireddy, He, Jaggi, *Learning from History for Byzantine Robust
+    Optimization*, ICML 2021, algorithm 2. Every ``v`` is a mixture of parent and updates, so that the
+    iteration needs only their inner products.
+
+    Withstands any number of hostile updates in this sense only: the result is within
+    ``tau * iterations`` of the parent.
 
     Parameters
     ----------
     tau : float
-        The radius of clipping; positive.
+        The radius of clipping, over all floating-point tensors together.
     iterations : int
-        Steps.
+        The number of steps.
     """
 
     tau: float
@@ -70,30 +79,37 @@ class CenteredClipping(LinearRule):
         number("tau", self.tau, above=0)
         whole_number("iterations", self.iterations, at_least=1)
 
+    def max_hostile(self, n: int) -> int:
+        return n
+
     def select(self, statistics: Statistics) -> Selection:
         gram = statistics.inner_products
-        weights = np.zeros(len(gram))
+        n = len(gram)
+        # The iterate is sum_k weights[k] * d_k / n. It is divided once, at the end: nine differences of
+        # -1 over nine are -1, and nine times -1/9 is less.
+        weights = np.zeros(n)
         for _ in range(self.iterations):
-            factors = clipped(distances_from_mixture(gram, weights), self.tau)
-            weights = weights * (1.0 - factors.mean()) + factors / len(gram)
-        return Selection.weighted(weights, total=1.0)
+            factors = clip_factors(distances_from_mixture(gram, weights / n), self.tau)
+            weights = weights * (1.0 - factors.mean()) + factors
+        return Selection.weighted(weights, total=float(n))
 
 
 @register
 @dataclass(frozen=True)
 class NormFilteredMean(LinearRule):
-    """The weighted mean of the updates whose difference from the parent is no longer and no shorter
-    than is usual among them.
+    """The weighted mean of the updates whose difference from the parent has a usual norm.
 
-    Left out is an update whose norm has a modified z-score beyond the threshold:
+    An update is left out if the modified z-score of its norm exceeds the threshold:
     ``0.6745 (|d_k| - median) / MAD``. Iglewicz and Hoaglin, *How to Detect and Handle Outliers*, 1993.
-    Where more than half of the norms are equal, the mean absolute deviation takes the MAD's place.
+    If more than half of the norms are equal, only those are kept.
+
+    Withstands fewer than half of the updates: with *a* the smallest and *b* the largest norm of an honest
+    difference, the result is within ``b + threshold (b - a) / 0.6745`` of the parent.
 
     Parameters
     ----------
     threshold : float
-        The authors recommend 3.5. Half of the updates, or more, are always within 0.6745: with a
-        threshold above, those stay at least.
+        The authors recommend 3.5. At least half of the updates are always within 0.6745 and are kept.
     """
 
     threshold: float = 3.5
@@ -104,30 +120,16 @@ class NormFilteredMean(LinearRule):
     def __post_init__(self) -> None:
         number("threshold", self.threshold, above=0.6745)
 
+    def max_hostile(self, n: int) -> int:
+        return max(0, n - 1) // 2
+
     def select(self, statistics: Statistics) -> Selection:
-        scores = modified_z_scores(np.sqrt(statistics.squared_norms))
-        usual = np.abs(scores) <= self.threshold
+        norms = np.sqrt(statistics.squared_norms)
+        deviations = np.abs(norms - np.median(norms))
+        usual = 0.6745 * deviations <= self.threshold * np.median(deviations)
         return Selection.weighted(np.where(usual, statistics.num_examples, 0.0))
 
 
-def clipped(norms: Float64s, bound: float) -> Float64s:
-    """The factors that bring norms down to a bound: ``min(1, bound / norm)``."""
+def clip_factors(norms: Float64s, bound: float) -> Float64s:
+    """Return the factors that shorten norms to a bound: ``min(1, bound / norm)``."""
     return bound / np.maximum(norms, bound)
-
-
-def modified_z_scores(values: Float64s) -> Float64s:
-    """How far each value is from the median, in robust standard deviations; zero if all are equal.
-
-    Parameters
-    ----------
-    values : (n,) float64
-
-    Returns
-    -------
-    (n,) float64
-    """
-    from_median = values - np.median(values)
-    scale = float(np.median(np.abs(from_median))) / 0.6745
-    if scale == 0.0:
-        scale = 1.253314 * float(np.abs(from_median).mean())
-    return from_median / scale if scale else np.zeros_like(values)

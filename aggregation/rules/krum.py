@@ -1,6 +1,6 @@
-"""Rules that trust the updates that have the most company: Krum, Multi-Krum and Bulyan.
+"""Rules that trust the updates with the closest neighbours: Krum, Multi-Krum and Bulyan.
 
-None of them weighs by the number of examples: a hostile client would claim many.
+None of them weighs by the number of examples, since a hostile client would claim many.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ class Krum(LinearRule):
     Blanchard et al., *Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent*,
     NeurIPS 2017, section 4. Of updates with equal scores, the first in claim order.
 
+    Withstands ``f`` hostile updates: with *D* the largest distance between two honest updates, the
+    result is within ``D sqrt((n - f - 2) / (n - 2 f - 1))`` of an honest one. (An honest score is at most
+    ``(n - f - 2) D^2``, and a hostile update is scored by ``n - 2 f - 1`` honest ones or more.)
+
     Parameters
     ----------
     f : int
-        Hostile updates that are withstood; ``n >= 2 f + 3``.
+        Hostile updates that are withstood: a round needs ``2 f + 3`` updates.
     """
 
     f: int
@@ -49,6 +53,9 @@ class Krum(LinearRule):
     def min_updates(self) -> int:
         return 2 * self.f + 3
 
+    def max_hostile(self, n: int) -> int:
+        return self.f if n >= self.min_updates else 0
+
     def select(self, statistics: Statistics) -> Selection:
         scores = krum_scores(statistics.squared_distances, self.f)
         return Selection.equal(np.argsort(scores, kind="stable")[:1])
@@ -57,34 +64,45 @@ class Krum(LinearRule):
 @register
 @dataclass(frozen=True)
 class MultiKrum(LinearRule):
-    """The mean of the ``m`` updates with the best Krum scores, each counting the same.
+    """The mean of the ``m`` updates with the best Krum scores, each with the same weight.
 
     Blanchard et al., 2017, section 5.
+
+    Withstands ``f`` hostile updates: each of the ``m`` is as close to an honest update as with `krum`.
 
     Parameters
     ----------
     f : int
-        Hostile updates that are withstood; ``n >= 2 f + 3``.
+        Hostile updates that are withstood: a round needs ``2 f + 3`` updates.
     m : int
-        Updates that are averaged; ``n >= m``.
+        Updates that are averaged: a round needs ``m + f`` updates, or hostile ones would be among them.
+        By default ``n - f``, all that can be honest.
     """
 
     f: int
-    m: int
+    m: int | None = None
     name = "multi_krum"
     needs_gram = True
 
     def __post_init__(self) -> None:
         whole_number("f", self.f, at_least=0)
-        whole_number("m", self.m, at_least=1)
+        if self.m is not None:
+            whole_number("m", self.m, at_least=1)
 
     @property
     def min_updates(self) -> int:
-        return max(2 * self.f + 3, self.m)
+        return max(2 * self.f + 3, (self.m or 0) + self.f)
+
+    def max_hostile(self, n: int) -> int:
+        return self.f if n >= self.min_updates else 0
+
+    def averaged(self, n: int) -> int:
+        """Return how many of ``n`` updates are averaged."""
+        return n - self.f if self.m is None else self.m
 
     def select(self, statistics: Statistics) -> Selection:
         scores = krum_scores(statistics.squared_distances, self.f)
-        return Selection.equal(np.argsort(scores, kind="stable")[: self.m])
+        return Selection.equal(np.argsort(scores, kind="stable")[: self.averaged(len(scores))])
 
 
 @register
@@ -96,10 +114,13 @@ class Bulyan(Rule):
     their values at a coordinate, the ``theta - 2 f`` closest to the median are averaged. El Mhamdi et
     al., *The Hidden Vulnerability of Distributed Learning in Byzantium*, ICML 2018, section 4.
 
+    Withstands ``f`` hostile updates: no coordinate is further outside the range of the honest values
+    than this range is wide.
+
     Parameters
     ----------
     f : int
-        Hostile updates that are withstood; ``n >= 4 f + 3``.
+        Hostile updates that are withstood: a round needs ``4 f + 3`` updates.
     """
 
     f: int
@@ -112,6 +133,9 @@ class Bulyan(Rule):
     @property
     def min_updates(self) -> int:
         return 4 * self.f + 3
+
+    def max_hostile(self, n: int) -> int:
+        return self.f if n >= self.min_updates else 0
 
     def select(self, statistics: Statistics) -> Selection:
         distances = statistics.squared_distances
@@ -130,7 +154,9 @@ class Bulyan(Rule):
 
 
 def krum_scores(squared_distances: Float64s, f: int) -> Float64s:
-    """Sum of each update's squared distances to its ``n - f - 2`` closest neighbours, at least one.
+    """Return the sum of each update's squared distances to its ``n - f - 2`` closest neighbours.
+
+    At least one neighbour is taken. A sum that overflows is infinite.
 
     Parameters
     ----------
@@ -144,20 +170,21 @@ def krum_scores(squared_distances: Float64s, f: int) -> Float64s:
     n = len(squared_distances)
     # The closest of all is the update itself, at distance zero.
     closest = np.sort(squared_distances, axis=1)[:, 1 : 1 + max(1, n - f - 2)]
-    return np.asarray(closest.sum(axis=1), np.float64)
+    with np.errstate(over="ignore"):
+        return np.asarray(closest.sum(axis=1), np.float64)
 
 
 def mean_around_median(rows: Sequence[Numbers], count: int) -> Float64s:
-    """The mean, in float64, of the ``count`` values of each column that are closest to its median.
+    """Return the mean, in float64, of the ``count`` values of each column closest to its median.
 
-    In order, they lie side by side. The window that holds them starts as the lowest ``count`` rows
-    and moves up, in each column for as long as the value above it is closer to the median than its
-    lowest; of two as close, the lower stays.
+    In sorted order they are neighbours. The window that holds them starts at the lowest ``count`` rows.
+    In each column it moves up as long as the value above it is closer to the median than its lowest
+    value; of two equally close ones, the lower stays.
 
     Parameters
     ----------
     rows : sequence of (c,) arrays
-        In order: ``rows[i] <= rows[i + 1]``. Overwritten.
+        Sorted: ``rows[i] <= rows[i + 1]``. Overwritten.
     count : int
 
     Returns
@@ -167,8 +194,8 @@ def mean_around_median(rows: Sequence[Numbers], count: int) -> Float64s:
     n = len(rows)
     twice_median = rows[(n - 1) // 2].astype(np.float64) + rows[n // 2]
     for lowest, above in enumerate(range(count, n)):
-        # above - median < median - lowest. Once it does not hold in a column, it does not hold again.
+        # above - median < median - lowest. Once this is false in a column, it stays false.
         closer = np.add(rows[above], rows[lowest], dtype=np.float64) < twice_median
-        # What enters the window takes the row, modulo ``count``, of what leaves it.
+        # The value that enters the window takes the row, modulo ``count``, of the one that leaves it.
         np.copyto(rows[lowest % count], rows[above], where=closer)
     return mean_of_rows(rows[:count])

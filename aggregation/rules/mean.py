@@ -14,6 +14,8 @@ class WeightedMean(LinearRule):
 
     ``w = sum_k n_k w_k / sum_k n_k``. McMahan et al., *Communication-Efficient Learning of Deep
     Networks from Decentralized Data*, AISTATS 2017, algorithm 1.
+
+    Withstands no hostile update: one can move the result as far as it likes.
     """
 
     name = "weighted_mean"
@@ -25,9 +27,11 @@ class WeightedMean(LinearRule):
 @register
 @dataclass(frozen=True)
 class UnweightedMean(LinearRule):
-    """The mean of the updates, each counting the same.
+    """The mean of the updates, each with the same weight.
 
     The aliases are the names it had in the system whose interface this project takes over.
+
+    Withstands no hostile update: one can move the result as far as it likes.
     """
 
     name = "unweighted_mean"

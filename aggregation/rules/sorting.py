@@ -1,7 +1,7 @@
 """Sorting the columns of a block with a network of elementwise minima and maxima.
 
-A comparator takes two rows and leaves the smaller values in the one and the larger in the other: two
-numpy operations on whole rows, several times as fast as sorting columns one by one. Batcher, *Sorting
+A comparator moves the smaller values of two rows into one and the larger into the other: two numpy
+operations on whole rows, several times as fast as sorting columns one by one. Batcher, *Sorting
 networks and their applications*, 1968 (odd-even merge sort).
 """
 
@@ -15,14 +15,14 @@ import numpy as np
 
 from aggregation.rules.base import Numbers
 
-#: Of more rows than this, columns are sorted one by one: the network grows as n log(n)^2.
+#: With more rows than this, columns are sorted one by one, since the network grows as n log(n)^2.
 MAX_NETWORK_ROWS = 512
 
 
 class Comparator(NamedTuple):
-    """Put the smaller of two rows' values into ``low`` and the larger into ``high``.
+    """Moves the smaller of two rows' values into ``low`` and the larger into ``high``.
 
-    Where nobody will look at one of the two, it need not be computed.
+    A row that no later step reads is not computed.
     """
 
     low: int
@@ -32,7 +32,7 @@ class Comparator(NamedTuple):
 
 
 def ordered_rows(block: Numbers, first: int, stop: int) -> Sequence[Numbers]:
-    """Rows that hold, in each column, the values of ranks ``first`` to before ``stop``, in order.
+    """Return rows with each column's values of the ranks ``first`` to ``stop - 1``, in order.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def ordered_rows(block: Numbers, first: int, stop: int) -> Sequence[Numbers]:
     Returns
     -------
     sequence of (c,) arrays
-        Of the block's dtype. Which zero comes first, -0.0 or 0.0, is not defined.
+        In the block's dtype. Which zero comes first, -0.0 or 0.0, is not defined.
     """
     if len(block) > MAX_NETWORK_ROWS:
         return list(np.sort(block.T, axis=1).T[first:stop])
@@ -62,9 +62,9 @@ def ordered_rows(block: Numbers, first: int, stop: int) -> Sequence[Numbers]:
 
 @lru_cache(maxsize=32)
 def network(n: int, first: int, stop: int) -> tuple[Comparator, ...]:
-    """The comparators that bring ranks ``first`` to before ``stop`` of ``n`` rows to their places.
+    """Return the comparators that move the ranks ``first`` to ``stop - 1`` of ``n`` rows into place.
 
-    Those of a whole sort, without what the wanted ranks do not depend on.
+    They are those of a complete sort, without the ones that the wanted ranks do not depend on.
     """
     needed = set(range(first, stop))
     kept: list[Comparator] = []
@@ -76,8 +76,10 @@ def network(n: int, first: int, stop: int) -> tuple[Comparator, ...]:
 
 
 def _odd_even_merge_sort(n: int) -> Iterator[tuple[int, int]]:
-    """Pairs of rows to compare, for any ``n``: Knuth, *The Art of Computer Programming*, vol. 3,
-    section 5.2.2, algorithm M (merge exchange)."""
+    """Yield the pairs of rows to compare, for any ``n``.
+
+    Knuth, *The Art of Computer Programming*, vol. 3, section 5.2.2, algorithm M (merge exchange).
+    """
     bits = max(n - 1, 0).bit_length()
     step = 1 << bits >> 1
     while step:

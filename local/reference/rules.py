@@ -1,4 +1,4 @@
-"""Rules and requirements, from their classes: docstrings, arguments, and the bounds that are checked."""
+"""The reference pages of rules and requirements, generated from their classes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from local.reference.markdown import code, page, table
 
 
 def rules_page() -> str:
-    """Every rule, from the registry: its docstring, its arguments and what it asks for."""
+    """Return the page of all rules in the registry."""
     rules = sorted(set(known_rules().values()), key=lambda rule: rule.name)
     return page(
         "Rules",
-        "What a federated model's `aggregator` may be, with `aggregator_args` by name. An unknown name "
-        "or argument, or one out of range, is refused when the model is saved. "
-        "[Choose a rule](../how-to/choose-a-rule.md) tells which to take, "
-        "[Write a rule](../how-to/write-a-rule.md) how to add one.",
-        "*n* is the number of updates in a round. A round waits until the rule has as many as it needs.",
+        "The values of a federated model's `aggregator`, with `aggregator_args` by name. An unknown name "
+        "or argument, one out of range, or arguments that contradict each other are refused when the "
+        "model is saved. [Choose a rule](../how-to/choose-a-rule.md) compares them; "
+        "[Write a rule](../how-to/write-a-rule.md) shows how to add one.",
+        "*n* is the number of updates in a round, *f* the number of hostile ones among them. A round "
+        "waits until the rule has as many updates as it needs.",
+        "What a rule withstands holds for floating-point tensors, under any finite values of the hostile "
+        "updates. The values of integer tensors (counters) are combined like the others and rounded to the "
+        "nearest integer, but no distance or norm is computed from them.",
         *(part for rule in rules for part in _rule(rule)),
     )
 
@@ -45,21 +49,21 @@ def _costs(rule: Any) -> Iterator[str]:
     passes = "twice" if rule.needs_gram or rule.needs_norms else "once"
     yield f"Reads the updates {passes}."
     if rule.needs_gram:
-        yield "Measures the inner products of all pairs of them."
+        yield "Measures the inner products of all pairs of updates."
     elif rule.needs_norms:
-        yield "Measures how far each is from the aggregate before."
+        yield "Measures the distance of each update from the previous aggregate."
     if rule.on_differences:
-        yield "Needs an aggregate, or an initial model, to start from."
+        yield "Needs a previous aggregate or an initial model."
 
 
 def requirements_page() -> str:
-    """Every requirement, from its class."""
+    """Return the page of all requirements."""
     kinds = [kind for kind in Requirement.__subclasses__() if kind.name]
     return page(
         "Requirements",
-        "When a round of a model may start: its `requirement`, with `requirement_args` by name, or by "
-        "position. Without one, a single ready update is enough. What counts are clients, never uploads: "
-        "whoever uploads three times is one. The requirement is asked again when updates turned out to be "
+        "When a round of a model may start: its `requirement`, with `requirement_args` by name or by "
+        "position. Without one, a single ready update is enough. Clients count, not uploads: a client that "
+        "uploads three times counts once. The requirement is checked again if updates turn out to be "
         "unusable, before anything is published.",
         *(part for kind in kinds for part in _requirement(kind)),
     )
@@ -75,7 +79,7 @@ def _requirement(kind: Any) -> Iterator[str]:
 
 
 def _docstring(kind: Any) -> tuple[str, dict[str, str]]:
-    """What a docstring says, as Markdown, and what it says of each parameter."""
+    """Return a docstring as Markdown, and the descriptions of its parameters by name."""
     text = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
     text, _, parameters = text.partition("\nParameters\n----------\n")
     described = re.findall(r"^(\w+) : .*\n((?: {4}.*\n?)+)", parameters, re.MULTILINE)
@@ -86,38 +90,30 @@ def _arguments(kind: Any, described: dict[str, str]) -> list[list[str]]:
     bounds = _bounds(kind)
     rows = []
     for field in dataclasses.fields(kind):
-        default = "required" if field.default is dataclasses.MISSING else code(field.default)
-        number = "whole number" if field.type == "int" else "number"
+        required = field.default is dataclasses.MISSING
+        default = "required" if required else "" if field.default is None else code(field.default)
+        number = "whole number" if str(field.type).startswith("int") else "number"
         meaning = described.get(field.name, "")
         rows.append([code(field.name), number, default, bounds.get(field.name, ""), meaning])
     return rows
 
 
 def _bounds(kind: Any) -> dict[str, str]:
-    """The bounds that are checked when an instance is made, read from the checks themselves."""
+    """Return the bounds of each argument, read from the calls that check them."""
     if "__post_init__" not in vars(kind):
         return {}
-    (function,) = ast.parse(textwrap.dedent(inspect.getsource(kind.__post_init__))).body
-    assert isinstance(function, ast.FunctionDef)
-    return dict(map(_checked, function.body))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind.__post_init__)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {
+        ast.literal_eval(call.args[0]): ", ".join(_limit(each) for each in call.keywords)
+        for call in calls
+        if ast.unparse(call.func) in ("number", "whole_number")
+    }
 
 
-def _checked(statement: ast.stmt) -> tuple[str, str]:
-    """An argument and its bounds; what stands in ``if self.beta != 0:`` lets the zero pass as well."""
-    allowed = ""
-    if isinstance(statement, ast.If):
-        assert isinstance(statement.test, ast.Compare)
-        allowed = f", or {ast.unparse(statement.test.comparators[0])}"
-        (statement,) = statement.body
-    assert isinstance(statement, ast.Expr)
-    assert isinstance(statement.value, ast.Call)
-    bounds = [_limit(each.arg, each.value) for each in statement.value.keywords]
-    return ast.literal_eval(statement.value.args[0]), ", ".join(bounds) + allowed
-
-
-def _limit(word: str | None, limit: ast.expr) -> str:
-    value = ast.unparse(limit)
-    return f"{str(word).replace('_', ' ')} {CONSTANTS.get(value, value)}"
+def _limit(keyword: ast.keyword) -> str:
+    value = ast.unparse(keyword.value)
+    return f"{str(keyword.arg).replace('_', ' ')} {CONSTANTS.get(value, value)}"
 
 
 #: Bounds that have a name in the code.

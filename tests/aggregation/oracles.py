@@ -1,4 +1,4 @@
-"""Each rule once more, in plain numpy and float64, written to be read: what the engine is held to."""
+"""Each rule again in plain numpy and float64, written to be read: the reference for the engine."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def coordinate_median(w: Updates, n: Sequence[float], p: Updates) -> Updates:
     return np.median(w, axis=0)
 
 
-def trimmed_mean(w: Updates, n: Sequence[float], p: Updates, *, beta: float) -> Updates:
-    cut = int(beta * len(w))
+def trimmed_mean(
+    w: Updates, n: Sequence[float], p: Updates, *, beta: float = 0, f: int | None = None
+) -> Updates:
+    cut = int(beta * len(w)) if f is None else f
     return np.sort(w, axis=0)[cut : len(w) - cut].mean(axis=0)
 
 
@@ -40,8 +42,10 @@ def krum(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
     return w[krum_order(w, f)[0]]
 
 
-def multi_krum(w: Updates, n: Sequence[float], p: Updates, *, f: int, m: int) -> Updates:
-    return w[krum_order(w, f)[:m]].mean(axis=0)
+def multi_krum(
+    w: Updates, n: Sequence[float], p: Updates, *, f: int, m: int | None = None
+) -> Updates:
+    return w[krum_order(w, f)[: m or len(w) - f]].mean(axis=0)
 
 
 def bulyan(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
@@ -90,7 +94,5 @@ def norm_filtered_mean(
 ) -> Updates:
     norms = np.linalg.norm(w - p, axis=1)
     deviation = np.abs(norms - np.median(norms))
-    mad = np.median(deviation)
-    scale = mad / 0.6745 if mad else 1.253314 * deviation.mean()
-    usual = deviation <= threshold * scale
+    usual = deviation <= threshold * np.median(deviation) / 0.6745
     return np.average(w[usual], axis=0, weights=np.asarray(n)[usual])

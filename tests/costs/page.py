@@ -156,7 +156,7 @@ def idle_facts() -> str:
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("weighted_mean", {}),
     ("krum", {"f": 10}),
-    ("multi_krum", {"f": 10, "m": 50}),
+    ("multi_krum", {"f": 10}),
     ("bulyan", {"f": 10}),
     ("geometric_median", {}),
 )

@@ -1,4 +1,4 @@
-"""Every rule: against its oracle, by its laws, under attack."""
+"""Every rule: against its oracle, and by the laws that all rules obey."""
 
 from __future__ import annotations
 
@@ -34,17 +34,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("centered_clipping", {"tau": 2.0, "iterations": 3}),
     ("norm_filtered_mean", {}),
 ]
-ROBUST = [
-    ("coordinate_median", {}),
-    ("trimmed_mean", {"beta": 0.3}),
-    ("krum", {"f": 2}),
-    ("multi_krum", {"f": 2, "m": 4}),
-    ("bulyan", {"f": 2}),
-]
 every_rule = pytest.mark.parametrize(("name", "arguments"), RULES, ids=[name for name, _ in RULES])
-robust_rules = pytest.mark.parametrize(
-    ("name", "arguments"), ROBUST, ids=[name for name, _ in ROBUST]
-)
 
 moderate = st.floats(-100, 100, width=32)
 
@@ -67,15 +57,15 @@ def aggregated(
     )["w"]
 
 
-def test_no_rule_is_left_out_of_these_tests() -> None:
-    """Every rule in the registry, aliases aside, is among those tested here."""
+def test_every_rule_is_tested_here() -> None:
+    """Every rule in the registry is in the table of this module."""
     assert {rule.name for rule in known_rules().values()} == {name for name, _ in RULES}
 
 
 @every_rule
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_a_rule_is_what_plain_numpy_says_it_is(
+def test_a_rule_agrees_with_its_oracle(
     name: str, arguments: dict[str, Any], data: st.DataObject
 ) -> None:
     """On any updates, the engine's result is the oracle's, to the last digits of float64."""
@@ -133,34 +123,6 @@ def test_only_the_ratio_of_counts_matters(
     np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
-@robust_rules
-@pytest.mark.parametrize("parent", [True, False], ids=["with parent", "without parent"])
-@given(
-    honest=models(9),
-    hostile=arrays(np.float32, (2, 4), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
-)
-@settings(max_examples=40, deadline=None)
-def test_hostile_updates_do_not_lead_out_of_the_honest_range(
-    name: str, arguments: dict[str, Any], parent: bool, honest: Any, hostile: Any
-) -> None:
-    """With f hostile updates of eleven, each coordinate stays between the honest ones' extremes."""
-    updates = np.concatenate([honest, hostile]).astype(np.float64)
-    # The hostile ones come first: no rule may lean on the first update.
-    updates = np.roll(updates, 2, axis=0)
-    base = vectors([np.zeros(4)], np.float64)[0] if parent else None
-    result = result_of(name, vectors(updates, np.float64), None, base, **arguments)["w"]
-    if name in ("krum", "multi_krum"):
-        # What Krum selects is an update; a hostile one only if it lies among the honest ones.
-        spread = np.linalg.norm(honest.max(axis=0) - honest.min(axis=0))
-        distance = np.linalg.norm(result - honest, axis=1).min()
-        assert distance <= 4 * spread + 1e-6
-    else:
-        low, high = honest.min(axis=0), honest.max(axis=0)
-        slack = 1e-9 * (1 + np.abs(low) + np.abs(high))
-        assert (low - slack <= result).all()
-        assert (result <= high + slack).all()
-
-
 def test_krum_never_picks_the_outlier_among_updates_that_hardly_differ() -> None:
     """Updates 1e-5 apart around weights of 0.05, an outlier at three times the distance: in a hundred
     trials Krum never picks the outlier, and the distances are right to six digits."""
@@ -204,15 +166,15 @@ def test_a_parent_far_away_costs_no_digits(differences: bool) -> None:
 
 
 def test_updates_far_from_the_parent_are_measured_from_among_them() -> None:
-    """At a distance of 10^6 times their own, they are measured once more, from their median: what Krum
-    is told is right to six digits, and it picks the right one."""
+    """Updates at 10^6 times the distance between them are measured again from their median: the
+    distances that Krum gets are right to six digits, and it picks the right update."""
     rng = np.random.default_rng(5)
     updates = 1.0 + 1e-6 * rng.normal(size=(6, 3000))
-    told: list[Any] = []
+    seen: list[Any] = []
 
     class WatchedKrum(Krum):
         def select(self, statistics: Statistics) -> Selection:
-            told.append(statistics.squared_distances)
+            seen.append(statistics.squared_distances)
             return super().select(statistics)
 
     work = work_of(
@@ -220,7 +182,7 @@ def test_updates_far_from_the_parent_are_measured_from_among_them() -> None:
     )
     result, _ = run(replace(work, rule=WatchedKrum(f=1)))
     expected = ((updates[:, None] - updates[None]) ** 2).sum(axis=2)
-    np.testing.assert_allclose(told, [expected], rtol=1e-6)
+    np.testing.assert_allclose(seen, [expected], rtol=1e-6)
     np.testing.assert_array_equal(
         safetensors.numpy.load(result)["w"], oracles.krum(updates, [], updates[0], f=1)
     )
@@ -228,7 +190,7 @@ def test_updates_far_from_the_parent_are_measured_from_among_them() -> None:
 
 @pytest.mark.parametrize("products", [arithmetic.inner_products, arithmetic.squared_norms])
 def test_what_is_measured_has_forty_significant_bits(products: Any) -> None:
-    """The last bits of a sum, in which processors differ, are cut off before a rule sees it."""
+    """The last bits of a sum, which differ between processors, are cut off before a rule sees them."""
     updates = vectors(np.random.default_rng(0).normal(size=(8, 5000)))
     with passes_of("krum", updates, f=2) as passes:
         found = measure(passes, products, Centre.MEDIAN)
@@ -240,8 +202,8 @@ def test_what_is_measured_has_forty_significant_bits(products: Any) -> None:
     )
 
 
-def test_a_far_away_first_update_blinds_nobody() -> None:
-    """A hostile update of 1e12, even the first, does not keep a second hostile one from being seen."""
+def test_a_huge_first_update_does_not_hide_another() -> None:
+    """A hostile update of 1e12 does not keep a second hostile one from being recognized."""
     rng = np.random.default_rng(6)
     for _ in range(20):
         updates = (0.05 + 1e-5 * rng.normal(size=(9, 500))).astype(np.float32)
@@ -253,14 +215,14 @@ def test_a_far_away_first_update_blinds_nobody() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 11, 50, 513])
-def test_any_number_of_rows_is_put_in_order(n: int) -> None:
+def test_any_number_of_rows_is_sorted(n: int) -> None:
     """Median and trimmed mean, by network or by sorting, are those of numpy for few rows and many."""
     updates = np.random.default_rng(n).normal(size=(n, 40)).astype(np.float32)
     median = result_of("coordinate_median", vectors(updates))["w"]
     exact = updates.astype(np.float64)
     np.testing.assert_array_equal(median, np.median(exact, axis=0).astype(np.float32))
-    trimmed = result_of("trimmed_mean", vectors(updates), beta=0.25)["w"]
-    kept = np.sort(exact, axis=0)[int(0.25 * n) : n - int(0.25 * n)]
+    trimmed = result_of("trimmed_mean", vectors(updates), f=n // 4)["w"]
+    kept = np.sort(exact, axis=0)[n // 4 : n - n // 4]
     np.testing.assert_allclose(trimmed, kept.mean(axis=0), rtol=1e-6)
 
 
@@ -276,7 +238,7 @@ def test_bulyan_takes_the_lower_of_two_values_as_close(values: Any) -> None:
         np.testing.assert_allclose(found, np.mean(closest), atol=1e-12)
 
 
-def test_the_sign_of_zero_is_not_left_to_chance() -> None:
+def test_the_sign_of_zero_is_defined() -> None:
     """Zeros of both signs give 0.0 in every column, wherever it stands in a row."""
     updates = np.where(np.random.default_rng(0).random((5, 1001)) < 0.5, -0.0, 0.0)
     for name, arguments in (("coordinate_median", {}), ("trimmed_mean", {"beta": 0.2})):
@@ -313,7 +275,12 @@ def test_bulyan_follows_the_papers_example_of_a_hidden_coordinate() -> None:
     ("name", "arguments", "n"),
     [
         ("krum", {"f": 2}, 7),
-        ("multi_krum", {"f": 1, "m": 6}, 6),
+        ("multi_krum", {"f": 2}, 7),
+        ("multi_krum", {"f": 1, "m": 6}, 7),
+        ("trimmed_mean", {"f": 2}, 5),
+        ("trimmed_mean", {"beta": 0.2}, 5),
+        ("coordinate_median", {"f": 2}, 5),
+        ("geometric_median", {"f": 2}, 5),
         ("bulyan", {"f": 1}, 7),
         ("weighted_mean", {}, 1),
     ],
@@ -321,7 +288,7 @@ def test_bulyan_follows_the_papers_example_of_a_hidden_coordinate() -> None:
 def test_a_rule_refuses_fewer_updates_than_it_is_defined_for(
     name: str, arguments: dict[str, Any], n: int
 ) -> None:
-    """With one update less than the rule needs, the error tells how many it needs."""
+    """With one update less than the rule needs, the error says how many it needs."""
     updates = vectors(np.eye(8)[:n])
     result_of(name, updates, **arguments)
     if n > 1:
@@ -338,6 +305,9 @@ def test_a_rule_refuses_fewer_updates_than_it_is_defined_for(
         ("krum", {"f": 1.5}, "f must be a whole number"),
         ("krum", {"f": True}, "f must be a whole number"),
         ("multi_krum", {"f": 1, "m": 0}, "m must be a whole number, at least 1"),
+        ("trimmed_mean", {"f": 1, "beta": 0.2}, "trimmed_mean: give either beta or f"),
+        ("trimmed_mean", {}, "trimmed_mean: give either beta or f"),
+        ("coordinate_median", {"f": -1}, "f must be a whole number, at least 0"),
         ("trimmed_mean", {"beta": 0.5}, "beta must be a finite number, at least 0 and below 0.5"),
         ("trimmed_mean", {"beta": float("nan")}, "beta must be a finite number"),
         ("weighted_mean", {"beta": 0.1}, "weighted_mean takes no arguments"),
@@ -362,7 +332,7 @@ def test_a_wrong_argument_is_refused_by_name(
 
 @pytest.mark.parametrize("name", ["norm_clipped_mean", "centered_clipping", "norm_filtered_mean"])
 def test_a_rule_on_differences_needs_a_parent(name: str) -> None:
-    """Without a parent there is nothing to measure differences from: the error says what to do."""
+    """Without a parent there are no differences to measure: the error says what to do."""
     arguments = {"norm_clipped_mean": {"max_norm": 1.0}, "centered_clipping": {"tau": 1.0}}
     with pytest.raises(RuleError, match="give the model an initial artifact"):
         result_of(name, vectors(np.eye(3)), **arguments.get(name, {}))
@@ -384,8 +354,8 @@ def test_the_filter_keeps_half_of_the_updates_at_least(
     assert 2 * len(rule.select(statistics).members) >= len(steps)
 
 
-def test_a_selection_of_nobody_is_refused() -> None:
-    """Where every difference is clipped to nothing, there is an error, and no result of nothing."""
+def test_an_empty_selection_is_refused() -> None:
+    """If every difference is clipped to zero, the rule raises an error instead of a result."""
     with pytest.raises(RuleError, match="leaves out every update"):
         aggregated("norm_clipped_mean", np.full((2, 3), 1e150), max_norm=1e-300)
     with pytest.raises(RuleError, match="leaves out every update"):
@@ -405,3 +375,19 @@ def test_an_update_too_large_to_measure_is_rejected() -> None:
     with pytest.raises(UpdatesRejected) as caught:
         result_of("krum", vectors(rows, np.float64), f=1)
     assert list(caught.value.reasons) == [5]
+
+
+@given(
+    parent=st.floats(-1e6, 1e6, width=32),
+    n=st.integers(1, 300),
+    iterations=st.integers(1, 400),
+)
+@example(parent=1.0, n=9, iterations=1)
+@settings(max_examples=40, deadline=None)
+def test_centered_clipping_stays_in_the_hull(parent: float, n: int, iterations: int) -> None:
+    """Updates that are all zero give zero from any parent: a variance does not become negative."""
+    arguments = {"tau": 1e7, "iterations": iterations}
+    updates = vectors(np.zeros((n, 2)), np.float64)
+    base = vectors([np.full(2, parent)], np.float64)[0]
+    result = result_of("centered_clipping", updates, None, base, **arguments)["w"]
+    np.testing.assert_array_equal(result, 0)

@@ -141,9 +141,7 @@ def test_a_rejected_round_tells_why(ledger: RoundLedger) -> None:
 def test_a_claim_holds_the_terms_under_which_it_was_made(ledger: RoundLedger, clock: Clock) -> None:
     """What an operator changes while a round runs holds from the next round on: whoever takes it over
     computes the same."""
-    model = make_model(
-        2, aggregator="trimmed_mean", aggregator_args={"beta": 0.1}, max_num_examples=5
-    )
+    model = make_model(2, aggregator="trimmed_mean", aggregator_args={"f": 0}, max_num_examples=5)
     for client in (1, 2):
         ready(model, client, num_examples=100)
     claim = claimed(ledger, model)
