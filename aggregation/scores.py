@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from aggregation.counts import capped_examples
+
 #: The largest absolute value of a metric. The sum of all scores must stay finite in float64.
 MAX_VALUE = 1e300
 
@@ -16,11 +18,6 @@ def is_score(value: object) -> bool:
     Booleans and NaN cannot.
     """
     return type(value) in (int, float) and abs(value) <= MAX_VALUE  # type: ignore[arg-type]
-
-
-def capped_examples(num_examples: int, cap: int | None) -> int:
-    """Return the number of examples that counts, for a model whose `max_num_examples` is ``cap``."""
-    return num_examples if cap is None else min(num_examples, cap)
 
 
 def weighted_mean_score(

@@ -14,6 +14,11 @@ from aggregation.rules.base import Float64s, Floats, Numbers
 from aggregation.rules.order import mean_of_ranks
 
 
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype holds floating-point numbers, bfloat16 included."""
+    return dtype.kind not in "iu"
+
+
 def as_floats(values: Numbers) -> Floats:
     """Return the same values in a dtype that numpy computes in: float32, or float64 for integers.
 
@@ -68,7 +73,7 @@ def nonfinite_rows(values: Numbers) -> dict[int, int]:
     A value that is not finite makes the sum of its row not finite, so the sums are a fast first test.
     A row of large finite values may fail it, and is then searched.
     """
-    if values.dtype.kind in "iu":
+    if not is_floating(values.dtype):
         return {}
     floats = as_floats(values)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -79,15 +79,21 @@ def combine(
 
     Raises
     ------
+    AggregationError
+        If the format cannot hold the result; nothing has been read then.
+    InvalidWeights
+        If the parent cannot be read, or its values are not finite or too large.
     UpdatesRejected
         If updates turned out bad. All updates were read to the end, or as far as there was time, so
         that the reasons name every bad one. Nothing of the result is visible.
     OutOfTime
         If the time was up before the last chunk.
     """
+    progress = resume["progress"] if resume else None
+    encoder_state = progress["encoder"] if progress else None
+    encoder = encoder_for(format or work.model.format, work.layout, work.metadata, encoder_state)
     with ExitStack() as stack:
         passes = Passes(work, resources, stack, out_of_time, on_bytes)
-        progress = resume["progress"] if resume else None
         if resume and progress:
             selection, norms = Selection.from_json(resume["selection"]), resume["norms"]
         else:
@@ -97,12 +103,9 @@ def combine(
             saved = selection.to_json()
             checkpoint(Checkpoint(measuring=None, norms=norms, selection=saved, progress=progress))
 
-        encoder_state = progress["encoder"] if progress else None
         writer = PartWriter(
             layout=work.layout,
-            encoder=encoder_for(
-                format or work.model.format, work.layout, work.metadata, encoder_state
-            ),
+            encoder=encoder,
             sink=sink,
             pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
             progress=progress,
@@ -179,7 +182,7 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, st
     with_parent = work.differences or work.rule.on_differences
 
     def combine(piece: Slice) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        stored, bad = _combine_slice(work, piece, selection)
+        stored, bad = _combine_slice(passes, piece, selection)
         return stored.view(np.uint8), passes.describe(bad, members, piece.start)
 
     bad: dict[int, str] = {}
@@ -202,9 +205,16 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, st
 
 
 def _combine_slice(
-    work: Combination, piece: Slice, selection: Selection
+    passes: Passes, piece: Slice, selection: Selection
 ) -> tuple[Numbers, list[BadValue]]:
-    """Return the result in the model's dtype, and the values that keep it from being finite."""
+    """Return the result in the model's dtype, and the values that keep it from being finite.
+
+    Raises
+    ------
+    InvalidWeights
+        If the parent's values keep it from being finite.
+    """
+    work = passes.work
     rows, dtype = piece.rows, piece.rows.dtype
     if not work.rule.linear:
         rows = np.asarray(rows)
@@ -222,6 +232,7 @@ def _combine_slice(
         stored = arithmetic.as_stored(combined, dtype)
     if np.isfinite(arithmetic.as_floats(stored)).all():
         return stored, []
+    passes.check_parent(piece)
     rows = np.asarray(rows)
     bad = arithmetic.bad_values(rows)
     return stored, bad or arithmetic.overflowing_values(rows, stored, selection.coefficients)

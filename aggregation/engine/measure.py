@@ -1,4 +1,7 @@
-"""Measure the updates before the rule selects: their norms, or their inner products."""
+"""Measure the updates before the rule selects: their norms, or their inner products.
+
+Only floating-point tensors are measured. An integer tensor is mostly a counter, such as BatchNorm's
+`num_batches_tracked`; its differences are larger by orders of magnitude than those of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from aggregation.engine.blocks import Block, Slice, grid
 from aggregation.engine.passes import SLICE, Passes
 from aggregation.engine.plan import Checkpoint, Combination, Measuring
 from aggregation.engine.ranges import CELL, segment_ends
-from aggregation.errors import OutOfTime, UpdatesRejected
+from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.rules import Selection, Statistics
 from aggregation.rules.base import Float64s, Numbers
 
@@ -25,6 +28,8 @@ PRODUCT_BYTES = 2 << 20
 #: If the squared distance of two updates is smaller than this share of their squared distances from
 #: the centre, it loses too many digits to cancellation, and another centre is needed.
 CANCELLATION_RATIO = 2.0**-16
+
+OVERSIZED = "values so large that their squares overflow float64"
 
 #: `arithmetic.inner_products` or `arithmetic.squared_norms`.
 Products = Callable[[Float64s], Float64s]
@@ -117,12 +122,14 @@ def measure(
     saved: Measuring | None = None,
     save: Callable[[Measuring], None] = lambda measuring: None,
 ) -> Float64s:
-    """Return products of the updates' differences from the centre, over the whole model.
+    """Return products of the updates' differences from the centre, over all floating-point tensors.
 
     Raises
     ------
     UpdatesRejected
         If values are not finite, or too large to be squared.
+    InvalidWeights
+        If that is so of the parent's values.
     OutOfTime
     """
     total = products(np.zeros((len(passes.work.updates), 0)))
@@ -175,7 +182,9 @@ def measure_segments(
     Raises
     ------
     UpdatesRejected
-        If values are not finite, after the whole range was read.
+        If values are not finite, or too large to be squared, after the whole range was read.
+    InvalidWeights
+        If that is so of the parent's values.
     OutOfTime
     """
     members = range(len(passes.work.updates))
@@ -189,7 +198,7 @@ def measure_segments(
             _add_cells(running, passes, block, products, centre)
         # Values that are not finite show in the products; only then is the block searched for them.
         if bad or block.unreadable or not np.isfinite(_squares(running)).all():
-            bad = passes.scan(block, members) | bad
+            bad = passes.scan(block, members) | bad or _oversized(passes, block, running)
         if block.stop in ends:
             if not bad:
                 yield block.stop, running
@@ -205,6 +214,26 @@ def measure_segments(
         raise UpdatesRejected(bad)
 
 
+def _oversized(passes: Passes, block: Block, products: Float64s) -> dict[int, str]:
+    """Return the updates that are too far from the centre to be measured, with the reasons.
+
+    They are those with the largest values, and others within a factor of two of them.
+
+    Raises
+    ------
+    InvalidWeights
+        If the parent's values are larger than theirs.
+    """
+    rows = np.flatnonzero(~np.isfinite(_squares(products)))
+    if not rows.size:
+        return {}
+    largest, of_parent = passes.largest_values(block)
+    if of_parent > largest[rows].max():
+        raise InvalidWeights(f"the parent has {OVERSIZED}")
+    limit = max(of_parent, largest[rows].max() / 2)
+    return {int(row): OVERSIZED for row in rows if largest[row] >= limit}
+
+
 def rounded_products(total: Float64s) -> Float64s:
     """Return the products over the whole model, rounded to 40 significant bits.
 
@@ -215,8 +244,7 @@ def rounded_products(total: Float64s) -> Float64s:
     """
     overflowed = np.flatnonzero(~np.isfinite(_squares(total)))
     if overflowed.size:
-        reason = "values so large that their squares overflow float64"
-        raise UpdatesRejected({int(row): reason for row in overflowed})
+        raise UpdatesRejected({int(row): OVERSIZED for row in overflowed})
     return _rounded(total)
 
 
@@ -274,7 +302,8 @@ def _cells(
         rows = np.asarray(piece.rows)
         return rows, _centre_of(centre, rows, piece.parent), piece.start
 
-    for rows, base, start in passes.ahead(with_centre, block.slices(SLICE)):
+    floating = (each for each in block.slices(SLICE) if arithmetic.is_floating(each.rows.dtype))
+    for rows, base, start in passes.ahead(with_centre, floating):
         cells = list(grid(start, start + len(base), CELL))
         for first in range(0, len(cells), at_once):
             yield [(rows[:, cell], base[cell]) for cell in cells[first : first + at_once]]

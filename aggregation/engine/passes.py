@@ -16,8 +16,9 @@ from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, Bl
 from aggregation.engine.output import PARTS_IN_FLIGHT
 from aggregation.engine.plan import Combination, Resources
 from aggregation.engine.ranges import CELL, part_ends, segment_ends
-from aggregation.errors import AggregationError, OutOfTime
+from aggregation.errors import InvalidWeights, OutOfTime
 from aggregation.layout import TensorLayout
+from aggregation.rules.base import Float64s
 
 #: Elements that are combined at once. A float64 row of them stays in cache, and they are so many that
 #: neither numpy's overhead for an operation counts, nor the threads' turns at the GIL between two
@@ -107,7 +108,7 @@ class Passes:
         cuts = _cuts(start, stop, ends, chunk)
         threads = self._readers, self._resources.readers
         for block in reader.ahead(cuts, chunk * layout.itemsize, *threads):
-            _check_parent(block, members)
+            _check_parent_read(block, members)
             yield block
             self._count(block)
 
@@ -149,7 +150,7 @@ class Passes:
         chunk = min(fitting, PIECE if linear else SLICE)
         cuts = _cuts(start, stop, part_ends(self.work.layout), chunk)
         for result in self.ahead(read_and_run, cuts):
-            _check_parent(result, members)
+            _check_parent_read(result, members)
             yield result
             self._count(result)
 
@@ -167,12 +168,41 @@ class Passes:
             yield pending.popleft().result()
 
     def scan(self, block: Block, members: Sequence[int]) -> dict[int, str]:
-        """Return the members that this block shows to be bad, by position, with the reasons."""
+        """Return the members that this block shows to be bad, by position, with the reasons.
+
+        Raises
+        ------
+        InvalidWeights
+            If the parent's values are not finite.
+        """
         bad: dict[int, str] = {}
         for piece in block.slices(SLICE):
+            self.check_parent(piece)
             found = arithmetic.bad_values(np.asarray(piece.rows))
             bad = self.describe(found, members, piece.start) | bad
         return bad | {members[row]: why for row, why in block.unreadable.items()}
+
+    def largest_values(self, block: Block) -> tuple[Float64s, float]:
+        """Return the largest absolute floating-point value of each update, and of the parent."""
+        largest = np.zeros(block.updates)
+        of_parent = 0.0
+        for piece in block.slices(SLICE):
+            if not arithmetic.is_floating(piece.rows.dtype):
+                continue
+            rows = np.abs(arithmetic.as_floats(np.asarray(piece.rows)))
+            np.maximum(largest, rows.max(axis=1), out=largest)
+            if piece.parent is not None:
+                parent = np.abs(arithmetic.as_floats(piece.parent))
+                of_parent = max(of_parent, float(parent.max()))
+        return largest, of_parent
+
+    def check_parent(self, piece: Slice) -> None:
+        """Raise `InvalidWeights` if the parent's values in a slice are not finite."""
+        if piece.parent is None:
+            return
+        for value in arithmetic.bad_values(piece.parent[None, :]):
+            where = self.work.layout.locate(piece.start + value.column)
+            raise InvalidWeights(f"the parent has {value.what} in {where}")
 
     def describe(
         self, values: Iterable[BadValue], members: Sequence[int], start: int
@@ -200,11 +230,11 @@ def _result(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> BlockResult
     return BlockResult(block.stop, block.nbytes, block.unreadable, results)
 
 
-def _check_parent(block: Block | BlockResult[T], members: Sequence[int]) -> None:
+def _check_parent_read(block: Block | BlockResult[T], members: Sequence[int]) -> None:
     """Raise if the parent, whose row follows the members', could not be read."""
     if len(members) in block.unreadable:
         reason = block.unreadable[len(members)]
-        raise AggregationError(f"the parent aggregate cannot be read: {reason}")
+        raise InvalidWeights(f"the parent cannot be read: {reason}")
 
 
 def chunk_elements(

@@ -8,7 +8,13 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 from aggregation.engine.output import Progress
-from aggregation.errors import NotEnoughUpdates, RuleError, UpdateRejected, UpdatesRejected
+from aggregation.errors import (
+    InvalidWeights,
+    NotEnoughUpdates,
+    RuleError,
+    UpdateRejected,
+    UpdatesRejected,
+)
 from aggregation.formats import read_metadata
 from aggregation.layout import TensorLayout
 from aggregation.opening import first_of_majority
@@ -105,6 +111,8 @@ class Combination:
         ------
         UpdatesRejected
             If an update stands for the model and can no longer be read.
+        InvalidWeights
+            If the parent can no longer be read.
         """
         if self.model.format != "safetensors":
             return None
@@ -112,7 +120,7 @@ class Combination:
             return read_metadata(self.model.source)
         except UpdateRejected as error:
             if self.model is self.parent:
-                raise
+                raise InvalidWeights(f"the parent cannot be read: {error}") from error
             position = self.updates.index(self.model)
             raise UpdatesRejected({position: str(error)}) from error
 

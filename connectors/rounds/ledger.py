@@ -17,6 +17,7 @@ from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
 from django.db.models import Case, F, FloatField, QuerySet, Value, When
 
+from aggregation.counts import capped_examples
 from aggregation.errors import LeaseLost, RuleError
 from aggregation.requirements import create_requirement
 from aggregation.round import (
@@ -28,7 +29,6 @@ from aggregation.round import (
     Status,
 )
 from aggregation.rules import create_rule
-from aggregation.scores import capped_examples
 from connectors.errors import translate_database_errors
 from connectors.rounds import selectors
 from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from aggregation.counts import capped_examples
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
 from aggregation.errors import AggregationError, UpdateRejected
 from aggregation.formats import Spool
 from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
-from aggregation.scores import capped_examples
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
 from connectors.rounds.selectors import UpdateStatus

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregation.scores import MAX_VALUE, capped_examples, is_score, weighted_mean_score
+from aggregation.counts import capped_examples
+from aggregation.scores import MAX_VALUE, is_score, weighted_mean_score
 
 counts, values = st.integers(1, 10**9), st.floats(-MAX_VALUE, MAX_VALUE)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import aggregation.engine.passes
 from aggregation.engine import Combination, Resources
 from aggregation.engine.blocks import Block, BlockOnDemand, BlockReader
-from aggregation.errors import AggregationError, OutOfTime, UpdatesRejected
+from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import Spool, open_weights
 from aggregation.sources import Buffer, ByteSource, FileSource
 from aggregation.weights import Weights
@@ -181,8 +181,8 @@ def test_a_file_that_changes_in_mid_pass_is_rejected(
 
 
 @near_or_far
-def test_a_parent_that_goes_in_mid_pass_is_nobodys_fault(place: Place, tmp_path: Path) -> None:
-    """That the parent cannot be read any more is an error of the round; no update is blamed for it."""
+def test_a_parent_that_disappears_during_a_pass_is_reported(place: Place, tmp_path: Path) -> None:
+    """If the parent can no longer be read, the round fails, and no update is blamed."""
     updates = mixed_models(3)
     parent = file_of(tmp_path / "parent.safetensors", updates[2])
     work = work_of("unweighted_mean", updates[:2], None, updates[2], differences=True)
@@ -190,7 +190,7 @@ def test_a_parent_that_goes_in_mid_pass_is_nobodys_fault(place: Place, tmp_path:
     def on_bytes(count: int) -> None:
         (tmp_path / "parent.safetensors").unlink(missing_ok=True)
 
-    with pytest.raises(AggregationError, match="the parent aggregate cannot be read"):
+    with pytest.raises(InvalidWeights, match="the parent cannot be read"):
         bytes_of(
             place(replace(work, parent=parent)), Resources(memory_bytes=30_000), on_bytes=on_bytes
         )

@@ -18,7 +18,7 @@ import aggregation.engine
 import aggregation.engine.ranges
 from aggregation.engine import Resources, combine
 from aggregation.engine.output import FileSink, MemorySink
-from aggregation.errors import AggregationError, OutOfTime, UpdatesRejected
+from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import Spool, open_weights
 from aggregation.sources import FileSource
 from tests.aggregation.engine.engine_tools import bytes_of, opened, result_of, run, vectors, work_of
@@ -365,8 +365,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_rejected(name: str, tmp_path: P
     assert "changed" in caught.value.reasons[1]
 
 
-def test_a_parent_that_cannot_be_read_is_nobodys_fault(tmp_path: Path) -> None:
-    """A parent that changed is an error of the round; no update is blamed for it."""
+def test_a_parent_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    """If the parent file changed, the round fails, and no update is blamed."""
     path = tmp_path / "parent.safetensors"
     path.write_bytes(safetensors.numpy.save({"w": np.zeros(4, np.float32)}))
     parent = open_weights(FileSource(path), "safetensors", spool=Spool())
@@ -374,7 +374,7 @@ def test_a_parent_that_cannot_be_read_is_nobodys_fault(tmp_path: Path) -> None:
     zero = {"w": np.zeros(4, np.float32)}
     work = work_of("norm_clipped_mean", vectors(np.eye(4)), None, zero, max_norm=1.0)
     object.__setattr__(work, "parent", parent)
-    with pytest.raises(AggregationError, match="the parent aggregate cannot be read"):
+    with pytest.raises(InvalidWeights, match="the parent cannot be read"):
         bytes_of(work)
 
 

@@ -1,0 +1,82 @@
+"""The numbers of examples that updates count."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aggregation.errors import AggregationError
+
+#: Whole numbers up to this are exact in float64.
+MAX_EXACT = 2**53
+
+
+def capped_examples(num_examples: int, cap: int | None) -> int:
+    """Return the number of examples that counts, for a model whose `max_num_examples` is ``cap``."""
+    return num_examples if cap is None else min(num_examples, cap)
+
+
+def example_counts(num_examples: Any, updates: int) -> list[float]:
+    """Return what each update counts, checked and converted to float.
+
+    Counts of which one is below 1 or above 2**53 are scaled by a power of two: the shares of the
+    updates stay the same, and products of counts and values neither overflow nor underflow.
+
+    Parameters
+    ----------
+    num_examples : iterable of numbers or None
+        None means that each update counts the same.
+    updates : int
+        The number of updates.
+
+    Raises
+    ------
+    AggregationError
+        If there is not one count for each update, if a count is not positive and finite in float64,
+        or if the counts cannot be added in float64.
+    """
+    if num_examples is None:
+        return [1.0] * updates
+    if isinstance(num_examples, (str, bytes, Mapping)) or not isinstance(num_examples, Iterable):
+        raise AggregationError(_expected(num_examples))
+    try:
+        given = list(num_examples)
+    except TypeError as error:  # An array of zero dimensions.
+        raise AggregationError(_expected(num_examples)) from error
+    if len(given) != updates:
+        raise AggregationError(f"num_examples has {len(given)} counts for {updates} updates")
+    return _scaled([_count(value) for value in given])
+
+
+def _expected(value: Any) -> str:
+    return f"num_examples must be a sequence with one count for each update; got {value!r:.80}"
+
+
+def _count(value: Any) -> float:
+    try:
+        if isinstance(value, (bool, str, bytes)):
+            raise TypeError
+        count = float(value)
+    except (TypeError, ValueError, OverflowError):
+        count = math.nan
+    if not sys.float_info.min <= count < math.inf:
+        raise AggregationError(
+            f"num_examples must be positive numbers, from {sys.float_info.min:.3g} to "
+            f"{sys.float_info.max:.3g}; got {value!r:.80}"
+        )
+    return count
+
+
+def _scaled(counts: list[float]) -> list[float]:
+    if not math.isfinite(sum(counts)):
+        raise AggregationError("the sum of num_examples is too large for float64")
+    largest = max(counts, default=1.0)
+    if min(counts, default=1.0) >= 1 and largest <= MAX_EXACT:
+        return counts
+    exponent = 53 - math.frexp(largest)[1]
+    scaled = [math.ldexp(count, exponent) for count in counts]
+    if min(scaled) < sys.float_info.min:
+        raise AggregationError("num_examples differ by more than float64 can hold")
+    return scaled
