@@ -7,16 +7,16 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 
-from connectors.management import typed
+from connectors.management import command_line
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
     os.environ.setdefault("ADMIN", "true")
-    # Sessions of a command need not outlive it; a server that is to keep them sets its own key.
+    # A command needs no lasting sessions; a server sets a key of its own.
     os.environ.setdefault("SECRET_KEY", secrets.token_urlsafe(50))
-    if typed.needs_no_federation(sys.argv[1:]):
-        typed.set_no_federation()
+    if not command_line.needs_settings(sys.argv[1:]):
+        command_line.set_unused_settings()
     try:
-        typed.run(sys.argv)
+        command_line.run(sys.argv)
     except ImproperlyConfigured as error:
         sys.exit(f"{error}; README.md lists the settings")

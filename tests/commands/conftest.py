@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs a command and gives what it wrote to its standard output."""
     from django.core.management import call_command
 
@@ -46,7 +46,7 @@ def published() -> Callable[..., ModelAggregate]:
 
 
 @pytest.fixture
-def line(published: Callable[..., ModelAggregate]) -> list[ModelAggregate]:
+def lineage(published: Callable[..., ModelAggregate]) -> list[ModelAggregate]:
     """The three aggregates of a model with one client; the values in them are 1, 2 and 3."""
     from tests.factories import filled, make_model
 

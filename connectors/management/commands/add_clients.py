@@ -1,4 +1,4 @@
-"""``manage.py add_clients MODEL``: more members for a federated model."""
+"""``manage.py add_clients MODEL``: make clients members of a federated model."""
 
 from __future__ import annotations
 
@@ -6,38 +6,32 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import transaction
 
-from connectors.management.membership import add_client_arguments, clients_asked_for
-from connectors.management.reports import ReportCommand, add_model_argument, found, plain_message
-from models_app.models import FederatedModel
+from connectors.management.arguments import add_model_argument, add_new_client_arguments
+from connectors.management.lookup import find_model
+from connectors.management.reports import ReportCommand
+from connectors.usecases.clients import add_clients, client_rows
 
 
 class Command(ReportCommand):
     """Makes clients members of a model."""
 
-    help = "Add clients to a model. Example: manage.py add_clients 3 --clients 2"
+    help = (
+        "Add clients to a model: new ones, and existing ones by name or id. "
+        "Example: manage.py add_clients digits --clients 2 --client hospital-north"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         add_model_argument(parser)
-        add_client_arguments(parser)
+        add_new_client_arguments(parser)
 
-    def handle(
-        self,
-        *args: Any,
-        model: int,
-        clients: int,
-        client: list[Any],
-        as_json: bool,
-        **options: Any,
+    def run(
+        self, *args: Any, model: str, clients: int, client: list[str], as_json: bool, **options: Any
     ) -> None:
         if not clients and not client:
-            raise CommandError("say which: --clients N creates N, --client UUID adds that one")
-        with plain_message():
-            federated_model = found(FederatedModel, model)
-            with transaction.atomic():
-                added = clients_asked_for(clients, client)
-                federated_model.clients.add(*added)
-        rows = [{"client": str(each.pk)} for each in added]
-        self.report(rows, as_json=as_json)
+            raise CommandError(
+                "no client is given: --clients N creates N, --client NAME adds that one"
+            )
+        added = add_clients(find_model(model), clients, client)
+        self.print_rows(client_rows(added), as_json=as_json, empty="")

@@ -1,4 +1,4 @@
-"""``manage.py doctor``: what is wrong, and how to mend it."""
+"""``manage.py doctor``: find out what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from connectors.management.reports import ReportCommand, as_text, shown
-from connectors.usecases.health import Finding, Verdict, diagnose
+from connectors.management.reports import ReportCommand
+from connectors.management.tables import cell, to_json
+from connectors.usecases.health import Finding, Status, diagnose
 
 
 class Command(ReportCommand):
-    """Looks at the database, storage and queues the way the function does."""
+    """Checks the database, storage and queues with the same settings as the function."""
 
     help = (
-        "Look for what is wrong: database, migrations, storage and permissions, clock, notification, "
-        "queue, dead letters. Fails if something is. Example: manage.py doctor"
+        "Check what the federation depends on: database, migrations, models, storage and permissions, "
+        "clock, notifications, queue, dead letters. Exits with 1 if a check fails. "
+        "Example: manage.py doctor"
     )
     requires_system_checks = []
     requires_migrations_checks = False
 
-    def handle(self, *args: Any, as_json: bool, **options: Any) -> None:
+    def run(self, *args: Any, as_json: bool, **options: Any) -> None:
         findings = []
-        for each in diagnose():
-            findings.append(each)
+        for finding in diagnose():
+            findings.append(finding)
             if not as_json:
-                self._tell(each)
+                self._print(finding)
         if as_json:
-            self.stdout.write(as_text([asdict(each) for each in findings]))
-        wrong = sum(each.verdict is Verdict.WRONG for each in findings)
-        if wrong:
-            raise CommandError(f"{wrong} of {len(findings)} checks found something wrong")
+            self.stdout.write(to_json([asdict(each) for each in findings]))
+        failed = sum(each.status is Status.FAILED for each in findings)
+        if failed:
+            raise CommandError(f"{failed} of {len(findings)} checks failed")
 
-    def _tell(self, finding: Finding) -> None:
-        """At once, since the next check may take a while."""
-        self.stdout.write(f"{finding.verdict:<9}{finding.check:<14}{shown(finding.what)}")
-        if finding.mend:
-            self.stdout.write(f"{'':<23}mend: {finding.mend}")
+    def _print(self, finding: Finding) -> None:
+        """Print a finding at once, because the next check may take a while."""
+        self.stdout.write(f"{finding.status:<9}{finding.check:<14}{cell(finding.message)}")
+        if finding.fix:
+            self.stdout.write(f"{'':<23}fix: {finding.fix}")
         self.stdout.flush()

@@ -64,11 +64,11 @@ class Command(ReportCommand):
         except (RuleError, ValueError) as error:
             raise CommandError(str(error)) from error
         if as_json:
-            self.report_one(report, as_json=True)
+            self.print_row(report, as_json=True)
             return
         for title, rows in tables(report):
             self.stdout.write(title)
-            self.report(rows, as_json=False)
+            self.print_rows(rows, as_json=False, empty="")
         for note in report["notes"]:
             self.stdout.write(f"- {note}")
 

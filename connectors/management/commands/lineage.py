@@ -3,75 +3,54 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
-from connectors.management.reports import (
-    ReportCommand,
-    add_model_argument,
-    counted,
-    found,
-    plain_message,
-    shown,
-)
-from models_app.models import FederatedModel, ModelAggregate
+from connectors.management.arguments import add_limit_argument, add_model_argument
+from connectors.management.lookup import find_model
+from connectors.management.reports import ReportCommand
+from connectors.management.tables import cell, plural, to_json
+from connectors.usecases.listings import list_lineage
 
 
 class Command(ReportCommand):
     """Shows a model's lineage as a tree."""
 
-    help = "Show a model's line of aggregates and versions. Example: manage.py lineage 3"
+    help = (
+        "Show a model's aggregates and versions, the latest last. Example: manage.py lineage digits"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         add_model_argument(parser)
+        add_limit_argument(parser, 50)
 
-    def handle(self, *args: Any, model: int, as_json: bool, **options: Any) -> None:
-        with plain_message():
-            federated_model = found(FederatedModel, model)
-            versions: dict[str, list[str]] = defaultdict(list)
-            for key, version in federated_model.artifacts.values_list("values", "version"):
-                versions[key].append(version)
-            aggregates = federated_model.aggregates.select_related("round", "parent").order_by(
-                "number"
-            )
-            rows = [_row(each, versions) for each in aggregates]
+    def run(self, *args: Any, model: str, limit: int, as_json: bool, **options: Any) -> None:
+        federated_model = find_model(model)
+        rows = list_lineage(federated_model, limit)
+        more = len(rows) > limit
+        rows = rows[:limit][::-1]
         if as_json:
-            self.report(rows, as_json=True)
-            return
-        self.stdout.write(f"{shown(federated_model.name)} (model {model})")
-        for row in rows:
-            branch = "└─" if row is rows[-1] else "├─"
-            self.stdout.write(f"{branch} {_line(row)}")
-        if not rows:
-            self.stdout.write("└─ no aggregate yet")
-
-
-def _row(aggregate: ModelAggregate, versions: Mapping[str, list[str]]) -> dict[str, Any]:
-    made_by = getattr(aggregate, "round", None)
-    return {
-        "number": aggregate.number,
-        "aggregate": aggregate.pk,
-        "parent": aggregate.parent_id,
-        "score": aggregate.validation_score,
-        "held_back": aggregate.dropped(),
-        "updates": made_by.updates_used if made_by else None,
-        "rolled_back_to": made_by.config_snapshot.get("rolled_back_to") if made_by else None,
-        "versions": versions.get(str(aggregate.result.name), []),
-        "created": aggregate.created_on,
-    }
+            self.stdout.write(to_json(rows))
+        else:
+            self.stdout.write(f"{cell(federated_model.name)} (model {federated_model.pk})")
+            for row in rows:
+                branch = "└─" if row is rows[-1] else "├─"
+                self.stdout.write(f"{branch} {_line(row)}")
+            if not rows:
+                self.stdout.write("└─ no aggregate yet")
+        if more:
+            self.stderr.write(f"the last {limit} are shown; --limit {2 * limit} shows more")
 
 
 def _line(row: dict[str, Any]) -> str:
-    said = [f"{row['number']}: aggregate {row['aggregate']}, {shown(row['created'])}"]
+    parts = [f"{row['number']}: aggregate {row['aggregate']}, {cell(row['created'])}"]
     if row["rolled_back_to"]:
-        said.append(f"the bytes of aggregate {row['rolled_back_to']} again")
+        parts.append(f"rolled back to aggregate {row['rolled_back_to']}")
     elif row["updates"] is not None:
-        said.append(counted(row["updates"], "update"))
+        parts.append(plural(row["updates"], "update"))
     if row["score"] is not None:
-        said.append(f"score {shown(row['score'])}")
+        parts.append(f"score {cell(row['score'])}")
     if row["held_back"]:
-        said.append("held back: worse than max_score_drop allows")
-    said += [f"version {shown(version)}" for version in row["versions"]]
-    return ", ".join(said)
+        parts.append("held back: worse than max_score_drop allows")
+    parts += [f"version {cell(version)}" for version in row["versions"]]
+    return ", ".join(parts)

@@ -1,14 +1,13 @@
-"""``manage.py models``: all federated models, and how they do."""
+"""``manage.py models``: the federated models and their state."""
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from typing import Any
 
-from django.db.models import Count, Max, OuterRef, Q, Subquery
-
-from connectors.management.reports import ReportCommand, plain_message
-from connectors.rounds.selectors import members_of
-from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
+from connectors.management.arguments import add_limit_argument
+from connectors.management.reports import ReportCommand
+from connectors.usecases.listings import list_models
 
 
 class Command(ReportCommand):
@@ -16,33 +15,10 @@ class Command(ReportCommand):
 
     help = "List the federated models. Example: manage.py models --json"
 
-    def handle(self, *args: Any, as_json: bool, **options: Any) -> None:
-        latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
-        listed = FederatedModel.objects.annotate(
-            members=members_of(OuterRef("pk")),
-            latest=Max("aggregates__number"),
-            score=Subquery(latest.values("validation_score")[:1]),
-            ready=Count(
-                "model_updates",
-                filter=Q(model_updates__status__in=ModelUpdate.READY),
-                distinct=True,
-            ),
-        )
-        with plain_message():
-            rows = [_row(model) for model in listed.order_by("pk")]
-        self.report(rows, as_json=as_json, empty="no model yet: manage.py create_model makes one")
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        add_limit_argument(parser, 100)
 
-
-def _row(model: Any) -> dict[str, Any]:
-    state = "active" if model.allow_aggregation else f"paused: {model.pause_reason}"
-    return {
-        "id": model.pk,
-        "name": model.name,
-        "rule": model.aggregator,
-        "requirement": model.requirement or "any update",
-        "clients": model.members,
-        "ready": model.ready,
-        "aggregates": model.latest or 0,
-        "score": model.score,
-        "state": state,
-    }
+    def run(self, *args: Any, limit: int, as_json: bool, **options: Any) -> None:
+        empty = "no model yet: manage.py create_model creates one"
+        self.print_rows(list_models(limit), as_json=as_json, empty=empty, limit=limit)

@@ -1,28 +1,34 @@
-"""``manage.py pause MODEL``: no round of the model starts until it is resumed."""
+"""``manage.py pause MODEL``: let no round of a model start until it is resumed."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-from django.utils import timezone
+from connectors.management.arguments import add_model_argument
+from connectors.management.lookup import find_model
+from connectors.management.reports import ReportCommand
+from connectors.usecases.models import pause_model
 
-from connectors.management.reports import add_model_argument, found, plain_message
-from models_app.models import FederatedModel, pause_changes
 
+class Command(ReportCommand):
+    """Pauses a federated model; updates that are uploaded meanwhile wait."""
 
-class Command(BaseCommand):
-    """Pauses a federated model; what clients upload meanwhile waits."""
-
-    help = 'Pause a model. Example: manage.py pause 3 --reason "new data protection review"'
+    help = (
+        "Pause a model: no round starts, and updates wait. "
+        'Example: manage.py pause digits --reason "data protection review"'
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_model_argument(parser)
-        parser.add_argument("--reason", default="paused by hand", help="shown wherever it is asked")
+        parser.add_argument(
+            "--reason", default="paused by an operator", help="default: %(default)s"
+        )
 
-    def handle(self, *args: Any, model: int, reason: str, **options: Any) -> None:
-        with plain_message():
-            found(FederatedModel, model)
-            FederatedModel.objects.filter(pk=model).update(**pause_changes(reason, timezone.now()))
-        self.stdout.write(f"model {model} is paused: {reason}")
+    def run(self, *args: Any, model: str, reason: str, as_json: bool, **options: Any) -> None:
+        federated_model = find_model(model)
+        pause_model(federated_model, reason)
+        row = {"model": federated_model.pk, "paused": True, "reason": reason}
+        sentence = f"model {federated_model.pk} is paused: {reason}"
+        self.print_result(row, sentence, as_json=as_json)

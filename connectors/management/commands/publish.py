@@ -1,19 +1,20 @@
-"""``manage.py publish AGGREGATE --version 1.2.0``: an aggregate becomes a version."""
+"""``manage.py publish AGGREGATE --version 1.2.0``: publish an aggregate under a version."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
-from connectors.management.reports import add_aggregate_argument, found, plain_message
+from connectors.management.arguments import add_aggregate_argument
+from connectors.management.lookup import find_aggregate
+from connectors.management.reports import ReportCommand
 from connectors.usecases.publish import publish
-from models_app.models import ModelAggregate
 
 
-class Command(BaseCommand):
-    """Makes a version of an aggregate, and that the model's current artifact."""
+class Command(ReportCommand):
+    """Makes an aggregate a version, and the model's current artifact."""
 
     help = (
         "Publish an aggregate under a version; it becomes the model's current artifact. "
@@ -21,18 +22,27 @@ class Command(BaseCommand):
     )
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        # Django's own --version, which prints Django's, gives way to this command's.
+        # Django's own --version prints Django's version.
         return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_aggregate_argument(parser)
-        parser.add_argument("--version", required=True, help="unique within the model")
+        parser.add_argument(
+            "--version", required=True, help="such as 1.2.0 or 2.0.0-rc.1; unique within the model"
+        )
 
-    def handle(self, *args: Any, aggregate: int, version: str, **options: Any) -> None:
-        with plain_message():
-            artifact = publish(
-                found(ModelAggregate, aggregate, "federated_model", "parent"), version
-            )
-        self.stdout.write(
-            f"aggregate {aggregate} is version {version} of {artifact.federated_model}"
+    def run(self, *args: Any, aggregate: int, version: str, as_json: bool, **options: Any) -> None:
+        artifact = publish(find_aggregate(aggregate, "federated_model", "parent"), version)
+        self.print_result(
+            {
+                "model": artifact.federated_model_id,
+                "aggregate": aggregate,
+                "version": version,
+                "artifact": artifact.pk,
+                "key": str(artifact.values.name),
+            },
+            f"aggregate {aggregate} is published as version {version} of "
+            f"{artifact.federated_model}",
+            as_json=as_json,
         )

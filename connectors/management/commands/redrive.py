@@ -1,37 +1,27 @@
-"""``manage.py redrive``: dead letters and failed updates get another chance."""
+"""``manage.py redrive``: retry dead-lettered messages and failed updates."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import boto3
-from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
-
-from connectors.management.reports import plain_message
-from connectors.runtime.queue import RoundQueue
-from models_app.models import FederatedModel, ModelUpdate
+from connectors.management.reports import ReportCommand
+from connectors.management.tables import plural
+from connectors.usecases.redrive import redrive
 
 
-class Command(BaseCommand):
-    """Puts dead-lettered messages back into the queue, and asks for rounds of failed updates."""
+class Command(ReportCommand):
+    """Moves dead-lettered messages back to the queue, and requests rounds of failed updates."""
 
     help = (
-        "Put dead-lettered messages back into the queue, and ask for a round of every model that has "
+        "Move dead-lettered messages back to the queue, and request a round of every model that has "
         "FAILED updates. Example: manage.py redrive"
     )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        if not settings.QUEUE_URL:
-            raise CommandError("QUEUE_URL is not set: there is no queue to put anything back into")
-        failed = FederatedModel.objects.filter(model_updates__status=ModelUpdate.Status.FAILED)
-        with plain_message():
-            queue = RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
-            model_ids = list(failed.order_by("pk").values_list("pk", flat=True).distinct())
-            try:
-                moved = queue.redrive()
-            except LookupError as error:
-                raise CommandError(str(error)) from error
-            queue.request_rounds(model_ids)
-        self.stdout.write(f"{moved} dead letters are back in the queue")
-        self.stdout.write(f"a round is asked for of {len(model_ids)} models with failed updates")
+    def run(self, *args: Any, as_json: bool, **options: Any) -> None:
+        moved, model_ids = redrive()
+        self.print_result(
+            {"messages_moved": moved, "rounds_requested": model_ids},
+            f"{plural(moved, 'dead-lettered message')} moved back to the queue\n"
+            f"rounds requested of {plural(len(model_ids), 'model')} with failed updates",
+            as_json=as_json,
+        )

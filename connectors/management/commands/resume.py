@@ -1,33 +1,35 @@
-"""``manage.py resume MODEL``: rounds of a paused model start again."""
+"""``manage.py resume MODEL``: let rounds of a paused model start again."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from connectors.management.arguments import add_model_argument
+from connectors.management.lookup import find_model
+from connectors.management.reports import ReportCommand
+from connectors.usecases.models import resume_model
 
-from connectors.management.reports import add_model_argument, found, plain_message
-from models_app.models import FederatedModel
 
+class Command(ReportCommand):
+    """Resumes a federated model, whether an operator or failed rounds paused it."""
 
-class Command(BaseCommand):
-    """Resumes a federated model, whether it was paused by hand or after failed rounds."""
-
-    help = "Resume a paused model. Example: manage.py resume 3"
+    help = "Resume a paused model. Example: manage.py resume digits"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_model_argument(parser)
 
-    def handle(self, *args: Any, model: int, **options: Any) -> None:
-        with plain_message():
-            before = found(FederatedModel, model)
-            FederatedModel.objects.filter(pk=model).update(
-                allow_aggregation=True, pause_reason="", failed_rounds=0, event_pending=None
-            )
+    def run(self, *args: Any, model: str, as_json: bool, **options: Any) -> None:
+        before = find_model(model)
+        resume_model(before)
         was = (
             "it was not paused"
             if before.allow_aggregation
-            else f"it had been paused: {before.pause_reason or 'by hand'}"
+            else f"it was paused: {before.pause_reason or 'no reason is known'}"
         )
-        self.stdout.write(f"model {model} takes part in rounds; {was}")
+        self.print_result(
+            {"model": before.pk, "paused": False, "was_paused": not before.allow_aggregation},
+            f"model {before.pk} is active; {was}",
+            as_json=as_json,
+        )

@@ -1,43 +1,39 @@
-"""``manage.py show_round ROUND``: one round, its terms and its updates."""
+"""``manage.py show_round ROUND``: one round, its settings and its updates."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from typing import Any
 
-from connectors.management.commands import rounds, updates
-from connectors.management.reports import (
-    ReportCommand,
-    add_row_argument,
-    found,
-    plain_message,
-)
-from models_app.models import AggregationRound
+from connectors.management.arguments import add_id_argument, add_limit_argument
+from connectors.management.lookup import find_round
+from connectors.management.reports import ReportCommand
+from connectors.usecases.listings import list_round_updates, round_row
 
 
 class Command(ReportCommand):
     """Shows a round."""
 
     help = (
-        "Show a round, the terms it was claimed under and its updates, by the id that "
+        "Show a round, the settings it was claimed with, and its updates, by the id that "
         "`manage.py rounds` lists. Example: manage.py show_round 12"
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        add_row_argument(parser, "round", "manage.py rounds MODEL")
+        add_id_argument(parser, "round", "manage.py rounds MODEL")
+        add_limit_argument(parser, 100)
 
-    def handle(self, *args: Any, round: int, as_json: bool, **options: Any) -> None:
-        with plain_message():
-            held = found(AggregationRound, round)
-            members = [updates.row_of(each) for each in held.updates.order_by("client_id", "pk")]
-        row = rounds.row_of(held) | {
-            "config_snapshot": held.config_snapshot,
-            "request": held.request_id,
+    def run(self, *args: Any, round: int, limit: int, as_json: bool, **options: Any) -> None:
+        shown = find_round(round)
+        updates = list_round_updates(shown, limit)
+        row = round_row(shown) | {
+            "config_snapshot": shown.config_snapshot,
+            "request": shown.request_id,
         }
         if as_json:
-            self.report_one(row | {"updates": members}, as_json=True)
+            self.print_row(row | {"updates": updates[:limit]}, as_json=True)
             return
-        self.report_one(row, as_json=False)
+        self.print_row(row, as_json=False)
         self.stdout.write("")
-        self.report(members, as_json=False, empty="it holds no update")
+        self.print_rows(updates, as_json=False, empty="it has no updates", limit=limit)

@@ -1,4 +1,4 @@
-"""``manage.py sweep``: what the scheduled sweep does, here and now."""
+"""``manage.py sweep``: do what the scheduled sweep does, in this process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils import timezone
 
 from aggregation.round import Status, run_round
 from connectors import DjangoAggConnector
 from connectors.limits import round_resources
-from connectors.management.reports import plain_message
+from connectors.management.reports import ReportCommand
+from connectors.management.tables import to_json
 from connectors.publication.pointer import stale_pointers, write_pointer
 from connectors.rounds.selectors import due_models
 from connectors.storage.garbage import MIN_AGE, collect_garbage
@@ -23,56 +24,67 @@ from connectors.workflow.aggregator import DEFAULT_SETTINGS
 MAX_MINUTES = 100 * 366 * 24 * 60
 
 
-class Command(BaseCommand):
-    """Runs the rounds that are due and collects what dead rounds left behind."""
+class Command(ReportCommand):
+    """Runs the rounds that are due, updates stale pointers and removes orphans."""
 
     help = (
-        "Run the rounds that are due, take over those whose lease has expired, and remove unfinished "
-        "uploads and orphaned results. Example: manage.py sweep --dry-run"
+        "Run the rounds that are due, take over those whose lease has expired, update each latest.json "
+        "that is behind, and remove unfinished uploads and orphaned results. "
+        "Example: manage.py sweep --dry-run"
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+        super().add_arguments(parser)
+        parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
         parser.add_argument(
             "--older-than",
             type=_minutes,
             metavar="MINUTES",
             default=MIN_AGE / timedelta(minutes=1),
-            help="leave younger leftovers alone (default: %(default)g)",
+            help="keep younger orphans (default: %(default)g)",
         )
 
-    def handle(self, *args: Any, dry_run: bool, older_than: float, **options: Any) -> None:
+    def run(
+        self, *args: Any, dry_run: bool, older_than: float, as_json: bool, **options: Any
+    ) -> None:
         connector = DjangoAggConnector(DEFAULT_SETTINGS)
         objects = connector.model_data.objects
         now = timezone.now()
-        with plain_message():
-            due = due_models(now)
-            failed = self._run(connector, due, dry_run=dry_run)
-            untold = stale_pointers()
-            for model_id in untold:
-                if not dry_run:
-                    write_pointer(objects, model_id)
-                verb = "would tell" if dry_run else "told"
-                self.stdout.write(f"model {model_id}: {verb} its latest weights in latest.json")
-            age = timedelta(minutes=older_than)
-            orphans = 0
-            for orphan in collect_garbage(objects, now, older_than=age, dry_run=dry_run):
-                orphans += 1
-                verb = "would remove" if dry_run else "removed"
-                self.stdout.write(f"{verb} {orphan.kind} {orphan.key}")
-            if not (due or untold or orphans):
-                self.stdout.write("nothing is due")
+        self._done: list[dict[str, Any]] = []
+        self._as_json = as_json
+        failed = self._run_rounds(connector, due_models(now), dry_run=dry_run)
+        for model_id in stale_pointers():
+            if not dry_run:
+                write_pointer(objects, model_id)
+            verb = "would be updated" if dry_run else "updated"
+            self._report(f"model {model_id}: latest.json {verb}", model=model_id, pointer=verb)
+        age = timedelta(minutes=older_than)
+        for orphan in collect_garbage(objects, now, older_than=age, dry_run=dry_run):
+            verb = "would remove" if dry_run else "removed"
+            self._report(f"{verb} {orphan.kind} {orphan.key}", removed=orphan.key)
+        if as_json:
+            self.stdout.write(to_json(self._done))
+        elif not self._done and not failed:
+            self.stdout.write("nothing is due")
         if failed:
             raise CommandError(
-                f"{failed} rounds failed or were interrupted: `manage.py rounds MODEL` tells more"
+                f"{failed} rounds failed or were interrupted: `manage.py rounds MODEL` shows why"
             )
 
-    def _run(self, connector: DjangoAggConnector, due: Iterable[int], *, dry_run: bool) -> int:
-        """Run the rounds that are due; how many failed. One that fails holds up no other."""
+    def _report(self, sentence: str, **row: Any) -> None:
+        """Print what was done at once; for JSON, keep it until the end."""
+        self._done.append(row)
+        if not self._as_json:
+            self.stdout.write(sentence)
+
+    def _run_rounds(
+        self, connector: DjangoAggConnector, due: Iterable[int], *, dry_run: bool
+    ) -> int:
+        """Run the rounds that are due, and return how many failed. A failure does not stop the others."""
         failed = 0
         for model_id in due:
             if dry_run:
-                self.stdout.write(f"model {model_id}: a round is due")
+                self._report(f"model {model_id}: a round is due", model=model_id, round="due")
                 continue
             try:
                 answer = run_round(connector, model_id, resources=round_resources())
@@ -82,7 +94,12 @@ class Command(BaseCommand):
                 continue
             failed += answer.status is Status.FAILED
             reason = f" ({answer.reason})" if answer.reason else ""
-            self.stdout.write(f"model {model_id}: {answer.status}{reason}")
+            self._report(
+                f"model {model_id}: {answer.status}{reason}",
+                model=model_id,
+                round=answer.status,
+                reason=answer.reason,
+            )
         return failed
 
 
@@ -92,5 +109,5 @@ def _minutes(text: str) -> float:
     except ValueError:
         minutes = -1.0
     if not 0 <= minutes <= MAX_MINUTES:
-        raise ArgumentTypeError(f"expected minutes, from 0; got {text!r}")
+        raise ArgumentTypeError(f"expected minutes, 0 or more; got {text!r}")
     return minutes

@@ -1,4 +1,4 @@
-"""Every command, tried with what is wrong: one line tells it, the exit code is not 0, nothing is done."""
+"""Every command with invalid input: it prints one line, exits with an error and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 from django.core.files.storage import default_storage
 
-from connectors.management.typed import CommandLine
+from connectors.management.command_line import CommandLine
 from models_app.models import FederatedModel, ModelAggregate, ModelArtifact
 from tests.conftest import using_database
 from tests.factories import client_id, filled, make_model
@@ -29,7 +29,7 @@ CLIENT, STRANGER = str(client_id(1)), str(client_id(9))
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    """Types a command that must fail; the one line that tells why."""
+    """Return a function that runs a command which must fail, and returns its error message."""
 
     def run(*arguments: str) -> str:
         capsys.readouterr()
@@ -39,16 +39,16 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         assert out == ""
-        (told,) = err.splitlines()
-        assert "rror: " in told
-        return told
+        (message,) = err.splitlines()
+        assert "rror: " in message
+        return message
 
     return run
 
 
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, str]:
-    """Files that are what they should not be, by the names that the tables give them."""
+    """Return files that are not what a command expects, by their names in the tables."""
     weights, text, folder = (tmp_path / name for name in ("w.safetensors", "text.npz", "folder"))
     weights.write_bytes(safetensors.numpy.save(filled(1.0)))
     text.write_text("no weights")
@@ -73,22 +73,22 @@ def places(tmp_path: Path) -> dict[str, str]:
     }
 
 
-NO_ID = "is no id: manage.py"
-NO_MODEL = "there is no federated model with id 999: manage.py models lists"
+NO_ID = "is not an id: manage.py"
+NO_MODEL = "there is no federated model with the id or name '999': manage.py models lists"
 NO_AGGREGATE = "there is no aggregate with id 999: manage.py lineage MODEL lists"
-NO_UUID = "is no UUID such as 11111111-"
+NO_CLIENT = "there is no client with the id or name 'me': manage.py clients lists"
 
-#: What is typed, and what is said. M is a model with one member and three aggregates, A the last.
-WRONG = [
+#: Command lines, and a part of their messages. M is a model with one member, A its last aggregate.
+INVALID = [
     # create_model
     ("create_model", "the following arguments are required: name"),
     ("create_model ''", "name: This field cannot be blank"),
     (f"create_model {'x' * 256}", "name: Ensure this value has at most 255 characters"),
-    ("create_model NAMED", "is named 'digits' already: choose another name"),
+    ("create_model NAMED", "already has the name 'digits': choose another"),
     ("create_model new --initial NOWHERE", "cannot be read: No such file or directory"),
-    ("create_model new --initial FOLDER", "holds no weights"),
-    ("create_model new --initial TEXT", "holds no weights that are known here"),
-    ("create_model new --initial UNKNOWN", "holds no weights that are known here"),
+    ("create_model new --initial FOLDER", "does not hold weights"),
+    ("create_model new --initial TEXT", "does not hold weights"),
+    ("create_model new --initial UNKNOWN", "does not hold weights"),
     ("create_model new --rule nonsense", "--rule: unknown aggregation rule 'nonsense'; known are"),
     ("create_model new --rule trimmed_mean --rule-arg beta=2", "--rule: "),
     ("create_model new --rule-arg beta", "NAME=VALUE"),
@@ -96,40 +96,65 @@ WRONG = [
     ("create_model new --requirement-arg x=1", "--requirement: "),
     ("create_model new --furthest-base 0", "--furthest-base: Ensure this value is greater"),
     ("create_model new --furthest-base -3", "--furthest-base: Ensure this value is greater"),
-    ("create_model new --furthest-base many", "--furthest-base: invalid int value"),
+    ("create_model new --furthest-base many", "expected a whole number; got 'many'"),
     ("create_model new --max-num-examples -1", "--max-num-examples: Ensure this value is greater"),
     (f"create_model new --max-num-examples {10**30}", "--max-num-examples: Ensure"),
     ("create_model new --update-kind gradients", "invalid choice: 'gradients'"),
-    ("create_model new --update-kind differences", "give the model --initial weights"),
+    ("create_model new --update-kind differences", "needs initial weights: give --initial"),
     ("create_model new --clients -1", "--clients must be between 0 and 10000; got -1"),
     ("create_model new --clients 10001", "--clients must be between 0 and 10000"),
-    ("create_model new --client me", NO_UUID),
+    ("create_model new --client ' me'", "expected printable characters without spaces"),
     ("create_model new --developer nobody", "there is no user 'nobody': manage.py createsuperuser"),
-    ("create_model new --max-score-drop 0.1", "Name it with --score-metric"),
-    ("create_model new --lower-is-better", "Name it with --score-metric"),
-    ("create_model new --score-metric a --max-score-drop -1", "must be a number from 0; got -1.0"),
-    ("create_model new --score-metric a --max-score-drop nan", "must be a number from 0; got nan"),
-    ("create_model new --score-metric a --max-score-drop much", "invalid float value: 'much'"),
+    ("create_model new --max-score-drop 0.1", "need a score: name it with --score-metric"),
+    ("create_model new --lower-is-better", "need a score: name it with --score-metric"),
+    (
+        "create_model new --score-metric a --max-score-drop -1",
+        "--max-score-drop must be 0 or more; got -1.0",
+    ),
+    (
+        "create_model new --score-metric a --max-score-drop nan",
+        "--max-score-drop must be 0 or more; got nan",
+    ),
+    ("create_model new --score-metric a --max-score-drop much", "expected a number; got 'much'"),
     ("create_model new --score-schema NOWHERE", "--score-schema: "),
-    ("create_model new --score-schema TEXT", "holds no JSON schema"),
-    ("create_model new --score-schema SCHEMA", "holds no JSON schema: not a JSON schema"),
+    ("create_model new --score-schema TEXT", "is not a JSON schema"),
+    ("create_model new --score-schema SCHEMA", "is not a JSON schema: not a JSON schema"),
     ("create_model new --update-schema TEXT", "--update-schema: "),
-    ("create_model new --initial NAN", "has nan in tensor 'w' at [1, 0]: no round could go on"),
+    ("create_model new --initial NAN", "has nan in tensor 'w' at [1, 0]: no round could continue"),
+    # set_model
+    ("set_model 999 --rule krum", NO_MODEL),
+    ("set_model M", "no setting is given: --help lists the settings"),
+    ("set_model M --rule nonsense", "--rule: unknown aggregation rule 'nonsense'; known are"),
+    ("set_model M --rule-arg beta=0.1", "weighted_mean takes no arguments"),
+    ("set_model M --requirement quorum", "--requirement: quorum takes the arguments"),
+    ("set_model M --max-num-examples 0", "--max-num-examples: Ensure this value is greater"),
+    ("set_model M --max-num-examples many", "expected a whole number; got 'many'"),
+    ("set_model M --max-score-drop 0.1", "need a score: name it with --score-metric"),
+    ("set_model M --name ''", "name: This field cannot be blank"),
+    ("set_model M --developer nobody", "there is no user 'nobody'"),
+    ("set_model M --score-schema SCHEMA", "is not a JSON schema"),
     # clients
     ("add_clients 999 --clients 1", NO_MODEL),
-    ("add_clients 999999999999999999999999 --clients 1", "there is no federated model with id"),
-    ("add_clients digits --clients 1", NO_ID),
-    ("add_clients M", "say which: --clients N creates N"),
-    ("add_clients M --clients 0", "say which: --clients N creates N"),
+    (
+        "add_clients 999999999999999999999999 --clients 1",
+        "there is no federated model with the id or name",
+    ),
+    ("add_clients M", "no client is given: --clients N creates N"),
+    ("add_clients M --clients 0", "no client is given: --clients N creates N"),
     ("add_clients M --clients -2", "--clients must be between"),
-    ("add_clients M --client 1234", NO_UUID),
+    (f"add_clients M --client {'x' * 101}", "at most 100 characters"),
     ("remove_client 999 CLIENT", NO_MODEL),
-    ("remove_client M STRANGER", "is no member of model"),
-    ("remove_client M me", NO_UUID),
+    ("remove_client M STRANGER", "there is no client with the id or name"),
+    ("remove_client M me", NO_CLIENT),
+    ("pause_client me", NO_CLIENT),
+    ("resume_client me", NO_CLIENT),
+    ("rename_client me you", NO_CLIENT),
+    (f"rename_client CLIENT {STRANGER}", "must not look like an id"),
+    ("clients 999", NO_MODEL),
     # looking
     ("rounds 999", NO_MODEL),
-    ("rounds -- -3", NO_ID),
-    ("rounds 1.5", NO_ID),
+    ("rounds nonesuch", "there is no federated model with the id or name 'nonesuch'"),
+    (f"rounds {10**30}", "there is no federated model with the id or name"),
     ("rounds M --limit 0", "expected a whole number from 1 to 1000000; got '0'"),
     ("rounds M --limit -5", "expected a whole number from 1"),
     ("updates 999", NO_MODEL),
@@ -138,8 +163,7 @@ WRONG = [
     ("show_round 999", "there is no round with id 999: manage.py rounds MODEL lists"),
     ("show_round last", NO_ID),
     ("lineage 999", NO_MODEL),
-    ("lineage digits", NO_ID),
-    ("models --limit 3", "unrecognized arguments: --limit"),
+    ("models --limit x", "expected a whole number from 1 to 1000000"),
     ("export_metrics 999 --out NEW", NO_MODEL),
     ("export_metrics M", "the following arguments are required: --out"),
     ("export_metrics M --out FOLDER", "must end with one of .csv, .parquet"),
@@ -154,9 +178,7 @@ WRONG = [
     ("download A --out NOWHERE", "cannot be written: there is no directory"),
     # acting
     ("run_round 999", NO_MODEL),
-    ("run_round digits", NO_ID),
     ("pause 999", NO_MODEL),
-    ("pause digits", NO_ID),
     ("resume 999", NO_MODEL),
     ("publish 999 --version 1", NO_AGGREGATE),
     ("publish A", "the following arguments are required: --version"),
@@ -167,15 +189,15 @@ WRONG = [
     ("rollback 999", NO_AGGREGATE),
     ("rollback A", "is the latest already: there is nothing to roll back"),
     ("verify 999", NO_AGGREGATE),
-    ("sweep --older-than -1", "expected minutes, from 0; got '-1'"),
-    ("sweep --older-than nan", "expected minutes, from 0; got 'nan'"),
-    ("sweep --older-than 1e300", "expected minutes, from 0"),
+    ("sweep --older-than -1", "expected minutes, 0 or more; got '-1'"),
+    ("sweep --older-than nan", "expected minutes, 0 or more; got 'nan'"),
+    ("sweep --older-than 1e300", "expected minutes, 0 or more"),
     ("doctor please", "unrecognized arguments: please"),
     # posts
     ("issue_upload M", "the following arguments are required: --client"),
     ("issue_upload 999 --client CLIENT", NO_MODEL),
-    ("issue_upload M --client STRANGER", "is paused or no member of model"),
-    ("issue_upload M --client me", NO_UUID),
+    ("issue_upload M --client STRANGER", "there is no client with the id or name"),
+    ("issue_upload M --client me", NO_CLIENT),
     ("issue_upload M --client CLIENT --count 0", "between 1 and 1000, or 0 with --scores; got 0"),
     ("issue_upload M --client CLIENT --count -1 --scores", "--count must be between 1 and 1000"),
     ("issue_upload M --client CLIENT --minutes 0", "--minutes must be between 1 and 10080"),
@@ -186,7 +208,7 @@ WRONG = [
 
 @pytest.fixture(scope="module")
 def world(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A database of a model with a line of three aggregates, the first of them a version."""
+    """Create a database with a model of three aggregates, of which the first is a version."""
     path = tmp_path_factory.mktemp("world") / "world.sqlite3"
     shutil.copyfile(migrated_sqlite, path)
     with using_database(f"sqlite:///{path}"):
@@ -207,7 +229,7 @@ def world(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def typed(line: str, names: dict[str, str]) -> list[str]:
-    """A line of a table as the arguments it stands for."""
+    """Return the arguments that a line of a table stands for."""
     return [names.get(word, word) for word in shlex.split(line)]
 
 
@@ -216,20 +238,25 @@ def in_world(places: dict[str, str]) -> dict[str, str]:
     return {**places, "M": str(latest.federated_model_id), "A": str(latest.pk), "NAMED": "digits"}
 
 
-@pytest.mark.parametrize(("line", "why"), WRONG)
-def test_wrong_input_is_told_in_one_line(
+@pytest.mark.parametrize(("line", "why"), INVALID)
+def test_an_error_is_one_line(
     refused: Refused, world: Path, places: dict[str, str], line: str, why: str
 ) -> None:
-    """What is wrong, what would be right or what to do; and the database is as it was."""
+    """The message says what is wrong and what to do; the database is unchanged."""
     assert why in refused(*typed(line, in_world(places)))
     assert (FederatedModel.objects.count(), ModelArtifact.objects.count()) == (1, 1)
 
 
-#: A right line of each command that asks the database.
-RIGHT = [
+#: A valid line of each command that uses the database.
+VALID = [
     "create_model new --initial WEIGHTS",
     "add_clients 1 --clients 1",
     "remove_client 1 CLIENT",
+    "clients 1",
+    "pause_client CLIENT",
+    "resume_client CLIENT",
+    "rename_client CLIENT ward",
+    "set_model 1 --max-num-examples 9",
     "models",
     "rounds 1",
     "updates 1",
@@ -249,21 +276,21 @@ RIGHT = [
 ]
 
 
-@pytest.mark.parametrize("line", RIGHT)
+@pytest.mark.parametrize("line", VALID)
 @pytest.mark.parametrize("database_name", ["empty.sqlite3", "nowhere/db.sqlite3"])
-def test_a_database_that_is_not_ready_is_told(
+def test_a_database_that_is_not_ready_is_reported(
     refused: Refused, tmp_path: Path, places: dict[str, str], line: str, database_name: str
 ) -> None:
-    """Without tables, or without a database, a command says so and who tells more."""
+    """Without tables, or without a database, a command says so and points to the doctor."""
     with using_database(f"sqlite:///{tmp_path / database_name}"):
-        told = refused(*typed(line, places))
-    assert "`manage.py doctor` tells what is wrong" in told
-    assert ("no such table" if "empty" in database_name else "unable to open") in told
+        message = refused(*typed(line, places))
+    assert "`manage.py doctor` finds the cause" in message
+    assert ("no such table" if "empty" in database_name else "unable to open") in message
 
 
 @pytest.fixture
 def no_bucket() -> Iterator[None]:
-    """Storage is a bucket that does not exist."""
+    """Use a bucket that does not exist."""
     storage: Any = default_storage
     before = storage.bucket_name
     storage.bucket_name, storage._bucket = "gone", None
@@ -274,13 +301,13 @@ def no_bucket() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("create_model new --initial WEIGHTS", "`manage.py doctor` tells what is wrong"),
+        ("create_model new --initial WEIGHTS", "`manage.py doctor` finds the cause"),
         ("download A --out NEW", "the object is not there"),
         ("rollback FIRST", "the object is not there"),
         ("verify A", "no round is known that made"),
     ],
 )
-def test_a_bucket_that_is_not_there_is_told(
+def test_a_missing_bucket_is_reported(
     refused: Refused,
     world: Path,
     places: dict[str, str],
@@ -288,7 +315,7 @@ def test_a_bucket_that_is_not_there_is_told(
     line: str,
     why: str,
 ) -> None:
-    """Commands that reach for weights say that they cannot."""
+    """Commands that read or write weights say that they cannot."""
     first = ModelAggregate.objects.get(number=1)
     assert why in refused(*typed(line, {**in_world(places), "FIRST": str(first.pk)}))
 
@@ -314,8 +341,8 @@ def test_a_bucket_that_is_not_there_is_told(
         ),
     ],
 )
-def test_settings_that_are_wrong_are_told(environment: dict[str, str], why: str) -> None:
-    """Before a command can begin, a setting that is missing or wrong is named in one line."""
+def test_invalid_settings_are_reported(environment: dict[str, str], why: str) -> None:
+    """A setting that is missing or invalid is named in one line before a command runs."""
     ended = subprocess.run(
         [sys.executable, "manage.py", "models"],
         cwd=Path(__file__).parents[2],
@@ -325,5 +352,5 @@ def test_settings_that_are_wrong_are_told(environment: dict[str, str], why: str)
         check=False,
     )
     assert ended.returncode != 0
-    (told,) = ended.stderr.splitlines()
-    assert why in told
+    (message,) = ended.stderr.splitlines()
+    assert why in message

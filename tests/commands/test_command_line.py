@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.management.typed import NOBODY_READS
+from connectors.management.command_line import BROKEN_PIPE_STATUS
 
 PROJECT = Path(__file__).parents[2]
 MANAGE = [sys.executable, "manage.py"]
@@ -51,4 +51,4 @@ def test_nobody_need_read_to_the_end() -> None:
             text=True,
             check=False,
         )
-    assert (ended.returncode, ended.stderr) == (NOBODY_READS, "")
+    assert (ended.returncode, ended.stderr) == (BROKEN_PIPE_STATUS, "")

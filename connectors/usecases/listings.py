@@ -1,0 +1,216 @@
+"""What the commands show: rows of models, clients, rounds, updates, the lineage and scores.
+
+Every listing takes a constant number of statements, and reads at most ``limit + 1`` rows: one more than is
+shown, by which the caller knows that there are more.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
+from connectors.rounds.selectors import members_of
+from models_app.models import (
+    AggregationRound,
+    Client,
+    ClientAggregateScore,
+    FederatedModel,
+    ModelAggregate,
+    ModelUpdate,
+)
+
+Row = dict[str, Any]
+
+#: Rows that are read from the database at a time where all rows are exported.
+CHUNK = 2000
+
+
+def list_models(limit: int) -> list[Row]:
+    """Return the federated models by id, with the number of their ready updates and aggregates."""
+    latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
+    ready = (
+        ModelUpdate.objects.filter(federated_model=OuterRef("pk"), status__in=ModelUpdate.READY)
+        .order_by()
+        .values("federated_model")
+        .annotate(count=Count("pk"))
+        .values("count")
+    )
+    models: QuerySet[Any] = FederatedModel.objects.annotate(
+        members=members_of(OuterRef("pk")),
+        latest_number=Subquery(latest.values("number")[:1]),
+        score=Subquery(latest.values("validation_score")[:1]),
+        ready=Coalesce(Subquery(ready, output_field=IntegerField()), 0),
+    )
+    return [
+        {
+            "id": model.pk,
+            "name": model.name,
+            "rule": model.aggregator,
+            "requirement": model.requirement or "any update",
+            "clients": model.members,
+            "ready": model.ready,
+            "aggregates": model.latest_number or 0,
+            "score": model.score,
+            "state": "active" if model.allow_aggregation else f"paused: {model.pause_reason}",
+        }
+        for model in models.order_by("pk")[: limit + 1]
+    ]
+
+
+def list_clients(model: FederatedModel | None, limit: int) -> list[Row]:
+    """Return clients by name, those of one model or all, with the latest update of each."""
+    clients = Client.objects.all() if model is None else model.clients.all()
+    updates = ModelUpdate.objects.filter(client=OuterRef("pk")).order_by("-pk")
+    if model is not None:
+        updates = updates.filter(federated_model=model)
+    annotated: QuerySet[Any] = clients.annotate(
+        latest_status=Subquery(updates.values("status")[:1]),
+        latest_upload=Subquery(updates.values("uploaded_on")[:1]),
+    )
+    return [
+        {
+            "client": str(client.pk),
+            "name": client.name,
+            "state": "paused" if client.paused else "active",
+            "latest_update": client.latest_upload,
+            "status": _status_name(client.latest_status),
+        }
+        for client in annotated.order_by("name", "pk")[: limit + 1]
+    ]
+
+
+def list_rounds(model: FederatedModel, limit: int) -> list[Row]:
+    """Return a model's rounds, the latest first."""
+    return [round_row(each) for each in model.rounds.order_by("-pk")[: limit + 1]]
+
+
+def round_row(each: AggregationRound) -> Row:
+    """Return a round as a row."""
+    took = (each.finished_on - each.started_on).total_seconds() if each.finished_on else None
+    return {
+        "id": each.pk,
+        "round": each.number,
+        "state": AggregationRound.State(each.state).name.lower(),
+        "attempt": each.attempt,
+        "started": each.started_on,
+        "seconds": took,
+        "used": each.updates_used,
+        "rejected": each.updates_rejected,
+        "bytes": each.bytes_read,
+        "aggregate": each.aggregate_id,
+        "error": each.error,
+    }
+
+
+def list_updates(model: FederatedModel, status: str | None, limit: int) -> list[Row]:
+    """Return a model's updates, the latest first: all, or those of one status, such as ``invalid``."""
+    updates = model.model_updates.select_related("client").order_by("-pk")
+    if status:
+        updates = updates.filter(status=ModelUpdate.Status[status.upper()])
+    return [update_row(each) for each in updates[: limit + 1]]
+
+
+def list_round_updates(round: AggregationRound, limit: int) -> list[Row]:
+    """Return the updates of a round in claim order."""
+    updates = round.updates.select_related("client").order_by("client_id", "pk")
+    return [update_row(each) for each in updates[: limit + 1]]
+
+
+def update_row(update: ModelUpdate) -> Row:
+    """Return an update as a row; its client must have been selected with it."""
+    return {
+        "id": update.pk,
+        "client": str(update.client_id),
+        "name": update.client.name,
+        "status": _status_name(update.status),
+        "examples": _examples(update),
+        "base": update.base_aggregate_id,
+        "aggregate": update.applied_aggregate_id,
+        "norm": update.norm,
+        "uploaded": update.uploaded_on,
+        "reason": update.rejection_reason,
+    }
+
+
+def _status_name(status: int | None) -> str:
+    return "" if status is None else ModelUpdate.Status(status).name.lower()
+
+
+def _examples(update: ModelUpdate) -> int | None:
+    """Return what an update counts; None if it was rejected at intake before its count was accepted."""
+    rejected_at_intake = update.status == ModelUpdate.Status.INVALID and update.round_id is None
+    return None if rejected_at_intake and update.num_examples == 1 else update.num_examples
+
+
+def list_lineage(model: FederatedModel, limit: int) -> list[Row]:
+    """Return a model's aggregates, the latest first, with the versions made of them."""
+    latest = model.aggregates.order_by("-number")
+    versions = _versions_by_key(model, latest.values("result")[: limit + 1])
+    aggregates = latest.select_related("round", "parent", "federated_model")[: limit + 1]
+    return [_lineage_row(each, versions) for each in aggregates]
+
+
+def _versions_by_key(model: FederatedModel, keys: QuerySet[Any]) -> Mapping[str, list[str]]:
+    versions: dict[str, list[str]] = defaultdict(list)
+    artifacts = model.artifacts.filter(values__in=keys).order_by("pk")
+    for key, version in artifacts.values_list("values", "version"):
+        versions[key].append(version)
+    return versions
+
+
+def _lineage_row(aggregate: ModelAggregate, versions: Mapping[str, list[str]]) -> Row:
+    made_by = getattr(aggregate, "round", None)
+    return {
+        "number": aggregate.number,
+        "aggregate": aggregate.pk,
+        "parent": aggregate.parent_id,
+        "score": aggregate.validation_score,
+        "held_back": aggregate.dropped(),
+        "updates": made_by.updates_used if made_by else None,
+        "rolled_back_to": made_by.config_snapshot.get("rolled_back_to") if made_by else None,
+        "versions": versions.get(str(aggregate.result.name), []),
+        "created": aggregate.created_on,
+    }
+
+
+def _export_rounds(model: FederatedModel) -> Iterator[Row]:
+    for each in model.rounds.select_related("aggregate").order_by("pk").iterator(CHUNK):
+        score = each.aggregate.validation_score if each.aggregate else None
+        yield round_row(each) | {"score": score}
+
+
+def _export_updates(model: FederatedModel) -> Iterator[Row]:
+    updates = model.model_updates.select_related("client").order_by("pk")
+    return (update_row(each) for each in updates.iterator(CHUNK))
+
+
+def _export_scores(model: FederatedModel) -> Iterator[Row]:
+    """Yield a row for each number that a client reported."""
+    scores = (
+        ClientAggregateScore.objects.filter(aggregate__federated_model=model)
+        .select_related("aggregate", "client")
+        .order_by("aggregate__number", "client_id")
+    )
+    for each in scores.iterator(CHUNK):
+        for metric, value in each.validation_results.items():
+            if type(value) in (int, float):
+                yield {
+                    "number": each.aggregate.number,
+                    "aggregate": each.aggregate_id,
+                    "client": str(each.client_id),
+                    "name": each.client.name,
+                    "metric": metric,
+                    "value": float(value),
+                }
+
+
+#: All rows of a model by what they are, for `manage.py export_metrics`.
+EXPORTS: dict[str, Callable[[FederatedModel], Iterator[Row]]] = {
+    "rounds": _export_rounds,
+    "updates": _export_updates,
+    "scores": _export_scores,
+}

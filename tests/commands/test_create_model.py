@@ -1,0 +1,120 @@
+"""`create_model` and `set_model`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from django.contrib.auth import get_user_model
+from django.core.management import CommandError, call_command
+
+from connectors.storage.keys import pointer_key
+from models_app.models import (
+    FederatedModel,
+    ModelAggregate,
+)
+from tests.factories import (
+    SMALL,
+    client_id,
+    get,
+)
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+RunCommand = Callable[..., str]
+Lineage = list[ModelAggregate]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "initial.safetensors"
+    path.write_bytes(safetensors.numpy.save(SMALL))
+    return path
+
+
+def test_a_model_is_created_whole(run_command: RunCommand, weights: Path) -> None:
+    """`create_model` stores the initial weights, makes the clients and tells where to begin."""
+    out = json.loads(
+        run_command(
+            *("create_model", "digits", "--initial", weights, "--rule", "trimmed_mean"),
+            *("--rule-arg", "beta=0.2", "--requirement", "quorum", "--requirement-arg", "x=3"),
+            *("--requirement-arg", "after_minutes=30", "--clients", 2, "--client", client_id(1)),
+            *("--furthest-base", 2, "--max-num-examples", 500, "--json"),
+        )
+    )
+    model = FederatedModel.objects.get(pk=out["model"])
+    assert (model.aggregator, model.aggregator_args) == ("trimmed_mean", {"beta": 0.2})
+    assert model.requirement_args == {"x": 3, "after_minutes": 30}
+    assert (model.furthest_base_agg, model.max_num_examples) == (2, 500)
+    assert {str(pk) for pk in model.clients.values_list("pk", flat=True)} == set(out["clients"])
+    assert str(client_id(1)) in out["clients"]
+    assert model.current_artifact
+    assert get(str(model.current_artifact.values.name)) == weights.read_bytes()
+    assert json.loads(get(pointer_key(model.pk)))["number"] == 0
+
+
+def test_a_model_is_created_with_what_its_scores_are(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    """`create_model` takes the metric, its direction, the margin, both schemas and the developer."""
+    get_user_model().objects.create(username="ada")
+    schema = {"type": "object", "required": ["loss"]}
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    run_command(
+        *("create_model", "digits", "--score-metric", "loss", "--lower-is-better"),
+        *("--max-score-drop", 0.05, "--score-schema", path, "--update-schema", path),
+        *("--developer", "ada"),
+    )
+    model = FederatedModel.objects.get()
+    assert (model.score_metric, model.lower_is_better, model.max_score_drop) == ("loss", True, 0.05)
+    assert model.client_agg_results_schema == model.update_schema == schema
+    assert model.developer
+    assert model.developer.username == "ada"
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (
+            "--requirement require_x_updates --requirement-arg x=5 --clients 2",
+            "needs 5 updates, and the model has 2",
+        ),
+        (
+            "--rule krum --rule-arg f=3 --clients 1",
+            "krum needs 9 updates, and the model has 1 client",
+        ),
+        ("--rule krum --rule-arg f=0 --clients 3", ""),
+        (
+            "--requirement quorum --requirement-arg x=3 --requirement-arg after_minutes=1 --clients 2",
+            "",
+        ),
+        ("--rule krum --rule-arg f=3", ""),
+    ],
+)
+def test_a_model_whose_rounds_cannot_start_is_told(options: str, warning: str) -> None:
+    """`create_model` warns where the clients it has are too few for the rule or the requirement."""
+    notes = io.StringIO()
+    call_command("create_model", "digits", *options.split(), stdout=io.StringIO(), stderr=notes)
+    assert warning in notes.getvalue()
+    assert bool(warning) is bool(notes.getvalue())
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.json"])
+def test_initial_weights_are_finite(run_command: RunCommand, tmp_path: Path, name: str) -> None:
+    """What no round could go on from is refused with its place, and nothing is created."""
+    layers = {"v": np.zeros(3, np.float32), "w": np.array([[1, 2], [np.inf, 4]], np.float32)}
+    path = tmp_path / name
+    if name.endswith(".npz"):
+        np.savez_compressed(path, **layers)
+    elif name.endswith(".json"):
+        path.write_text(json.dumps([each.tolist() for each in layers.values()]))
+    else:
+        path.write_bytes(safetensors.numpy.save(layers))
+    with pytest.raises(CommandError, match="Infinity" if "json" in name else r"inf in tensor 'w'"):
+        run_command("create_model", "digits", "--initial", path)
+    assert not FederatedModel.objects.exists()

@@ -1,0 +1,134 @@
+"""`doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+
+from connectors import DjangoAggConnector
+from connectors.usecases.health import Status, diagnose
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from models_app.models import (
+    ModelAggregate,
+)
+from tests.conftest import using_database
+from tests.factories import (
+    make_model,
+)
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+RunCommand = Callable[..., str]
+Lineage = list[ModelAggregate]
+
+
+def keys(connector: DjangoAggConnector) -> set[str]:
+    return {each.key for each in connector.model_data.objects.orphans("aggregates/")}
+
+
+def verdicts(run_command: RunCommand) -> dict[str, str]:
+    try:
+        found = json.loads(run_command("doctor", "--json"))
+    except CommandError as error:
+        return {"error": str(error)}
+    return {each["check"]: each["status"] for each in found}
+
+
+def test_nothing_is_wrong_with_what_is_well(run_command: RunCommand) -> None:
+    """On a whole deployment every check is ok, and the check of storage leaves nothing behind."""
+    assert set(verdicts(run_command).values()) == {"ok"}
+    assert keys(DjangoAggConnector(DEFAULT_SETTINGS)) == set()
+
+
+def test_dead_letters_and_paused_models_are_warnings(run_command: RunCommand, cloud: Any) -> None:
+    """What waits for somebody is told with the command that sees to it."""
+    model = make_model(1)
+    run_command("pause", model.pk)
+    cloud.client("sqs").send_message(QueueUrl=cloud.dead_letter_url, MessageBody="{}")
+    found = verdicts(run_command)
+    assert (found["dead letters"], found["models"]) == ("warning", "warning")
+    assert f"manage.py resume {model.pk}" in run_command("doctor")
+
+
+def test_a_bucket_that_announces_nothing_is_wrong(run_command: RunCommand, cloud: Any) -> None:
+    """Without a notification no upload is ever seen: the doctor fails."""
+    s3 = cloud.client("s3")
+    before = s3.get_bucket_notification_configuration(Bucket=cloud.bucket)
+    before.pop("ResponseMetadata")
+    try:
+        s3.put_bucket_notification_configuration(Bucket=cloud.bucket, NotificationConfiguration={})
+        with pytest.raises(CommandError, match="2 of 9 checks failed"):
+            run_command("doctor")
+    finally:
+        s3.put_bucket_notification_configuration(
+            Bucket=cloud.bucket, NotificationConfiguration=before
+        )
+
+
+def test_a_queue_that_is_not_there_is_wrong(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that cannot be made is a finding, and stops no other."""
+    from django.conf import settings
+
+    monkeypatch.setattr(settings, "QUEUE_URL", f"{settings.QUEUE_URL}-gone")
+    with pytest.raises(CommandError, match="1 of 8 checks"):
+        run_command("doctor")
+    monkeypatch.setattr(settings, "QUEUE_URL", "")
+    assert verdicts(run_command)["queue"] == "warning"
+
+
+def mends(run_command: RunCommand) -> set[str]:
+    """What would mend what is wrong, by the doctor."""
+    with pytest.raises(CommandError, match="checks failed"):
+        run_command("doctor")
+    return {each.fix for each in diagnose() if each.status is Status.FAILED}
+
+
+def test_aws_that_does_not_answer_is_told_at_once(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor tries each thing once, and where nothing answers asks for the network."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    (mend,) = mends(run_command)
+    assert "AWS_ENDPOINT_URL" in mend
+
+
+@pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_credentials_that_are_not_whole_are_told(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Half of a pair of keys is named as such, with what is missing."""
+    monkeypatch.delenv(missing)
+    (mend,) = mends(run_command)
+    assert mend.startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    told = {each.message for each in diagnose() if each.status is Status.FAILED}
+    assert all("credentials are incomplete: AWS_" in each for each in told)
+    assert all(each.endswith(f"{missing} is not") for each in told)
+
+
+def test_a_directory_that_is_not_there_is_wrong_and_not_made(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The doctor looks at storage, and does not create what is missing."""
+    from django.conf import settings
+
+    monkeypatch.setattr(settings, "STORAGE_ROOT", str(tmp_path / "typo"))
+    with pytest.raises(CommandError, match="1 of 9 checks"):
+        run_command("doctor")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_database_without_tables_leads_to_the_doctor(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    """A command that meets no tables says who tells more; the doctor names what mends it."""
+    with using_database(f"sqlite:///{tmp_path / 'empty.sqlite3'}"):
+        with pytest.raises(CommandError, match="doctor` finds the cause"):
+            run_command("models")
+        with pytest.raises(CommandError, match="checks failed"):
+            run_command("doctor")

@@ -1,0 +1,118 @@
+"""`publish` and `rollback`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from django.core.management import CommandError
+
+from connectors import DjangoAggConnector
+from connectors.storage.keys import pointer_key
+from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from models_app.models import (
+    FederatedModel,
+    ModelAggregate,
+)
+from tests.factories import (
+    filled,
+    get,
+    ready_update,
+    statuses,
+)
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+RunCommand = Callable[..., str]
+Lineage = list[ModelAggregate]
+
+
+def test_an_aggregate_becomes_a_version(run_command: RunCommand, lineage: Lineage) -> None:
+    """`publish` makes an artifact of the aggregate's own object, and it the model's current one."""
+    run_command("publish", lineage[1].pk, "--version", "1.2.0")
+    artifact = FederatedModel.objects.get(pk=lineage[1].federated_model_id).current_artifact
+    assert artifact
+    assert (artifact.version, artifact.values.name) == ("1.2.0", lineage[1].result.name)
+
+
+def test_versions_never_change(run_command: RunCommand, lineage: Lineage) -> None:
+    """A version that exists is refused, and the current artifact stays."""
+    run_command("publish", lineage[0].pk, "--version", "1.0")
+    with pytest.raises(CommandError, match=r"has a version '1.0' already"):
+        run_command("publish", lineage[1].pk, "--version", "1.0")
+    artifact = FederatedModel.objects.get(pk=lineage[0].federated_model_id).current_artifact
+    assert artifact
+    assert artifact.values.name == lineage[0].result.name
+
+
+def test_a_worse_aggregate_is_not_published(run_command: RunCommand, lineage: Lineage) -> None:
+    """Where the model limits how far a score may drop, `publish` keeps to it."""
+    FederatedModel.objects.filter(pk=lineage[0].federated_model_id).update(max_score_drop=0.1)
+    for aggregate, score in zip(lineage, (0.9, 0.5, 0.6), strict=True):
+        aggregate.validation_score = score
+        aggregate.save()
+    with pytest.raises(CommandError, match=r"worse by 0\.4.*change max_score_drop in the admin"):
+        run_command("publish", lineage[1].pk, "--version", "1.0")
+    drawn = run_command("lineage", lineage[0].federated_model_id).splitlines()
+    assert ["held back" in each for each in drawn[1:]] == [False, True, False]
+    run_command("publish", lineage[2].pk, "--version", "1.0")
+
+
+def test_rolling_back_goes_on_with_the_line(run_command: RunCommand, lineage: Lineage) -> None:
+    """`rollback` makes an earlier aggregate's bytes the next; nothing in the lineage is changed."""
+    model = lineage[0].federated_model
+    stale = ready_update(model, 1, filled(9.0), base_aggregate=lineage[2])
+    run_command("rollback", lineage[0].pk)
+    new = model.aggregates.get(number=4)
+    assert new.parent == lineage[2]
+    assert new.result.name != lineage[0].result.name
+    assert get(str(new.result.name)) == get(str(lineage[0].result.name))
+    assert json.loads(get(pointer_key(model.pk)))["number"] == 4
+    assert statuses([stale]) == ["INVALID"]
+
+
+def test_training_goes_on_after_a_rollback(
+    run_command: RunCommand, lineage: Lineage, published: Callable[..., ModelAggregate]
+) -> None:
+    """The round after a rollback succeeds the aggregate that it made, and can be verified."""
+    run_command("rollback", lineage[0].pk)
+    after = published(lineage[0].federated_model, 5.0)
+    assert (after.number, after.parent and after.parent.number) == (5, 4)
+    assert "is verified" in run_command("verify", after.pk)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_no_rollback_while_a_round_runs(
+    run_command: RunCommand, lineage: Lineage, external: bool
+) -> None:
+    """A running round will make the next aggregate: rolling back is refused and leaves no object."""
+    model = lineage[0].federated_model
+    update = ready_update(model, 1, filled(4.0), base_aggregate=lineage[2])
+    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    if external:
+        connector.register_model_updates_for_aggregation([update])
+    else:
+        connector.claim_round(model.pk)
+    before = keys(connector)
+    with pytest.raises(CommandError, match="is running: roll back once it has ended"):
+        run_command("rollback", lineage[0].pk)
+    assert keys(connector) == before
+    assert model.aggregates.count() == 3
+
+
+def keys(connector: DjangoAggConnector) -> set[str]:
+    return {each.key for each in connector.model_data.objects.orphans("aggregates/")}
+
+
+def test_the_latest_is_not_rolled_back_to(run_command: RunCommand, lineage: Lineage) -> None:
+    """Rolling back to the latest aggregate changes nothing, so it is refused."""
+    with pytest.raises(CommandError, match="is the latest"):
+        run_command("rollback", lineage[2].pk)
+
+
+def test_a_version_needs_a_name(run_command: RunCommand, lineage: Lineage) -> None:
+    """An empty version is refused, and so is none."""
+    with pytest.raises(CommandError, match="needs a name"):
+        run_command("publish", lineage[0].pk, "--version=")
+    with pytest.raises(CommandError, match="--version"):
+        run_command("publish", lineage[0].pk)
