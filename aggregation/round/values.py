@@ -47,8 +47,9 @@ class ClaimedUpdate:
     ----------
     num_examples : int
         The number of examples it counts, capped by the model's setting.
-    location, size, etag
+    location, size, etag, version
         The object as intake saw it; size is None and etag is empty if intake did not record them.
+        The version is empty if storage keeps none.
     """
 
     id: int
@@ -56,6 +57,7 @@ class ClaimedUpdate:
     location: str
     size: int | None = None
     etag: str = ""
+    version: str = ""
 
 
 class RoundCheckpoint(TypedDict):

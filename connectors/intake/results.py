@@ -10,6 +10,7 @@ from django.conf import settings
 
 from aggregation.errors import UpdateRejected, quoted
 from aggregation.scores import MAX_VALUE, is_score
+from connectors.intake.metadata import misspelt_name
 from models_app.models import FederatedModel
 from models_app.schemas import SchemaError, compiled
 
@@ -47,6 +48,11 @@ def check_results(results: Mapping[str, Any], model: FederatedModel) -> None:
     ------
     UpdateRejected
     """
+    for name in results:
+        if misspelt_name(name, ["num_examples"]):
+            raise UpdateRejected(
+                f"{quoted(name)} is not defined: 'num_examples' was probably meant"
+            )
     count = results.get("num_examples", 1)
     if type(count) is not int or not 1 <= count <= settings.MAX_NUM_EXAMPLES:
         raise UpdateRejected(

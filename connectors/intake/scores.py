@@ -22,7 +22,7 @@ from connectors.intake.registration import Intake, UnknownUpload, find_model
 from connectors.intake.results import check_results, parse_results
 from connectors.runtime.events import Upload
 from connectors.storage.keys import SCORE_KEY_FORM, ScoreKey, parse_score_key
-from connectors.storage.port import read_small
+from connectors.storage.port import known_version, read_small
 from models_app.models import (
     ClientAggregateScore,
     FederatedModel,
@@ -58,7 +58,13 @@ class ScoreIntake(Intake[ScoreKey, ClientAggregateScore]):
     def _examine(self, row: ClientAggregateScore, model: Any, upload: Upload) -> None:
         if not model.has_aggregate:
             raise UpdateRejected(f"{row.aggregate_id} is no aggregate of this model")
-        body, _ = read_small(self._objects, upload.key, etag=upload.etag, max_bytes=MAX_SCORE_BYTES)
+        body, _ = read_small(
+            self._objects,
+            upload.key,
+            etag=upload.etag,
+            version=known_version(upload.version),
+            max_bytes=MAX_SCORE_BYTES,
+        )
         row.validation_results = parse_results(body)
         check_results(row.validation_results, model)
 

@@ -8,22 +8,28 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Subquery
+from django.utils import timezone
 
 from aggregation.errors import ObjectMissing, UpdateRejected, quoted
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout, layout_difference
+from connectors.intake.metadata import (
+    BASE_AGGREGATE,
+    check_kind,
+    check_names,
+    num_examples,
+    whole_number,
+)
 from connectors.intake.registration import Intake, UnknownUpload, find_model
 from connectors.publication.pointer import invalidate_pointer
 from connectors.runtime.events import Upload
 from connectors.storage.keys import UPDATE_KEY_FORM, UpdateKey, parse_update_key
-from connectors.storage.port import Objects, StoredObject, stored_layout
+from connectors.storage.port import Objects, StoredObject, known_version, stored_layout
 from connectors.storage.retries import retry_on
 from models_app.models import ModelAggregate, ModelUpdate
 
 #: Versions and ETags as S3 forms them, no longer than the database's columns.
 _VERSION = re.compile(r"[!-~]{0,255}", re.ASCII)
-
-_COUNT = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
@@ -46,8 +52,8 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
         return key
 
     def _new_row(self, key: UpdateKey, upload: Upload) -> ModelUpdate:
-        version = upload.version or upload.etag
-        if not version:
+        version_id = known_version(upload.version)
+        if not (version_id or upload.etag):
             raise UnknownUpload("the event has neither a version nor an ETag")
         for name in (upload.version, upload.etag):
             if not _VERSION.fullmatch(name):
@@ -56,9 +62,11 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
             federated_model_id=key.model_id,
             client_id=key.client_id,
             data=upload.key,
-            storage_version=version,
+            storage_version=version_id or upload.etag,
+            version_id=version_id,
             size=upload.size,
             etag=upload.etag,
+            uploaded_on=upload.event_time or timezone.now(),
         )
 
     def _find_model(self, key: UpdateKey, row: ModelUpdate) -> Any | None:
@@ -75,9 +83,13 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
         _check_name(upload.key)
         _check_size(upload.size)
         stored = self._stat(upload)
-        row.size, row.etag, row.uploaded_on = stored.size, stored.etag, stored.uploaded_on
+        row.size, row.etag, row.version_id = stored.size, stored.etag, stored.version
+        row.uploaded_on = upload.event_time or stored.uploaded_on
+        _check_not_pruned(row, model)
         _check_size(stored.size)
-        row.num_examples = _num_examples(stored.metadata)
+        check_names(stored.metadata)
+        check_kind(stored.metadata, model.update_kind)
+        row.num_examples = num_examples(stored.metadata)
         row.base_aggregate = _base_aggregate(stored.metadata, model)
         self._check_layout(row, model)
 
@@ -91,12 +103,15 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
 
     @retry_on(ObjectMissing)
     def _stat(self, upload: Upload) -> StoredObject:
-        return self._objects.stat(upload.key, etag=upload.etag)
+        version = known_version(upload.version)
+        return self._objects.stat(upload.key, etag=upload.etag, version=version)
 
     def _check_layout(self, row: ModelUpdate, model: Any) -> None:
         expected = self._model_layout(model)
         key = str(row.data.name)
-        source = self._objects.source(key, size=row.size or 0, etag=row.etag)
+        source = self._objects.source(
+            key, size=row.size or 0, etag=row.etag, version=row.version_id
+        )
         layout = peek_layout(source, format_of(key), expected_layout=expected)
         difference = layout_difference(expected, layout) if expected else None
         if difference:
@@ -116,6 +131,15 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
         return self._layouts[location]
 
 
+def _check_not_pruned(row: ModelUpdate, model: Any) -> None:
+    """Ignore an upload from before the last pruning: the record that it was counted may be deleted."""
+    if model.pruned_before and row.uploaded_on < model.pruned_before:
+        raise UnknownUpload(
+            f"uploaded on {row.uploaded_on:%Y-%m-%d}: records of uploads from before "
+            f"{model.pruned_before:%Y-%m-%d} were deleted"
+        )
+
+
 def _check_name(key: str) -> None:
     name = key.split("/", 3)[3]
     if "/" in name or name.startswith("."):
@@ -130,29 +154,18 @@ def _check_size(size: int | None) -> None:
         raise UpdateRejected(f"{size} bytes, at most {settings.MAX_UPDATE_BYTES} are accepted")
 
 
-def _num_examples(metadata: Mapping[str, str]) -> int:
-    """Return the number of examples that an update claims; 1 if it claims none."""
-    text = metadata.get("num-examples", "1")
-    count = int(text) if _COUNT.fullmatch(text) else 0
-    if not 1 <= count <= settings.MAX_NUM_EXAMPLES:
-        raise UpdateRejected(
-            f"num-examples is {quoted(text)}, expected a whole number from 1 to "
-            f"{settings.MAX_NUM_EXAMPLES}"
-        )
-    return count
-
-
 def _base_aggregate(metadata: Mapping[str, str], model: Any) -> ModelAggregate | None:
     """Return the aggregate that an update was trained from; None for the initial model."""
-    text = metadata.get("base-aggregate", "")
+    text = metadata.get(BASE_AGGREGATE, "")
     base = None
     if text:
-        if _COUNT.fullmatch(text):
-            base = ModelAggregate.objects.filter(pk=int(text), federated_model=model).first()
+        pk = whole_number(text)
+        if pk is not None:
+            base = ModelAggregate.objects.filter(pk=pk, federated_model=model).first()
         if base is None:
             # The client may have read a pointer from before the database was restored.
             invalidate_pointer(model.pk)
-            raise UpdateRejected(f"base-aggregate {quoted(text)} is no aggregate of this model")
+            raise UpdateRejected(f"{BASE_AGGREGATE} {quoted(text)} is no aggregate of this model")
     number, latest = base.number if base else 0, model.latest_number or 0
     if model.furthest_base_agg is not None and number <= latest - model.furthest_base_agg:
         raise UpdateRejected(

@@ -1,22 +1,25 @@
-"""`latest.json`: how a client that sees only the bucket knows which aggregate to train from.
+"""`latest.json`: which weights a client trains from, and what the model expects of an update.
 
-The object follows the database. It is written after the round is published, on the condition that it is
-still what was read, and only ever to tell a higher number: whoever comes late writes nothing. A number is
-believed only of an aggregate that the database knows, since the bucket may be older than the database, or
-the database restored. An attempt that dies before it has written leaves `pointer_number` behind the latest
-aggregate, by which the next sweep finds the model.
+The object follows the database. It is read first, then compared with the database, and replaced only if it
+is still the object that was read. A slow writer therefore never replaces a newer pointer by an older one,
+and whatever another database has left in the bucket is replaced.
+
+`FederatedModel.pointer_digest` records what was written. A sweep finds the models whose pointer is stale by
+it: a round died before it wrote the pointer, or the model's settings were changed.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError
-from django.db.models import F, IntegerField, OuterRef, Q, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models import F, OuterRef, QuerySet, Subquery
 
 from aggregation.errors import (
     AggregationError,
@@ -24,43 +27,53 @@ from aggregation.errors import (
     TemporarilyUnavailable,
     UpdateRejected,
 )
+from aggregation.formats import format_of
+from aggregation.layout import DTYPE_NAMES
 from connectors.errors import UnknownModel, translate_database_errors
 from connectors.storage.keys import pointer_key
-from connectors.storage.port import Objects, PreconditionFailed, read_small
+from connectors.storage.port import (
+    Objects,
+    PreconditionFailed,
+    StoredObject,
+    read_small,
+    stored_layout,
+)
 from models_app.models import FederatedModel, ModelAggregate
 
-#: Times a pointer is read and written again because somebody else wrote it meanwhile.
+#: Attempts to replace a pointer that others are writing at the same time.
 TRIES = 5
 
-#: A pointer is some 300 bytes; an object that is larger is none, and is replaced.
+#: A pointer has about a kilobyte. A larger object is not one, and is replaced.
 MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latest:
-    """What `latest.json` tells, field by field.
+    """The content of `latest.json`.
 
     Parameters
     ----------
     model_id : int
     aggregate_id : int or None
-        What an update that is trained from it gives as its `base-aggregate`; None for the initial model.
+        The `base-aggregate` of an update that is trained from it; None for the initial model.
     number : int
-        Of the aggregate; 0 for the initial model.
+        The number of the aggregate; 0 for the initial model.
     key, etag : str
-        Of the weights, in the same bucket.
+        The weights, in the same bucket.
     published_on : str
         ISO 8601, with its zone.
+    dtypes : list of str or None
+        The dtypes of the model's tensors, by their names in safetensors; None for JSON.
     update_kind : str
-        What an update contains: ``weights``, or ``differences`` from what it is based on.
-    rule, rule_args : str, and dict or list or None
-        The aggregation rule.
-    requirement, requirement_args : str, and dict or list or None
-        The condition under which a round starts.
-    max_num_examples, furthest_base_agg : int or None
-        As of the federated model.
+        `weights` or `differences`.
+    rule, rule_args, requirement, requirement_args
+        How and when the updates are aggregated; the requirement is empty if one update is enough.
+    max_num_examples : int or None
+        More examples than this count as this many.
+    furthest_base_agg : int or None
+        An update may be based on one of this many latest aggregates; None: on any.
     max_update_bytes : int
-        Larger updates are rejected.
+        A larger update is rejected.
     schema : int
         The version of this format.
     """
@@ -71,11 +84,12 @@ class Latest:
     key: str
     etag: str
     published_on: str
+    dtypes: list[str] | None
     update_kind: str
     rule: str
-    rule_args: Any
+    rule_args: dict[str, Any]
     requirement: str
-    requirement_args: Any
+    requirement_args: dict[str, Any] | list[Any] | None
     max_num_examples: int | None
     furthest_base_agg: int | None
     max_update_bytes: int
@@ -83,140 +97,154 @@ class Latest:
 
 
 def write_pointer(objects: Objects, model_id: int) -> Latest | None:
-    """Make a model's `latest.json` tell its latest aggregate, or one that is later still.
+    """Bring a model's `latest.json` up to date.
 
     Returns
     -------
     Latest or None
-        What was, or had been, written; None where the model has neither aggregate nor initial model.
+        What it says; None if the model has neither an aggregate nor an initial model.
 
     Raises
     ------
     UnknownModel
     TemporarilyUnavailable
-        If the database or storage did not answer; the sweep tries again.
+        If the database or storage did not answer; the next sweep tries again.
     """
-    latest = _read(objects, model_id)
-    if latest is None:
-        return None
     for _ in range(TRIES):
-        told, etag = _told(objects, pointer_key(model_id))
-        if told is not None and is_current(told, latest):
-            break
+        found, etag = _read_pointer(objects, model_id)
+        state = _model_state(model_id)  # Read after the pointer, so that it is at least as new.
+        if state is None:
+            return None
+        latest = _latest(objects, state)
+        body = json.dumps(asdict(latest), indent=1).encode()
         try:
-            text = json.dumps(asdict(latest), indent=1)
-            objects.replace(pointer_key(model_id), text.encode(), etag=etag)
-            break
+            if body != found:
+                objects.replace(pointer_key(model_id), body, etag=etag)
         except PreconditionFailed:
             continue
-    else:
-        raise TemporarilyUnavailable(f"{pointer_key(model_id)} is being written by many at once")
-    record_pointer(model_id, latest.number)
-    return latest
+        record_pointer(model_id, _digest(state))
+        return latest
+    raise TemporarilyUnavailable(f"{pointer_key(model_id)} is being written by many at once")
 
 
 def try_write_pointer(objects: Objects, model_id: int) -> str:
-    """`write_pointer` for who has done the work already and must not fail any more: why it could not be
-    told, in words; empty if it was. The next sweep tells what is not told."""
+    """Call `write_pointer` after work that is done and must not fail any more.
+
+    Returns
+    -------
+    str
+        Why the pointer was not written, and will be by the next sweep; empty if it was.
+    """
     try:
         write_pointer(objects, model_id)
     except (AggregationError, DatabaseError, OSError) as error:
-        return f"latest.json of model {model_id} is written by the next sweep, for now: {error}"
+        return f"latest.json of model {model_id} was not written; the next sweep writes it: {error}"
     return ""
 
 
-def invalidate_pointer(model_id: int) -> None:
-    """Have the next sweep look whether a model's `latest.json` is right: somebody trained from what the
-    database does not know, as a pointer tells that is from before the database was restored."""
+def record_pointer(model_id: int, digest: str) -> None:
+    """Record what a model's pointer says."""
     with translate_database_errors():
-        FederatedModel.objects.filter(pk=model_id).update(pointer_number=None)
+        FederatedModel.objects.filter(pk=model_id).update(pointer_digest=digest)
+
+
+def invalidate_pointer(model_id: int) -> None:
+    """Let the next sweep compare a model's pointer with the database, as after a restore."""
+    record_pointer(model_id, "")
 
 
 def stale_pointers() -> list[int]:
-    """Ids of the models whose `latest.json` is not known to tell their latest weights."""
+    """Return the ids of the models whose pointer is not known to be up to date."""
+    with translate_database_errors():
+        return [
+            state["pk"]
+            for state in _states(FederatedModel.objects.order_by("pk"))
+            if state["key"] is not None and state["pointer_digest"] != _digest(state)
+        ]
+
+
+#: The settings of a model that its pointer states.
+_SETTINGS = {
+    "update_kind": "update_kind",
+    "rule": "aggregator",
+    "rule_args": "aggregator_args",
+    "requirement": "requirement",
+    "requirement_args": "requirement_args",
+    "max_num_examples": "max_num_examples",
+    "furthest_base_agg": "furthest_base_agg",
+}
+
+
+def _model_state(model_id: int) -> dict[str, Any] | None:
+    """Return what the database says about a model's latest weights and settings."""
+    with translate_database_errors():
+        state = next(iter(_states(FederatedModel.objects.filter(pk=model_id))), None)
+    if state is None:
+        raise UnknownModel(f"there is no federated model with id {model_id}")
+    return state if state["key"] is not None else None
+
+
+def _states(models: QuerySet[FederatedModel]) -> list[dict[str, Any]]:
     latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
-    numbered = FederatedModel.objects.annotate(
-        latest=Coalesce(Subquery(latest.values("number")[:1]), 0, output_field=IntegerField())
+    rows = models.values(
+        "pk",
+        "pointer_digest",
+        *_SETTINGS.values(),
+        aggregate_id=Subquery(latest.values("pk")[:1]),
+        number=Subquery(latest.values("number")[:1]),
+        result=Subquery(latest.values("result")[:1]),
+        created=Subquery(latest.values("created_on")[:1]),
+        initial=F("current_artifact__values"),
+        initial_created=F("current_artifact__created_on"),
     )
-    has_weights = Q(latest__gt=0) | Q(current_artifact__isnull=False)
-    untold = numbered.filter(has_weights).filter(
-        Q(pointer_number=None) | Q(pointer_number__lt=F("latest"))
-    )
-    with translate_database_errors():
-        return list(untold.order_by("pk").values_list("pk", flat=True))
+    return [_state(row) for row in rows]
 
 
-def _read(objects: Objects, model_id: int) -> Latest | None:
-    """The latest weights, as the database has them."""
-    with translate_database_errors():
-        model = (
-            FederatedModel.objects.select_related("current_artifact").filter(pk=model_id).first()
-        )
-        if model is None:
-            raise UnknownModel(f"there is no federated model with id {model_id}")
-        aggregate = model.aggregates.order_by("-number").first()
-    if aggregate:
-        key, since = str(aggregate.result.name), aggregate.created_on
-    elif model.current_artifact:
-        key, since = str(model.current_artifact.values.name), model.current_artifact.created_on
-    else:
-        return None
+def _state(row: Mapping[str, Any]) -> dict[str, Any]:
+    has_aggregate = row["aggregate_id"] is not None
+    created: datetime | None = row["created"] if has_aggregate else row["initial_created"]
+    return {
+        "pk": row["pk"],
+        "pointer_digest": row["pointer_digest"],
+        "aggregate_id": row["aggregate_id"],
+        "number": row["number"] or 0,
+        "key": row["result"] if has_aggregate else row["initial"],
+        "published_on": created.isoformat() if created else "",
+        "max_update_bytes": settings.MAX_UPDATE_BYTES,
+        **{name: row[column] for name, column in _SETTINGS.items()},
+    }
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    stated = {name: value for name, value in state.items() if name != "pointer_digest"}
+    return sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+
+
+def _latest(objects: Objects, state: Mapping[str, Any]) -> Latest:
+    stated = {name: value for name, value in state.items() if name not in ("pk", "pointer_digest")}
+    stored = objects.stat(state["key"])
     return Latest(
-        model_id=model_id,
-        aggregate_id=aggregate.pk if aggregate else None,
-        number=aggregate.number if aggregate else 0,
-        key=key,
-        etag=objects.stat(key).etag,
-        published_on=since.isoformat(),
-        update_kind=model.update_kind,
-        rule=model.aggregator,
-        rule_args=model.aggregator_args,
-        requirement=model.requirement,
-        requirement_args=model.requirement_args,
-        max_num_examples=model.max_num_examples,
-        furthest_base_agg=model.furthest_base_agg,
-        max_update_bytes=settings.MAX_UPDATE_BYTES,
+        model_id=state["pk"],
+        etag=stored.etag,
+        dtypes=_dtypes(objects, state["key"], stored),
+        **stated,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PointerRecord:
-    """What a pointer that was found says: whose number it gives, and which weights."""
-
-    number: int
-    aggregate_id: int
-    key: str
+def _dtypes(objects: Objects, key: str, stored: StoredObject) -> list[str] | None:
+    if format_of(key) == "json":
+        return None
+    layout = stored_layout(objects, key, stored)
+    return sorted({DTYPE_NAMES[tensor.dtype] for tensor in layout.tensors})
 
 
-def _told(objects: Objects, key: str) -> tuple[PointerRecord | None, str]:
-    """What the pointer tells of an aggregate, and its ETag; nothing where it is missing or no pointer."""
+def _read_pointer(objects: Objects, model_id: int) -> tuple[bytes, str]:
+    """Return the bytes and the ETag of what is in the pointer's place; no bytes if it is too large."""
     try:
-        etag = objects.stat(key).etag
+        etag = objects.stat(pointer_key(model_id)).etag
     except ObjectMissing:
-        return None, ""
+        return b"", ""
     try:
-        body, _ = read_small(objects, key, etag=etag, max_bytes=MAX_BYTES)
-        found = json.loads(body)
-        told = PointerRecord(**{each: found[each] for each in ("number", "aggregate_id", "key")})
-    except UpdateRejected:  # Replaced since, which the write will find out; or much too large.
-        return None, etag
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None, etag
-    return (told if type(told.number) is int else None), etag
-
-
-def is_current(told: PointerRecord, latest: Latest) -> bool:
-    """Whether what is told is the model's latest aggregate, or one that came after it was looked up."""
-    if told.number < latest.number or told.number < 1:
-        return False
-    with translate_database_errors():
-        aggregates = ModelAggregate.objects.filter(federated_model=latest.model_id)
-        known = aggregates.filter(number=told.number).values_list("pk", "result").first()
-    return known == (told.aggregate_id, told.key)
-
-
-def record_pointer(model_id: int, number: int) -> None:
-    """Record the number that a model's pointer has at least; it never goes down here."""
-    behind = Q(pointer_number=None) | Q(pointer_number__lt=number)
-    with translate_database_errors():
-        FederatedModel.objects.filter(behind, pk=model_id).update(pointer_number=number)
+        return read_small(objects, pointer_key(model_id), etag=etag, max_bytes=MAX_BYTES)
+    except UpdateRejected:  # It is too large, or was replaced meanwhile.
+        return b"", etag

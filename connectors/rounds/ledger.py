@@ -399,6 +399,7 @@ def _claimed(update: ModelUpdate, cap: int | None) -> ClaimedUpdate:
         location=str(update.data.name),
         size=update.size,
         etag=update.etag,
+        version=update.version_id,
     )
 
 

@@ -145,9 +145,7 @@ def ready_updates(model: FederatedModel, latest: int) -> QuerySet[ModelUpdate]:
     latest : int
         Number of the latest aggregate; 0 before the first, as for an update without a base.
     """
-    newest_first = Window(
-        RowNumber(), partition_by="client", order_by=["-uploaded_on", "-data", "-pk"]
-    )
+    newest_first = Window(RowNumber(), partition_by="client", order_by=["-uploaded_on", "-pk"])
     pending = pending_updates(model).filter(~_stale(model, latest))
     return pending.annotate(rank=newest_first).filter(rank=1).order_by("client_id")
 

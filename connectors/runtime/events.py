@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -32,6 +33,9 @@ class Upload:
         The version's id; empty in a bucket without versions.
     size : int or None
         In bytes, as the event claims.
+    event_time : datetime or None
+        When S3 stored the object: to the millisecond in S3's notifications, to the second in
+        EventBridge's events.
     """
 
     bucket: str
@@ -39,6 +43,7 @@ class Upload:
     etag: str
     version: str
     size: int | None
+    event_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def _requests(event: Mapping[str, Any]) -> Iterator[Request]:
         for record in event["Records"]:
             yield _s3_record(record)
     elif event.get("detail-type") == "Object Created" and event.get("source") == "aws.s3":
-        yield _eventbridge_object(event["detail"])
+        yield _eventbridge_object(event)
     elif event.get("detail-type") == "Scheduled Event":
         yield _schedule(event.get("detail") or {})
     else:
@@ -137,11 +142,13 @@ def _s3_record(record: Mapping[str, Any]) -> Upload:
         etag=stored.get("eTag", ""),
         version=stored.get("versionId") or "",
         size=stored.get("size"),
+        time=record.get("eventTime"),
     )
 
 
-def _eventbridge_object(detail: Mapping[str, Any]) -> Upload:
+def _eventbridge_object(event: Mapping[str, Any]) -> Upload:
     """An "Object Created" event: its key is not encoded."""
+    detail = event["detail"]
     stored = detail["object"]
     return _upload(
         bucket=detail["bucket"]["name"],
@@ -149,17 +156,36 @@ def _eventbridge_object(detail: Mapping[str, Any]) -> Upload:
         etag=stored.get("etag", ""),
         version=stored.get("version-id") or "",
         size=stored.get("size"),
+        time=event.get("time"),
     )
 
 
-def _upload(*, bucket: Any, key: Any, etag: Any, version: Any, size: Any) -> Upload:
+def _upload(*, bucket: Any, key: Any, etag: Any, version: Any, size: Any, time: Any) -> Upload:
     """An upload, if what is told of it has the types that S3 tells it with."""
     for told in (bucket, key, etag, version):
         if not isinstance(told, str):
             raise UnknownEvent(f"expected a text in an upload's event, got {quoted(told)}")
     if size is not None and (type(size) is not int or not 0 <= size <= MAX_SIZE):
         raise UnknownEvent(f"expected a size in bytes, got {quoted(size)}")
-    return Upload(bucket=bucket, key=key, etag=etag.strip('"'), version=version, size=size)
+    return Upload(
+        bucket=bucket,
+        key=key,
+        etag=etag.strip('"'),
+        version=version,
+        size=size,
+        event_time=_event_time(time),
+    )
+
+
+def _event_time(text: Any) -> datetime | None:
+    """Return the time of an event; None if it has none."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnknownEvent(f"expected a time in ISO 8601, got {quoted(text)}") from error
 
 
 #: More bytes than an object can have, and as many as a database can count.

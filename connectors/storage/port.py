@@ -26,6 +26,8 @@ class StoredObject:
     etag : str
         Changes when the object is written again.
     uploaded_on : datetime
+    version : str
+        Empty if storage keeps no versions.
     metadata : mapping
         The uploader's own metadata, by lower-case name.
     """
@@ -33,6 +35,7 @@ class StoredObject:
     size: int
     etag: str
     uploaded_on: datetime
+    version: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,6 +107,11 @@ class Objects(Protocol):
         """Delete an object or end an unfinished upload; do nothing if it is already gone."""
 
 
+def known_version(version_id: str) -> str:
+    """Return a version that stays: "null", in a bucket without versioning, is overwritten."""
+    return "" if version_id == "null" else version_id
+
+
 def read_small(
     objects: Objects, key: str, *, etag: str = "", version: str = "", max_bytes: int
 ) -> tuple[bytes, str]:
@@ -139,8 +147,8 @@ def copy_to_sink(source: ByteSource, sink: ResultSink) -> str:
     return sink.location
 
 
-def stored_layout(objects: Objects, key: str) -> TensorLayout:
-    """Return the layout of weights of our own.
+def stored_layout(objects: Objects, key: str, stored: StoredObject | None = None) -> TensorLayout:
+    """Return the layout of weights of our own; ``stored`` saves asking for their metadata.
 
     Raises
     ------
@@ -148,6 +156,6 @@ def stored_layout(objects: Objects, key: str) -> TensorLayout:
     UpdateRejected
         If the object is not well formed.
     """
-    stored = objects.stat(key)
+    stored = stored or objects.stat(key)
     source = objects.source(key, size=stored.size, etag=stored.etag)
     return peek_layout(source, format_of(key), trusted=True)

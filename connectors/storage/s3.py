@@ -19,7 +19,7 @@ from connectors.errors import (
     translate_s3_read_errors,
     unreadable_object,
 )
-from connectors.storage.port import Orphan, PreconditionFailed, StoredObject
+from connectors.storage.port import Orphan, PreconditionFailed, StoredObject, known_version
 from connectors.storage.retries import retry_if_unavailable
 from connectors.storage.s3_sink import S3Sink
 
@@ -52,6 +52,7 @@ class S3Objects:
             size=head["ContentLength"],
             etag=head["ETag"].strip('"'),
             uploaded_on=head["LastModified"],
+            version=known_version(head.get("VersionId", "")),
             metadata={name.lower(): value for name, value in head["Metadata"].items()},
         )
 

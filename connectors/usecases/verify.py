@@ -6,12 +6,14 @@ from typing import Any
 
 from aggregation.counts import capped_examples
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
-from aggregation.errors import AggregationError, UpdateRejected
+from aggregation.errors import AggregationError, ObjectMissing, UpdateRejected
 from aggregation.formats import Spool
+from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
+from connectors.errors import ServiceRefused
 from connectors.rounds.selectors import UpdateStatus
 from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
@@ -86,7 +88,9 @@ def _replaced(model_data: DjangoModelDataConnector, used: list[ModelUpdate]) -> 
     others = []
     for update in used:
         try:
-            model_data.objects.stat(str(update.data.name), etag=update.etag)
+            model_data.objects.stat(
+                str(update.data.name), etag=update.etag, version=update.version_id
+            )
         except UpdateRejected:
             others.append(update.pk)
     return f"; the objects of updates {others} are not those seen at the door" if others else ""
@@ -143,15 +147,22 @@ def _opened(
 ) -> list[Weights]:
     """The updates, opened; all of them, or the aggregate cannot be verified.
 
-    Whether an object is still the one that was seen at the door is not asked: if the bytes that come of
-    it are the aggregate's, it was, also in a copy of the bucket, where all ETags differ.
+    The version that intake saw is read if it is there. Otherwise the key's object is: in a copy of the
+    bucket versions and ETags differ, and if the result has the aggregate's bytes, so had the update.
     """
 
     def opener(update: ModelUpdate) -> Opener:
         key = str(update.data.name)
-        return lambda expected_layout, share: model_data.open(
-            key, expected_layout=expected_layout, spool=share
-        )
+
+        def open_version(expected_layout: TensorLayout | None, share: Spool | None) -> Weights:
+            version = update.version_id
+            if version and not _has_version(model_data, key, version):
+                version = ""
+            return model_data.open(
+                key, version=version, expected_layout=expected_layout, spool=share
+            )
+
+        return open_version
 
     openers = {update.pk: opener(update) for update in used}
     expected_layout = parent.layout if parent else None
@@ -160,6 +171,14 @@ def _opened(
         why = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
         raise NotVerifiable(f"its updates are not there any more: {why or 'none is known'}")
     return list(opened.values())
+
+
+def _has_version(model_data: DjangoModelDataConnector, key: str, version: str) -> bool:
+    try:
+        model_data.objects.stat(key, version=version)
+    except (ObjectMissing, ServiceRefused):  # S3 may refuse to say that a version does not exist.
+        return False
+    return True
 
 
 class ComparingSink:

@@ -167,6 +167,7 @@ class DjangoAggConnector(BaseAggConnector):
             update.location,
             size=update.size,
             etag=update.etag,
+            version=update.version,
             expected_layout=expected_layout,
             spool=spool,
         )

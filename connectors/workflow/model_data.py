@@ -56,6 +56,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         *,
         size: int | None = None,
         etag: str = "",
+        version: str = "",
         expected_layout: TensorLayout | None = None,
         spool: Spool | None,
         trusted: bool = False,
@@ -65,8 +66,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         Parameters
         ----------
         key : str
-        size, etag
-            As they were when the object was first seen; asked of storage where they are not known.
+        size, etag, version
+            As they were when the object was first seen; size and ETag are asked of storage where they
+            are not known.
         expected_layout : TensorLayout, optional
             The model's, for formats that do not tell dtypes.
         spool : Spool or None
@@ -81,9 +83,9 @@ class DjangoModelDataConnector(BaseModelDataConnector):
             If the object is missing, replaced, or not a well-formed weights object.
         """
         if size is None or not etag:
-            seen = self.objects.stat(key, etag=etag)
+            seen = self.objects.stat(key, etag=etag, version=version)
             size, etag = seen.size, seen.etag
-        source = self.objects.source(key, size=size, etag=etag)
+        source = self.objects.source(key, size=size, etag=etag, version=version)
         return open_weights(
             source, format_of(key), expected_layout=expected_layout, spool=spool, trusted=trusted
         )
@@ -102,7 +104,12 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         """Open the object of an update, which must be the one seen at the door."""
         key = str(update.data.name)
         return self.open(
-            key, size=update.size, etag=update.etag, expected_layout=expected_layout, spool=spool
+            key,
+            size=update.size,
+            etag=update.etag,
+            version=update.version_id,
+            expected_layout=expected_layout,
+            spool=spool,
         )
 
     def load(

@@ -46,9 +46,15 @@ def storage_page() -> str:
                     "id of the aggregate it was trained from",
                     "the initial model",
                 ],
+                [
+                    "`update-kind`",
+                    "`weights` or `differences`, as the model expects",
+                    "not checked",
+                ],
             ],
         ),
-        "In S3's headers each name begins with `x-amz-meta-`.",
+        "In S3's headers each name begins with `x-amz-meta-`. An update whose metadata have a name that "
+        "resembles one of these, such as `num_examples`, is rejected. Other names are ignored.",
         "## Formats",
         "The extension of the name is the format: "
         + ", ".join(f"`.{name}`" for name in FORMATS)

@@ -23,6 +23,11 @@ class ModelAggregate(models.Model):
     number = models.PositiveIntegerField(help_text="Number of its round; the first is 1.")
     result = models.FileField(upload_to="aggregates", max_length=1024)
     validation_score = models.FloatField(null=True, blank=True)
+    score_state = models.JSONField(
+        null=True,
+        editable=False,
+        help_text="What the score averages: the metric, the cap of examples and the sum of weights.",
+    )
     event_pending = models.DateTimeField(
         null=True,
         editable=False,

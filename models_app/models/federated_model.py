@@ -89,8 +89,8 @@ class FederatedModel(models.Model):
         validators=[MinValueValidator(0)],
         help_text="An aggregate that scores worse than its parent by more than this is not published.",
     )
-    pointer_number = models.PositiveIntegerField(
-        null=True, editable=False, help_text="latest.json names this aggregate, or a later one."
+    pointer_digest = models.CharField(
+        max_length=64, blank=True, editable=False, help_text="Of what latest.json says."
     )
     allow_aggregation = models.BooleanField(default=True, help_text="Unset: the model is paused.")
     pause_reason = models.TextField(blank=True, editable=False)

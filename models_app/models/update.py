@@ -67,7 +67,14 @@ class ModelUpdate(models.Model):
     )
     size = models.PositiveBigIntegerField(null=True, blank=True)
     etag = models.CharField(max_length=255, blank=True)
-    storage_version = models.CharField(max_length=255, blank=True)
+    storage_version = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="The version or ETag in its event.",
+    )
+    version_id = models.CharField(
+        max_length=255, blank=True, help_text="The version that is read; empty without versioning."
+    )
     uploaded_on = models.DateTimeField(
         default=timezone.now,
         help_text="When the object was stored: a round takes the newest update of a client.",

@@ -88,7 +88,7 @@ from django.db.models.signals import pre_save
 from models_app.models import pause_changes
 
 def paused_meanwhile(**_):
-    FederatedModel.objects.update(failed_rounds=3, pointer_number=7, **pause_changes("3 failed", now))
+    FederatedModel.objects.update(failed_rounds=3, pointer_digest="7", **pause_changes("3 failed", now))
 
 pre_save.connect(paused_meanwhile, sender=FederatedModel)
 form = {
@@ -98,7 +98,7 @@ form = {
 answer = browser.post(reverse("admin:models_app_federatedmodel_change", args=[model.pk]), form)
 after = FederatedModel.objects.get()
 print(answer.status_code, after.name, after.score_metric, after.clients.count())
-print(after.allow_aggregation, after.pause_reason, after.failed_rounds, after.pointer_number)
+print(after.allow_aggregation, after.pause_reason, after.failed_rounds, after.pointer_digest)
 print(after.last_modified > model.last_modified)
 """
 

@@ -1,4 +1,4 @@
-"""`latest.json`: what a client reads instead of the database."""
+"""`latest.json`: it follows the database, whoever writes it, and states the settings of the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import safetensors.numpy
+from django.conf import settings
 from django.core.management import call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from aggregation.errors import TemporarilyUnavailable
@@ -42,8 +45,8 @@ def objects() -> Objects:
 
 
 def pointer(model: FederatedModel) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(get(pointer_key(model.pk)))
-    return told
+    content: dict[str, Any] = json.loads(get(pointer_key(model.pk)))
+    return content
 
 
 def with_aggregate(**fields: Any) -> FederatedModel:
@@ -57,39 +60,39 @@ def publish(model: FederatedModel, value: float = 1.0) -> None:
     assert invoke(scheduled(model))["status"] == "published"
 
 
-def test_a_published_round_tells_its_aggregate() -> None:
-    """After a round, the pointer names the aggregate, its number, its key and the ETag of its bytes."""
+def test_a_published_round_writes_the_pointer() -> None:
+    """It names the aggregate, its number, its key and the ETag of its bytes."""
     model = with_aggregate()
     aggregate = model.aggregates.get()
-    told = pointer(model)
-    assert told["aggregate_id"] == aggregate.pk
-    assert (told["number"], told["key"], told["schema"]) == (1, aggregate.result.name, 1)
-    assert told["etag"] == put(told["key"], get(told["key"]))
+    content = pointer(model)
+    assert content["aggregate_id"] == aggregate.pk
+    assert (content["number"], content["key"], content["schema"]) == (1, aggregate.result.name, 1)
+    assert content["etag"] == put(content["key"], get(content["key"]))
 
 
-def test_a_model_without_rounds_tells_its_initial_weights(objects: Objects) -> None:
-    """Before the first round, the pointer names the initial model as number 0 without an aggregate."""
+def test_before_the_first_round_the_pointer_names_the_initial_model(objects: Objects) -> None:
+    """The initial model has number 0 and no aggregate id."""
     model = make_model(1, initial=filled(0.5))
     assert stale_pointers() == [model.pk]
     invoke(payload("schedule-sweep"))
-    told = pointer(model)
-    assert (told["number"], told["aggregate_id"]) == (0, None)
+    content = pointer(model)
+    assert (content["number"], content["aggregate_id"]) == (0, None)
     assert model.current_artifact
-    assert told["key"] == model.current_artifact.values.name
+    assert content["key"] == model.current_artifact.values.name
     assert stale_pointers() == []
 
 
-def test_a_model_without_any_weights_tells_nothing(objects: Objects) -> None:
-    """Where there is nothing to train from there is no pointer, and no sweep looks for one."""
+def test_a_model_without_weights_has_no_pointer(objects: Objects) -> None:
+    """There is nothing to train from, and no sweep tries to write one."""
     model = make_model(1)
     assert write_pointer(objects, model.pk) is None
     assert stale_pointers() == []
 
 
-def test_a_pointer_that_was_not_written_is_written_by_the_sweep(
+def test_the_sweep_writes_a_pointer_that_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A function that dies between publishing and telling leaves the telling to the next sweep."""
+    """A function that dies between publishing and writing the pointer leaves it to the next sweep."""
     with monkeypatch.context() as patch:
         patch.setattr("connectors.usecases.after_round.write_pointer", lambda *_: 1 / 0)
         model = with_aggregate()
@@ -99,7 +102,7 @@ def test_a_pointer_that_was_not_written_is_written_by_the_sweep(
     assert stale_pointers() == []
 
 
-def test_what_is_done_does_not_fail_by_its_pointer(
+def test_a_command_does_not_fail_because_of_the_pointer(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command that could not write the pointer says so; the next sweep writes it."""
@@ -111,7 +114,7 @@ def test_what_is_done_does_not_fail_by_its_pointer(
     with monkeypatch.context() as patch:
         patch.setattr(latest, "write_pointer", unreachable)
         call_command("run_round", str(model.pk), stdout=StringIO(), stderr=err)
-    assert "is written by the next sweep, for now: storage is away" in err.getvalue()
+    assert "was not written; the next sweep writes it: storage is away" in err.getvalue()
     assert stale_pointers() == [model.pk]
     call_command("sweep", stdout=StringIO())
     assert pointer(model)["number"] == 1
@@ -121,8 +124,8 @@ def unreachable(*_: Any) -> None:
     raise TemporarilyUnavailable("storage is away")
 
 
-def test_the_sweep_by_hand_tells_what_was_not_told() -> None:
-    """`manage.py sweep` writes the pointers that are missing; with --dry-run it only says so."""
+def test_the_sweep_command_writes_missing_pointers() -> None:
+    """With --dry-run it only says so."""
     model = make_model(1, initial=filled(0.5))
     call_command("sweep", "--dry-run")
     assert stale_pointers() == [model.pk]
@@ -130,24 +133,35 @@ def test_the_sweep_by_hand_tells_what_was_not_told() -> None:
     assert pointer(model)["number"] == 0
 
 
-def test_who_comes_late_does_not_turn_the_pointer_back(
+def test_a_slow_writer_does_not_restore_an_older_pointer(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write that was prepared for an older aggregate loses to the newer one that is there."""
-    from connectors.publication import pointer as latest
+    """A writer that has read the database before a newer pointer was written must read it again."""
+    from connectors.publication import pointer as module
 
     model = with_aggregate()
-    old = latest._read(objects, model.pk)
-    publish(model, 2.0)
-    monkeypatch.setattr(latest, "_read", lambda *_: old)
-    write_pointer(objects, model.pk)
+    read_pointer, read_state = module._read_pointer, module._model_state
+    states: list[Any] = []
+
+    def slow_read(model_id: int) -> Any:
+        states.append(read_state(model_id))
+        if len(states) == 1:  # Meanwhile, another writer publishes and writes the pointer.
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "_model_state", read_state)
+                publish(model, 2.0)
+        return states[-1]
+
+    put(pointer_key(model.pk), b"{}")
+    monkeypatch.setattr(module, "_model_state", slow_read)
+    assert read_pointer(objects, model.pk)
+    assert write_pointer(objects, model.pk)
+    assert [state["number"] for state in states] == [1, 2]
     assert pointer(model)["number"] == 2
-    model.refresh_from_db()
-    assert model.pointer_number == 2
+    assert stale_pointers() == []
 
 
-def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects) -> None:
-    """Between reading and writing another may write: the loser reads again, and both agree."""
+def test_a_writer_that_was_overtaken_tries_again(objects: Objects) -> None:
+    """If another writes between reading and writing, the loser reads again, and both agree."""
     from connectors.publication import pointer as latest
 
     model = with_aggregate()
@@ -157,7 +171,7 @@ def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects
     newer, raced = get(key), []
 
     class Racing:
-        """Storage in which somebody writes the newer pointer just before the first write."""
+        """Storage in which another writer publishes just before the first write."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(objects, name)
@@ -174,19 +188,19 @@ def test_a_write_that_was_outrun_is_tried_against_what_is_there(objects: Objects
     assert pointer(model)["number"] == 2
 
 
-def from_before(model: FederatedModel, **told: Any) -> None:
-    """The pointer is one that another database had written to the same bucket."""
-    body = pointer(model) | {"number": 50, "aggregate_id": 10**6, "key": "aggregates/x"} | told
+def write_foreign_pointer(model: FederatedModel, **fields: Any) -> None:
+    """Replace the pointer by one that another database has written to the same bucket."""
+    body = pointer(model) | {"number": 50, "aggregate_id": 10**6, "key": "aggregates/x"} | fields
     put(pointer_key(model.pk), json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"number": 10**30}, {"number": 1}, {"aggregate_id": None}, {"aggregate_id": [1]}]
+    "fields", [{}, {"number": 10**30}, {"number": 1}, {"aggregate_id": None}, {"aggregate_id": [1]}]
 )
-def test_a_number_that_the_database_does_not_know_is_not_believed(told: Any) -> None:
-    """A pointer left in the bucket by another database gives way, however high its number is."""
+def test_a_pointer_of_another_database_is_replaced(fields: Any) -> None:
+    """However high its number is, and whatever its fields contain."""
     model = with_aggregate()
-    from_before(model, **told)
+    write_foreign_pointer(model, **fields)
     write_pointer(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
     aggregate, now = model.aggregates.get(), pointer(model)
     assert (now["number"], now["aggregate_id"]) == (1, aggregate.pk)
@@ -194,17 +208,19 @@ def test_a_number_that_the_database_does_not_know_is_not_believed(told: Any) -> 
 
 
 @pytest.mark.parametrize("field", ["aggregate_id", "key"])
-def test_a_number_is_that_of_its_own_aggregate(objects: Objects, field: str) -> None:
-    """The number of the model's latest aggregate with another's id, or another's weights, gives way."""
+def test_a_pointer_with_one_wrong_field_is_replaced(objects: Objects, field: str) -> None:
+    """The right number with another aggregate's id or key is not enough."""
     model = with_aggregate()
     right = pointer(model)
-    from_before(model, **{**right, field: 10**6 if field == "aggregate_id" else "aggregates/x"})
+    write_foreign_pointer(
+        model, **{**right, field: 10**6 if field == "aggregate_id" else "aggregates/x"}
+    )
     write_pointer(objects, model.pk)
     assert pointer(model) == right
 
 
-def test_the_number_of_another_model_is_not_believed(objects: Objects) -> None:
-    """What is told must be an aggregate of this model."""
+def test_the_pointer_of_another_model_is_replaced(objects: Objects) -> None:
+    """A pointer must name an aggregate of its own model."""
     model, other = with_aggregate(), with_aggregate()
     publish(other, 2.0)
     put(pointer_key(model.pk), get(pointer_key(other.pk)))
@@ -212,11 +228,10 @@ def test_the_number_of_another_model_is_not_believed(objects: Objects) -> None:
     assert pointer(model)["aggregate_id"] == model.aggregates.get().pk
 
 
-def test_after_a_restore_the_pointer_is_put_right_by_the_sweep() -> None:
-    """The database says that its latest is told, while the pointer is ahead: the first update that is
-    refused for its unknown base has the next sweep look."""
+def test_after_a_restore_the_sweep_corrects_the_pointer() -> None:
+    """The first update that is rejected for an unknown base lets the next sweep compare them."""
     model = with_aggregate()
-    from_before(model)
+    write_foreign_pointer(model)
     assert stale_pointers() == []
     body = safetensors.numpy.save(filled(1.0))
     key = f"updates/{model.pk}/{client_id(1)}/a.safetensors"
@@ -229,32 +244,86 @@ def test_after_a_restore_the_pointer_is_put_right_by_the_sweep() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b"\xff", b'{"number": "7"}', b"[" * 70_000])
-def test_a_pointer_that_is_none_is_replaced(objects: Objects, body: bytes) -> None:
-    """Whatever else is found at the pointer's place gives way to a pointer."""
+def test_an_object_that_is_no_pointer_is_replaced(objects: Objects, body: bytes) -> None:
+    """Whatever object has the pointer's key is replaced."""
     model = with_aggregate()
     put(pointer_key(model.pk), body)
     write_pointer(objects, model.pk)
     assert pointer(model)["number"] == 1
 
 
-def test_the_pointer_is_no_leftover(objects: Objects) -> None:
-    """No aggregate names the pointer, and still nobody collects it."""
+def test_the_pointer_states_what_the_model_expects(objects: Objects) -> None:
+    """A client learns from it what to send, and under which conditions it counts."""
+    model = with_aggregate(
+        aggregator="trimmed_mean",
+        aggregator_args={"beta": 0.1},
+        requirement="require_x_updates",
+        requirement_args=[1],
+        max_num_examples=100,
+        furthest_base_agg=3,
+    )
+    assert pointer(model) == {
+        **pointer(model),
+        "update_kind": "weights",
+        "dtypes": ["F32"],
+        "rule": "trimmed_mean",
+        "rule_args": {"beta": 0.1},
+        "requirement": "require_x_updates",
+        "requirement_args": [1],
+        "max_num_examples": 100,
+        "furthest_base_agg": 3,
+        "max_update_bytes": settings.MAX_UPDATE_BYTES,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "value"),
+    [
+        ("aggregator", "rule", "coordinate_median"),
+        ("requirement", "requirement", "all_clients"),
+        ("update_kind", "update_kind", "differences"),
+        ("max_num_examples", "max_num_examples", 5),
+        ("furthest_base_agg", "furthest_base_agg", 2),
+    ],
+)
+def test_changed_settings_make_the_pointer_stale(field: str, name: str, value: Any) -> None:
+    """However a setting is changed, the next sweep writes it into the pointer."""
+    model = with_aggregate()
+    assert stale_pointers() == []
+    FederatedModel.objects.filter(pk=model.pk).update(**{field: value})
+    assert stale_pointers() == [model.pk]
+    invoke(payload("schedule-sweep"))
+    assert pointer(model)[name] == value
+    assert stale_pointers() == []
+
+
+def test_stale_pointers_are_found_in_one_statement() -> None:
+    """The number of statements depends neither on the number of models nor on their aggregates."""
+    for _ in range(3):
+        with_aggregate()
+    with CaptureQueriesContext(connection) as statements:
+        assert stale_pointers() == []
+    assert len(statements) == 1
+
+
+def test_the_pointer_is_not_garbage(objects: Objects) -> None:
+    """No aggregate names the pointer, and it is not collected."""
     model = with_aggregate()
     assert collect_garbage(objects, timezone.now() + timedelta(hours=2)) == []
     assert pointer(model)["number"] == 1
 
 
-def test_an_object_is_replaced_only_where_it_is_what_was_read(objects: Objects) -> None:
-    """S3 refuses a conditional write to a place that was empty, or was not, or holds other bytes."""
-    _outruns(objects)
+def test_an_object_is_replaced_only_if_it_is_the_one_that_was_read(objects: Objects) -> None:
+    """S3 refuses a conditional write if the object has appeared, is gone or has other bytes."""
+    _check_conditional_writes(objects)
 
 
-def test_a_file_is_replaced_only_where_it_is_what_was_read(tmp_path: Path) -> None:
-    """A directory refuses a conditional write just as S3 does."""
-    _outruns(FileObjects(tmp_path))
+def test_a_file_is_replaced_only_if_it_is_the_one_that_was_read(tmp_path: Path) -> None:
+    """A directory refuses a conditional write as S3 does."""
+    _check_conditional_writes(FileObjects(tmp_path))
 
 
-def _outruns(objects: Objects) -> None:
+def _check_conditional_writes(objects: Objects) -> None:
     key = "aggregates/9/latest.json"
     with pytest.raises(PreconditionFailed):
         objects.replace(key, b"0", etag="absent")
@@ -268,8 +337,8 @@ def _outruns(objects: Objects) -> None:
     assert objects.stat(key).size == 3
 
 
-def test_of_many_writers_to_a_directory_one_wins(tmp_path: Path) -> None:
-    """Of writers who all read the same, one writes and the others are told that they were outrun."""
+def test_one_of_many_writers_to_a_directory_succeeds(tmp_path: Path) -> None:
+    """Of eight writers that have read the same file, one writes and the others fail."""
     objects, start, won = FileObjects(tmp_path), Barrier(8), []
     objects.replace("a/latest.json", b"0", etag="")
     read = objects.stat("a/latest.json").etag

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,25 @@ PAYLOADS = {
 KEY = "updates/3/11111111-1111-4111-8111-111111111111"
 
 
-def upload(name: str, version: str) -> Upload:
+#: When the uploads were stored: EventBridge leaves the milliseconds out.
+TIME = datetime(2026, 11, 24, 8, 30, 0, 123000, tzinfo=UTC)
+
+
+def upload(name: str, version: str, time: datetime = TIME) -> Upload:
     return Upload(
         bucket="federated-updates",
         key=f"{KEY}/{name}",
         etag="7265f4d211b56873a381d321f586e4a9",
         version=version,
         size=1024,
+        event_time=time,
     )
 
 
 #: What each payload asks for.
 EXPECTED: dict[str, Any] = {
     "eventbridge-object-created": upload(
-        "round 1+2.safetensors", "IYV3p45BT0ac8hjHg1houSdS1a.Mro8e"
+        "round 1+2.safetensors", "IYV3p45BT0ac8hjHg1houSdS1a.Mro8e", TIME.replace(microsecond=0)
     ),
     "s3-put": upload("round-1.safetensors", "096fKKXTRTtl3on89fVO.nfljtsv6qko"),
     "s3-test-event": StorageTest(),
@@ -52,7 +58,7 @@ EXPECTED: dict[str, Any] = {
     "schedule-sweep": SweepRequest(),
     "schedule-sweep-scheduler": SweepRequest(),
     "sqs-eventbridge-object-created": upload(
-        "round 1+2.safetensors", "IYV3p45BT0ac8hjHg1houSdS1a.Mro8e"
+        "round 1+2.safetensors", "IYV3p45BT0ac8hjHg1houSdS1a.Mro8e", TIME.replace(microsecond=0)
     ),
     "sqs-model": RoundRequest(3),
     "sqs-s3-put": upload("round 1+2.safetensors", "096fKKXTRTtl3on89fVO.nfljtsv6qko"),
@@ -140,6 +146,9 @@ WRONG: list[tuple[str, tuple[Any, ...], Any]] = [
     ("s3-put", (*S3, "object", "eTag"), None),
     ("s3-put", (*S3, "object", "versionId"), 7),
     ("s3-put", (*S3, "object", "versionId"), ["7"]),
+    ("s3-put", ("Records", 0, "eventTime"), "yesterday"),
+    ("s3-put", ("Records", 0, "eventTime"), 1732437000),
+    ("s3-put", ("Records", 0, "eventTime"), "0001-01-01T00:00:00+14:00"),
     ("s3-put", (*S3, "object", "size"), "1024"),
     ("s3-put", (*S3, "object", "size"), -1),
     ("s3-put", (*S3, "object", "size"), 1.5),
