@@ -2,8 +2,8 @@
 
 The clients run in the interpreter that EXAMPLES_PYTHON names, which has the frameworks and nothing of the
 server: `make test-examples` installs it, and there every example must run. Without it they run in this one.
-Whoever reads the report must see which frameworks were there: an example whose framework is missing is
-compiled, and a test of its own says that it was not run.
+The report shows which frameworks were there: an example whose framework is missing is only compiled, by a
+test of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.factories import client_id, make_model
 
 ROOT = Path(__file__).parents[2]
 
-#: Example, and what it imports.
+#: Each example, and what it imports.
 EXAMPLES = {
     "numpy_client": ("numpy",),
     "sklearn_client": ("sklearn",),
@@ -33,50 +33,49 @@ EXAMPLES = {
     "lora_client": ("torch", "peft", "transformers"),
 }
 
-#: What the clients run in.
+#: The interpreter of the clients.
 PYTHON = os.environ.get("EXAMPLES_PYTHON", sys.executable)
 
-PATIENCE_SECONDS = 180
+TIMEOUT_SECONDS = 180
+
+#: How many modules `tests.examples.torch_modules` sends.
+MODULES = 8
+
+on_postgres = pytest.mark.parametrize("database", ["postgres"], indirect=True)
 
 
 @cache
 def importable() -> set[str]:
-    """Which of the frameworks the clients' interpreter has."""
+    """Return which of the frameworks the clients' interpreter has."""
     names = sorted({name for needed in EXAMPLES.values() for name in needed} | {"django"})
     code = "import sys, importlib.util as u; print(*filter(u.find_spec, sys.argv[1:]))"
-    said = subprocess.run([PYTHON, "-c", code, *names], capture_output=True, text=True, check=True)
-    return set(said.stdout.split())
+    done = subprocess.run([PYTHON, "-c", code, *names], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
 def missing(example: str) -> list[str]:
     return sorted(set(EXAMPLES[example]) - importable())
 
 
-HERE = [example for example in EXAMPLES if not missing(example)]
-AWAY = [example for example in EXAMPLES if missing(example)]
+INSTALLED = [example for example in EXAMPLES if not missing(example)]
+NOT_INSTALLED = [example for example in EXAMPLES if missing(example)]
 
 
-def run_round(example: str, model: FederatedModel, cloud: Cloud, clients: int = 2) -> list[str]:
+def run_round(module: str, model: FederatedModel, cloud: Cloud, clients: int = 2) -> list[str]:
     """Start a process for each client, and deliver what they upload until all have ended."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "client" / "src")])
     started = [
         subprocess.Popen(
-            [
-                PYTHON,
-                "-m",
-                f"examples.{example}",
-                cloud.bucket,
-                str(model.pk),
-                str(client_id(number)),
-            ],
+            [PYTHON, "-m", module, cloud.bucket, str(model.pk), str(client_id(n))],
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for number in range(1, clients + 1)
+        for n in range(1, clients + 1)
     ]
-    overdue = time.monotonic() + PATIENCE_SECONDS
+    overdue = time.monotonic() + TIMEOUT_SECONDS
     try:
         while any(process.poll() is None for process in started) and time.monotonic() < overdue:
             if not deliver(cloud):
@@ -92,13 +91,13 @@ def run_round(example: str, model: FederatedModel, cloud: Cloud, clients: int = 
 
 
 @pytest.mark.usefixtures("database")
-@pytest.mark.parametrize("database", ["postgres"], indirect=True)
-@pytest.mark.parametrize("example", HERE)
+@on_postgres
+@pytest.mark.parametrize("example", INSTALLED)
 def test_example_runs_two_rounds_and_the_model_learns(example: str, cloud: Cloud) -> None:
     """Two clients, each a process of its own, make two aggregates; both are scored, the second is good."""
     model = make_model(2, requirement="all_clients", score_metric="accuracy")
     for number in (1, 2):
-        printed = run_round(example, model, cloud)
+        printed = run_round(f"examples.{example}", model, cloud)
         assert all(f"the new aggregate is number {number}" in text for text in printed)
     assert [update.rejection_reason for update in model.model_updates.all()] == [""] * 4
     first, second = model.aggregates.order_by("number")
@@ -109,29 +108,40 @@ def test_example_runs_two_rounds_and_the_model_learns(example: str, cloud: Cloud
     assert {base for (base,) in based_on} == {first.pk}
 
 
-if AWAY:  # pytest reports a test without parameters as skipped.
+@pytest.mark.skipif("torch" not in importable(), reason="PyTorch is not installed")
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_torch_modules_come_back_as_they_were_sent(cloud: Cloud) -> None:
+    """Every tensor of their state_dicts survives the handler: dtype, shape and values."""
+    models = [make_model(1) for _ in range(MODULES)]
+    run_round("tests.examples.torch_modules", models[0], cloud, clients=1)
+    for model in models:
+        assert model.model_updates.get().rejection_reason == ""
 
-    @pytest.mark.parametrize("example", AWAY)
+
+if NOT_INSTALLED:  # pytest reports a test without parameters as skipped.
+
+    @pytest.mark.parametrize("example", NOT_INSTALLED)
     def test_example_is_ONLY_COMPILED_because_its_framework_is_not_installed(example: str) -> None:
-        """Its syntax is right; whether it runs is NOT known here."""
+        """The example's syntax is right; whether it runs is NOT known here."""
         source = (ROOT / "examples" / f"{example}.py").read_text()
         compile(source, f"{example}.py", "exec")
 
 
-@pytest.mark.skipif("EXAMPLES_PYTHON" not in os.environ, reason="`make test-examples` has them all")
-def test_every_framework_is_there_and_nothing_of_the_server() -> None:
-    """In the environment that is made for the examples none is left out, and Django is not needed."""
-    assert AWAY == []
+@pytest.mark.skipif("EXAMPLES_PYTHON" not in os.environ, reason="`make test-examples` sets it")
+def test_every_framework_is_installed_and_nothing_of_the_server() -> None:
+    """In the environment of the examples no framework is missing, and Django is not there."""
+    assert NOT_INSTALLED == []
     assert "django" not in importable()
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_is_under_sixty_lines(example: str) -> None:
-    """As short as the documentation promises."""
+    """The examples are as short as the documentation says."""
     assert len((ROOT / "examples" / f"{example}.py").read_text().splitlines()) < 60
 
 
 def test_every_example_is_tested() -> None:
-    """A new example comes with a line in the table above."""
+    """Each example has a line in the table above."""
     found = {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"}
     assert found == EXAMPLES.keys()

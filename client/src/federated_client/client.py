@@ -21,12 +21,12 @@ from .errors import (
     RoundOverdue,
     StorageUnreachable,
 )
-from .pointer import Latest, parse_pointer, pointer_key
+from .pointer import Latest, read_pointer
 from .scores import encode_score
 from .status import Status, describe, parse_status, status_key
 from .storage import Progress, Storage
 from .update import Update, prepare
-from .weights import FORMAT, Arrays, Weights, decode_with_layout, encode, layout_of_file
+from .weights import FORMAT, Arrays, Weights, as_arrays, decode_with_layout, encode, layout_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -69,33 +69,29 @@ class Client:
         NotThere
             If the model has no weights yet.
         """
-        key = pointer_key(self._model_id)
-        try:
-            return parse_pointer(self._storage.get(key, attempts=attempts), key)
-        except NotThere as error:
-            raise NotThere(
-                f"model {self._model_id} has no weights to train from: either there is no such model, "
-                "or its first round starts from the clients' own weights"
-            ) from error
-        except CredentialsInvalid:
-            raise
-        except AccessDenied as error:
-            raise AccessDenied(
-                f"{error}. S3 also answers this if the model has no weights yet, to clients that may "
-                "not list the bucket"
-            ) from error
+        return read_pointer(self._storage, self._model_id, attempts)
 
-    def fetch(self) -> Arrays:
+    def fetch(self, *, initial: Weights | None = None) -> Arrays:
         """Return the weights to train from, by name.
+
+        Parameters
+        ----------
+        initial : mapping of str to array, optional
+            Returned if the model has no weights yet: its first round starts from what the clients send.
 
         Raises
         ------
         NotThere
-            If the model has no weights yet.
+            If the model has no weights yet, and there are no initial ones.
         BadDownload
             If the object is not what it should be.
         """
-        base = self.latest()
+        try:
+            base = self.latest()
+        except NotThere:
+            if initial is None:
+                raise
+            return as_arrays(initial)
         weights, layout = decode_with_layout(self._storage.get(base.key, etag=base.etag), base.key)
         self.base, self._layout = base, layout
         return weights

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from .errors import BadDownload
+from .errors import AccessDenied, BadDownload, CredentialsInvalid, NotThere
+from .storage import Storage
 
 UPDATE_KINDS = ("weights", "differences")
 
@@ -58,9 +59,23 @@ class Latest:
     max_update_bytes: int | None = None
 
 
-def pointer_key(model_id: int) -> str:
-    """Return the key of a model's ``latest.json``."""
-    return f"aggregates/{model_id}/latest.json"
+def read_pointer(storage: Storage, model_id: int, attempts: int) -> Latest:
+    """Return the content of a model's ``latest.json``."""
+    key = f"aggregates/{model_id}/latest.json"
+    try:
+        return parse_pointer(storage.get(key, attempts=attempts), key)
+    except NotThere as error:
+        raise NotThere(
+            f"model {model_id} has no weights to train from: either there is no such model, or its "
+            "first round starts from the clients' own weights"
+        ) from error
+    except CredentialsInvalid:
+        raise
+    except AccessDenied as error:
+        raise AccessDenied(
+            f"{error}. S3 also answers this if the model has no weights yet, to clients that may not "
+            "list the bucket"
+        ) from error
 
 
 def parse_pointer(body: bytes, key: str) -> Latest:
