@@ -129,8 +129,12 @@ class Work:
     def _pass(self, updates: int, *, parent: bool, on_grid: bool = False) -> Pass:
         rows = updates + parent
         chunk = chunk_elements(self.layout, rows, self.memory_bytes, CELL if on_grid else 1)
-        ends = segment_ends(self.layout) if on_grid else part_ends(self.layout)
+        ends = segment_ends(self.layout, self._matrix_bytes) if on_grid else part_ends(self.layout)
         return Pass(rows=rows, chunks=pieces(ends, chunk), nbytes=rows * self.layout.nbytes)
+
+    @property
+    def _matrix_bytes(self) -> int:
+        return self.updates**2 * 8 if self.rule.needs_gram else self.updates * 8
 
     @cached_property
     def nbytes(self) -> int:

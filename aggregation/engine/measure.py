@@ -17,7 +17,7 @@ from aggregation.engine.passes import SLICE, Passes
 from aggregation.engine.plan import Checkpoint, Combination, Measuring
 from aggregation.engine.ranges import CELL, segment_ends
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
-from aggregation.rules import Selection, Statistics
+from aggregation.rules import Rule, Selection, Statistics
 from aggregation.rules.base import Float64s, Numbers
 
 #: Bytes of the cells' products that a thread computes at once. For few updates these are many cells,
@@ -60,7 +60,7 @@ def select(
     resume : Checkpoint, optional
         The last checkpoint of an earlier call.
     checkpoint : callable
-        Called with the progress after each part of the model.
+        Called with the progress after each segment of the model.
 
     Returns
     -------
@@ -68,10 +68,9 @@ def select(
     norms : sequence of float, optional
         See `aggregation.engine.plan.Combined`.
     """
-    rule = passes.work.rule
-    counts = np.asarray(passes.work.num_examples, np.float64)
-    if not (rule.needs_gram or rule.needs_norms):
-        return rule.select(Statistics(counts)), None
+    work = passes.work
+    if not measures(work.rule):
+        return work.rule.select(Statistics(_counts(work))), None
     saved = resume["measuring"] if resume else None
     norms = resume["norms"] if resume else None
 
@@ -79,32 +78,40 @@ def select(
         checkpoint(Checkpoint(measuring=measuring, norms=norms, selection=None, progress=None))
 
     if norms is None:
-        statistics = _first_statistics(passes, counts, saved, save)
+        centre = default_centre(work)
+        statistics = statistics_from(work, measure(passes, centre, saved, save))
         norms = np.sqrt(statistics.squared_norms).tolist()
-        if not (_may_recentre(passes.work) and _would_cancel(statistics)):
-            return rule.select(statistics), norms
+        if not must_recentre(work, centre, statistics):
+            return work.rule.select(statistics), norms
         saved = None
         del statistics  # Its matrices are as large as those that are computed now.
-    gram = measure(passes, arithmetic.inner_products, Centre.MEDIAN, saved, save)
-    return rule.select(Statistics(counts, gram=gram)), norms
+    statistics = statistics_from(work, measure(passes, Centre.MEDIAN, saved, save))
+    return work.rule.select(statistics), norms
 
 
-def _first_statistics(
-    passes: Passes, counts: Float64s, saved: Measuring | None, save: Callable[[Measuring], None]
-) -> Statistics:
-    """Measure the updates from their default centre; in most rounds that is enough."""
-    centre = default_centre(passes.work)
-    if passes.work.rule.needs_gram:
-        gram = measure(passes, arithmetic.inner_products, centre, saved, save)
-        return Statistics(counts, gram=gram)
-    squares = measure(passes, arithmetic.squared_norms, centre, saved, save)
-    return Statistics(counts, squares=squares)
+def measures(rule: Rule) -> bool:
+    """Return whether the rule needs the updates to be measured before it selects."""
+    return rule.needs_gram or rule.needs_norms
 
 
-def _may_recentre(work: Combination) -> bool:
-    """Return whether the rule also accepts distances measured from another centre."""
+def statistics_from(work: Combination, products: Float64s) -> Statistics:
+    """Return what the rule selects by, given the products over the whole model."""
+    if work.rule.needs_gram:
+        return Statistics(_counts(work), gram=products)
+    return Statistics(_counts(work), squares=products)
+
+
+def must_recentre(work: Combination, centre: Centre, statistics: Statistics) -> bool:
+    """Return whether the updates must be measured again, around their median.
+
+    They must if the rule accepts another centre, and distances from this one lost too many digits.
+    """
     any_centre = work.rule.needs_gram and not work.rule.on_differences
-    return any_centre and default_centre(work) is not Centre.MEDIAN
+    return any_centre and centre is not Centre.MEDIAN and _would_cancel(statistics)
+
+
+def _counts(work: Combination) -> Float64s:
+    return np.asarray(work.num_examples, np.float64)
 
 
 def default_centre(work: Combination) -> Centre:
@@ -117,12 +124,13 @@ def default_centre(work: Combination) -> Centre:
 @np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected.
 def measure(
     passes: Passes,
-    products: Products,
     centre: Centre,
     saved: Measuring | None = None,
     save: Callable[[Measuring], None] = lambda measuring: None,
 ) -> Float64s:
-    """Return products of the updates' differences from the centre, over all floating-point tensors.
+    """Return the products of the updates' differences from the centre, over all floating-point tensors.
+
+    They are the inner products, shape (n, n), or the squared norms, shape (n,): what the rule needs.
 
     Raises
     ------
@@ -132,7 +140,7 @@ def measure(
         If that is so of the parent's values.
     OutOfTime
     """
-    total = products(np.zeros((len(passes.work.updates), 0)))
+    total = no_products(passes.work)
     start, running = 0, None
     if saved:
         start = saved["next_element"]
@@ -143,7 +151,7 @@ def measure(
         save(_measuring(next_element, total, running))
 
     segments = measure_segments(
-        passes, products, centre, start, passes.work.layout.size, running, interrupted
+        passes, centre, start, passes.work.layout.size, running, interrupted
     )
     for end, segment in segments:
         np.add(total, segment, out=total)
@@ -153,7 +161,6 @@ def measure(
 
 def measure_segments(
     passes: Passes,
-    products: Products,
     centre: Centre,
     start: int,
     stop: int,
@@ -164,7 +171,7 @@ def measure_segments(
 
     Parameters
     ----------
-    passes, products, centre
+    passes, centre
     start, stop : int
         Elements; ``stop`` is the end of a segment.
     running : array, optional
@@ -188,21 +195,22 @@ def measure_segments(
     OutOfTime
     """
     members = range(len(passes.work.updates))
-    zeros = products(np.zeros((len(members), 0)))
-    running = zeros.copy() if running is None else running
-    ends = set(segment_ends(passes.work.layout))
+    ends = segment_ends_of(passes.work)
+    is_end = set(ends)
+    if running is None:
+        running = no_products(passes.work)
     bad: dict[int, str] = {}
     with_parent = centre is Centre.PARENT
-    for block in passes.blocks(members, start, stop, with_parent=with_parent, on_grid=True):
+    for block in passes.grid_blocks(members, start, stop, ends, with_parent=with_parent):
         if not bad and not block.unreadable:
-            _add_cells(running, passes, block, products, centre)
+            _add_cells(running, passes, block, centre)
         # Values that are not finite show in the products; only then is the block searched for them.
         if bad or block.unreadable or not np.isfinite(_squares(running)).all():
             bad = passes.scan(block, members) | bad or _oversized(passes, block, running)
-        if block.stop in ends:
+        if block.stop in is_end:
             if not bad:
                 yield block.stop, running
-            running = zeros.copy()
+            running = no_products(passes.work)
         try:
             passes.check_time(block)
         except OutOfTime:
@@ -232,6 +240,20 @@ def _oversized(passes: Passes, block: Block, products: Float64s) -> dict[int, st
         raise InvalidWeights(f"the parent has {OVERSIZED}")
     limit = max(of_parent, largest[rows].max() / 2)
     return {int(row): OVERSIZED for row in rows if largest[row] >= limit}
+
+
+def no_products(work: Combination) -> Float64s:
+    """Return the products over no element: zeros, of shape (n, n) or (n,)."""
+    return _products_for(work.rule)(np.zeros((len(work.updates), 0)))
+
+
+def segment_ends_of(work: Combination) -> list[int]:
+    """Return the elements before which the segments end that are measured for a combination."""
+    return segment_ends(work.layout, no_products(work).nbytes)
+
+
+def _products_for(rule: Rule) -> Products:
+    return arithmetic.inner_products if rule.needs_gram else arithmetic.squared_norms
 
 
 def rounded_products(total: Float64s) -> Float64s:
@@ -275,13 +297,12 @@ def _cells_at_once(product: Float64s) -> int:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected.
-def _add_cells(
-    total: Float64s, passes: Passes, block: Block, products: Products, centre: Centre
-) -> None:
+def _add_cells(total: Float64s, passes: Passes, block: Block, centre: Centre) -> None:
     """Add the products over the cells of a block to the total.
 
     The cells are added in order, which makes the sum independent of how the work was cut.
     """
+    products = _products_for(passes.work.rule)
 
     @np.errstate(over="ignore", invalid="ignore")
     def of_cells(cells: Sequence[tuple[Numbers, Float64s]]) -> list[Float64s]:

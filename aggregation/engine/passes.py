@@ -15,7 +15,7 @@ from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
 from aggregation.engine.output import PARTS_IN_FLIGHT
 from aggregation.engine.plan import Combination, Resources
-from aggregation.engine.ranges import CELL, part_ends, segment_ends
+from aggregation.engine.ranges import CELL, part_ends
 from aggregation.errors import InvalidWeights, OutOfTime
 from aggregation.layout import TensorLayout
 from aggregation.rules.base import Float64s
@@ -80,15 +80,9 @@ class Passes:
         self.bytes_read = 0
 
     def blocks(
-        self,
-        members: Sequence[int],
-        start: int,
-        stop: int,
-        *,
-        with_parent: bool,
-        on_grid: bool = False,
+        self, members: Sequence[int], start: int, stop: int, *, with_parent: bool
     ) -> Iterator[Block]:
-        """Yield blocks of the members' elements from ``start`` up to ``stop``.
+        """Yield blocks of the members' elements, none of which extends past the end of a part.
 
         Parameters
         ----------
@@ -97,14 +91,37 @@ class Passes:
         start, stop : int
         with_parent : bool
             Whether the parent is one more row, the last.
-        on_grid : bool
-            Whether no block extends past the end of a segment, rather than of a part of the result.
         """
+        ends = part_ends(self.work.layout)
+        yield from self._blocks(members, start, stop, ends, with_parent=with_parent, at_least=1)
+
+    def grid_blocks(
+        self,
+        members: Sequence[int],
+        start: int,
+        stop: int,
+        segments: Sequence[int],
+        *,
+        with_parent: bool,
+    ) -> Iterator[Block]:
+        """Yield blocks on the grid of cells, none of which extends past one of the segments' ends."""
+        yield from self._blocks(
+            members, start, stop, segments, with_parent=with_parent, at_least=CELL
+        )
+
+    def _blocks(
+        self,
+        members: Sequence[int],
+        start: int,
+        stop: int,
+        ends: Sequence[int],
+        *,
+        with_parent: bool,
+        at_least: int,
+    ) -> Iterator[Block]:
         layout = self.work.layout
         reader = self._reader(members, with_parent)
-        memory = self._resources.memory_bytes
-        chunk = chunk_elements(layout, len(reader), memory, CELL if on_grid else 1)
-        ends = segment_ends(layout) if on_grid else part_ends(layout)
+        chunk = chunk_elements(layout, len(reader), self._resources.memory_bytes, at_least)
         cuts = _cuts(start, stop, ends, chunk)
         threads = self._readers, self._resources.readers
         for block in reader.ahead(cuts, chunk * layout.itemsize, *threads):

@@ -19,8 +19,9 @@ PART_BYTES = 12 << 20
 #: Object stores accept ten thousand parts at most.
 MAX_PARTS = 10_000
 
-#: A segment stores one matrix, so that a large model has larger segments, not more of them.
+#: Each segment stores one matrix of products: a larger model, or more updates, have larger segments.
 MAX_SEGMENTS = 4096
+MAX_MATRIX_BYTES = 1 << 30
 
 
 def part_ends(layout: TensorLayout) -> list[int]:
@@ -30,9 +31,17 @@ def part_ends(layout: TensorLayout) -> list[int]:
     return [*ends, layout.size]
 
 
-def segment_ends(layout: TensorLayout) -> list[int]:
-    """Return the elements before which the segments of a measuring pass end, on the grid of cells."""
-    segment_bytes = max(PART_BYTES, -(-layout.nbytes // MAX_SEGMENTS))
+def segment_ends(layout: TensorLayout, matrix_bytes: int) -> list[int]:
+    """Return the elements before which the segments of a measuring pass end, on the grid of cells.
+
+    Parameters
+    ----------
+    layout : TensorLayout
+    matrix_bytes : int
+        Size of the products of one segment; all of them together take `MAX_MATRIX_BYTES` at most.
+    """
+    segments = max(1, min(MAX_SEGMENTS, MAX_MATRIX_BYTES // max(matrix_bytes, 1)))
+    segment_bytes = max(PART_BYTES, -(-layout.nbytes // segments))
     byte_ends = range(segment_bytes, layout.nbytes, segment_bytes)
     on_grid = {layout.element_at(byte) // CELL * CELL for byte in byte_ends}
     return [*sorted(on_grid - {0, layout.size}), layout.size]

@@ -142,9 +142,7 @@ def test_distances_are_right_to_six_digits_where_updates_hardly_differ() -> None
     rng = np.random.default_rng(0)
     updates = (0.05 + 1e-5 * rng.normal(size=(8, 5000))).astype(np.float32)
     with passes_of("krum", vectors(updates), f=2) as passes:
-        found = Statistics(
-            np.ones(8), measure(passes, arithmetic.inner_products, Centre.MEDIAN)
-        ).squared_distances
+        found = Statistics(np.ones(8), measure(passes, Centre.MEDIAN)).squared_distances
     exact = updates.astype(np.float64)
     expected = ((exact[:, None] - exact[None]) ** 2).sum(axis=2)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -188,12 +186,20 @@ def test_updates_far_from_the_parent_are_measured_from_among_them() -> None:
     )
 
 
-@pytest.mark.parametrize("products", [arithmetic.inner_products, arithmetic.squared_norms])
-def test_what_is_measured_has_forty_significant_bits(products: Any) -> None:
+@pytest.mark.parametrize(
+    ("rule", "arguments", "products"),
+    [
+        ("krum", {"f": 2}, arithmetic.inner_products),
+        ("norm_clipped_mean", {"max_norm": 1.0}, arithmetic.squared_norms),
+    ],
+)
+def test_what_is_measured_has_forty_significant_bits(
+    rule: str, arguments: dict[str, Any], products: Any
+) -> None:
     """The last bits of a sum, which differ between processors, are cut off before a rule sees them."""
     updates = vectors(np.random.default_rng(0).normal(size=(8, 5000)))
-    with passes_of("krum", updates, f=2) as passes:
-        found = measure(passes, products, Centre.MEDIAN)
+    with passes_of(rule, updates, None, updates[0], **arguments) as passes:
+        found = measure(passes, Centre.MEDIAN)
     mantissa, _ = np.frexp(found)
     np.testing.assert_array_equal(mantissa * 2.0**40, np.rint(mantissa * 2.0**40))
     rows = np.stack([update["w"] for update in updates]).astype(np.float64)
