@@ -195,8 +195,8 @@ def door_requests(updates: int) -> Counter[str]:
 
 
 def pointer_requests() -> Counter[str]:
-    """Requests to S3 that bring `latest.json` up to date."""
-    return Counter(HeadObject=3, GetObject=1, PutObject=1)
+    """Requests to S3 that bring `latest.json` up to date: the pointer, and the header of the weights."""
+    return Counter(HeadObject=3, GetObject=2, PutObject=1)
 
 
 @dataclass(frozen=True, kw_only=True)

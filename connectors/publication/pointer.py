@@ -63,7 +63,8 @@ class Latest:
     published_on : str
         ISO 8601, with its zone.
     dtypes : list of str or None
-        The dtypes of the model's tensors, by their names in safetensors; None for JSON.
+        The dtypes of the model's tensors, by their names in safetensors; None for JSON,
+        and if the weights cannot be read.
     update_kind : str
         `weights` or `differences`.
     rule, rule_args, requirement, requirement_args
@@ -234,7 +235,10 @@ def _latest(objects: Objects, state: Mapping[str, Any]) -> Latest:
 def _dtypes(objects: Objects, key: str, stored: StoredObject) -> list[str] | None:
     if format_of(key) == "json":
         return None
-    layout = stored_layout(objects, key, stored)
+    try:
+        layout = stored_layout(objects, key, stored)
+    except UpdateRejected:
+        return None  # The weights are unreadable: the round reports that.
     return sorted({DTYPE_NAMES[tensor.dtype] for tensor in layout.tensors})
 
 
