@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 from aggregation.errors import AggregationError, UpdateRejected, UpdatesRejected
 
 if TYPE_CHECKING:
-    from aggregation.api import aggregate
+    from aggregation.api import AggregationInfo, aggregate
 
-__all__ = ["AggregationError", "UpdateRejected", "UpdatesRejected", "aggregate"]
+__all__ = ["AggregationError", "AggregationInfo", "UpdateRejected", "UpdatesRejected", "aggregate"]
 
 
 def __getattr__(name: str) -> Any:
-    # Whoever imports one module of the package does not pay for the engine and numpy.
-    if name == "aggregate":
-        from aggregation.api import aggregate
+    # The import is deferred, so that importing one module does not import the engine and numpy.
+    if name in ("AggregationInfo", "aggregate"):
+        from aggregation import api
 
-        return aggregate
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

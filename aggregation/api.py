@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
+from aggregation.counts import example_counts
+from aggregation.engine import DEFAULT_RESOURCES, Combination, Combined, Resources, combine
 from aggregation.engine.output import MemorySink
+from aggregation.engine.progress import ProgressMeter
 from aggregation.errors import (
     AggregationError,
+    InvalidWeights,
     NotEnoughUpdates,
+    UpdateRejected,
     UpdatesRejected,
 )
 from aggregation.formats.safetensors import open_safetensors
-from aggregation.in_memory import Tensors, weights_in_memory
+from aggregation.in_memory import Tensors, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
-from aggregation.weights import read_tensors
+from aggregation.weights import Weights, read_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregationInfo:
+    """How an aggregate came about.
+
+    Parameters
+    ----------
+    selected : tuple of int
+        Positions of the updates that the rule combined.
+    scaling_factors : tuple of float
+        The weight of each selected update. A rule that works on each coordinate alone, such as the
+        median, has equal ones.
+    norms : tuple of float, optional
+        The Euclidean norm of each update's difference from the parent (without a parent, from the
+        updates' median), over the floating-point tensors. None if the rule does not need norms.
+    """
+
+    selected: tuple[int, ...]
+    scaling_factors: tuple[float, ...]
+    norms: tuple[float, ...] | None
 
 
 def aggregate(
     rule: str,
-    updates: Sequence[Tensors],
-    num_examples: Sequence[float] | None = None,
+    updates: Iterable[Tensors],
+    num_examples: Iterable[float] | None = None,
     parent: Tensors | None = None,
     *,
     differences: bool = False,
     resources: Resources = DEFAULT_RESOURCES,
+    return_info: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
     **arguments: Any,
 ) -> Any:
     """Aggregate updates that are in memory.
@@ -38,39 +67,47 @@ def aggregate(
     ----------
     rule : str
         Name of the rule, such as ``"weighted_mean"`` or ``"krum"``.
-    updates : sequence
-        Each a mapping of names to arrays, or a list or tuple of arrays, one a layer: whatever
-        `numpy.asarray` takes. All are laid out alike; the order of names does not matter. dtypes:
-        float16, bfloat16, float32, float64, integers. Arrays keep their dtype: the mean of integers
-        is rounded to an integer, and those beyond 2**53 lose digits on the way, since sums are taken
-        in float64. Python's lists of numbers are float64.
-    num_examples : sequence of float, optional
-        What each update counts, positive; by default, each the same.
-    parent : mapping or list of arrays, optional
+    updates : iterable
+        Each update is a mapping of names to arrays, a list or tuple of arrays, or a single array; a
+        2-d array has an update in each row. Arrays may be of numpy, PyTorch or JAX, or nested lists.
+        All updates have the same names, dtypes and shapes; the order of names does not matter.
+        dtypes: float16, bfloat16, float32, float64, integers. Arrays keep their dtype: the mean of
+        integers is rounded to an integer, and integers beyond 2**53 lose digits, because sums are
+        computed in float64. Python's numbers are float64.
+    num_examples : iterable of float, optional
+        What each update counts, positive; by default each counts the same.
+    parent : mapping, list, tuple or array, optional
         The model that the result succeeds, for rules that measure differences from it.
     differences : bool
         Whether the updates are differences from the parent, rather than weights.
     resources : Resources
-        Memory and threads; they change nothing of the result.
+        Memory and threads; the result does not depend on them.
+    return_info : bool
+        Whether to return an `AggregationInfo` as well.
+    progress : callable
+        Called with the share of the work that is done, from 0 to 1.
     **arguments
         Of the rule: ``beta=0.1``, ``f=2``.
 
     Returns
     -------
-    dict, list or tuple of arrays
-        Of the kind and the dtypes of the parent, or else of the first update.
+    result : dict, list, tuple or array
+        numpy arrays, in the structure and the dtypes of the parent, or else of the first update.
+    info : AggregationInfo
+        Only if ``return_info`` is true.
 
     Raises
     ------
     RuleError
-        If the rule or an argument is not known.
+        If the rule or an argument is not known, or the rule needs a parent and there is none.
     NotEnoughUpdates
         If the rule needs more updates.
     UpdatesRejected
-        If updates are laid out otherwise or not finite; its ``reasons`` tell which, by position. To
-        go on without them, call again without them.
+        If updates have another layout or are not finite. Its ``reasons`` name them by position.
+    InvalidWeights
+        If the parent is not a model, or its values are not finite.
     AggregationError
-        If ``num_examples`` does not fit the updates, or the parent is not a model.
+        If ``updates`` or ``num_examples`` is not of the expected structure.
 
     Examples
     --------
@@ -79,11 +116,12 @@ def aggregate(
     {'w': array([0.75, 0.75])}
     """
     chosen = create_rule(rule, arguments)
-    counts = _checked_counts(num_examples, len(updates))
-    if not updates:
+    given = _updates(updates)
+    counts = example_counts(num_examples, len(given))
+    if not given:
         raise NotEnoughUpdates("there are no updates to aggregate")
-    base = None if parent is None else weights_in_memory(parent)
-    openers = {position: _opener(update) for position, update in enumerate(updates)}
+    model, base = (given[0], None) if parent is None else _parent(parent)
+    openers = {position: _opener(update) for position, update in enumerate(given)}
     opened, rejected = open_consistent(openers, base.layout if base else None, threads=1)
     if rejected:
         raise UpdatesRejected(rejected)
@@ -95,26 +133,61 @@ def aggregate(
         differences=differences,
     )
     sink = MemorySink()
-    combine(work, sink, format="safetensors", resources=resources)
-    result = read_tensors(open_safetensors(BytesSource(sink.data)))
-    return _like(updates[0] if parent is None else parent, result)
+    with ProgressMeter(work, progress) as meter:
+        combined = combine(
+            work, sink, format="safetensors", resources=resources, on_bytes=meter.advance
+        )
+    result = _like(model, read_tensors(open_safetensors(BytesSource(sink.data))))
+    return (result, _info(combined)) if return_info else result
 
 
-def _checked_counts(num_examples: Sequence[float] | None, n: int) -> list[float]:
-    counts = [1.0] * n if num_examples is None else [float(count) for count in num_examples]
-    if len(counts) != n:
-        raise AggregationError(f"num_examples has {len(counts)} counts for {n} updates")
-    for count in counts:
-        if not 0 < count < float("inf"):
-            raise AggregationError(f"num_examples must be positive numbers; got {count!r}")
-    return counts
+def _updates(updates: Any) -> list[Any]:
+    if isinstance(updates, Mapping):
+        raise AggregationError(
+            "updates is a mapping, expected a sequence of updates: put a single update in a list, or "
+            "pass the values() of a mapping of updates"
+        )
+    if isinstance(updates, str | bytes) or hasattr(updates, "state_dict"):
+        raise AggregationError(_expected_updates(updates))
+    try:
+        return list(updates)
+    except TypeError as error:
+        raise AggregationError(_expected_updates(updates)) from error
+
+
+def _expected_updates(value: Any) -> str:
+    return f"updates must be a sequence of updates, such as a list of dicts; got {type(value).__name__}"
 
 
 def _opener(update: Tensors) -> Opener:
     return lambda expected_layout, spool: weights_in_memory(update)
 
 
-def _like(model: Tensors, result: dict[str, NDArray[Any]]) -> Any:
+def _parent(parent: Tensors) -> tuple[Tensors, Weights]:
+    """Return the parent, whose structure the result has, and its weights."""
+    if not isinstance(parent, Mapping | tuple) and not is_array(parent):
+        parent = list(parent) if isinstance(parent, Iterable) else parent
+    try:
+        return parent, weights_in_memory(parent)
+    except UpdateRejected as error:
+        raise InvalidWeights(f"the parent cannot be used: {error}") from error
+
+
+def _like(model: Any, result: dict[str, NDArray[Any]]) -> Any:
+    """Return the arrays of a result in the structure of the model."""
     if isinstance(model, Mapping):
-        return result
-    return tuple(result.values()) if isinstance(model, tuple) else list(result.values())
+        return {name: result[str(name)] for name in model}
+    arrays = list(result.values())
+    if is_array(model):
+        return arrays[0]
+    return tuple(arrays) if isinstance(model, tuple) else arrays
+
+
+def _info(combined: Combined) -> AggregationInfo:
+    selection = combined.selection
+    factors = np.asarray(selection.coefficients) / selection.total
+    return AggregationInfo(
+        selected=selection.members,
+        scaling_factors=tuple(factors.tolist()),
+        norms=None if combined.norms is None else tuple(combined.norms),
+    )

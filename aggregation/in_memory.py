@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -18,25 +18,28 @@ from .weights import Weights, shared_index
 #: The format of weights in memory, which no file has.
 FORMAT = "memory"
 
-#: Arrays by name, or a model's arrays in their order.
-Tensors = Mapping[str, ArrayLike] | Sequence[ArrayLike]
+#: A model: its arrays by name, its arrays in order, or a single array.
+Tensors = Mapping[Any, ArrayLike] | Iterable[ArrayLike] | ArrayLike
 
 
 def weights_in_memory(arrays: Tensors) -> Weights:
-    """Arrays as a weights object; their bytes are not copied unless they lie out of order.
+    """Return arrays as a weights object.
+
+    Their bytes are not copied, except those of arrays that are not in C order.
+
+    Parameters
+    ----------
+    arrays : mapping, iterable of arrays, or array
+        Arrays without names are called ``arr_0``, ``arr_1`` and so on.
 
     Raises
     ------
     UpdateRejected
-        If one has no dtype that a model can have.
+        If a value is not an array, or has a dtype that a model cannot have.
     """
-    if isinstance(arrays, Mapping):
-        items = [(str(name), values) for name, values in arrays.items()]
-    else:
-        items = [(layer_name(number), values) for number, values in enumerate(arrays)]
     tensors, flat = [], []
-    for name, values in items:
-        array = _as_array(name, values)
+    for name, values in _named(arrays).items():
+        array = as_array(name, values)
         tensors.append(Tensor(name, array.dtype, array.shape))
         flat.append(array.reshape(-1).view(np.uint8))
     source = ArraysSource(flat)
@@ -45,27 +48,73 @@ def weights_in_memory(arrays: Tensors) -> Weights:
     return Weights(index=index, source=source, format=FORMAT)
 
 
-def _as_array(name: str, values: ArrayLike) -> NDArray[Any]:
-    """The values in C order and in a dtype that a model can have.
+def is_array(value: object) -> bool:
+    """Return whether a value is an array of numpy or of another library, rather than a sequence."""
+    return hasattr(value, "dtype") and hasattr(value, "shape")
 
-    Python's numbers have no dtype: they are taken as float64, or a list that happens to hold none but
-    whole ones would be averaged to whole ones.
+
+def _named(arrays: Any) -> dict[str, Any]:
+    if isinstance(arrays, Mapping):
+        named = {str(name): values for name, values in arrays.items()}
+        if len(named) < len(arrays):
+            raise UpdateRejected("two of the tensors have the same name")
+        return named
+    if hasattr(arrays, "state_dict"):
+        kind = type(arrays).__name__
+        raise UpdateRejected(f"expected arrays, got the module {kind}: pass its state_dict()")
+    if is_array(arrays):
+        return {layer_name(0): arrays}
+    if isinstance(arrays, str | bytes) or not isinstance(arrays, Iterable):
+        kind = type(arrays).__name__
+        raise UpdateRejected(
+            f"expected a mapping of names to arrays, or a list of arrays; got {kind}"
+        )
+    return {layer_name(number): values for number, values in enumerate(arrays)}
+
+
+def as_array(name: str, values: Any) -> NDArray[Any]:
+    """Return values as an array in C order and in a dtype that a model can have.
+
+    Python's numbers have no dtype and are taken as float64. Otherwise the mean of a list that happens
+    to hold only whole numbers would be rounded to whole numbers.
+
+    Raises
+    ------
+    UpdateRejected
     """
+    where = f"tensor {quoted(name)}"
+    if values is None or isinstance(values, str | bytes | Mapping):
+        kind = type(values).__name__
+        raise UpdateRejected(f"{where} is of type {kind}, expected an array")
+    if np.ma.isMaskedArray(values):
+        raise UpdateRejected(f"{where} is a masked array: call its filled() first")
     try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise UpdateRejected(f"tensor {quoted(name)} is no array: {error}") from error
+        array = np.asarray(_on_the_host(values))
+    except Exception as error:  # Every library raises errors of its own.
+        raise UpdateRejected(f"{where} is not an array: {error}") from error
     if array.dtype.kind in "iu" and not hasattr(values, "dtype"):
         array = array.astype(np.float64)
     dtype = array.dtype.newbyteorder("<")
     if dtype not in DTYPES.values():
         known = ", ".join(str(dtype) for dtype in DTYPES.values())
-        raise UpdateRejected(f"tensor {quoted(name)} has dtype {array.dtype}; known are {known}")
+        raise UpdateRejected(f"{where} has dtype {array.dtype}; known are {known}")
     return np.asarray(array, dtype, order="C")
 
 
+def _on_the_host(values: Any) -> Any:
+    """Return a tensor of PyTorch as an array in main memory; other values unchanged."""
+    if not (hasattr(values, "detach") and hasattr(values, "cpu")):
+        return values
+    tensor = values.detach().cpu()
+    if (
+        str(tensor.dtype) == "torch.bfloat16"
+    ):  # numpy() does not support it; float32 holds all values.
+        return tensor.float().numpy().astype(DTYPES["BF16"])
+    return tensor.numpy()
+
+
 class ArraysSource:
-    """Arrays of bytes, as if they lay end to end.
+    """A source made of arrays of bytes, laid end to end.
 
     Parameters
     ----------

@@ -103,6 +103,15 @@ class Combination:
         """The layout of the result."""
         return self.model.layout
 
+    @property
+    def bytes_to_read(self) -> int:
+        """The bytes that a combination reads at most, and at least 1.
+
+        It may read fewer: a rule that measures the updates may then select few of them.
+        """
+        passes = 2 if self.rule.needs_gram or self.rule.needs_norms else 1
+        return max(1, passes * len(self.updates) * self.layout.nbytes)
+
     @cached_property
     def metadata(self) -> dict[str, str] | None:
         """The free text in the header of a safetensors model; None for other formats.

@@ -56,6 +56,11 @@ def format_of(key: str) -> str:
     UpdateRejected
         If it is none of `FORMATS`.
     """
+    if key.lower().endswith(".safetensors.index.json"):
+        raise UpdateRejected(
+            f"{quoted(key)} is the index of a sharded model: load the shards and save them as one "
+            "safetensors file"
+        )
     extension = PurePosixPath(key).suffix.lower().removeprefix(".")
     if extension not in FORMATS:
         accepted = ", ".join(f".{name}" for name in FORMATS)

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 import aggregation
-from aggregation.errors import AggregationError, NotEnoughUpdates, RuleError, UpdatesRejected
+from aggregation.engine import Resources
+from aggregation.errors import (
+    AggregationError,
+    InvalidWeights,
+    NotEnoughUpdates,
+    RuleError,
+    UpdatesRejected,
+)
 
 
 def test_mappings_give_a_mapping_in_the_models_order_and_dtypes() -> None:
@@ -148,3 +155,161 @@ def test_importing_the_package_is_light() -> None:
     code = "import aggregation, sys; print({'numpy', 'django', 'boto3'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_any_iterable_of_updates_is_accepted() -> None:
+    """A generator, a tuple, the values of a dict: what can be iterated over is a sequence of updates."""
+    updates = {"alice": {"w": [1.0]}, "bob": {"w": [3.0]}}
+    for given in (updates.values(), tuple(updates.values()), (each for each in updates.values())):
+        np.testing.assert_array_equal(aggregation.aggregate("unweighted_mean", given)["w"], [2])
+    layers = (iter([np.array([value]), np.array([value])]) for value in (1.0, 3.0))
+    np.testing.assert_array_equal(aggregation.aggregate("unweighted_mean", layers), [[2], [2]])
+
+
+@pytest.mark.parametrize(
+    ("updates", "message"),
+    [
+        ({"w": [1.0]}, "put a single update in a list"),
+        (5, "updates must be a sequence of updates, such as a list of dicts; got int"),
+        (None, "got NoneType"),
+        ("updates", "got str"),
+        (np.float64(1), "got float64"),
+        (np.array(1.0), "got ndarray"),
+    ],
+)
+def test_what_is_not_a_sequence_of_updates_is_refused(updates: Any, message: str) -> None:
+    """The error says what was expected instead."""
+    with pytest.raises(AggregationError, match=message):
+        aggregation.aggregate("unweighted_mean", updates)
+
+
+class Module:
+    """A stand-in for a module of PyTorch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"w": np.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (1.0, "expected a mapping of names to arrays, or a list of arrays; got float"),
+        ("w", "got str"),
+        (None, "got NoneType"),
+        (Module(), "pass its state_dict()"),
+        ({"w": {"b": [1.0]}}, "tensor 'w' is of type dict, expected an array"),
+        ({"w": None}, "tensor 'w' is of type NoneType"),
+        ({"w": [[1.0], [1.0, 2.0]]}, "tensor 'w' is not an array"),
+        ({"w": np.array([1j])}, "dtype complex128; known are float16"),
+        ({"w": [10**400]}, "dtype object"),
+        ({"w": np.ma.array([1.0, 2.0], mask=[0, 1])}, "masked array: call its filled"),
+        ({1: [1.0], "1": [2.0]}, "two of the tensors have the same name"),
+        ([("w", np.ones(2)), ("b", np.ones(3))], "tensor 'arr_0' is not an array"),
+    ],
+)
+def test_an_update_that_is_not_a_model_is_rejected(update: Any, message: str) -> None:
+    """The reason says which value is wrong and what was expected."""
+    with pytest.raises(UpdatesRejected) as caught:
+        aggregation.aggregate("unweighted_mean", [{"w": [1.0]}, update, {"w": [2.0]}])
+    assert message in caught.value.reasons[1]
+
+
+def test_the_keys_of_the_result_are_those_of_the_model() -> None:
+    """Keys that are not strings come back as they were, in their order."""
+    result = aggregation.aggregate("unweighted_mean", [{1: [1.0], 0: [3.0]}, {0: [5.0], 1: [3.0]}])
+    assert list(result) == [1, 0]
+    np.testing.assert_array_equal(result[1], [2])
+
+
+def test_single_arrays_are_models_of_one_tensor() -> None:
+    """Each row of a 2-d array is an update, and the result is an array."""
+    rows = np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)
+    for updates in (rows, list(rows)):
+        result = aggregation.aggregate("unweighted_mean", updates, parent=rows[0])
+        assert result.dtype == np.float32
+        np.testing.assert_array_equal(result, [2, 4])
+    assert aggregation.aggregate("unweighted_mean", np.array([1.0, 3.0])) == 2.0
+
+
+class Tensor:
+    """A stand-in for a tensor of PyTorch that requires grad, with the methods that conversion needs."""
+
+    def __init__(self, values: Any, dtype: str, detached: bool = False) -> None:
+        self._values = values
+        self.dtype = f"torch.{dtype}"
+        self.shape = np.shape(values)
+        self._detached = detached
+
+    def detach(self) -> Tensor:
+        return Tensor(self._values, self.dtype.removeprefix("torch."), detached=True)
+
+    def cpu(self) -> Tensor:
+        return self
+
+    def float(self) -> Tensor:
+        return Tensor(np.float32(self._values), "float32", self._detached)
+
+    def numpy(self) -> Any:
+        if not self._detached:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        if self.dtype == "torch.bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return np.asarray(self._values, self.dtype.removeprefix("torch."))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.numpy()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64", "int64"])
+def test_tensors_of_pytorch_are_converted(dtype: str) -> None:
+    """Parameters that require grad, and bfloat16, which `numpy()` refuses, are accepted."""
+    updates = [{"w": Tensor([value, 2 * value], dtype)} for value in (1.0, 3.0)]
+    result = aggregation.aggregate("unweighted_mean", updates)["w"]
+    assert str(result.dtype) == dtype
+    np.testing.assert_array_equal(result.astype(np.float64), [2, 4])
+
+
+def test_a_parent_that_is_not_a_model_is_refused() -> None:
+    """An invalid parent is not blamed on the updates."""
+    for parent, message in (
+        ({"w": "text"}, "the parent cannot be used: tensor 'w' is of type str"),
+        (5, "the parent cannot be used: expected a mapping"),
+        ({"w": [np.nan]}, "the parent has nan in tensor 'w'"),
+    ):
+        with pytest.raises(InvalidWeights, match=message):
+            aggregation.aggregate("norm_clipped_mean", [{"w": [1.0]}], parent=parent, max_norm=1.0)
+
+
+def test_the_info_names_the_selected_updates() -> None:
+    """``return_info`` returns positions, scaling factors and norms beside the result."""
+    rows = [[0.0, 0.0], [0.1, 0.0], [0.0, 0.1], [0.1, 0.1], [30.0, 40.0]]
+    updates = [{"w": row} for row in rows]
+    parent = {"w": [0.0, 0.0]}
+    _, info = aggregation.aggregate("multi_krum", updates, None, parent, f=1, m=2, return_info=True)
+    assert len(info.selected) == 2
+    assert 4 not in info.selected
+    assert info.scaling_factors == (0.5, 0.5)
+    np.testing.assert_allclose(info.norms, np.linalg.norm(rows, axis=1), rtol=1e-9)
+    result, info = aggregation.aggregate("weighted_mean", updates[:2], [3, 1], return_info=True)
+    assert info == aggregation.AggregationInfo(
+        selected=(0, 1), scaling_factors=(0.75, 0.25), norms=None
+    )
+    np.testing.assert_allclose(result["w"], [0.025, 0])
+
+
+@pytest.mark.parametrize(("rule", "arguments"), [("weighted_mean", {}), ("krum", {"f": 1})])
+def test_progress_is_reported_from_0_to_1(rule: str, arguments: dict[str, Any]) -> None:
+    """The reported share grows from chunk to chunk and ends with 1, once."""
+    shares: list[float] = []
+    updates = [{"w": np.full(100_000, float(value))} for value in range(5)]
+    resources = Resources(memory_bytes=1 << 20)
+    aggregation.aggregate(rule, updates, resources=resources, progress=shares.append, **arguments)
+    assert len(shares) > 3
+    assert shares == sorted(set(shares))
+    assert shares[0] > 0
+    assert shares[-1] == 1
+
+
+def test_aggregate_is_listed() -> None:
+    """`dir` lists the names that are imported on first use."""
+    assert {"aggregate", "AggregationInfo", "AggregationError"} <= set(dir(aggregation))

@@ -1,8 +1,11 @@
-"""``python -m aggregation``: rounds on files."""
+"""``python -m aggregation``: a round on files."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,11 +17,12 @@ import pytest
 import safetensors.numpy
 
 from aggregation.__main__ import main
+from aggregation.engine.output import FileSink
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three updates of a model in three formats: ones, twos and threes."""
+    """Return a folder with three updates of a model in three formats: ones, twos and threes."""
     safetensors.numpy.save_file(_model(1), tmp_path / "one.safetensors", {"framework": "pt"})
     np.savez_compressed(tmp_path / "two.npz", **_model(2))
     layers = [array.tolist() for array in _model(3).values()]
@@ -34,7 +38,7 @@ def _run(folder: Path, *arguments: str, updates: Sequence[str]) -> int:
     return main([*arguments, *(str(folder / update) for update in updates)])
 
 
-def test_mixed_formats_make_a_result_in_the_format_of_its_name(folder: Path) -> None:
+def test_the_extension_decides_the_format_of_the_result(folder: Path) -> None:
     """safetensors, npz and JSON are averaged by count, and written as the extension says."""
     updates = ["one.safetensors", "two.npz", "three.json"]
     for name in ("result.safetensors", "result.npz", "result.json"):
@@ -122,9 +126,32 @@ def test_without_a_result_the_exit_code_is_one_and_no_file_is_left(
             ["--rule", "weighted_mean", "--out", "r.npz", "--num-examples=-1", "u.npz"],
             "must be positive",
         ),
-        (["--rule", "weighted_mean", "--out", "r.npz", "u.npz", "u.npz"], "named twice"),
+        (["--rule", "weighted_mean", "--out", "r.npz", "u.npz", "./u.npz"], "counted twice"),
         (["--rule", "weighted_mean", "--out", "./u.npz", "u.npz"], "one of the files"),
         (["--rule", "weighted_mean", "--out", "/nowhere/r.npz", "u.npz"], "no directory /nowhere"),
+        (
+            [
+                "--rule",
+                "weighted_mean",
+                "--num-examples",
+                "1e308,1e308",
+                "--out",
+                "r.npz",
+                "u",
+                "v",
+            ],
+            "sum of num_examples is too large",
+        ),
+        (
+            ["--rule", "weighted_mean", "--num-examples", "1,1e-320", "--out", "r.npz", "u", "v"],
+            "must be positive",
+        ),
+        (
+            ["--rule", "krum", "--arg", "f=1", "--arg", "f=2", "--out", "r.npz", "u.npz"],
+            "--arg f is given twice",
+        ),
+        (["--rule", "krum", "--rule", "bulyan", "--out", "r.npz", "u"], "--rule is given twice"),
+        (["--rule", "krum", "--arg", "f=1", "--out", "/tmp", "u.npz"], "none of the formats"),
         (["--rule", "weighted_mean", "--memory-mb", "0", "--out", "r.npz", "u.npz"], "positive"),
     ],
 )
@@ -161,3 +188,88 @@ def test_it_runs_as_a_module_and_is_silent_where_nobody_watches(folder: Path) ->
     done = subprocess.run([*command, *updates], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert out.exists()
+
+
+def test_a_file_under_two_names_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another path, a symbolic link and a hard link to a file would count it twice."""
+    monkeypatch.chdir(folder)
+    (folder / "symbolic.npz").symlink_to("two.npz")
+    (folder / "hard.npz").hardlink_to("two.npz")
+    for name in ("./two.npz", "symbolic.npz", "hard.npz", str(folder / "two.npz")):
+        with pytest.raises(SystemExit) as caught:
+            main(["--rule", "unweighted_mean", "--out", "result.npz", "two.npz", name])
+        assert caught.value.code == 2
+        assert f"{name} is the same file as two.npz" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--rule", "unweighted_mean", "--force", "--out", "hard.npz", "two.npz"])
+    assert "one of the files that are aggregated" in capsys.readouterr().err
+
+
+def test_paths_that_are_not_files_are_named_and_left_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing file, a directory, a pipe and the index of a sharded model do not end the round."""
+    (folder / "directory.npz").mkdir()
+    os.mkfifo(folder / "pipe.npz")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    bad = {
+        "missing.npz": "No such file or directory",
+        "directory.npz": "it is not a file",
+        "pipe.npz": "it is not a file",
+        "model.safetensors.index.json": "the index of a sharded model",
+    }
+    out = folder / "result.npz"
+    arguments = ("--rule", "unweighted_mean", "--out", str(out))
+    assert _run(folder, *arguments, updates=[*bad, "one.safetensors", "two.npz"]) == 0
+    errors = capsys.readouterr().err
+    for name, reason in bad.items():
+        assert re.search(f"left out: {folder / name}: .*{reason}", errors)
+    with np.load(out) as archive:
+        np.testing.assert_array_equal(archive["arr_0"], np.float32([1.5, 1.5]))
+
+
+def test_a_parent_that_cannot_be_used_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing, broken or poisoned parent gives exit code 1, and no update is left out for it."""
+    (folder / "broken.npz").write_bytes(b"broken")
+    safetensors.numpy.save_file(_model(np.nan), folder / "poisoned.safetensors")
+    out = ("--out", str(folder / "result.npz"))
+    arguments = ("--rule", "norm_clipped_mean", "--arg", "max_norm=1", *out)
+    for name, reason in (
+        ("missing.npz", "missing.npz cannot be used: No such file"),
+        ("broken.npz", "broken.npz cannot be used: "),
+        ("poisoned.safetensors", "the parent has nan in tensor 'arr_0' at [0]"),
+    ):
+        files = ("--parent", str(folder / name))
+        assert _run(folder, *arguments, *files, updates=["one.safetensors", "two.npz"]) == 1
+        errors = capsys.readouterr().err
+        assert reason in errors
+        assert "left out" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_no_partial_file(
+    number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is asked to end while it stores a part deletes what it has stored."""
+    write_part = FileSink.write_part
+    partial: list[Path] = []
+
+    def write_and_signal(self: FileSink, *args: Any, **options: Any) -> None:
+        write_part(self, *args, **options)
+        partial.extend(folder.glob("*.part"))
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(FileSink, "write_part", write_and_signal)
+    arguments = ("--rule", "unweighted_mean", "--out", str(folder / "result.npz"))
+    handler = signal.getsignal(number)
+    with pytest.raises(SystemExit) as caught:
+        sys.exit(_run(folder, *arguments, updates=["one.safetensors", "two.npz"]))
+    assert caught.value.code == 128 + number
+    assert len(partial) == 1
+    assert not list(folder.glob("*.part"))
+    assert not (folder / "result.npz").exists()
+    assert signal.getsignal(number) is handler

@@ -1,0 +1,143 @@
+"""A round on files: the engine of the Lambda function for ``python -m aggregation``."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+
+from aggregation.engine import Combination, Combined, Resources, combine
+from aggregation.engine.output import FileSink
+from aggregation.engine.progress import ProgressMeter
+from aggregation.errors import InvalidWeights, NotEnoughUpdates, UpdateRejected, UpdatesRejected
+from aggregation.formats import Spool, format_of, open_weights
+from aggregation.layout import TensorLayout
+from aggregation.opening import Opener, open_consistent
+from aggregation.rules import Rule
+from aggregation.sources import FileSource
+from aggregation.weights import Weights
+
+
+class FileRound:
+    """Aggregates files, starting again without those that turn out bad.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        The updates, in claim order.
+    counts : sequence of float
+        What each update counts.
+    rule : Rule
+    parent : str, optional
+    differences : bool
+        Whether the updates are differences from the parent.
+    out : str
+        The path of the result.
+    memory_mb : int
+        Memory for blocks and parts.
+    spool : Spool
+        For what must be unpacked.
+    on_rejected : callable
+        Called with the path of each update that is left out, and the reason.
+    progress : callable
+        Called with the share of the work that is done, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        paths: Sequence[str],
+        counts: Sequence[float],
+        rule: Rule,
+        parent: str | None,
+        differences: bool,
+        out: str,
+        memory_mb: int,
+        spool: Spool,
+        on_rejected: Callable[[str, str], None],
+        progress: Callable[[float], None],
+    ) -> None:
+        self._paths = paths
+        self._counts = counts
+        self._rule = rule
+        self._differences = differences
+        self._out = out
+        self._spool = spool
+        self._on_rejected = on_rejected
+        self._progress = progress
+        cores = os.cpu_count() or 1
+        self._resources = Resources(memory_bytes=memory_mb << 20, readers=cores, workers=cores)
+        self._parent = self._open_parent(parent) if parent else None
+
+    def run(self) -> Combined:
+        """Combine the files into the result."""
+        openers = {position: self._opener(path) for position, path in enumerate(self._paths)}
+        expected_layout = self._parent.layout if self._parent else None
+        opened, rejected = open_consistent(
+            openers, expected_layout, self._resources.readers, self._spool
+        )
+        while True:
+            for position, reason in rejected.items():
+                opened.pop(position, None)
+                self._on_rejected(self._paths[position], reason)
+            if not opened:
+                raise NotEnoughUpdates("no update can be used")
+            try:
+                return self._combine(opened)
+            except UpdatesRejected as error:
+                positions = list(opened)
+                rejected = {positions[row]: reason for row, reason in error.reasons.items()}
+
+    def _open_parent(self, path: str) -> Weights:
+        try:
+            return open_weights(_source(path), format_of(path), spool=self._spool, trusted=True)
+        except UpdateRejected as error:
+            raise InvalidWeights(f"the parent {path} cannot be used: {error}") from error
+
+    def _opener(self, path: str) -> Opener:
+        def open_update(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
+            source = _source(path)
+            return open_weights(
+                source, format_of(path), expected_layout=expected_layout, spool=spool, trusted=True
+            )
+
+        return open_update
+
+    def _combine(self, opened: dict[int, Weights]) -> Combined:
+        work = Combination(
+            rule=self._rule,
+            updates=list(opened.values()),
+            num_examples=[self._counts[position] for position in opened],
+            parent=self._parent,
+            differences=self._differences,
+        )
+        sink = FileSink(self._out)
+        try:
+            with ProgressMeter(work, self._progress) as meter:
+                return combine(
+                    work,
+                    sink,
+                    format=format_of(self._out),
+                    resources=self._resources,
+                    on_bytes=meter.advance,
+                )
+        except BaseException:
+            sink.abort()
+            raise
+
+
+def _source(path: str) -> FileSource:
+    """Return the source of a file's bytes.
+
+    Raises
+    ------
+    UpdateRejected
+        If there is no such file, or it is not a file, or it may not be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UpdateRejected("it is not a file")
+        with open(path, "rb"):
+            return FileSource(path)
+    except OSError as error:
+        raise UpdateRejected(f"{error.strerror}") from error
