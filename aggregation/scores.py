@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aggregation.counts import capped_examples
 
-#: The largest absolute value of a metric. The sum of all scores must stay finite in float64.
+#: The largest absolute value of a metric. The difference of two scores must stay finite in float64.
 MAX_VALUE = 1e300
 
 
@@ -20,9 +20,35 @@ def is_score(value: object) -> bool:
     return type(value) in (int, float) and abs(value) <= MAX_VALUE  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class MeanScore:
+    """A weighted mean, to which scores can be added one at a time.
+
+    Parameters
+    ----------
+    value : float or None
+        None before the first score.
+    weight : float
+        The sum of the numbers of examples.
+    """
+
+    value: float | None = None
+    weight: float = 0
+
+    def add(self, result: Mapping[str, Any], metric: str, cap: int | None) -> MeanScore:
+        """Return the mean with the result of one more client; see `weighted_mean_score`."""
+        score: Any = result.get(metric)
+        if not is_score(score):
+            return self
+        count = capped_examples(_count(result), cap)
+        weight = self.weight + count
+        value = score if self.value is None else self.value
+        return MeanScore(value + (score - value) * (count / weight), weight)
+
+
 def weighted_mean_score(
     results: Iterable[Mapping[str, Any]], metric: str, cap: int | None = None
-) -> float | None:
+) -> MeanScore:
     """Return the mean of a metric over clients, weighted by their numbers of examples.
 
     Parameters
@@ -34,21 +60,11 @@ def weighted_mean_score(
         Results that lack this metric, or whose value is not a score (`is_score`), are left out.
     cap : int, optional
         The largest number of examples that one client may count.
-
-    Returns
-    -------
-    float or None
-        None if no result has the metric.
     """
-    found = [
-        (capped_examples(_count(result), cap), result[metric])
-        for result in results
-        if is_score(result.get(metric))
-    ]
-    if not found:
-        return None
-    total = math.fsum(count for count, _ in found)
-    return math.fsum(value * (count / total) for count, value in found)
+    mean = MeanScore()
+    for result in results:
+        mean = mean.add(result, metric, cap)
+    return mean
 
 
 def _count(result: Mapping[str, Any]) -> int:

@@ -89,7 +89,7 @@ def _scores(
     if not names:
         return "", {}
     metric = names[0]
-    means = {pk: weighted_mean_score(each, metric) for pk, each in results.items()}
+    means = {pk: weighted_mean_score(each, metric).value for pk, each in results.items()}
     return metric, {pk: mean for pk, mean in means.items() if mean is not None}
 
 

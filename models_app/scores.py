@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from aggregation.scores import weighted_mean_score
+from collections.abc import Mapping
+from typing import Any
+
+from aggregation.scores import MeanScore, weighted_mean_score
 from models_app.models import ClientAggregateScore, FederatedModel, ModelAggregate
 
 #: Fields of a model on which the scores of its aggregates depend.
@@ -13,16 +16,34 @@ MAX_RESCORED = 20_000
 MAX_RESCORED_AGGREGATES = 25
 
 
-def validation_score(aggregate: ModelAggregate, model: FederatedModel) -> float | None:
-    """Return the mean of the model's score metric over the clients that scored an aggregate."""
+def add_score(
+    aggregate: ModelAggregate, model: FederatedModel, result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the values of an aggregate's score columns with the result of one more client.
+
+    No other score is read, unless the model's metric or cap has changed since the last one. The result
+    must be stored already.
+    """
+    metric, cap = model.score_metric, model.max_num_examples
+    state = aggregate.score_state
+    if not state or (state["metric"], state["cap"]) != (metric, cap):
+        return average_scores(aggregate, model)
+    mean = MeanScore(aggregate.validation_score, state["weight"])
+    return _columns(mean.add(result, metric, cap), model)
+
+
+def average_scores(aggregate: ModelAggregate, model: FederatedModel) -> dict[str, Any]:
+    """Return the values of an aggregate's score columns, from all scores that clients reported."""
     if not model.score_metric:
-        return None
-    scores = ClientAggregateScore.objects.filter(aggregate=aggregate).order_by("client_id")
-    return weighted_mean_score(
-        scores.values_list("validation_results", flat=True).iterator(),
-        model.score_metric,
-        model.max_num_examples,
-    )
+        return {"validation_score": None, "score_state": None}
+    scores = ClientAggregateScore.objects.filter(aggregate=aggregate).order_by("pk")
+    results = scores.values_list("validation_results", flat=True).iterator()
+    return _columns(weighted_mean_score(results, model.score_metric, model.max_num_examples), model)
+
+
+def _columns(mean: MeanScore, model: FederatedModel) -> dict[str, Any]:
+    state = {"metric": model.score_metric, "cap": model.max_num_examples, "weight": mean.weight}
+    return {"validation_score": mean.value, "score_state": state}
 
 
 def rescore(model: FederatedModel) -> None:
@@ -30,13 +51,12 @@ def rescore(model: FederatedModel) -> None:
 
     Called when the model's metric changes: scores of different metrics cannot be compared.
     """
-    model.aggregates.exclude(validation_score=None).update(validation_score=None)
+    scored = model.aggregates.exclude(validation_score=None)
+    scored.update(validation_score=None, score_state=None)
     read = 0
     latest = model.aggregates.order_by("-number")[:MAX_RESCORED_AGGREGATES]
     for position, aggregate in enumerate(latest):
         read += aggregate.client_scores.count()
         if read > MAX_RESCORED and position >= 2:  # The latest and its parent decide on a drop.
             return
-        ModelAggregate.objects.filter(pk=aggregate.pk).update(
-            validation_score=validation_score(aggregate, model)
-        )
+        ModelAggregate.objects.filter(pk=aggregate.pk).update(**average_scores(aggregate, model))

@@ -10,6 +10,7 @@ that is uploaded later under the same key changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
@@ -17,7 +18,6 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from aggregation.errors import UpdateRejected
-from aggregation.scores import weighted_mean_score
 from connectors.intake.registration import Intake, UnknownUpload, find_model
 from connectors.intake.results import check_results, parse_results
 from connectors.runtime.events import Upload
@@ -29,6 +29,7 @@ from models_app.models import (
     ModelAggregate,
     publishes_events,
 )
+from models_app.scores import add_score
 
 #: A score has a few numbers.
 MAX_SCORE_BYTES = 64 << 10
@@ -79,22 +80,20 @@ class ScoreIntake(Intake[ScoreKey, ClientAggregateScore]):
                 defaults={"validation_results": row.validation_results},
             )
             if is_new and model.score_metric:
-                _update_validation_score(aggregate, model)
+                _update_validation_score(aggregate, model, row.validation_results)
         return is_new
 
 
-def _update_validation_score(aggregate: ModelAggregate, model: FederatedModel) -> None:
-    """Average an aggregate's scores; mark a drop that was not there before for publication."""
+def _update_validation_score(
+    aggregate: ModelAggregate, model: FederatedModel, result: Mapping[str, Any]
+) -> None:
+    """Add a score to an aggregate's mean; mark a drop that was not there before for publication."""
     aggregate.federated_model = model
     had_dropped = aggregate.dropped()
-    scores = aggregate.client_scores.order_by("client_id")
-    aggregate.validation_score = weighted_mean_score(
-        scores.values_list("validation_results", flat=True).iterator(),
-        model.score_metric,
-        model.max_num_examples,
-    )
+    for column, value in add_score(aggregate, model, result).items():
+        setattr(aggregate, column, value)
     if not aggregate.dropped():
         aggregate.event_pending = None
     elif not had_dropped and publishes_events():
         aggregate.event_pending = timezone.now()
-    aggregate.save(update_fields=["validation_score", "event_pending"])
+    aggregate.save(update_fields=["validation_score", "score_state", "event_pending"])

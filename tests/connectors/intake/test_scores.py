@@ -74,6 +74,26 @@ def test_the_score_of_an_aggregate_is_the_mean_weighted_by_examples() -> None:
 
 
 @database
+def test_a_score_reads_no_other_score() -> None:
+    """The mean is updated from the new score alone: a wrong one in the table is not read."""
+    aggregate = new_aggregate(scored_model())
+    post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
+    aggregate.client_scores.update(validation_results={"num_examples": 10, "accuracy": 100.0})
+    post(aggregate, 2, {"num_examples": 30, "accuracy": 0.9})
+    assert score_of(aggregate) == pytest.approx(0.8)
+
+
+@database
+def test_after_a_change_of_the_metric_all_scores_are_averaged() -> None:
+    """The mean of one metric is not continued with values of another."""
+    aggregate = new_aggregate(scored_model())
+    post(aggregate, 1, {"accuracy": 0.5, "loss": 2.0})
+    FederatedModel.objects.update(score_metric="loss")
+    post(aggregate, 2, {"accuracy": 0.5, "loss": 4.0})
+    assert score_of(aggregate) == 3.0
+
+
+@database
 def test_the_same_score_again_changes_nothing() -> None:
     """A second delivery of a notification registers no second score."""
     aggregate = new_aggregate(scored_model())
