@@ -94,7 +94,7 @@ def test_differences_are_not_sent_to_a_model_of_weights(bucket: Bucket) -> None:
     """An update that contradicts its model is refused."""
     client = member(bucket, federation(1))
     client.fetch()
-    with pytest.raises(BadWeights, match="takes trained weights, and the update has differences"):
+    with pytest.raises(BadWeights, match="updates of this model are 'weights'"):
         client.upload(filled(0.0), num_examples=1, are_differences=True)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from federated_client import Bucket, RoundOverdue, UpdateRejected
+from federated_client import Bucket, Client, Posts, RoundOverdue, UpdateRejected, limits
 from federated_client.status import Status, parse_status
 from tests.client.members import Deliver, federation, in_the_cloud, member, through
+from tests.client.servers import handling
 from tests.factories import client_id, filled, make_model, put
 from tests.faults.proxy import outage, refuse, s3_proxy
 
@@ -161,3 +163,40 @@ def test_a_round_that_came_is_returned_at_once(
     deliver()
     assert client.wait(timeout=600).number == 1
     assert clock.pauses == []
+
+
+def test_a_server_that_does_not_answer_does_not_prolong_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A look that takes longer than the wait is abandoned, and mentioned."""
+    monkeypatch.setattr(limits, "LAST_LOOK_SECONDS", 0.1)
+    answered = threading.Event()
+    with handling(lambda handler: void(answered.wait(60))) as url:
+        client = Client(Posts([], url), model_id=1, client_id=client_id(1))
+        with pytest.raises(RoundOverdue, match="storage did not answer within"):
+            client.wait(timeout=0.2)
+        answered.set()
+
+
+def void(_: object) -> None:
+    """Ignore a result."""
+
+
+def test_a_round_whose_outcome_is_being_written_is_waited_for(
+    bucket: Bucket, deliver: Deliver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update that was rejected in the round is reported, though the aggregate was there first."""
+    model = federation(1)
+    client = member(bucket, model)
+    client.fetch()
+    key = client.upload(filled(1.0), num_examples=1)
+    deliver()
+    write_status(key, model.pk, "running")
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        write_status(key, model.pk, "rejected", reason="overflow")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(UpdateRejected, match="overflow"):
+        client.wait(timeout=20)

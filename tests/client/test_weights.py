@@ -125,7 +125,8 @@ class Unconvertible:
         (iter({"w": 1}.items()), r"pass state_dict\(\) instead of named_parameters\(\)"),
         (np.zeros(1), "got a ndarray"),
         (None, "got a NoneType"),
-        ({1: np.zeros(1)}, "names must be strings, one is 1"),
+        ({1: np.zeros(1)}, "names must be strings of Unicode, one is 1"),
+        ({"\ud800": np.zeros(1)}, "names must be strings of Unicode"),
         ({"w": {"kernel": np.zeros(1)}}, "'w' is a mapping: flatten nested parameters"),
         ({"w": None}, "'w' is None, expected an array"),
         ({"w": "weights.npz"}, "'w' is 'weights.npz', expected an array"),
@@ -147,6 +148,12 @@ def test_a_name_that_a_format_cannot_have_is_refused() -> None:
     """No file is written that could not be read back."""
     with pytest.raises(BadWeights):
         encode({"a\\b": np.zeros(1)}, "npz")
+
+
+def test_numbers_of_python_are_float64() -> None:
+    """A list of whole numbers does not make a tensor of integers."""
+    found = decode(encode({"w": [1, 2], "b": 3}).getvalue(), "x.safetensors")
+    assert_same(found, {"w": np.array([1.0, 2.0]), "b": np.array(3.0)})
 
 
 def test_arrays_are_not_copied() -> None:

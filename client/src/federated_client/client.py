@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,6 @@ from .errors import (
     ClientError,
     CredentialsInvalid,
     NotThere,
-    RoundOverdue,
     StorageUnreachable,
 )
 from .pointer import Latest, read_pointer
@@ -26,9 +23,8 @@ from .scores import encode_score
 from .status import Status, describe, parse_status, status_key
 from .storage import Progress, Storage
 from .update import Update, prepare
+from .waiting import Look, wait_for_aggregate
 from .weights import FORMAT, Arrays, Weights, as_arrays, decode_with_layout, encode, layout_of_file
-
-logger = logging.getLogger(__name__)
 
 
 class Client:
@@ -188,32 +184,13 @@ class Client:
         CredentialsInvalid
             If the credentials expired or are wrong: waiting does not help.
         """
-        number = self.base.number if self.base else 0
-        overdue = time.monotonic() + timeout
-        said = ""
-        while True:
-            sentence = self._progress()
-            if sentence and sentence != said:
-                said = sentence
-                logger.info("model %s: %s", self._model_id, said)
-                if on_progress:
-                    on_progress(said)
-            why = f"; {said}" if said else ""
-            try:
-                latest = self.latest(attempts=1)
-                if latest.number > number:
-                    return latest
-            except CredentialsInvalid:
-                raise
-            except (NotThere, AccessDenied, StorageUnreachable) as error:
-                why += f"; the last error: {error}"
-            left = overdue - time.monotonic()
-            if left <= 0:
-                raise RoundOverdue(
-                    f"model {self._model_id} has no aggregate after number {number} yet; waited "
-                    f"{timeout:g} seconds{why}"
-                )
-            time.sleep(min(poll, left))
+        return wait_for_aggregate(
+            self._look,
+            after=self.base.number if self.base else 0,
+            timeout=timeout,
+            poll=poll,
+            on_progress=on_progress,
+        )
 
     def status(self) -> Status | None:
         """Return what the aggregator says of this client's updates; None if it says nothing.
@@ -287,12 +264,16 @@ class Client:
         except (NotThere, AccessDenied):
             return None
 
-    def _progress(self) -> str:
-        """Return what became of the update that was sent, in words; empty if it is not known."""
-        if not self._sent_key:
-            return ""
+    def _look(self) -> Look:
+        """Look what became of the update that was sent, and whether there is a newer aggregate."""
+        progress, is_running = "", False
         try:
-            status = self.status()
-        except StorageUnreachable:
-            return ""
-        return describe(status, self._sent_key) if status else ""
+            status = self.status() if self._sent_key else None
+            if status:
+                progress, is_running = describe(status, self._sent_key)
+            latest = self.latest(attempts=1)
+        except CredentialsInvalid:
+            raise
+        except (NotThere, AccessDenied, StorageUnreachable) as error:
+            return Look(progress=progress, is_running=is_running, problem=str(error))
+        return Look(latest=latest, progress=progress, is_running=is_running)

@@ -31,6 +31,12 @@ ERROR_BYTES = 4096
 WAIT_SECONDS = 600.0
 POLL_SECONDS = 5.0
 
+#: The last look at storage may take this long beyond the end of a wait; a longer one is abandoned.
+LAST_LOOK_SECONDS = 2.0
+
+#: Bytes read of an object at first, to learn its layout. The headers of most models fit.
+HEAD_BYTES = 64 << 10
+
 #: Elements checked for NaN at once: the check needs a megabyte of memory, whatever the model's size.
 CHECK_ELEMENTS = 1 << 18
 
@@ -39,6 +45,9 @@ MAX_SCORE_BYTES = 64 << 10
 
 #: Largest finite value of a score that the aggregator accepts. Sums of such scores do not overflow.
 MAX_SCORE_VALUE = 1e300
+
+#: Deepest nesting of a score that the aggregator accepts.
+MAX_SCORE_DEPTH = 20
 
 #: Largest number of examples that the aggregator accepts, by default.
 MAX_NUM_EXAMPLES = 10**9

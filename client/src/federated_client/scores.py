@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from . import limits
 from .errors import BadScore
+from .weights import is_unicode
 
 
 def encode_score(results: Mapping[str, Any]) -> bytes:
@@ -24,17 +25,22 @@ def encode_score(results: Mapping[str, Any]) -> bytes:
         raise BadScore(f"{results} cannot be written as JSON: {error}") from error
     if len(body) > limits.MAX_SCORE_BYTES:
         raise BadScore(f"{len(body)} bytes, at most {limits.MAX_SCORE_BYTES} are accepted")
-    for number in _numbers(json.loads(body)):
-        if abs(number) > limits.MAX_SCORE_VALUE:
-            raise BadScore(f"{number:g} is not a finite number up to {limits.MAX_SCORE_VALUE:g}")
+    _check_values(json.loads(body))
     return body
 
 
-def _numbers(value: Any) -> Iterator[int | float]:
+def _check_values(value: Any, depth: int = 0) -> None:
+    """Refuse what JSON allows and the aggregator's database does not."""
+    if depth > limits.MAX_SCORE_DEPTH:
+        raise BadScore(f"nested deeper than {limits.MAX_SCORE_DEPTH}")
+    if isinstance(value, str) and ("\0" in value or not is_unicode(value)):
+        raise BadScore(f"{value!r} has the zero character or half a surrogate pair")
+    if isinstance(value, int | float) and abs(value) > limits.MAX_SCORE_VALUE:
+        raise BadScore(
+            f"a number is not finite and up to {limits.MAX_SCORE_VALUE:g}: {str(value)[:40]}"
+        )
     if isinstance(value, dict):
-        value = list(value.values())
+        value = [*value.keys(), *value.values()]
     if isinstance(value, list):
         for each in value:
-            yield from _numbers(each)
-    elif isinstance(value, int | float):
-        yield value
+            _check_values(each, depth + 1)

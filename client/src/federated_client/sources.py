@@ -6,14 +6,12 @@ import os
 import threading
 from typing import BinaryIO
 
+from . import limits
 from ._core.errors import UpdateRejected
 from ._core.formats import format_of, peek_layout
 from ._core.layout import TensorLayout
 from ._core.sources import Buffer
 from .storage import Storage
-
-#: Bytes read with the first request. The headers of most models fit.
-HEAD_BYTES = 64 << 10
 
 
 class FileBytes:
@@ -56,7 +54,7 @@ class ObjectBytes:
 
     def __init__(self, storage: Storage, key: str, etag: str) -> None:
         self._storage, self._key, self._etag = storage, key, etag
-        self._head, self.size = storage.get_range(key, 0, HEAD_BYTES, etag=etag)
+        self._head, self.size = storage.get_range(key, 0, limits.HEAD_BYTES, etag=etag)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         end = offset + len(buffer)

@@ -82,8 +82,8 @@ def parse_status(body: bytes) -> Status | None:
         return None
 
 
-def describe(status: Status, key: str) -> str:
-    """Return what became of one update, in words.
+def describe(status: Status, key: str) -> tuple[str, bool]:
+    """Return what became of one update, in words, and whether it is in a round that has not ended.
 
     Raises
     ------
@@ -93,7 +93,8 @@ def describe(status: Status, key: str) -> str:
     own = status.of(key)
     if own and own.state == "rejected":
         raise UpdateRejected(own.reason)
-    return f"{status}; this one is {own.state if own else 'not registered yet'}"
+    state = own.state if own else "not registered yet"
+    return f"{status}; this one is {state}", state == "running"
 
 
 def _parse_update(found: dict[str, Any]) -> UpdateStatus:

@@ -89,7 +89,7 @@ def prepare(
         check_file(update.body, update.name, layout)
     kind = latest.update_kind if latest else "weights"
     if update.are_differences and kind == "weights":
-        raise BadWeights("the model takes trained weights, and the update has differences")
+        raise BadWeights("update-kind is 'differences', and updates of this model are 'weights'")
     body = update.body
     try:
         if kind == "differences" and not update.are_differences:

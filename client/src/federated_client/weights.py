@@ -41,9 +41,18 @@ def as_arrays(weights: Weights) -> Arrays:
     if not isinstance(weights, Mapping):
         raise BadWeights(f"expected a mapping of tensor names to arrays, {_what_it_is(weights)}")
     for name in weights:
-        if not isinstance(name, str):
-            raise BadWeights(f"the tensor names must be strings, one is {name!r}")
+        if not isinstance(name, str) or not is_unicode(name):
+            raise BadWeights(f"the tensor names must be strings of Unicode, one is {name!r}")
     return {name: _as_array(name, tensor) for name, tensor in weights.items()}
+
+
+def is_unicode(name: str) -> bool:
+    """Return whether a string can be encoded as UTF-8: it has no half of a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _what_it_is(value: Any) -> str:
@@ -70,12 +79,14 @@ def _as_array(name: str, tensor: Any) -> NDArray[Any]:
     if isinstance(tensor, np.ma.MaskedArray):
         raise BadWeights(f"tensor {quoted(name)} is a masked array: fill it first, with filled()")
     try:
-        return np.asarray(_on_the_host(tensor))
+        array = np.asarray(_on_the_host(tensor))
     except Exception as error:  # Each framework raises errors of its own.
         raise BadWeights(
             f"tensor {quoted(name)} of type {type(tensor).__name__} cannot be converted to a numpy "
             f"array: {error}"
         ) from error
+    # Numbers of Python have no dtype: a list of whole ones is not meant to be averaged to whole ones.
+    return array if hasattr(tensor, "dtype") or array.dtype.kind != "i" else array.astype(float)
 
 
 def _on_the_host(tensor: Any) -> Any:

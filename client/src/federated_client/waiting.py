@@ -1,0 +1,97 @@
+"""Waiting for a round: one look after another, until there is an aggregate or the time is over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import limits
+from .errors import RoundOverdue
+from .pointer import Latest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look at storage showed.
+
+    Parameters
+    ----------
+    latest : Latest or None
+        None where it could not be read.
+    progress : str
+        What became of the update that was sent, in words; empty if it is not known.
+    is_running : bool
+        Whether the update is in a round whose outcome is not known yet.
+    problem : str
+        Why something could not be read; empty if everything could.
+    """
+
+    latest: Latest | None = None
+    progress: str = ""
+    is_running: bool = False
+    problem: str = ""
+
+
+def wait_for_aggregate(
+    look: Callable[[], Look],
+    *,
+    after: int,
+    timeout: float,
+    poll: float,
+    on_progress: Callable[[str], None] | None,
+) -> Latest:
+    """Look again and again until there is an aggregate with a higher number than ``after``.
+
+    Raises
+    ------
+    RoundOverdue
+        After ``timeout`` seconds.
+    """
+    overdue = time.monotonic() + timeout
+    said = ""
+    while True:
+        found = _within(max(overdue - time.monotonic(), limits.LAST_LOOK_SECONDS), look)
+        if found.progress and found.progress != said:
+            said = found.progress
+            logger.info("%s", said)
+            if on_progress:
+                on_progress(said)
+        left = overdue - time.monotonic()
+        if found.latest and found.latest.number > after and (not found.is_running or left <= 0):
+            return found.latest
+        if left <= 0:
+            reasons = [said, found.problem and f"the last error: {found.problem}"]
+            raise RoundOverdue(
+                "; ".join(
+                    [
+                        f"there is no aggregate after number {after} yet; waited {timeout:g} seconds",
+                        *filter(None, reasons),
+                    ]
+                )
+            )
+        time.sleep(min(poll, left))
+
+
+def _within(seconds: float, look: Callable[[], Look]) -> Look:
+    """Return the result of a look, which is abandoned if storage takes longer to answer."""
+    results: list[Look | BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(look())
+        except BaseException as error:  # Raised again in the thread that waits.
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not results:
+        return Look(problem=f"storage did not answer within {seconds:g} seconds")
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
