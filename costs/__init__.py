@@ -1,1 +1,1 @@
-"""What a federation costs on AWS, computed from published prices and from what the code asks for."""
+"""An estimate of what a federation costs on AWS, from published prices and the requests of the code."""

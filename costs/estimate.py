@@ -1,4 +1,4 @@
-"""The bill of a round and of a month."""
+"""The costs of a round and of a month."""
 
 from __future__ import annotations
 
@@ -6,71 +6,68 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
+from costs.duration import INTAKE_SECONDS, Duration, duration
 from costs.prices import Prices
-from costs.rounds import (
-    DOOR_SECONDS,
-    Duration,
-    Work,
-    client_writes,
-    door_requests,
-    duration,
-    pointer_requests,
-)
+from costs.rounds import Work, client_writes, intake_requests, pointer_requests
 from costs.stack import AWAKE_ACU, HOURS_A_MONTH, Costs, Stack
 
 GIB = 1 << 30
 
-#: S3's cheap operations; the others that a round makes cost what a PUT does.
+#: S3's cheap operations; the other operations of a round cost as much as a PUT.
 READS = ("GetObject", "HeadObject")
 
-#: Requests to SQS for one message: sent, received, deleted.
-A_MESSAGE = 3
+#: Requests to SQS per message: it is sent, received and deleted.
+REQUESTS_A_MESSAGE = 3
 
-#: Of log lines, with Lambda's own: assumed, of an upload and of a round.
+#: Assumed bytes of log lines, with Lambda's own, of an upload and of a round.
 LOG_BYTES_OF_AN_UPLOAD = 2_500
 LOG_BYTES_OF_A_ROUND = 5_000
 
 #: Metrics that a round writes: RoundsPublished, UpdatesUsed, BytesRead.
 METRICS = 3
 
-#: Days for which the bucket keeps what was deleted or replaced; see the template's lifecycle rules.
+#: Days for which the bucket keeps deleted or replaced objects: the lifecycle rules of the template.
 KEPT_AFTER_DELETION_DAYS = 30
 
 DAYS_A_MONTH = HOURS_A_MONTH / 24
 
+#: Lines of a month for objects that are kept.
+UPDATES_KEPT = "S3, updates kept"
+AGGREGATES_KEPT = "S3, aggregates of one month kept"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a bill.
+    """One line of the costs of a round.
 
     Parameters
     ----------
     what : str
     amount : float
-        In a round, of ``unit``.
-    a_round : float
-        Dollars.
+        Amount per round, in ``unit``.
+    dollars : float
+        Dollars per round.
     """
 
     what: str
     amount: float
     unit: str
-    a_round: float
+    dollars: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """What is estimated.
+    """A federation whose costs are estimated.
 
     Parameters
     ----------
     clients : int
-        Members, each of which fetches each aggregate.
+        Member clients, each of which fetches each aggregate.
     rounds_a_day : float
     mb_a_second : float
-        That one function takes in.
+        MB per second that one function reads.
     upload_hours : float
-        Over how long the uploads of one round come in.
+        Time over which the uploads of one round arrive.
     """
 
     work: Work
@@ -83,7 +80,7 @@ class Federation:
 
     @cached_property
     def duration(self) -> Duration:
-        """Of a round."""
+        """The duration of a round."""
         return duration(self.work, self.stack, self.mb_a_second)
 
     @property
@@ -92,9 +89,9 @@ class Federation:
 
     @cached_property
     def requests(self) -> Counter[str]:
-        """The function's requests to S3 for a round: at the door, of the round, of `latest.json`."""
+        """The function's requests to S3 per round: intake, the round itself, `latest.json`."""
         of_round = self.work.requests(self.duration.invocations)
-        return door_requests(self.work.updates) + of_round + pointer_requests()
+        return intake_requests(self.work.updates) + of_round + pointer_requests()
 
     @property
     def round_gb_seconds(self) -> float:
@@ -102,7 +99,7 @@ class Federation:
 
     @cached_property
     def lines(self) -> list[Line]:
-        """What a round costs."""
+        """The costs of a round."""
         return [
             *self._function(),
             *self._storage_requests(),
@@ -115,10 +112,10 @@ class Federation:
         updates, prices = self.work.updates, self.prices
         gb_second = prices.gb_second(self.stack.architecture)
         invocations = updates + self.duration.invocations - 1
-        at_the_door = updates * DOOR_SECONDS * self.stack.gb
+        intake = updates * INTAKE_SECONDS * self.stack.gb
         lines = [
             line("Lambda, the round", self.round_gb_seconds, "GB-seconds", gb_second),
-            line("Lambda, uploads registered", at_the_door, "GB-seconds", gb_second),
+            line("Lambda, uploads registered", intake, "GB-seconds", gb_second),
             line("Lambda, invocations", invocations, "requests", prices.lambda_request),
         ]
         if self.stack.snap_start:
@@ -129,24 +126,25 @@ class Federation:
     def _storage_requests(self) -> list[Line]:
         prices = self.prices
         reads = sum(self.requests[name] for name in READS)
-        written = self.requests.total() - reads
-        uploaded = self.work.updates * client_writes(self.work.layout.nbytes)
+        writes = self.requests.total() - reads
+        uploads = self.work.updates * client_writes(self.work.layout.nbytes)
         return [
             line("S3, the function reads", reads, "requests", prices.s3_read),
-            line("S3, the function writes", written, "requests", prices.s3_write),
-            line("S3, clients upload", uploaded, "requests", prices.s3_write),
+            line("S3, the function writes", writes, "requests", prices.s3_write),
+            line("S3, clients upload", uploads, "requests", prices.s3_write),
             line("S3, clients fetch the aggregate", 2 * self.clients, "requests", prices.s3_read),
         ]
 
     def _messages(self) -> list[Line]:
-        messages = A_MESSAGE * (self.work.updates + self.duration.invocations - 1)
-        return [line("SQS", messages, "requests", self.prices.sqs_request)]
+        messages = self.work.updates + self.duration.invocations - 1
+        requests = REQUESTS_A_MESSAGE * messages
+        return [line("SQS", requests, "requests", self.prices.sqs_request)]
 
     def _database(self) -> list[Line]:
         if not self.stack.pauses:
             return []
         acu_hours = AWAKE_ACU * self.hours_awake_a_round
-        return [line("Aurora, awake for the round", acu_hours, "ACU-hours", self.prices.acu_hour)]
+        return [line("Aurora, active for the round", acu_hours, "ACU-hours", self.prices.acu_hour)]
 
     def _logs(self) -> list[Line]:
         logged = LOG_BYTES_OF_A_ROUND * self.duration.invocations
@@ -159,13 +157,13 @@ class Federation:
         requests = self.work.requests(self.duration.invocations)
         reads = sum(requests[name] for name in READS)
         s3 = reads * self.prices.s3_read + (requests.total() - reads) * self.prices.s3_write
-        return self.lines[0].a_round + s3
+        return self.lines[0].dollars + s3
 
     @property
     def hours_awake_a_round(self) -> float:
-        """How long a round keeps a database awake that pauses.
+        """How long a round keeps a database active that can pause.
 
-        Each upload wakes it, or keeps it awake; the next round finds it awake if it comes in time.
+        Each upload resumes the database or keeps it active, and a round may find it active.
         """
         linger = self.stack.linger_hours
         waiting = min(self.upload_hours, (self.work.updates - 1) * linger)
@@ -174,36 +172,36 @@ class Federation:
 
     @cached_property
     def month(self) -> Costs:
-        """A month's costs, of rounds that go on as they do, once as many updates are kept as will be."""
+        """The costs of a month with constant rounds, once as many updates are kept as ever will be."""
         rounds = self.rounds_a_month
         woken = self.stack.sweep_acu_hours(rounds * self.hours_awake_a_round)
         metrics = METRICS * self.prices.metric_month * min(self.rounds_a_day / 24, 1)
         return {
-            **{each.what: each.a_round * rounds for each in self.lines},
+            **{each.what: each.dollars * rounds for each in self.lines},
             "CloudWatch, metrics": metrics,
-            "Aurora, woken by sweeps": woken * self.prices.acu_hour,
+            "Aurora, resumed by sweeps": woken * self.prices.acu_hour,
             **self.stack.standing(self.prices),
-            "S3, updates kept": self.updates_kept_gb * self.prices.s3_gb_month,
-            "S3, aggregates of one month kept": self.aggregates_gb * self.prices.s3_gb_month,
+            UPDATES_KEPT: self.updates_kept_gb * self.prices.s3_gb_month,
+            AGGREGATES_KEPT: self.aggregates_gb * self.prices.s3_gb_month,
         }
 
     @property
     def updates_kept_gb(self) -> float:
-        """Updates in the bucket: until they expire, and as deleted ones for a while after it."""
+        """GB of updates in the bucket: until they expire, and then as deleted objects."""
         days = self.stack.update_retention_days + KEPT_AFTER_DELETION_DAYS
         return days * self.rounds_a_day * self.work.updates * self.work.layout.nbytes / GIB
 
     @property
     def aggregates_gb(self) -> float:
-        """By which the bucket grows each month; aggregates are never deleted."""
+        """GB of new aggregates per month, which are never deleted."""
         return self.rounds_a_month * self.work.layout.nbytes / GIB
 
     @property
     def fetched_gb(self) -> float:
-        """Aggregates that the clients fetch in a month."""
+        """GB of aggregates that the clients fetch in a month."""
         return self.clients * self.aggregates_gb
 
 
 def line(what: str, amount: float, unit: str, price: float) -> Line:
-    """A line of a bill, at this price a unit."""
-    return Line(what=what, amount=amount, unit=unit, a_round=amount * price)
+    """Return a line of the costs of a round with this price per unit."""
+    return Line(what=what, amount=amount, unit=unit, dollars=amount * price)

@@ -1,4 +1,4 @@
-"""The parameters of `template.yaml` on which costs depend, as they are given to `sam deploy`."""
+"""The parameters of `template.yaml` on which costs depend, as `sam deploy` takes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from costs.stack import Stack
 
 
 def _within(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
+    def parse(text: str) -> int:
         expected = f"expected {low} to {high}"
         try:
             value = int(text)
@@ -20,16 +20,16 @@ def _within(low: int, high: int) -> Callable[[str], int]:
             raise ValueError(expected)
         return value
 
-    return read
+    return parse
 
 
 def _one_of(**values: Any) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
+    def parse(text: str) -> Any:
         if text not in values:
             raise ValueError(f"expected one of {', '.join(values)}")
         return values[text]
 
-    return read
+    return parse
 
 
 #: The values that the template allows.
@@ -49,7 +49,7 @@ def _sweep_hours(text: str) -> float:
 
 _SWITCH = _one_of(on=True, off=False)
 
-#: The template's parameters on which costs depend: fields of `Stack`, and how their text is read.
+#: Fields of `Stack` and parsers, by parameter of the template.
 PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "Architecture": ("architecture", _one_of(arm64="arm64", x86_64="x86_64")),
     "MemoryMb": ("memory_mb", _within(512, 10240)),
@@ -68,21 +68,21 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def stack_with(parameters: Mapping[str, str], **fields: Any) -> Stack:
-    """The stack that these parameters of the template make.
+    """Return the stack that these parameters of the template create.
 
     Raises
     ------
     ValueError
-        If one is unknown, or none that the template takes; the message names it.
+        If a parameter is unknown, or has a value that the template refuses. The message names it.
     """
     for name, text in parameters.items():
         if name not in PARAMETERS:
             raise ValueError(
-                f"{name} is no parameter that costs depend on: {', '.join(PARAMETERS)}"
+                f"costs do not depend on a parameter {name}; they depend on {', '.join(PARAMETERS)}"
             )
-        field, read = PARAMETERS[name]
+        field, parse = PARAMETERS[name]
         try:
-            fields[field] = read(text)
+            fields[field] = parse(text)
         except ValueError as error:
             raise ValueError(f"{name}={text}: {error}") from error
     stack = Stack(**fields)

@@ -1,4 +1,4 @@
-"""The one table of prices. All that the project says of costs is computed from it."""
+"""The table of prices from which every statement about costs is computed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from datetime import date
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """On-demand prices of one Region, in dollars, before anything that AWS gives away."""
+    """On-demand prices of one Region in dollars, without free quantities."""
 
     region: str
     noted_on: date
-    #: Lambda: a GB-second, by architecture; a request.
+    #: Lambda: a GB-second by architecture, and a request.
     arm64_gb_second: float
     x86_64_gb_second: float
     lambda_request: float
-    #: SnapStart: a GB-second for which the snapshot of a version is kept; a GB restored.
+    #: SnapStart: a GB-second for which the snapshot of a version is kept, and a restored GB.
     snapshot_gb_second: float
     snapshot_restored_gb: float
     #: S3: a GB-month; a PUT, POST or LIST; a GET or HEAD.
@@ -24,15 +24,15 @@ class Prices:
     s3_write: float
     s3_read: float
     sqs_request: float
-    #: Aurora PostgreSQL Serverless v2: a capacity unit (ACU) for an hour; a GB-month.
+    #: Aurora PostgreSQL Serverless v2: a capacity unit (ACU) for an hour, and a GB-month.
     acu_hour: float
     database_gb_month: float
     proxy_acu_hour: float
-    #: An interface endpoint, an hour in one zone.
+    #: An interface endpoint for an hour in one zone.
     endpoint_hour: float
     secret_month: float
-    #: CloudWatch: an alarm; a metric, if it is written in each hour; a GB of logs taken in; a dashboard
-    #: beyond the third.
+    #: CloudWatch: an alarm; a metric that is written in every hour; a GB of ingested logs; a dashboard
+    #: after the third.
     alarm_month: float
     metric_month: float
     log_gb: float
@@ -44,7 +44,7 @@ class Prices:
     disk_gb_month: float
 
     def gb_second(self, architecture: str) -> float:
-        """A GB-second of Lambda."""
+        """Return the price of a GB-second of Lambda."""
         return self.arm64_gb_second if architecture == "arm64" else self.x86_64_gb_second
 
 

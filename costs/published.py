@@ -1,4 +1,4 @@
-"""The published figures of a sharded serverless aggregator, and the same work done by one function."""
+"""Published measurements of a sharded serverless aggregator, and the same work in one function."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from costs.estimate import Federation
 
 @dataclass(frozen=True, kw_only=True)
 class Sharded:
-    """One measurement by its authors: many functions a round, each for a part of the model.
+    """A measurement by its authors, with many functions per round, each for a part of the model.
 
     Parameters
     ----------
     nbytes : int
-        Of the model, in float32.
-    seconds, dollars : float
-        Of a round, and of a thousand.
+        Size of the model in float32.
+    seconds : float
+        Duration of a round.
+    dollars : float
+        Cost of a thousand rounds.
     """
 
     model: str
@@ -35,14 +37,14 @@ SHARDED = (
     Sharded(model="5 GB", nbytes=5_120_000_000, seconds=299, dollars=84.8),
 )
 
-#: The longest that the template offers.
+#: The longest timeout of Lambda.
 LONGEST_SECONDS = 900
 
 
-def beside(published: Sharded, federation: Federation) -> Federation:
-    """The same work done by this project; modelled.
+def same_work(published: Sharded, federation: Federation) -> Federation:
+    """Return a federation in which one function of this project does the published work.
 
-    A weighted mean, in a function like the federation's that may take as long as Lambda allows.
+    It computes a weighted mean in a function like that of ``federation``, with the longest timeout.
     """
     work = replace(
         federation.work,

@@ -1,4 +1,4 @@
-"""What the stack of `template.yaml` costs while nobody uploads, by the template's parameters."""
+"""What the stack of `template.yaml` costs without uploads, by the parameters of the template."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from costs.prices import Prices
 HOURS_A_MONTH = 730
 SECONDS_A_MONTH = HOURS_A_MONTH * 3600
 
-#: What the template makes, whatever its parameters are.
+#: Alarms of the template.
 ALARMS = 8
 
-#: An invocation's database session is ended when it has been idle for this long after the timeout.
+#: The database closes a session that is idle for the timeout of the function and this long.
 IDLE_SESSION_SLACK_SECONDS = 60
 
-#: About what Aurora takes to come back, according to its documentation.
+#: About the time that a paused Aurora takes to resume, according to its documentation.
 RESUME_SECONDS = 15
 
-#: Capacity units of an Aurora that is awake and has little to do.
+#: Capacity units of an active Aurora with little load.
 AWAKE_ACU = 0.5
 
-#: For which RDS Proxy is billed at least.
+#: Minimum capacity units for which RDS Proxy is billed.
 PROXY_ACU = 8
 
-#: Lambda asks a quiet queue by five long polls at a time, of twenty seconds each.
+#: Lambda polls an empty queue with five long polls of twenty seconds at a time.
 POLLS_A_SECOND = 5 / 20
 
-#: Of the tables and what Aurora keeps beside them.
+#: Size of the tables and of what Aurora stores with them.
 DATABASE_GB = 1.0
 
-#: Disk of the server that is compared with.
+#: Disk of the server that is compared.
 SERVER_DISK_GB = 20
 
-#: Costs in dollars, by what is paid for.
+#: Dollars by line of a bill.
 Costs = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """The parameters of the template on which costs depend; the defaults are the template's.
+    """The parameters of the template on which costs depend, with the defaults of the template.
 
     Parameters
     ----------
     sweep_hours : float
-        Between two sweeps.
+        Time between two sweeps.
     aurora : bool
-        Whether the stack has a database of its own.
+        Whether the stack creates its database.
     """
 
     architecture: str = "arm64"
@@ -66,12 +66,12 @@ class Stack:
 
     @property
     def gb(self) -> float:
-        """The function's memory, as Lambda bills it."""
+        """Memory of the function as Lambda bills it."""
         return self.memory_mb / 1024
 
     @property
     def endpoints(self) -> int:
-        """Interface endpoints, each counted once a zone."""
+        """Number of interface endpoints, counted once per zone."""
         return self.endpoint_zones * (1 + self.event_bus + self.tracing)
 
     @property
@@ -80,29 +80,29 @@ class Stack:
 
     @property
     def linger_hours(self) -> float:
-        """How long a paused database is awake for a caller, beside the time that the call takes."""
+        """How long a paused database stays active for a call, in addition to the call itself."""
         session = self.timeout_seconds + IDLE_SESSION_SLACK_SECONDS
         return (RESUME_SECONDS + session + self.database_pause_seconds) / 3600
 
     @property
     def pauses(self) -> bool:
-        """Whether there is a database of the stack's own that pauses when nobody is connected."""
+        """Whether the stack creates a database that pauses without connections."""
         return self.aurora and not self.database_min_capacity
 
     def sweep_acu_hours(self, hours_awake: float = 0.0) -> float:
-        """Capacity-unit-hours a month in which the database is awake for sweeps alone.
+        """Return the ACU-hours per month for which only sweeps keep the database active.
 
         Parameters
         ----------
         hours_awake : float
-            A month, for rounds: a sweep that finds the database awake need not wake it.
+            Hours per month for which rounds keep it active; a sweep in this time costs no more.
         """
         for_sweeps = min(self.sweeps_a_month * self.linger_hours, HOURS_A_MONTH)
         asleep = 1 - hours_awake / HOURS_A_MONTH
         return self.pauses * AWAKE_ACU * for_sweeps * asleep
 
     def standing(self, prices: Prices) -> Costs:
-        """A month of what is there whether or not anybody uploads."""
+        """Return the costs of a month that do not depend on uploads."""
         snapshot = self.gb * SECONDS_A_MONTH * prices.snapshot_gb_second
         capacity = self.database_min_capacity * HOURS_A_MONTH * prices.acu_hour
         database = DATABASE_GB * prices.database_gb_month + prices.secret_month
@@ -112,7 +112,7 @@ class Stack:
             "interface endpoints": self.endpoints * HOURS_A_MONTH * prices.endpoint_hour,
             "snapshot of the live version": self.snap_start * snapshot,
             "Aurora, never paused": self.aurora * capacity,
-            "Aurora, storage (1 GB), the master's secret": self.aurora * database,
+            "Aurora, storage (1 GB) and the master user's secret": self.aurora * database,
             "RDS Proxy": self.aurora * self.database_proxy * proxy,
             "alarms": ALARMS * prices.alarm_month,
             "Lambda's polling of the queue": polls_a_month() * prices.sqs_request,
@@ -120,16 +120,16 @@ class Stack:
         }
 
     def idle(self, prices: Prices) -> Costs:
-        """A month in which nobody uploads."""
+        """Return the costs of a month without uploads."""
         woken = self.sweep_acu_hours() * prices.acu_hour
-        return {"Aurora, woken by sweeps": woken, **self.standing(prices)}
+        return {"Aurora, resumed by sweeps": woken, **self.standing(prices)}
 
 
 def polls_a_month() -> float:
-    """Requests with which Lambda looks into a quiet queue."""
+    """Return the number of requests with which Lambda polls an empty queue."""
     return SECONDS_A_MONTH * POLLS_A_SECOND
 
 
 def server(prices: Prices) -> float:
-    """A month of a small server that is always on, with PostgreSQL on it."""
+    """Return the monthly cost of a small server that always runs, with PostgreSQL on it."""
     return HOURS_A_MONTH * prices.server_hour + SERVER_DISK_GB * prices.disk_gb_month

@@ -1,4 +1,4 @@
-"""`estimate_cost`: what it tells, and what it refuses."""
+"""`estimate_cost`: what it reports, and what it refuses."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 import pytest
 from django.core.management import CommandError
 
-Said = Callable[..., str]
+RunCommand = Callable[..., str]
 
 EXAMPLE = ("--params", "25e6", "--clients", "100", "--rounds-a-day", "24")
 
 
-def estimate(said: Said, *more: Any) -> Any:
-    """The estimate of the example in the documentation, with these options more, or instead."""
-    return json.loads(said("estimate_cost", *EXAMPLE, *more, "--json"))
+def estimate(run_command: RunCommand, *more: Any) -> Any:
+    """Return the estimate of the documented example with further or other options."""
+    return json.loads(run_command("estimate_cost", *EXAMPLE, *more, "--json"))
 
 
-def test_the_tables_tell_a_round_and_a_month(said: Said) -> None:
-    """For people: where the prices are from, what each line costs, and what is measured and what not."""
-    out = said("estimate_cost", *EXAMPLE)
-    for told in (
-        "modelled by prices of us-east-1, 2026-11-24",
+def test_the_tables_show_a_round_and_a_month(run_command: RunCommand) -> None:
+    """The tables show the source of the prices, the costs of each line, and what is measured or assumed."""
+    out = run_command("estimate_cost", *EXAMPLE)
+    for text in (
+        "modelled with prices of us-east-1, 2026-11-24",
         "Lambda, the round",
         "GB-seconds",
         "S3, updates kept",
-        "A month in which nobody uploads",
+        "A month without uploads",
         "measured dollars a thousand",
         "where this project is tested, not on AWS",
-        "a small server that is always on",
+        "a small server that always runs",
     ):
-        assert told in out
+        assert text in out
 
 
-def test_the_sums_are_those_of_the_lines(said: Said) -> None:
-    """JSON has all of it, in numbers that add up."""
-    report = estimate(said)
+def test_the_sums_are_those_of_the_lines(run_command: RunCommand) -> None:
+    """The JSON contains all lines, and their sums."""
+    report = estimate(run_command)
     lines = report["round"]["lines"]
     assert report["round"]["dollars"] == pytest.approx(sum(e["dollars_a_round"] for e in lines))
     assert report["dollars_a_month"] == pytest.approx(sum(report["month"].values()))
@@ -48,9 +48,9 @@ def test_the_sums_are_those_of_the_lines(said: Said) -> None:
     assert report["round"]["fits_in_15_minutes"]
 
 
-def test_a_rule_that_measures_reads_twice(said: Said) -> None:
-    """Krum reads all updates and the parent, and then the one it chose."""
-    report = estimate(said, "--rule", "krum", "--rule-arg", "f=10")
+def test_a_rule_that_measures_reads_twice(run_command: RunCommand) -> None:
+    """Krum reads all updates and the parent, and then the selected update."""
+    report = estimate(run_command, "--rule", "krum", "--rule-arg", "f=10")
     assert report["round"]["bytes_read"] == 102 * 100_000_000
 
 
@@ -61,44 +61,67 @@ def test_a_rule_that_measures_reads_twice(said: Said) -> None:
         (("--memory-mb", "1024"), "snapshot of the live version", True),
         (("--dtype", "float16"), "S3, updates kept", True),
         (("--updates-a-round", "50"), "SQS", True),
-        (("--upload-minutes", "30"), "Aurora, awake for the round", False),
+        (("--upload-minutes", "30"), "Aurora, active for the round", False),
         (("--throughput", "140"), "Lambda, the round", True),
         (("--parameter", "EndpointZones=0"), "interface endpoints", True),
         (("--parameter", "UpdateRetentionDays=7"), "S3, updates kept", True),
         (("--parameter", "DatabaseMinCapacity=0.5"), "Aurora, never paused", False),
-        (("--parameter", "SweepSchedule=rate(15 minutes)"), "Aurora, woken by sweeps", False),
+        (("--parameter", "SweepSchedule=rate(15 minutes)"), "Aurora, resumed by sweeps", False),
     ],
 )
-def test_each_option_counts(option: tuple[str, str], part: str, cheaper: bool, said: Said) -> None:
-    """What an option is about becomes cheaper, or dearer, by it."""
-    plain, changed = estimate(said)["month"][part], estimate(said, *option)["month"][part]
+def test_each_option_has_an_effect(
+    option: tuple[str, str], part: str, cheaper: bool, run_command: RunCommand
+) -> None:
+    """An option makes its line cheaper or more expensive."""
+    plain, changed = (
+        estimate(run_command)["month"][part],
+        estimate(run_command, *option)["month"][part],
+    )
     assert (changed < plain) is cheaper
     assert changed != plain
 
 
-def test_a_database_of_ones_own_is_not_counted(said: Said) -> None:
-    """Without Aurora, nothing of it is in the bill."""
-    report = estimate(said, "--database", "none")
+def test_an_existing_database_is_not_counted(run_command: RunCommand) -> None:
+    """Without Aurora, no line contains it."""
+    report = estimate(run_command, "--database", "none")
     assert not sum(cost for name, cost in report["month"].items() if "Aurora" in name)
     assert not sum(cost for name, cost in report["idle_month"].items() if "Aurora" in name)
 
 
-def test_a_round_that_goes_on_is_told(said: Said) -> None:
-    """Longer than the timeout: over how many invocations, and which of them a sweep must begin."""
+def test_a_long_round_is_explained(run_command: RunCommand) -> None:
+    """The notes say how many invocations a long round needs, and how often a sweep must continue it."""
     more = ("--params", "1e10", "--rounds-a-day", "1")
-    report = estimate(said, *more)
+    report = estimate(run_command, *more)
     assert not report["round"]["fits_in_15_minutes"]
     notes = " ".join(report["notes"])
     assert f"over {report['round']['invocations']} invocations" in notes
     assert "times only after a sweep" in notes
     assert "until MaxUpdateBytes is raised" in notes
-    assert "no" in said("estimate_cost", *EXAMPLE, *more).splitlines()[2]
+    assert "no" in run_command("estimate_cost", *EXAMPLE, *more).splitlines()[2]
 
 
-def test_what_cannot_be_compared_is_left_out(said: Said) -> None:
-    """At a rate at which the largest of the published rounds would never end, it has no figure."""
-    report = estimate(said, "--params", "1e3", "--throughput", "0.25")
+def test_a_comparison_without_progress_has_no_figures(run_command: RunCommand) -> None:
+    """A published round that would never end at this rate has no figures."""
+    report = estimate(run_command, "--params", "1e3", "--throughput", "0.25")
     assert [each["modelled_seconds"] for each in report["sharded"]][1:] == [None, None]
+
+
+def test_kept_updates_are_named_as_the_largest_cost(run_command: RunCommand) -> None:
+    """If kept updates are most of the month, a note gives their share and a shorter retention."""
+    values = estimate(run_command)
+    kept, total = values["month"]["S3, updates kept"], values["dollars_a_month"]
+    (note,) = [each for each in values["notes"] if "updates that are kept" in each]
+    assert note.startswith(f"{kept / total:.0%} of the month")
+    short = estimate(run_command, "--parameter", "UpdateRetentionDays=7")["month"][
+        "S3, updates kept"
+    ]
+    assert f"UpdateRetentionDays=7 instead of 90: {short:.2f}" in note
+
+
+def test_kept_updates_are_not_named_otherwise(run_command: RunCommand) -> None:
+    """If other costs are larger, no note is about kept updates."""
+    notes = " ".join(estimate(run_command, "--params", "1e4")["notes"])
+    assert "updates that are kept" not in notes
 
 
 @pytest.mark.parametrize(
@@ -127,16 +150,18 @@ def test_what_cannot_be_compared_is_left_out(said: Said) -> None:
         (("--rule", "best"), "unknown aggregation rule 'best'"),
         (("--rule", "krum"), "krum takes the arguments f"),
         (("--rule", "krum", "--rule-arg", "f=many"), "f must be a whole number"),
-        (("--rule", "krum", "--rule-arg", "f=60"), "at least 123 updates a round, 100 are there"),
-        (("--rule", "geometric_median", "--clients", "1e4"), "compares each update with each"),
-        (("--rule-arg", "f"), "--rule-arg is given as NAME=VALUE"),
-        (("--parameter", "EndpointZones"), "--parameter is given as NAME=VALUE"),
+        (("--rule", "krum", "--rule-arg", "f=60"), "at least 123 updates a round, not 100"),
+        (("--rule", "geometric_median", "--clients", "1e4"), "compares all pairs of updates"),
+        (("--rule-arg", "f"), "--rule-arg must be NAME=VALUE"),
+        (("--parameter", "EndpointZones"), "--parameter must be NAME=VALUE"),
         (("--parameter", "EndpointZones=3"), "EndpointZones=3: expected 0 to 2"),
         (("--parameter", "MemoryMb=abc"), "MemoryMb=abc: expected 512 to 10240"),
-        (("--parameter", "MaxConcurrency=3"), "no parameter that costs depend on"),
+        (("--parameter", "MaxConcurrency=3"), "costs do not depend on a parameter MaxConcurrency"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong: tuple[str, ...], message: str, said: Said) -> None:
-    """A wrong argument is named, with what is expected."""
+def test_an_impossible_value_is_refused(
+    wrong: tuple[str, ...], message: str, run_command: RunCommand
+) -> None:
+    """The message names the wrong argument and what is expected."""
     with pytest.raises(CommandError, match=message):
-        said("estimate_cost", *EXAMPLE, *wrong)
+        run_command("estimate_cost", *EXAMPLE, *wrong)

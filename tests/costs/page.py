@@ -1,4 +1,4 @@
-"""The figures in docs/cost.md, computed: `python -m tests.costs.page` writes them into the page."""
+"""Compute the figures of docs/cost.md; `python -m tests.costs.page` writes them into the page."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ from typing import Any
 import numpy as np
 
 from aggregation.rules import create_rule
-from costs.estimate import Federation
+from costs.duration import MEASURED_MB_A_SECOND, NETWORK_MB_A_SECOND, default_rate
+from costs.estimate import AGGREGATES_KEPT, UPDATES_KEPT, Federation
 from costs.parameters import PARAMETERS, stack_with
 from costs.prices import US_EAST_1 as PRICES
-from costs.published import SHARDED, beside
-from costs.rounds import (
-    MEASURED_MB_A_SECOND,
-    NETWORK_MB_A_SECOND,
-    Work,
-    default_rate,
-    memory_budget,
-)
+from costs.published import SHARDED, same_work
+from costs.rounds import Work, memory_budget
 from costs.stack import PROXY_ACU, SERVER_DISK_GB, Stack, server
 from tests.deploy.stack import ROOT, presets
 
@@ -28,7 +23,7 @@ PAGE = ROOT / "docs" / "cost.md"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
@@ -40,7 +35,7 @@ def money(dollars: float) -> str:
 def federation(
     rounds_a_day: float = 24, rate: float | None = None, rule: str = "weighted_mean", **more: Any
 ) -> Federation:
-    """The page's example: 100 clients, 25 million float32, the default size."""
+    """Return the example of the page: 100 clients, 25 million float32, the default size."""
     from django.conf import settings
 
     stack = more.pop("stack", Stack())
@@ -71,30 +66,30 @@ def prices() -> str:
         ("Lambda, x86_64", f"{p.x86_64_gb_second:.10f} a GB-second"),
         (
             "SnapStart",
-            f"{p.snapshot_gb_second:.10f} a GB-second that a version's snapshot is kept; "
+            f"{p.snapshot_gb_second:.10f} a GB-second of a version's snapshot; "
             f"{p.snapshot_restored_gb:.10f} a GB restored",
         ),
         (
             "S3",
             f"{p.s3_gb_month} a GB-month; {1000 * p.s3_write:.3f} a thousand PUT, POST, LIST; "
-            f"{1000 * p.s3_read:.4f} a thousand GET, HEAD; nothing between S3 and Lambda in a Region",
+            f"{1000 * p.s3_read:.4f} a thousand GET, HEAD; no charge between S3 and Lambda in a Region",
         ),
         ("SQS", f"{1e6 * p.sqs_request:.2f} a million requests"),
         (
             "Aurora PostgreSQL Serverless v2",
             f"{p.acu_hour:.2f} a capacity-unit-hour; {p.database_gb_month:.2f} a GB-month",
         ),
-        ("RDS Proxy", f"{p.proxy_acu_hour} a capacity-unit-hour, for {PROXY_ACU} units at least"),
+        ("RDS Proxy", f"{p.proxy_acu_hour} a capacity-unit-hour, for at least {PROXY_ACU} units"),
         (
             "interface endpoint",
-            f"{p.endpoint_hour:.2f} an hour and zone (S3's gateway endpoint is free)",
+            f"{p.endpoint_hour:.2f} an hour and zone (the gateway endpoint of S3 is free)",
         ),
         ("Secrets Manager", f"{p.secret_month:.2f} a secret and month"),
         (
             "CloudWatch",
             f"{p.alarm_month:.2f} an alarm and month; {p.metric_month:.2f} a metric and month, for the "
             f"hours in which it is written; {p.log_gb:.2f} a GB of logs; {p.dashboard_month:.2f} a "
-            "dashboard and month from the fourth on",
+            "dashboard and month after the third",
         ),
         ("EventBridge Scheduler", f"{1e6 * p.schedule_call:.2f} a million"),
         ("to the Internet", f"{p.internet_gb:.2f} a GB"),
@@ -103,7 +98,7 @@ def prices() -> str:
             f"{p.server_hour} an hour, and {p.disk_gb_month:.2f} a GB-month of disk",
         ),
     ]
-    noted = f"{p.region}, on demand, in dollars, as AWS published them; noted on {p.noted_on}."
+    noted = f"{p.region}, on demand, in dollars, as published by AWS; noted on {p.noted_on}."
     return f"{noted}\n\n{table(['what', 'price'], rows)}"
 
 
@@ -111,7 +106,7 @@ SIZES = ("small", "default", "medium", "large")
 
 
 def size(name: str) -> Stack:
-    """The stack of a size, as far as it costs."""
+    """Return the stack of a size, with the parameters on which costs depend."""
     return stack_with({key: text for key, text in presets()[name].items() if key in PARAMETERS})
 
 
@@ -127,7 +122,7 @@ def idle() -> str:
     rows.append(["**sum**", *(f"**{money(each)}**" for each in sums)])
     rows.append(
         [
-            "the same, with what AWS gives away for ever (ten alarms, a million SQS requests)",
+            "the same after permanent free quantities (ten alarms, a million SQS requests)",
             *(money(each - free) for each, free in zip(sums, given, strict=True)),
         ]
     )
@@ -143,10 +138,10 @@ def idle_facts() -> str:
     disk = SERVER_DISK_GB * p.disk_gb_month
     return "\n".join(
         [
-            "- A small server that is always on, with its PostgreSQL on it and no one to take over when "
-            f"it fails: {money(server(p) - disk)} for the t4g.medium and {money(disk)} for "
+            "- A small server that always runs, with its PostgreSQL and without a standby: "
+            f"{money(server(p) - disk)} for the t4g.medium and {money(disk)} for "
             f"{SERVER_DISK_GB} GB of disk, **{money(server(p))}** a month.",
-            f"- A sweep wakes the database for {stack.linger_hours * 60:.0f} minutes. Every 6 hours "
+            f"- A sweep keeps the database active for {stack.linger_hours * 60:.0f} minutes. Every 6 hours "
             f"{woken[0]} a month, hourly {woken[1]}, every quarter of an hour {woken[2]}.",
             f"- RDS Proxy: {money(proxy)} a month, and the database never pauses.",
         ]
@@ -166,10 +161,10 @@ def rules() -> str:
     rows = []
     for name, arguments in RULES:
         of = federation(rule=name, **arguments)
-        told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        text = ", ".join(f"{key}={value}" for key, value in arguments.items())
         rows.append(
             (
-                f"`{name}`" + (f" ({told})" if told else ""),
+                f"`{name}`" + (f" ({text})" if text else ""),
                 f"{of.work.nbytes / 1e9:.1f} GB",
                 f"{sum(each.reads for each in of.work.passes)}",
                 f"{of.duration.seconds:.0f} s",
@@ -186,7 +181,7 @@ def sharded() -> str:
     for published in SHARDED:
         row = [published.model, f"{published.seconds:g} s", f"{published.dollars:.2f}"]
         for rate in (NETWORK_MB_A_SECOND, MEASURED_MB_A_SECOND):
-            same = beside(published, federation(rate=rate))
+            same = same_work(published, federation(rate=rate))
             took = same.duration
             row += [
                 f"{took.billed_seconds:.1f} s"
@@ -216,12 +211,12 @@ GROUPS = {
     "S3, the function's requests": ("S3, the function reads", "S3, the function writes"),
     "S3, clients' requests": ("S3, clients upload", "S3, clients fetch the aggregate"),
     "SQS, logs, metrics": ("SQS", "CloudWatch, logs", "CloudWatch, metrics"),
-    "Aurora, awake for rounds and sweeps": (
-        "Aurora, awake for the round",
-        "Aurora, woken by sweeps",
+    "Aurora, active for rounds and sweeps": (
+        "Aurora, active for the round",
+        "Aurora, resumed by sweeps",
     ),
 }
-KEPT = ("S3, updates kept", "S3, aggregates of one month kept")
+KEPT = (UPDATES_KEPT, AGGREGATES_KEPT)
 
 
 def month() -> str:
@@ -239,14 +234,14 @@ def month() -> str:
     ]
     rows.append(
         [
-            "**sum without what is kept**",
+            "**sum without kept objects**",
             *(f"**{money(sum(e.values()) - sum(e[n] for n in KEPT))}**" for e in months),
         ]
     )
     rows.append(["updates kept for 90 + 30 days", *(money(each[KEPT[0]]) for each in months)])
     rows.append(["the same for 7 + 30 days", *(money(each.month[KEPT[0]]) for each in short)])
     rows.append(
-        ["aggregates kept, more by as much each month", *(money(each[KEPT[1]]) for each in months)]
+        ["aggregates kept; each month adds as much", *(money(each[KEPT[1]]) for each in months)]
     )
     rows.append(
         [
@@ -262,7 +257,7 @@ def month_facts() -> str:
     woken = 0.5 * of.hours_awake_a_round * PRICES.acu_hour
     return (
         f"A round reads {of.work.nbytes / 1e9:.0f} GB in {of.duration.seconds:.0f} s. The function and its "
-        f"requests to S3 cost {of.round_alone:.4f}; waking the database for it, {woken:.4f}."
+        f"requests to S3 cost {of.round_alone:.4f}; the database that is active for it, {woken:.4f}."
     )
 
 
@@ -282,13 +277,13 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def written(text: str, name: str) -> str:
-    """A block as the page has it."""
+    """Return a block of the page."""
     (block,) = _pattern(name).findall(text)
     return str(block)
 
 
 def rewritten(text: str) -> str:
-    """The page with every block computed anew."""
+    """Return the page with every block computed."""
     for name, compute in BLOCKS.items():
         block = compute()
         text = _pattern(name).sub(lambda _, block=block: block, text)

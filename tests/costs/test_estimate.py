@@ -1,4 +1,4 @@
-"""What the estimate counts is what the code asks for."""
+"""The estimate counts the requests that the code makes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from aggregation.round import run_round
 from aggregation.rules import Statistics, create_rule
 from connectors import DjangoAggConnector
 from connectors.publication.pointer import write_pointer
-from connectors.runtime import dispatcher as invocation
+from connectors.runtime import dispatcher
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from costs import duration as durations
 from costs import rounds
-from costs.rounds import NeverEnds, Work, client_writes, duration, members
+from costs.duration import NoProgress, duration
+from costs.rounds import Work, client_writes, members
 from costs.stack import Stack
 from federated_client import Bucket
 from models_app.models import FederatedModel
@@ -35,7 +37,7 @@ from tests.test_lambda_handler import invoke
 
 FLOAT32 = np.dtype("<f4")
 
-#: Of a part of a result, where models are to be small and have several all the same.
+#: Size of a part, so that a small model has several.
 SMALL_PART = 1 << 13
 
 
@@ -50,7 +52,7 @@ def work(params: int, updates: int, rule: str = "weighted_mean", memory: int = 6
     )
 
 
-#: A rule of each kind, with its arguments: one pass, two of all updates, two of which one is of some.
+#: A rule of each kind with its arguments: one pass, two passes over all updates, or a second over some.
 RULES: dict[str, dict[str, Any]] = {
     "weighted_mean": {},
     "coordinate_median": {},
@@ -64,7 +66,7 @@ RULES: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def counted(client: Any) -> Iterator[Counter[str]]:
-    """What an S3 client asks for, by operation."""
+    """Count the requests of an S3 client by operation."""
     asked: Counter[str] = Counter()
 
     def note(model: Any, **_: Any) -> None:
@@ -79,7 +81,7 @@ def counted(client: Any) -> Iterator[Counter[str]]:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts so small that a model of some kilobytes has several."""
+    """Make parts so small that a model of some kilobytes has several."""
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
     monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", SMALL_PART)
 
@@ -89,7 +91,7 @@ def values(params: int, seed: int) -> dict[str, Any]:
 
 
 def ready_model(rule: str, params: int, updates: int) -> FederatedModel:
-    """A model with its initial weights and an update of each client, seen at the door."""
+    """Create a model with initial weights and a registered update of each client."""
     fields = {"aggregator": rule, "aggregator_args": RULES[rule]}
     model = make_model(updates, initial=values(params, 0), **fields)
     for client in range(1, updates + 1):
@@ -106,8 +108,8 @@ def ready_model(rule: str, params: int, updates: int) -> FederatedModel:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("memory", [1 << 15, 1 << 24])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_requests_of_a_round_are_those_that_are_estimated(rule: str, memory: int) -> None:
-    """For each kind of rule, whatever its memory: S3 is asked exactly what the estimate counts."""
+def test_the_requests_of_a_round_are_estimated_exactly(rule: str, memory: int) -> None:
+    """For each kind of rule and any memory, the round makes exactly the estimated requests."""
     params, updates = 5_000, 7
     model = ready_model(rule, params, updates)
     with counted(default_storage.connection.meta.client) as asked:
@@ -124,9 +126,9 @@ def test_the_requests_of_a_round_are_those_that_are_estimated(rule: str, memory:
 
 @pytest.mark.usefixtures("database", "cloud", "small_parts")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_round_that_goes_on_costs_the_requests_that_are_estimated() -> None:
-    """A second invocation opens the updates again, and asks for the parts that are there; what was read
-    ahead when the first one stopped is read again."""
+def test_the_requests_of_a_resumed_round_are_estimated() -> None:
+    """A second invocation opens the updates again and lists the stored parts; what the first one had read
+    ahead is read again."""
     params, updates, memory = 5_000, 3, 1 << 24
     model = ready_model("weighted_mean", params, updates)
     with counted(default_storage.connection.meta.client) as asked:
@@ -143,9 +145,9 @@ def test_a_round_that_goes_on_costs_the_requests_that_are_estimated() -> None:
 
 @pytest.mark.usefixtures("database", "cloud")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_the_requests_from_uploads_to_the_pointer_are_those_that_are_estimated(cloud: Any) -> None:
-    """Real sizes, the client package's uploads, the whole handler: S3 is asked what the estimate counts,
-    at the door, in the round and for `latest.json`."""
+def test_the_requests_from_upload_to_pointer_are_estimated(cloud: Any) -> None:
+    """With real sizes, the uploads of the client package and the whole handler, the estimate counts the
+    requests of intake, of the round and for `latest.json`."""
     params, updates = 3_300_000, 3
     model = make_model(updates, initial=values(params, 0), requirement="all_clients")
     write_pointer(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
@@ -158,7 +160,7 @@ def test_the_requests_from_uploads_to_the_pointer_are_those_that_are_estimated(c
             invoke({"Records": [record]})
     assert model.aggregates.count() == 1
     estimated = work(params, updates, memory=16 << 20)
-    outside = rounds.door_requests(updates) + rounds.pointer_requests()
+    outside = rounds.intake_requests(updates) + rounds.pointer_requests()
     assert asked == outside + estimated.requests()
     assert sent.total() == updates * client_writes(estimated.layout.nbytes)
 
@@ -167,7 +169,7 @@ _names = count(1)
 
 
 def send(model: FederatedModel, client: int, tensors: Any, s3: Any) -> dict[str, Any]:
-    """Upload as the client package does; the record of S3's notification."""
+    """Upload with the client package, and return the record of the notification."""
     body = safetensors.numpy.save(tensors)
     key = f"updates/{model.pk}/{client_id(client)}/sent-{next(_names)}.safetensors"
     bucket = default_storage.bucket_name
@@ -178,7 +180,7 @@ def send(model: FederatedModel, client: int, tensors: Any, s3: Any) -> dict[str,
 
 
 def test_the_client_uploads_in_parts_as_boto3_does() -> None:
-    """From 8 MiB on, in parts of 8 MiB, between two requests that begin and end the upload."""
+    """From 8 MiB on, an upload has parts of 8 MiB, and one request each to create and complete it."""
     config = boto3.s3.transfer.TransferConfig()
     size = rounds.CLIENT_PART_BYTES
     assert config.multipart_threshold == config.multipart_chunksize == size
@@ -186,8 +188,8 @@ def test_the_client_uploads_in_parts_as_boto3_does() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_as_many_updates_are_read_again_as_the_rule_selects(rule: str) -> None:
-    """What `members` counts is what the rule makes of eleven updates that are all alike far apart."""
+def test_selected_updates_are_read_again(rule: str) -> None:
+    """`members` counts the updates that the rule selects from eleven updates at equal distances."""
     made = create_rule(rule, RULES[rule])
     statistics = Statistics(np.ones(11), gram=np.eye(11), squares=None)
     assert len(made.select(statistics).members) == members(made, 11)
@@ -197,21 +199,21 @@ def test_as_many_updates_are_read_again_as_the_rule_selects(rule: str) -> None:
 def test_the_engine_has_the_memory_that_settings_give_it(
     memory_mb: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The estimate's budget is the one that `settings.py` derives from the function's memory."""
+    """The memory budget is the one that `settings.py` derives from the memory of the function."""
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", str(memory_mb))
     monkeypatch.delenv("MEMORY_BUDGET_MB", raising=False)
     read = runpy.run_path(str(settings.BASE_DIR / "settings.py"))
     assert rounds.memory_budget(memory_mb, read["ENGINE_SHARE"]) == read["MEMORY_BUDGET_MB"] << 20
 
 
-def test_an_invocation_stops_when_the_handler_says() -> None:
-    """The time of an invocation that a round may use is the one that the function uses."""
+def test_the_usable_time_is_that_of_the_dispatcher() -> None:
+    """An invocation stops as long before its timeout as the dispatcher makes it stop."""
     for name in ("STOP_BEFORE_END_SECONDS", "STOP_BEFORE_END_SHARE"):
-        assert getattr(rounds, name) == getattr(invocation, name)
+        assert getattr(durations, name) == getattr(dispatcher, name)
 
 
 def test_a_longer_round_takes_more_invocations() -> None:
-    """Each invocation opens the updates again and reads half a part again, and no more."""
+    """Each invocation opens the updates again and repeats half a part, and no more."""
     round_of = work(100_000_000, 50)
     one = duration(round_of, Stack(timeout_seconds=900), 70)
     many = duration(round_of, Stack(timeout_seconds=60), 70)
@@ -221,16 +223,24 @@ def test_a_longer_round_takes_more_invocations() -> None:
     assert many.billed_seconds <= many.invocations * 48
 
 
-def test_small_updates_wait_for_requests_rather_than_for_bytes() -> None:
+def test_small_updates_take_the_time_of_their_requests() -> None:
     """A thousand updates of forty kilobytes take as long as their requests, sixteen at a time."""
     requests = 1000 + 3 + 1000 * 2  # headers, and the two chunks of each
     took = duration(work(10_000, 1000), Stack(), 70)
-    waiting = requests * rounds.REQUEST_SECONDS / 16
-    assert took.seconds == pytest.approx(rounds.REST_SECONDS + waiting)
+    waiting = requests * durations.REQUEST_SECONDS / 16
+    assert took.seconds == pytest.approx(durations.REST_SECONDS + waiting)
 
 
-@pytest.mark.parametrize(("updates", "rule"), [(2000, "weighted_mean"), (300, "geometric_median")])
-def test_a_round_that_cannot_end_is_told(updates: int, rule: str) -> None:
-    """Where measuring, or the first part, takes longer than an invocation, each would begin anew."""
-    with pytest.raises(NeverEnds, match="no part of the result is stored within 280 s"):
+@pytest.mark.parametrize(("updates", "rule"), [(2000, "weighted_mean"), (2000, "geometric_median")])
+def test_a_round_without_progress_is_refused(updates: int, rule: str) -> None:
+    """If one part of the result takes longer than an invocation, the round would never end."""
+    with pytest.raises(
+        NoProgress, match="stops after 280 s, but the first part of the result takes"
+    ):
         duration(work(25_000_000, updates, rule), Stack(), 70)
+
+
+def test_measuring_continues_in_further_invocations() -> None:
+    """A pass that measures saves its progress, so it may take longer than one invocation."""
+    took = duration(work(25_000_000, 300, "geometric_median"), Stack(), 70)
+    assert took.invocations > took.seconds / 280

@@ -1,4 +1,4 @@
-"""The costs are those of the template, and `docs/cost.md` quotes what the code computes."""
+"""The estimate agrees with the template, and `docs/cost.md` quotes what the code computes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy.stack import nested, template
 PARAMETER = template()["Parameters"]
 
 
-def test_the_estimate_begins_from_the_templates_defaults() -> None:
+def test_the_estimate_has_the_defaults_of_the_template() -> None:
     """Each parameter on which costs depend has the template's default."""
     defaults = {name: str(PARAMETER[name]["Default"]) for name in PARAMETERS}
     assert stack_with(defaults) == Stack()
@@ -27,11 +27,11 @@ def test_the_estimate_begins_from_the_templates_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if "MinValue" in PARAMETER[name]])
-def test_a_parameter_has_the_templates_limits(name: str) -> None:
-    """What the template refuses is refused, and no more."""
+def test_a_parameter_has_the_limits_of_the_template(name: str) -> None:
+    """Exactly the values that the template refuses are refused."""
     low, high = PARAMETER[name]["MinValue"], PARAMETER[name]["MaxValue"]
-    for taken in (low, high):
-        stack_with({name: str(taken)})
+    for accepted in (low, high):
+        stack_with({name: str(accepted)})
     for refused in (low - 1, high + 1):
         with pytest.raises(ValueError, match=f"{name}={refused}: expected {low} to {high}"):
             stack_with({name: str(refused)})
@@ -40,8 +40,8 @@ def test_a_parameter_has_the_templates_limits(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in PARAMETERS if "AllowedValues" in PARAMETER[name]]
 )
-def test_a_parameter_has_the_templates_values(name: str) -> None:
-    """Each value that the template offers is taken, and another is refused."""
+def test_a_parameter_has_the_values_of_the_template(name: str) -> None:
+    """Each value that the template allows is accepted, and another is refused."""
     proxy = {"DatabaseMinCapacity": "0.5"} if name == "DatabaseProxy" else {}
     for value in PARAMETER[name]["AllowedValues"]:
         stack_with({name: str(value)} | proxy)
@@ -55,18 +55,17 @@ def test_a_parameter_has_the_templates_values(name: str) -> None:
         ({"SweepSchedule": "cron(0 12 * * ? *)"}, "expected a rate such as"),
         ({"DatabaseMinCapacity": "nan"}, "expected one of 0, 0.5, 1"),
         ({"DatabaseProxy": "on"}, "DatabaseMinCapacity above 0"),
-        ({"MaxConcurrency": "5"}, "no parameter that costs depend on"),
+        ({"MaxConcurrency": "5"}, "costs do not depend on"),
     ],
 )
-def test_what_cannot_be_is_refused(parameters: dict[str, str], message: str) -> None:
-    """A message tells what is wrong."""
+def test_an_impossible_stack_is_refused(parameters: dict[str, str], message: str) -> None:
+    """The message says what is wrong."""
     with pytest.raises(ValueError, match=message):
         stack_with(parameters)
 
 
-def test_all_that_is_paid_for_by_the_hour_is_counted() -> None:
-    """The template makes no alarm, endpoint, key, secret, dashboard or server that the estimate does not
-    know of."""
+def test_all_hourly_costs_are_counted() -> None:
+    """The estimate includes every alarm, endpoint, key, secret, dashboard and server of the templates."""
     files = ("template.yaml", *nested().values())
     made = [each for file in files for each in template(file)["Resources"].values()]
     kinds = [resource["Type"] for resource in made]
@@ -86,8 +85,8 @@ def test_all_that_is_paid_for_by_the_hour_is_counted() -> None:
         assert everything.endpoints == zones * len(paid)
 
 
-def test_the_database_lingers_as_the_template_says() -> None:
-    """A session is ended, the database paused, and a deleted object forgotten when the template says."""
+def test_times_agree_with_the_template() -> None:
+    """Sessions, pauses and deleted objects last as long as in the template."""
     for timeout, row in template()["Mappings"]["Timeout"].items():
         seconds = int(timeout) + stack.IDLE_SESSION_SLACK_SECONDS
         assert row["IdleSession"] == 1000 * seconds
@@ -100,15 +99,18 @@ def test_the_database_lingers_as_the_template_says() -> None:
 
 
 def test_a_database_that_rounds_keep_awake_is_not_woken_by_sweeps() -> None:
-    """Awake for all of the month or for none of it, it is paid for once."""
+    """The time for which the database is active is counted once."""
     plain = Stack(sweep_hours=0.25)
     assert plain.sweep_acu_hours() == pytest.approx(0.5 * 730 * 11.25 / 15)
     assert plain.sweep_acu_hours(730) == 0
     assert Stack(database_min_capacity=0.5).sweep_acu_hours() == 0
-    assert Stack(aurora=False).idle(US_EAST_1)["Aurora, storage (1 GB), the master's secret"] == 0
+    assert (
+        Stack(aurora=False).idle(US_EAST_1)["Aurora, storage (1 GB) and the master user's secret"]
+        == 0
+    )
 
 
 @pytest.mark.parametrize("name", page.BLOCKS)
 def test_the_page_quotes_what_the_code_computes(name: str) -> None:
-    """Each block of figures in docs/cost.md is what `python -m tests.costs.page` writes there."""
+    """Each block of figures in docs/cost.md is what `python -m tests.costs.page` writes."""
     assert page.written(page.PAGE.read_text(), name) == page.BLOCKS[name]()

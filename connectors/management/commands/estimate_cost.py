@@ -1,4 +1,4 @@
-"""``manage.py estimate_cost``: what a federation would cost on AWS. Nothing is asked of AWS for it."""
+"""``manage.py estimate_cost``: what a federation would cost on AWS. It calls no AWS and is not deployed."""
 
 from __future__ import annotations
 
@@ -15,35 +15,34 @@ from aggregation.layout import DTYPE_NAMES
 from aggregation.rules import Rule, create_rule
 from connectors.management.amounts import above_zero, whole, zero_or_more
 from connectors.management.reports import ReportCommand
+from costs.duration import (
+    MEASURED_MB_A_SECOND,
+    NETWORK_MB_A_SECOND,
+    NoProgress,
+    default_rate,
+)
 from costs.estimate import Federation
 from costs.parameters import PARAMETERS, stack_with
 from costs.prices import PRICES
-from costs.report import tables, told
-from costs.rounds import (
-    MEASURED_MB_A_SECOND,
-    NETWORK_MB_A_SECOND,
-    NeverEnds,
-    Work,
-    default_rate,
-    memory_budget,
-)
+from costs.report import report, tables
+from costs.rounds import Work, memory_budget
 from costs.stack import Stack
 
 DTYPES = {str(dtype): dtype for dtype in DTYPE_NAMES}
 
-#: The largest object that the template lets be accepted.
+#: The largest upload that the template can accept.
 MAX_MODEL_BYTES = 5 << 40
 MAX_CLIENTS = 10_000_000
 
 
 class Command(ReportCommand):
-    """Prints the modelled bill of a round and of a month."""
+    """Prints the modelled costs of a round and of a month."""
 
     help = (
-        "Estimate what a federation costs on AWS, a round and a month: modelled, from published prices. "
+        "Estimate what a round and a month of a federation cost on AWS, modelled with published prices. "
         "Example: manage.py estimate_cost --params 25e6 --clients 100 --rounds-a-day 24"
     )
-    # Whoever asks may have no database yet.
+    # There may be no database yet.
     requires_system_checks = []
     requires_migrations_checks = False
 
@@ -55,21 +54,21 @@ class Command(ReportCommand):
 
     def handle(self, *args: Any, as_json: bool, **options: Any) -> None:
         try:
-            report = told(_federation(options))
-        except NeverEnds as error:
+            values = report(_federation(options))
+        except NoProgress as error:
             raise CommandError(
-                f"such a round would never end: {error}. Give it more time (--parameter "
-                "TimeoutSeconds=900), or fewer updates"
+                f"such a round would never end: {error}. Use a longer timeout (--parameter "
+                "TimeoutSeconds=900) or fewer updates"
             ) from error
         except (RuleError, ValueError) as error:
             raise CommandError(str(error)) from error
         if as_json:
-            self.print_row(report, as_json=True)
+            self.print_row(values, as_json=True)
             return
-        for title, rows in tables(report):
+        for title, rows in tables(values):
             self.stdout.write(title)
             self.print_rows(rows, as_json=False, empty="")
-        for note in report["notes"]:
+        for note in values["notes"]:
             self.stdout.write(f"- {note}")
 
 
@@ -83,58 +82,65 @@ def _add_federation_arguments(parser: ArgumentParser) -> None:
         help="values in the model",
     )
     parser.add_argument(
-        "--clients", type=count, required=True, metavar="N", help="members of the model"
+        "--clients", type=count, required=True, metavar="N", help="member clients of the model"
     )
     parser.add_argument(
         "--rounds-a-day",
         type=above_zero(86_400),
         required=True,
         metavar="X",
-        help="may be a fraction",
+        help="can be a fraction",
     )
     parser.add_argument(
-        "--updates-a-round", type=count, metavar="N", help="if not each client sends one"
+        "--updates-a-round", type=count, metavar="N", help="default: one of each client"
     )
     parser.add_argument(
         "--upload-minutes",
         type=zero_or_more(525_600),
         default=0.0,
         metavar="X",
-        help="over how long the uploads of a round come in: they keep the database awake; default: 0",
+        help="time over which the uploads of a round arrive, which keep the database active; default: 0",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
 
 
 def _add_rule_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--rule", default="weighted_mean", help="what measures reads twice; default: %(default)s"
+        "--rule",
+        default="weighted_mean",
+        help="a rule that measures reads the updates twice; default: %(default)s",
     )
     parser.add_argument(
         "--rule-arg",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an argument of the rule by name; may be given again",
+        help="an argument of the rule; can be repeated",
     )
 
 
 def _add_stack_arguments(parser: ArgumentParser) -> None:
     stack = Stack()
     add = parser.add_argument
-    add("--region", choices=PRICES, default="us-east-1", help="whose prices; default: %(default)s")
+    add(
+        "--region",
+        choices=PRICES,
+        default="us-east-1",
+        help="Region of the prices; default: %(default)s",
+    )
     add(
         "--memory-mb",
         type=whole(512, 10_240),
         default=stack.memory_mb,
         metavar="N",
-        help="of the function; default: %(default)s",
+        help="memory of the function; default: %(default)s",
     )
     add("--architecture", choices=("arm64", "x86_64"), default=stack.architecture)
     add(
         "--database",
         choices=("aurora", "none"),
         default="aurora",
-        help="none: one that is there already, and not counted; default: %(default)s",
+        help="none: an existing database, which is not counted; default: %(default)s",
     )
     add(
         "--throughput",
@@ -142,9 +148,9 @@ def _add_stack_arguments(parser: ArgumentParser) -> None:
         default=default_rate(),
         metavar="X",
         help=(
-            "MB of updates that the function takes in a second. Default: %(default)g, the lesser of "
+            "MB per second that the function reads. Default: %(default)g, the lesser of "
             f"{MEASURED_MB_A_SECOND:g}, measured where this project is tested and not on AWS, and "
-            f"{NETWORK_MB_A_SECOND:g}, assumed of the network of one function"
+            f"{NETWORK_MB_A_SECOND:g}, assumed for the network of one function"
         ),
     )
     add(
@@ -152,22 +158,22 @@ def _add_stack_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a parameter of template.yaml, such as EndpointZones=0; may be given again. Those on which "
-        "costs depend: " + ", ".join(PARAMETERS),
+        help="a parameter of template.yaml, such as EndpointZones=0; can be repeated. Costs depend on: "
+        + ", ".join(PARAMETERS),
     )
 
 
 def _federation(options: Mapping[str, Any]) -> Federation:
-    """What was asked about.
+    """Return the federation that the options describe.
 
     Raises
     ------
     RuleError, ValueError
-        If the options do not go together.
+        If the options contradict each other.
     """
     clients, updates = options["clients"], options["updates_a_round"] or options["clients"]
     if updates > clients:
-        raise ValueError(f"{updates} updates a round of {clients} clients: each sends one at most")
+        raise ValueError(f"{updates} updates a round of {clients} clients: each sends at most one")
     stack = stack_with(
         {
             "MemoryMb": str(options["memory_mb"]),
@@ -198,7 +204,7 @@ def _federation(options: Mapping[str, Any]) -> Federation:
 def _named(option: str, given: Sequence[str]) -> dict[str, str]:
     pairs = [each.partition("=") for each in given]
     if not all(name and sign for name, sign, _ in pairs):
-        raise ValueError(f"{option} is given as NAME=VALUE; got {' '.join(given)}")
+        raise ValueError(f"{option} must be NAME=VALUE; got {' '.join(given)}")
     return {name: value for name, _, value in pairs}
 
 
@@ -217,16 +223,16 @@ def _check(work: Work) -> None:
     if nbytes > MAX_MODEL_BYTES:
         raise ValueError(
             f"{work.params:.4g} values of {work.dtype} are {nbytes:.4g} bytes; an update has "
-            f"{MAX_MODEL_BYTES:.4g} at most"
+            f"at most {MAX_MODEL_BYTES:.4g}"
         )
     if work.updates < work.rule.min_updates:
         raise ValueError(
             f"{work.rule.name} needs at least {work.rule.min_updates} updates a round, "
-            f"{work.updates} are there"
+            f"not {work.updates}"
         )
     matrix = 8 * work.updates**2
     if work.rule.needs_gram and matrix > work.memory_bytes:
         raise ValueError(
-            f"{work.rule.name} compares each update with each: of {work.updates} that takes "
-            f"{matrix / 1e6:.4g} MB, and the function has {work.memory_bytes / 1e6:.4g} MB for its work"
+            f"{work.rule.name} compares all pairs of updates: {work.updates} updates need "
+            f"{matrix / 1e6:.4g} MB, and the engine may use {work.memory_bytes / 1e6:.4g} MB"
         )
