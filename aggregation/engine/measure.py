@@ -69,8 +69,9 @@ def select(
         See `aggregation.engine.plan.Combined`.
     """
     work = passes.work
+    counts = np.asarray(work.num_examples, np.float64)
     if not measures(work.rule):
-        return work.rule.select(Statistics(_counts(work))), None
+        return work.rule.select(Statistics(counts)), None
     saved = resume["measuring"] if resume else None
     norms = resume["norms"] if resume else None
 
@@ -79,13 +80,13 @@ def select(
 
     if norms is None:
         centre = default_centre(work)
-        statistics = statistics_from(work, measure(passes, centre, saved, save))
+        statistics = statistics_from(work.rule, counts, measure(passes, centre, saved, save))
         norms = np.sqrt(statistics.squared_norms).tolist()
-        if not must_recentre(work, centre, statistics):
+        if not must_recentre(work.rule, centre, statistics):
             return work.rule.select(statistics), norms
         saved = None
         del statistics  # Its matrices are as large as those that are computed now.
-    statistics = statistics_from(work, measure(passes, Centre.MEDIAN, saved, save))
+    statistics = statistics_from(work.rule, counts, measure(passes, Centre.MEDIAN, saved, save))
     return work.rule.select(statistics), norms
 
 
@@ -94,24 +95,20 @@ def measures(rule: Rule) -> bool:
     return rule.needs_gram or rule.needs_norms
 
 
-def statistics_from(work: Combination, products: Float64s) -> Statistics:
+def statistics_from(rule: Rule, num_examples: Float64s, products: Float64s) -> Statistics:
     """Return what the rule selects by, given the products over the whole model."""
-    if work.rule.needs_gram:
-        return Statistics(_counts(work), gram=products)
-    return Statistics(_counts(work), squares=products)
+    if rule.needs_gram:
+        return Statistics(num_examples, gram=products)
+    return Statistics(num_examples, squares=products)
 
 
-def must_recentre(work: Combination, centre: Centre, statistics: Statistics) -> bool:
+def must_recentre(rule: Rule, centre: Centre, statistics: Statistics) -> bool:
     """Return whether the updates must be measured again, around their median.
 
     They must if the rule accepts another centre, and distances from this one lost too many digits.
     """
-    any_centre = work.rule.needs_gram and not work.rule.on_differences
+    any_centre = rule.needs_gram and not rule.on_differences
     return any_centre and centre is not Centre.MEDIAN and _would_cancel(statistics)
-
-
-def _counts(work: Combination) -> Float64s:
-    return np.asarray(work.num_examples, np.float64)
 
 
 def default_centre(work: Combination) -> Centre:
@@ -140,7 +137,7 @@ def measure(
         If that is so of the parent's values.
     OutOfTime
     """
-    total = no_products(passes.work)
+    total = no_products(passes.work.rule, len(passes.work.updates))
     start, running = 0, None
     if saved:
         start = saved["next_element"]
@@ -198,7 +195,7 @@ def measure_segments(
     ends = segment_ends_of(passes.work)
     is_end = set(ends)
     if running is None:
-        running = no_products(passes.work)
+        running = no_products(passes.work.rule, len(passes.work.updates))
     bad: dict[int, str] = {}
     with_parent = centre is Centre.PARENT
     for block in passes.grid_blocks(members, start, stop, ends, with_parent=with_parent):
@@ -210,7 +207,7 @@ def measure_segments(
         if block.stop in is_end:
             if not bad:
                 yield block.stop, running
-            running = no_products(passes.work)
+            running = no_products(passes.work.rule, len(passes.work.updates))
         try:
             passes.check_time(block)
         except OutOfTime:
@@ -242,14 +239,14 @@ def _oversized(passes: Passes, block: Block, products: Float64s) -> dict[int, st
     return {int(row): OVERSIZED for row in rows if largest[row] >= limit}
 
 
-def no_products(work: Combination) -> Float64s:
-    """Return the products over no element: zeros, of shape (n, n) or (n,)."""
-    return _products_for(work.rule)(np.zeros((len(work.updates), 0)))
+def no_products(rule: Rule, n: int) -> Float64s:
+    """Return the products of ``n`` updates over no element: zeros, of shape (n, n) or (n,)."""
+    return _products_for(rule)(np.zeros((n, 0)))
 
 
 def segment_ends_of(work: Combination) -> list[int]:
     """Return the elements before which the segments end that are measured for a combination."""
-    return segment_ends(work.layout, no_products(work).nbytes)
+    return segment_ends(work.layout, no_products(work.rule, len(work.updates)).nbytes)
 
 
 def _products_for(rule: Rule) -> Products:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -58,14 +58,7 @@ class Attempt:
             parent = self._connector.open_parent(self._claim, spool)
             opened = self._open_updates(parent, spool)
             while True:
-                usable = self._usable_updates()
-                work = Combination(
-                    rule=self._claim.rule,
-                    updates=[opened[update.id] for update in usable],
-                    num_examples=[update.num_examples for update in usable],
-                    parent=parent,
-                    differences=self._claim.differences,
-                )
+                usable, work = self._combination(parent, opened)
                 try:
                     return self._store(work, usable)
                 except UpdatesRejected as error:
@@ -74,13 +67,37 @@ class Attempt:
                     pass
                 self._forget_progress()
 
+    def open(self) -> tuple[list[ClaimedUpdate], Combination]:
+        """Open the usable updates without unpacking any, for a task of a distributed round.
+
+        Raises
+        ------
+        NeedsSpool
+            If the parent or an update must be unpacked.
+        NotEnoughUpdates
+        """
+        parent = self._connector.open_parent(self._claim, None)
+        return self._combination(parent, self._open_updates(parent, None))
+
     def discard(self) -> None:
         """Delete what is stored of the result; the sweep deletes what cannot be deleted now."""
         if self._sink:
             with suppress(AggregationError):
                 self._sink.abort()
 
-    def _open_updates(self, parent: Weights | None, spool: Spool) -> dict[int, Weights]:
+    def _combination(
+        self, parent: Weights | None, opened: Mapping[int, Weights]
+    ) -> tuple[list[ClaimedUpdate], Combination]:
+        usable = self._usable_updates()
+        return usable, Combination(
+            rule=self._claim.rule,
+            updates=[opened[update.id] for update in usable],
+            num_examples=[update.num_examples for update in usable],
+            parent=parent,
+            differences=self._claim.differences,
+        )
+
+    def _open_updates(self, parent: Weights | None, spool: Spool | None) -> dict[int, Weights]:
         """Return the updates that can be read and have the model's layout, by id."""
         openers = {update.id: self._opener(update) for update in self._usable_updates()}
         expected_layout = parent.layout if parent else None

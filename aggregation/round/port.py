@@ -25,6 +25,12 @@ class ResultSink(Sink, Protocol):
     def location(self) -> str:
         """The name of the object."""
 
+    def begin(self) -> dict[str, Any]:
+        """Begin a result of several parts, and return the state by which others can write parts of it."""
+
+    def stored_parts(self) -> set[int]:
+        """Return the numbers of the parts that are stored, by whichever process."""
+
 
 class RoundConnector(Protocol):
     """The metadata and the storage of a round."""
@@ -32,8 +38,14 @@ class RoundConnector(Protocol):
     def claim_round(self, model_id: int) -> Claim | RoundAnswer:
         """Register the ready updates for one round, or answer why no round can start."""
 
-    def open_parent(self, claim: Claim, spool: Spool) -> Weights | None:
-        """Open the aggregate (or initial model) that the result succeeds; None if there is none."""
+    def open_parent(self, claim: Claim, spool: Spool | None) -> Weights | None:
+        """Open the aggregate (or initial model) that the result succeeds; None if there is none.
+
+        Raises
+        ------
+        NeedsSpool
+            If it must be unpacked and ``spool`` is None.
+        """
 
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
@@ -82,3 +94,34 @@ class RoundConnector(Protocol):
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         """Release the lease after a transient fault, so that the round can be resumed; never raises."""
+
+
+class Folder(Protocol):
+    """A folder of small objects, in which the tasks of a distributed round leave what they found."""
+
+    def read(self, name: str) -> bytes:
+        """Return an object."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Store an object, in place of one of the same name."""
+
+    def names(self) -> set[str]:
+        """Return the names of the objects."""
+
+
+class DistributedRoundConnector(RoundConnector, Protocol):
+    """What a round that is spread over several functions needs beyond a `RoundConnector`."""
+
+    def new_folder(self, claim: Claim) -> str:
+        """Return the location of a folder that nobody else uses."""
+
+    def folder(self, location: str) -> Folder:
+        """Open a folder."""
+
+    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
+        """Save the progress, and extend the lease by the time that the tasks may take.
+
+        Raises
+        ------
+        LeaseLost
+        """

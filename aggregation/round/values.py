@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from aggregation.engine import Checkpoint, Combined
 from aggregation.requirements import Readiness, Requirement
@@ -64,15 +64,20 @@ class RoundCheckpoint(TypedDict):
     """The progress of a round, saved by one attempt for the next; JSON-able.
 
     ``rejected`` maps the ids of bad updates to the reasons. ``engine`` is the progress of combining
-    the others.
+    the others. ``plan`` is the folder of
+    a distributed round, and ``sink`` the state of its result.
     """
 
     rejected: dict[str, str]
     engine: Checkpoint | None
+    plan: NotRequired[str]
+    sink: NotRequired[dict[str, Any]]
 
 
 def sink_state(checkpoint: RoundCheckpoint | None) -> dict[str, Any] | None:
     """Return the saved state of the result's sink, or None if no part of the result is stored."""
+    if checkpoint and "sink" in checkpoint:
+        return checkpoint["sink"]
     engine = checkpoint["engine"] if checkpoint else None
     progress = engine["progress"] if engine else None
     return progress["sink"] if progress else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aggregation.engine.output import FileSink
-from aggregation.errors import ObjectMissing, UpdateRejected
+from aggregation.errors import ObjectMissing, ProgressLost, UpdateRejected
 from aggregation.round import ResultSink
 from aggregation.sources import ByteSource, FileSource
 from connectors.storage.port import Orphan, PreconditionFailed, StoredObject
@@ -49,6 +51,8 @@ class FileObjects:
     def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if state and "folder" in state:
+            return _PartFilesSink(path.with_name(Path(state["key"]).name), state)
         return _KeyedFileSink(key, path, dict(state) if state else None)
 
     def replace(self, key: str, data: bytes, *, etag: str) -> None:
@@ -100,3 +104,61 @@ class _KeyedFileSink(FileSink):
         state = super().state()
         folder = PurePosixPath(self.location).parent
         return {**state, "key": self.location, "upload_id": str(folder / state["partial"])}
+
+    def begin(self) -> dict[str, Any]:
+        self.abort()
+        folder = Path(f"{self._path}.{uuid.uuid4().hex}.parts")
+        folder.mkdir()
+        return {"key": self.location, "folder": str(folder), "parts": 0}
+
+    def stored_parts(self) -> set[int]:
+        return set()
+
+
+class _PartFilesSink:
+    """A file whose parts several processes write, each as a file of its own.
+
+    Raises
+    ------
+    ProgressLost
+        If parts that were stored are missing.
+    """
+
+    def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
+        self.location = str(state["key"])
+        self._path = path
+        self._folder = Path(state["folder"])
+        self._count = int(state["parts"])
+        if not self.stored_parts() >= set(range(1, self._count + 1)):
+            raise ProgressLost("parts of the unfinished file are no longer there")
+
+    def begin(self) -> dict[str, Any]:
+        return self.state()
+
+    def stored_parts(self) -> set[int]:
+        return {int(path.name) for path in self._folder.glob("[0-9]*") if path.suffix == ""}
+
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+        written = self._folder / f"{number}.{uuid.uuid4().hex}"
+        try:
+            written.write_bytes(data)
+            written.replace(self._folder / str(number))
+        except FileNotFoundError as error:
+            raise ProgressLost("the folder of the unfinished file is no longer there") from error
+
+    def state(self) -> dict[str, Any]:
+        return {"key": self.location, "folder": str(self._folder), "parts": self._count}
+
+    def complete(self) -> None:
+        whole = self._folder / "whole"
+        with whole.open("wb") as file:
+            for number in range(1, self._count + 1):
+                with (self._folder / str(number)).open("rb") as part:
+                    shutil.copyfileobj(part, file)
+            file.flush()
+            os.fsync(file.fileno())
+        whole.replace(self._path)
+        self.abort()
+
+    def abort(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)

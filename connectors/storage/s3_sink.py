@@ -41,7 +41,7 @@ class S3Sink:
         if state:
             self.location = state["key"]
             self._upload_id = state["upload_id"]
-            self._parts = self._stored_parts(state["parts"])
+            self._parts = self._stored_parts(state["parts"]) if state["parts"] else {}
 
     @property
     def _object(self) -> dict[str, Any]:
@@ -50,6 +50,13 @@ class S3Sink:
     @property
     def _upload(self) -> dict[str, Any]:
         return {**self._object, "UploadId": self._upload_id}
+
+    def begin(self) -> dict[str, Any]:
+        self._create_upload()
+        return self.state()
+
+    def stored_parts(self) -> set[int]:
+        return set(self._list_parts())
 
     def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         if last and number == 1:
@@ -118,11 +125,14 @@ class S3Sink:
         self._upload_id = None
         self._parts = {}
 
-    @retry_if_unavailable
     def _stored_parts(self, count: int) -> dict[int, dict[str, Any]]:
-        with translate_s3_errors():
-            pages = self._objects.client.get_paginator("list_parts").paginate(**self._upload)
-            stored = {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+        stored = self._list_parts()
         if not all(number in stored for number in range(1, count + 1)):
             raise ProgressLost("parts of the unfinished result are no longer in S3")
         return {number: part for number, part in stored.items() if number <= count}
+
+    @retry_if_unavailable
+    def _list_parts(self) -> dict[int, dict[str, Any]]:
+        with translate_s3_errors():
+            pages = self._objects.client.get_paginator("list_parts").paginate(**self._upload)
+            return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}

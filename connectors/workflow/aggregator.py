@@ -150,7 +150,7 @@ class DjangoAggConnector(BaseAggConnector):
             return claim
         return replace(claim, spool_bytes=django_settings.SPOOL_BYTES)
 
-    def open_parent(self, claim: Claim, spool: Spool) -> Weights | None:
+    def open_parent(self, claim: Claim, spool: Spool | None) -> Weights | None:
         if claim.parent is None:
             return None
         try:

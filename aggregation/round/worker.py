@@ -1,0 +1,138 @@
+"""The tasks of a distributed round that read updates: measuring segments, and combining parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from aggregation.engine import Passes, Resources
+from aggregation.engine.combine import combine_parts
+from aggregation.engine.measure import Centre, measure_segments, segment_ends_of
+from aggregation.engine.plan import Combination
+from aggregation.errors import UpdatesRejected
+from aggregation.round.attempt import Attempt
+from aggregation.round.plan import PLAN, SELECTION, Plan, rejections_by_id, segment_name, task_name
+from aggregation.round.port import DistributedRoundConnector
+from aggregation.round.values import ClaimedUpdate
+from aggregation.rules import Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """What a task did.
+
+    Parameters
+    ----------
+    first, last : int
+        The segments or parts of the task, counted from 0; ``last`` is not part of it.
+    bytes_read : int
+    rejected : mapping of int to str
+        Ids of the updates that it found to be bad, with the reasons.
+    """
+
+    first: int
+    last: int
+    bytes_read: int
+    rejected: Mapping[int, str]
+
+
+class Worker:
+    """Does the tasks of a plan that read updates.
+
+    Parameters
+    ----------
+    connector : DistributedRoundConnector
+    location : str
+        The folder of the plan.
+    resources : Resources
+    out_of_time : callable
+        Called after every chunk; when it returns True, the task raises `OutOfTime`.
+    """
+
+    def __init__(
+        self,
+        connector: DistributedRoundConnector,
+        location: str,
+        resources: Resources,
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._connector = connector
+        self._folder = connector.folder(location)
+        self._plan = Plan.from_json(self._folder.read(PLAN))
+        self._resources = resources
+        self._out_of_time = out_of_time
+
+    def measure(self, task: int, centre: str) -> TaskReport:
+        """Measure the segments of a task, and store the products of each."""
+        first, last = self._plan.distribution.measuring[task]
+        attempt, usable, work = self._open()
+        rejected, bytes_read = dict(attempt.rejected), 0
+        if not rejected:
+            try:
+                bytes_read = self._measure_segments(work, Centre(centre), first, last)
+            except UpdatesRejected as error:
+                rejected = rejections_by_id(error, usable)
+        if rejected:
+            self._reject(f"{centre}-{task:05d}", rejected)
+        return TaskReport(first=first, last=last, bytes_read=bytes_read, rejected=rejected)
+
+    def _measure_segments(self, work: Combination, centre: Centre, first: int, last: int) -> int:
+        names, ends = self._folder.names(), segment_ends_of(work)
+        while first < last and segment_name(centre.value, first) in names:
+            first += 1
+        start = ends[first - 1] if first else 0
+        with ExitStack() as stack:
+            passes = Passes(work, self._resources, stack, self._out_of_time, lambda count: None)
+            found = measure_segments(passes, centre, start, ends[last - 1])
+            for index, (_, products) in enumerate(found, first):
+                data = np.ascontiguousarray(products, "<f8").tobytes()
+                self._folder.write(segment_name(centre.value, index), data)
+            return passes.bytes_read
+
+    def combine(self, task: int) -> TaskReport:
+        """Compute and store the parts of a task that are not stored yet."""
+        first, last = self._plan.distribution.combining[task]
+        attempt, usable, work = self._open()
+        rejected, bytes_read = dict(attempt.rejected), 0
+        if not rejected:
+            try:
+                bytes_read = self._combine_parts(work, first, last)
+            except UpdatesRejected as error:
+                rejected = rejections_by_id(error, usable)
+        if rejected:
+            self._reject(f"combine-{task:05d}", rejected)
+        report = {"parts": [first, last], "bytes_read": bytes_read}
+        self._folder.write(task_name(task), json.dumps(report).encode())
+        return TaskReport(first=first, last=last, bytes_read=bytes_read, rejected=rejected)
+
+    def _combine_parts(self, work: Combination, first: int, last: int) -> int:
+        saved = json.loads(self._folder.read(SELECTION))
+        state = {**self._plan.result, "parts": 0}
+        sink = self._connector.new_result(self._plan.claim, self._plan.format, state)
+        stored = sink.stored_parts()
+        while first < last and first + 1 in stored:
+            first += 1
+        if first == last:
+            return 0
+        return combine_parts(
+            work,
+            Selection.from_json(saved["selection"]),
+            sink,
+            first,
+            last,
+            resources=self._resources,
+            out_of_time=self._out_of_time,
+        )
+
+    def _open(self) -> tuple[Attempt, list[ClaimedUpdate], Combination]:
+        """Open the updates of the plan; those that can no longer be used are in `Attempt.rejected`."""
+        attempt = Attempt(self._connector, self._plan.claim, self._resources, self._out_of_time)
+        usable, work = attempt.open()
+        return attempt, usable, work
+
+    def _reject(self, task: str, rejected: Mapping[int, str]) -> None:
+        self._folder.write(f"rejected-{task}.json", json.dumps(rejected).encode())

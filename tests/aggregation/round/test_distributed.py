@@ -1,0 +1,268 @@
+"""A distributed round gives the bytes of one function, whatever happens to its tasks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregation.engine import Resources
+from aggregation.engine.distribution import Capacity
+from aggregation.errors import NotEnoughUpdates, OutOfTime
+from aggregation.formats import Spool, format_of, open_weights
+from aggregation.layout import TensorLayout
+from aggregation.requirements import Readiness, create_requirement
+from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint
+from aggregation.round.attempt import Attempt
+from aggregation.round.distributed import finish, plan_round, select
+from aggregation.round.plan import Execution
+from aggregation.round.worker import Worker
+from aggregation.rules import create_rule
+from aggregation.weights import Weights
+from connectors.storage.filesystem import FileObjects
+
+RESOURCES = Resources(memory_bytes=1 << 16)
+N = 9
+ELEMENTS = 5000
+
+RULES: dict[str, dict[str, Any]] = {
+    "weighted_mean": {},
+    "unweighted_mean": {},
+    "coordinate_median": {},
+    "trimmed_mean": {"f": 2},
+    "krum": {"f": 2},
+    "multi_krum": {"f": 2},
+    "bulyan": {"f": 1},
+    "geometric_median": {},
+    "norm_clipped_mean": {"max_norm": 20.0},
+    "centered_clipping": {"tau": 20.0},
+    "norm_filtered_mean": {"threshold": 3.0},
+}
+
+
+@dataclass
+class FileFolder:
+    path: Path
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / name).write_bytes(data)
+
+    def names(self) -> set[str]:
+        return {path.name for path in self.path.glob("*")}
+
+
+@dataclass
+class DirectoryConnector:
+    """The storage of a round, in a directory; the metadata is the last checkpoint."""
+
+    root: Path
+    checkpoint: RoundCheckpoint | None = None
+    folders: int = 0
+    results: int = 0
+    objects: FileObjects = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.objects = FileObjects(self.root)
+
+    def _open(self, key: str, expected: TensorLayout | None, spool: Spool | None) -> Weights:
+        seen = self.objects.stat(key)
+        source = self.objects.source(key, size=seen.size, etag=seen.etag)
+        return open_weights(source, format_of(key), expected_layout=expected, spool=spool)
+
+    def open_parent(self, claim: Claim, spool: Spool | None) -> Weights | None:
+        return self._open(claim.parent, None, spool) if claim.parent else None
+
+    def open_update(
+        self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
+    ) -> Weights:
+        return self._open(update.location, expected_layout, spool)
+
+    def new_result(self, claim: Claim, format: str, state: Any) -> Any:
+        self.results += 1
+        return self.objects.sink(f"result-{self.results}.{format}", state)
+
+    def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
+        self.checkpoint = checkpoint
+
+    hand_over = save_checkpoint
+
+    def new_folder(self, claim: Claim) -> str:
+        self.folders += 1
+        return f"plan-{self.folders}"
+
+    def folder(self, location: str) -> FileFolder:
+        return FileFolder(self.root / location)
+
+
+def claim_in(
+    root: Path, rule: str, *, bad: dict[int, Any] | None = None, requirement: int = 1
+) -> Claim:
+    """Store a parent and updates, some of them with other values, and return a claim of them."""
+    generator = np.random.default_rng(7)
+    shapes = {"w": (ELEMENTS - 40,), "b": (40,)}
+
+    def tensors() -> dict[str, Any]:
+        return {n: generator.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+
+    safetensors.numpy.save_file(tensors(), root / "parent.safetensors")
+    updates = []
+    for number in range(N):
+        arrays = tensors()
+        if bad and number in bad:
+            arrays["w"][bad[number]] = np.nan
+        path = root / f"update-{number}.safetensors"
+        safetensors.numpy.save_file(arrays, path)
+        size = path.stat().st_size
+        updates.append(
+            ClaimedUpdate(id=number, num_examples=number + 1, location=path.name, size=size)
+        )
+    return Claim(
+        model_id=1,
+        round_id=1,
+        number=1,
+        attempt=1,
+        rule=create_rule(rule, RULES[rule]),
+        requirement=create_requirement("require_x_updates", {"x": requirement}),
+        readiness=Readiness(members=N, ready=N),
+        updates=tuple(updates),
+        parent="parent.safetensors",
+    )
+
+
+def capacity(functions: int) -> Capacity:
+    return Capacity(bytes_per_second=1000, target_seconds=0.001, max_functions=functions)
+
+
+def in_one_function(connector: DirectoryConnector, claim: Claim) -> tuple[bytes, Any]:
+    attempt = Attempt(connector, claim, RESOURCES, lambda: False)  # type: ignore[arg-type]
+    result = attempt.combine()
+    return (connector.root / result.location).read_bytes(), result
+
+
+def run_tasks(
+    connector: Any, execution: Execution, disturb: Callable[[list[Any]], list[Any]]
+) -> tuple[bytes, Any]:
+    """Do what the state machine does, with the tasks of each map in the order of ``disturb``."""
+    while True:
+        worker = Worker(connector, execution.plan, RESOURCES)
+        if execution.select:
+            for task in disturb(execution.measure):
+                worker.measure(task, execution.centre)
+            execution = select(
+                connector, execution.plan, execution.attempt, execution.centre, RESOURCES
+            )
+            continue
+        for task in disturb(execution.combine):
+            worker.combine(task)
+        ended = finish(connector, execution.plan, execution.attempt, RESOURCES)
+        if isinstance(ended, Execution):
+            execution = ended
+            continue
+        _, result = ended
+        return (connector.root / result.location).read_bytes(), result
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 800 bytes, so that the model has 25 of them; cells and segments of 40 elements."""
+    monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", 800)
+    for module in ("ranges", "measure", "passes"):
+        monkeypatch.setattr(f"aggregation.engine.{module}.CELL", 40)
+
+
+@pytest.mark.parametrize("functions", [2, 3, 7, 16])
+@pytest.mark.parametrize("rule", RULES)
+def test_any_number_of_functions_gives_the_same_bytes(
+    rule: str, functions: int, tmp_path: Path
+) -> None:
+    """The bytes, the selection and the norms are those of one function."""
+    connector = DirectoryConnector(tmp_path)
+    claim = claim_in(tmp_path, rule)
+    expected, alone = in_one_function(connector, claim)
+    execution = plan_round(connector, claim, capacity(functions), RESOURCES)  # type: ignore[arg-type]
+    assert execution
+    assert execution.functions == functions
+    found, result = run_tasks(connector, execution, list)
+    assert found == expected
+    assert result.combined.selection == alone.combined.selection
+    assert result.combined.norms == alone.combined.norms
+
+
+@given(
+    rule=st.sampled_from(sorted(RULES)),
+    functions=st.integers(2, 16),
+    seed=st.integers(0, 2**32),
+    bad=st.dictionaries(st.integers(0, N - 1), st.integers(0, ELEMENTS - 41), max_size=2),
+)
+@settings(max_examples=25)
+def test_disturbed_tasks_give_the_same_bytes(
+    rule: str,
+    functions: int,
+    seed: int,
+    bad: dict[int, int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Tasks in any order, repeated, killed and resumed by a later attempt, with bad updates found on the
+    way, give the bytes that one function gives, and the same rejections."""
+    root = tmp_path_factory.mktemp("round")
+    connector: Any = DirectoryConnector(root)
+    claim = claim_in(root, rule, bad=bad)
+    expected, alone = in_one_function(connector, claim)
+    chance = random.Random(seed)
+
+    def disturb(tasks: list[Any]) -> list[Any]:
+        return chance.sample(tasks, len(tasks)) + chance.choices(tasks, k=len(tasks) // 2)
+
+    execution = plan_round(connector, claim, capacity(functions), RESOURCES)
+    assert execution
+    # The first attempt dies after some of its tasks, one of them half-way.
+    worker = Worker(connector, execution.plan, RESOURCES, lambda: chance.random() < 0.2)
+    for task in disturb(execution.measure or execution.combine)[: functions // 2]:
+        try:
+            if execution.select:
+                worker.measure(task, execution.centre)
+            else:
+                worker.combine(task)
+        except OutOfTime:
+            pass
+    again = replace(claim, attempt=2, checkpoint=connector.checkpoint)
+    resumed = plan_round(connector, again, capacity(functions), RESOURCES)
+    assert resumed
+    assert resumed.plan == execution.plan
+    found, result = run_tasks(connector, resumed, disturb)
+    assert found == expected
+    assert result.rejected == alone.rejected
+    assert result.used == alone.used
+
+
+def test_a_small_round_stays_in_one_function(tmp_path: Path) -> None:
+    """A round that one function reads within the target is not planned, and nothing is written."""
+    connector: Any = DirectoryConnector(tmp_path)
+    claim = claim_in(tmp_path, "weighted_mean")
+    before = set(tmp_path.iterdir())
+    enough = Capacity(bytes_per_second=1e6, target_seconds=30, max_functions=8)
+    assert plan_round(connector, claim, enough, RESOURCES) is None
+    assert plan_round(connector, claim, capacity(1), RESOURCES) is None
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_round_that_loses_too_many_updates_ends(tmp_path: Path) -> None:
+    """The requirement is checked again without the updates that the tasks found to be bad."""
+    connector: Any = DirectoryConnector(tmp_path)
+    claim = claim_in(tmp_path, "weighted_mean", bad={2: 100}, requirement=N)
+    execution = plan_round(connector, claim, capacity(4), RESOURCES)
+    assert execution
+    with pytest.raises(NotEnoughUpdates, match="1 updates rejected"):
+        run_tasks(connector, execution, list)
