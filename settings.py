@@ -69,6 +69,10 @@ LEASE_SECONDS = env.int("LEASE_SECONDS", 900, validate=Range(min=1, max=86_400))
 
 SPOOL_BYTES = (EPHEMERAL_STORAGE_MB << 20) // 10 * 9
 
+if not {":", "/"}.isdisjoint(BUCKET):
+    env.refuse(
+        "BUCKET", "is a URL, an ARN or a path: write the bucket's name alone, such as federation"
+    )
 if bool(BUCKET) == bool(STORAGE_ROOT):
     env.refuse(
         "exactly one of BUCKET (an S3 bucket) and STORAGE_ROOT (a directory)",
@@ -112,9 +116,18 @@ DATABASES = {"default": database(dict(DATABASE))}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 if BUCKET:
+    from botocore.config import Config
+
     STORAGE = {
         "BACKEND": "storages.backends.s3.S3Storage",
-        "OPTIONS": {"bucket_name": BUCKET, "file_overwrite": False, "querystring_auth": True},
+        "OPTIONS": {
+            "bucket_name": BUCKET,
+            "file_overwrite": False,
+            "querystring_auth": True,
+            # One connection for each thread that reads, one for the thread that stores parts and one
+            # for the main thread. With fewer, urllib3 discards connections and opens new ones.
+            "client_config": Config(max_pool_connections=READ_THREADS + 2),
+        },
     }
 else:
     STORAGE = {

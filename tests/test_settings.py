@@ -61,6 +61,9 @@ def test_a_database_and_a_bucket_are_enough(settings_with: Any) -> None:
         ("DATABASE_IAM_AUTH", "maybe"),
         ("BUCKET", None),
         ("BUCKET", ""),
+        ("BUCKET", "s3://federation"),
+        ("BUCKET", "federation/updates"),
+        ("BUCKET", "arn:aws:s3:::federation"),
         ("STORAGE_ROOT", "/srv/federation"),
         ("ADMIN", "maybe"),
         ("DEBUG", "2"),
@@ -119,6 +122,12 @@ def test_storage_is_a_bucket_or_a_directory(settings_with: Any) -> None:
         "OPTIONS": {"location": "/srv/federation"},
     }
     assert settings_with()["STORAGES"]["default"]["OPTIONS"]["file_overwrite"] is False
+
+
+def test_every_thread_has_a_connection_to_s3(settings_with: Any) -> None:
+    """Threads that share a connection wait for each other, or open a new one for each request."""
+    options = settings_with(READ_THREADS="40")["STORAGES"]["default"]["OPTIONS"]
+    assert options["client_config"].max_pool_connections == 42
 
 
 @pytest.mark.parametrize(
