@@ -20,6 +20,7 @@ from aggregation.errors import (
     UpdateRejected,
     UpdatesRejected,
 )
+from aggregation.formats.limits import TRUSTED
 from aggregation.formats.safetensors import open_safetensors
 from aggregation.in_memory import Tensors, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
@@ -137,7 +138,7 @@ def aggregate(
         combined = combine(
             work, sink, format="safetensors", resources=resources, on_bytes=meter.advance
         )
-    result = _like(model, read_tensors(open_safetensors(BytesSource(sink.data))))
+    result = _like(model, read_tensors(open_safetensors(BytesSource(sink.data), TRUSTED)))
     return (result, _info(combined)) if return_info else result
 
 

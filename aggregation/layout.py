@@ -76,7 +76,7 @@ def number_order(names: Sequence[str]) -> tuple[int, ...] | None:
     return tuple(positions[number] for number in range(len(names)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """One named array of a model, without its values."""
 
@@ -84,12 +84,12 @@ class Tensor:
     dtype: np.dtype
     shape: tuple[int, ...]
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Number of elements; 1 for a tensor of zero dimensions."""
         return math.prod(self.shape)
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
         """Bytes of the elements, without padding."""
         return self.size * self.dtype.itemsize
@@ -233,29 +233,35 @@ def list_difference(model: TensorLayout) -> str | None:
     )
 
 
+def name_difference(model: TensorLayout, names: Sequence[str]) -> str | None:
+    """Return the first way in which the names of tensors differ from the model's, or None."""
+    found = set(names)
+    if found and model.by_name.keys().isdisjoint(found):
+        if number_order(names) and (difference := list_difference(model)):
+            return difference
+        if model.is_numbered:
+            return (
+                f"its tensors have names ({quoted(names[0])}, ...) and the model's layers do not: send "
+                "the layers in the model's order by numpy.savez(file, *layers), or name them arr_0, "
+                "arr_1, ..."
+            )
+    for tensor in model.tensors:
+        if tensor.name not in found:
+            return f"tensor {quoted(tensor.name)} ({tensor}) is missing"
+    for name in names:
+        if name not in model.by_name:
+            return f"tensor {quoted(name)} is not in the model"
+    return None
+
+
 @keep_recent(weigh=lambda layouts: len(layouts[1].tensors), small=2_500)
 def _difference(layouts: tuple[TensorLayout, TensorLayout]) -> str | None:
     model, found = layouts
-    if found.tensors and model.by_name.keys().isdisjoint(found.by_name):
-        if found.is_numbered:
-            return list_difference(model) or _first_difference(model, found)
-        if model.is_numbered:
-            return (
-                f"its tensors have names ({quoted(found.tensors[0].name)}, ...) and the model's "
-                "layers do not: send the layers in the model's order by numpy.savez(file, *layers), "
-                "or name them arr_0, arr_1, ..."
-            )
-    return _first_difference(model, found)
-
-
-def _first_difference(model: TensorLayout, found: TensorLayout) -> str | None:
+    difference = name_difference(model, list(found.by_name))
+    if difference:
+        return difference
     for tensor in model.tensors:
-        other = found.by_name.get(tensor.name)
-        if other is None:
-            return f"tensor {quoted(tensor.name)} ({tensor}) is missing"
+        other = found.by_name[tensor.name]
         if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
             return f"tensor {quoted(tensor.name)} is {other}, the model's is {tensor}"
-    for other in found.tensors:
-        if other.name not in model.by_name:
-            return f"tensor {quoted(other.name)} ({other}) is not in the model"
     return None

@@ -14,7 +14,7 @@ import numpy as np
 from aggregation.engine import Combination, Resources, combine
 from aggregation.engine.output import FileSink
 from aggregation.formats import Spool, open_weights
-from aggregation.formats.safetensors import encode_header
+from aggregation.formats.safetensors_header import encode_header
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.rules import create_rule
 from aggregation.sources import FileSource

@@ -1,6 +1,6 @@
-"""The formats in which weights come and go: safetensors, npz and JSON, by name.
+"""The formats of weights objects: safetensors, npz and JSON, by name.
 
-An object is opened by reading its headers; its values are read by ranges from then on
+An object is opened by reading its headers; afterwards its values are read by ranges
 (`aggregation.weights.Weights`). A result is written piece by piece (`Encoder`).
 
 The client's distribution contains this package and the modules of `aggregation` that it imports, through
@@ -19,7 +19,8 @@ from ..sources import ByteSource
 from ..weights import Weights
 from .encoder import Encoder
 from .json.encoder import JsonEncoder
-from .json.reader import MAX_JSON_BYTES, open_json, peek_json
+from .json.reader import open_json, peek_json
+from .limits import MAX_JSON_BYTES, limits_for
 from .npz.encoder import NpzEncoder
 from .npz.reader import open_npz, peek_npz
 from .safetensors import SafetensorsEncoder, open_safetensors, read_metadata
@@ -49,7 +50,7 @@ SEEKABLE_FORMATS = ("safetensors",)
 
 
 def format_of(key: str) -> str:
-    """The format of an object, by the extension of its name.
+    """Return the format of an object by the extension of its name.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def open_weights(
     spool: Spool | None,
     trusted: bool = False,
 ) -> Weights:
-    """Check what an object says about itself, and make it readable by ranges.
+    """Check the headers of an object and make its values readable by ranges.
 
     Parameters
     ----------
@@ -85,32 +86,31 @@ def open_weights(
     format : str
         One of `FORMATS`.
     expected_layout : TensorLayout, optional
-        The model's. An object laid out otherwise is rejected, before anything of it is unpacked;
-        and the layers of JSON text, which tells no dtypes, take those of the model by position
-        (without a model: float64).
+        The model's. An object with another layout is rejected before anything is unpacked. The layers of
+        JSON text, which has no dtypes, take those of the model (float64 without it).
     spool : Spool or None
-        Takes in what cannot be read by ranges where it is. The weights can be used as long as it.
+        For what cannot be read by ranges where it is. The weights can be used as long as the spool.
     trusted : bool
-        Whether the object is no stranger's: an aggregate, or what an operator stored. Limits that
-        bound what one client can cost do not hold for it; an aggregate of JSON updates, whose
-        numbers have all their digits, is longer than each of them.
+        Whether the object is our own: an aggregate, or what an operator stored. The limits on what an
+        object of a client may cost (`aggregation.formats.limits`) do not apply to it.
 
     Raises
     ------
     UpdateRejected
-        If the object cannot be used, now or ever; the message is the reason.
+        If the object can never be used; the message is the reason.
     NeedsSpool
         If it cannot be read by ranges where it is, and there is no spool.
     SpoolFull
-        If what must be unpacked does not fit into the spool along with what is there already.
+        If what must be unpacked does not fit into the spool beside what is already there.
     """
+    limits = limits_for(expected_layout, trusted=trusted)
     match format:
         case "safetensors":
-            weights = open_safetensors(source)
+            weights = open_safetensors(source, limits)
         case "npz":
-            weights = open_npz(source, spool, expected_layout, trusted=trusted)
+            weights = open_npz(source, spool, expected_layout, limits)
         case "json":
-            weights = open_json(source, spool, expected_layout, _longest_text(source, trusted))
+            weights = open_json(source, spool, expected_layout, limits)
         case _:
             raise ValueError(f"unknown format {format!r}")
     difference = layout_difference(expected_layout, weights.layout) if expected_layout else None
@@ -125,34 +125,37 @@ def peek_layout(
     *,
     expected_layout: TensorLayout | None = None,
     trusted: bool = False,
+    readers: int = 1,
 ) -> TensorLayout:
-    """The layout of an object, for no more reading than its format needs, and nothing unpacked.
+    """Return the layout of an object, reading no more than its format needs and unpacking nothing.
 
-    Of safetensors the header is read, of npz the directory and the headers of the arrays, of JSON
-    all of the text.
+    Of safetensors the header is read, of npz the directory and the headers of the arrays, of JSON all of
+    the text. The number of requests is bounded, whatever the object says.
 
     Parameters
     ----------
-    source, format, like, trusted
-        As for `open_weights`; but a layout that differs from ``expected_layout`` is given back.
+    source, format, trusted
+        As for `open_weights`.
+    expected_layout : TensorLayout, optional
+        The model's. An object with other names of tensors may be rejected; any other difference shows in
+        the layout that is returned.
+    readers : int
+        Requests that are sent at the same time if there are many.
 
     Raises
     ------
     UpdateRejected
         If the object is not well formed.
     """
+    limits = limits_for(expected_layout, trusted=trusted)
     match format:
         case "safetensors":
-            return open_safetensors(source).layout
+            return open_safetensors(source, limits).layout
         case "npz":
-            return peek_npz(source, trusted=trusted)
+            return peek_npz(source, expected_layout, limits, readers)
         case "json":
-            return peek_json(source, expected_layout, _longest_text(source, trusted))
+            return peek_json(source, expected_layout, limits)
     raise ValueError(f"unknown format {format!r}")
-
-
-def _longest_text(source: ByteSource, trusted: bool) -> int:
-    return source.size if trusted else MAX_JSON_BYTES
 
 
 def encoder_for(
@@ -161,7 +164,7 @@ def encoder_for(
     metadata: Mapping[str, str] | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Encoder:
-    """An encoder that writes weights in a format.
+    """Return an encoder that writes weights in a format.
 
     Parameters
     ----------
@@ -170,14 +173,14 @@ def encoder_for(
     layout : TensorLayout
         Of the weights that will be written.
     metadata : mapping of str to str, optional
-        Kept by safetensors alone.
+        Kept by safetensors only.
     state : mapping, optional
-        `Encoder.state` of an encoder with the same arguments, to go on after its last value.
+        `Encoder.state` of an encoder with the same arguments, to continue after its last value.
 
     Raises
     ------
     AggregationError
-        If the format cannot hold such a layout.
+        If the format cannot hold the layout, or the result could not be read back.
     """
     match format:
         case "safetensors":

@@ -1,4 +1,4 @@
-"""Writing a weights object piece by piece, as its values come."""
+"""The interface of encoders, which write a weights object piece by piece as its values arrive."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ Piece = bytes | memoryview
 
 
 class Encoder(Protocol):
-    """Turns the flattened model into the bytes of a format.
+    """Converts the flattened model to the bytes of a format.
 
-    What comes out, joined, is a function of layout and values: not of how the values were cut, nor
-    of whether a second encoder went on from the first one's `state`, nor of the clock.
+    The joined pieces are a function of layout and values only. They do not depend on how the values were
+    cut, on whether a second encoder continued from the `state` of the first, or on the clock.
+
+    An encoder is created before the values are computed, and raises `AggregationError` then if the result
+    could not be read back.
     """
 
     def header(self) -> bytes:
-        """What comes before the first value."""
+        """Return the bytes before the first value."""
 
     def encode(self, start_byte: int, data: memoryview) -> Iterator[Piece]:
-        """The bytes for ``data``, which are those of the flattened model from ``start_byte`` on.
+        """Yield the bytes for ``data``, a range of the flattened model that begins at ``start_byte``.
 
-        Calls follow one another without a gap, and end between elements. The iterator must be read
-        to its end before the next call of any method.
+        Calls follow one another without a gap and end between elements. The iterator must be exhausted
+        before the next call of any method.
         """
 
     def footer(self) -> bytes:
-        """What comes after the last value."""
+        """Return the bytes after the last value."""
 
     def state(self) -> dict[str, Any]:
-        """What another encoder needs to go on after the last call of `encode`; JSON-able."""
+        """Return JSON-able data with which another encoder continues after the last `encode`."""
 
 
 class TensorEncoder(ABC):
-    """An encoder for formats that put something before and after the values of each tensor.
+    """An encoder for formats that have bytes before and after the values of each tensor.
 
     Parameters
     ----------
     layout : TensorLayout
         Of the weights that will be written.
     state : mapping, optional
-        That of an encoder to go on from.
+        The state of an encoder to continue from.
     """
 
     def __init__(self, layout: TensorLayout, state: Mapping[str, Any] | None = None) -> None:
@@ -82,7 +85,7 @@ class TensorEncoder(ABC):
         return {"position": self._position, "done": self._done}
 
     def _empty_tensors(self, until: int) -> Iterator[Piece]:
-        """Tensors of zero elements: they come right before the next one that has some."""
+        """Yield the bytes of tensors without elements, directly before the next tensor with elements."""
         for number in range(self._done, until):
             yield self._begin(number, self._tensors[number])
             yield self._end(number, self._tensors[number])
@@ -90,12 +93,12 @@ class TensorEncoder(ABC):
 
     @abstractmethod
     def _begin(self, number: int, tensor: Tensor) -> bytes:
-        """What comes before the values of a tensor."""
+        """Return the bytes before the values of a tensor."""
 
     @abstractmethod
     def _values(self, tensor: Tensor, start: int, data: memoryview) -> Iterator[Piece]:
-        """Values of a tensor, from its byte ``start`` on."""
+        """Yield the bytes for values of a tensor that begin at its byte ``start``."""
 
     @abstractmethod
     def _end(self, number: int, tensor: Tensor) -> bytes:
-        """What comes after the values of a tensor."""
+        """Return the bytes after the values of a tensor."""

@@ -1,4 +1,4 @@
-"""A place on disk for weights that cannot be read by ranges where they are."""
+"""Temporary files for weights that cannot be read by ranges where they are."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..sources import FileSource
 
 
 class NeedsSpool(Exception):
-    """An update cannot be read where it is, and no spool was given to unpack it to.
+    """An update must be unpacked to be read, and no spool was given.
 
     Attributes
     ----------
     layout : TensorLayout
-        As far as it is known: text that is read by a model's layout is not looked into.
+        As far as it is known: text is not read if the model's layout is known.
     needed : int
-        Bytes that it takes in a spool, at most.
+        The most bytes that it takes in a spool.
     is_text : bool
-        Whether its dtypes, and so what it takes, are those of the model, once that is known.
+        Whether the update takes its dtypes, and so its size, from the model.
     """
 
     def __init__(self, layout: TensorLayout, needed: int, *, is_text: bool) -> None:
@@ -37,7 +37,7 @@ class NeedsSpool(Exception):
 
 
 class SpoolFile:
-    """A file being written to a spool."""
+    """A file that is being written to a spool."""
 
     def __init__(self, spool: Spool, file: IO[bytes]) -> None:
         self._spool = spool
@@ -50,15 +50,15 @@ class SpoolFile:
         Raises
         ------
         UpdateRejected
-            If the file would not fit even into an empty spool.
+            If the file would not fit into an empty spool.
         SpoolFull
-            If it does not fit beside the others.
+            If it does not fit beside the other files.
         """
         self._grow(memoryview(data).nbytes)
         self._file.write(data)
 
     def extend(self, size: int) -> int:
-        """Make room for ``size`` bytes to be written through `descriptor`; return where it begins.
+        """Reserve ``size`` bytes that are written through `descriptor`; return their first position.
 
         Errors are those of `write`.
         """
@@ -77,28 +77,28 @@ class SpoolFile:
 
     @property
     def descriptor(self) -> int:
-        """The open file, for reading and writing, with all in it that was written before."""
+        """The open file, for reading and writing, after flushing what was written."""
         self._file.flush()
         return self._file.fileno()
 
     def source(self) -> FileSource:
-        """What has been written, to be read by ranges; nothing can be written after it."""
+        """Close the file and return it as a source that is read by ranges."""
         self._file.close()
         return FileSource(self._file.name)
 
 
 class Spool:
-    """A temporary directory and a limit on what it takes in.
+    """A temporary directory with a limit on the size of its files.
 
-    Deflated or Fortran-ordered members of npz archives and JSON text are unpacked into it once, as
-    the bytes of their tensors, and read by ranges from then on. Leaving the context deletes it.
+    Deflated or Fortran-ordered members of npz archives and JSON text are unpacked into it once, as the
+    bytes of their tensors, and are then read by ranges. Leaving the context deletes it.
 
     Parameters
     ----------
     max_bytes : int, optional
-        That its files may have in all; by default nine tenths of what is free on the disk.
+        The limit for all files together; by default nine tenths of the free space of the disk.
     directory : path, optional
-        Where to make the temporary directory; by default where `tempfile` does.
+        The parent of the temporary directory; by default that of `tempfile`.
     """
 
     def __init__(
@@ -125,14 +125,14 @@ class Spool:
             self._directory = None
 
     def share(self, size: int) -> Spool:
-        """Room for one update, taken from what is left of this spool's, in the same directory.
+        """Reserve space for one update and return it as a spool in the same directory.
 
-        What outgrows it is rejected, and takes nothing from the others.
+        An update that needs more is rejected and takes nothing from the others.
 
         Raises
         ------
         UpdateRejected
-            If so much is not left.
+            If there is not enough space left.
         """
         try:
             self._take(size)
@@ -148,9 +148,9 @@ class Spool:
 
     @contextmanager
     def new_file(self, *, keep: bool = True) -> Iterator[SpoolFile]:
-        """A file to write; deleted at the end of the context if that raised, or on request."""
+        """Create a file. It is deleted at the end of the context after an error, or if not ``keep``."""
         if not self._directory:
-            raise ValueError("a spool can be used in its context only")
+            raise ValueError("a spool can only be used in its context")
         with NamedTemporaryFile(dir=self._directory.name, delete=False) as file:
             spooled = SpoolFile(self, file)
             try:

@@ -112,7 +112,9 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
         source = self._objects.source(
             key, size=row.size or 0, etag=row.etag, version=row.version_id
         )
-        layout = peek_layout(source, format_of(key), expected_layout=expected)
+        layout = peek_layout(
+            source, format_of(key), expected_layout=expected, readers=settings.READ_THREADS
+        )
         difference = layout_difference(expected, layout) if expected else None
         if difference:
             raise UpdateRejected(difference)

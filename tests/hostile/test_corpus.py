@@ -1,4 +1,4 @@
-"""Hostile files, against the parsers: the rejection each must get, and what it may cost."""
+"""Hostile files and the parsers: the rejection that each must get, and what it may cost."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from aggregation.layout import TensorLayout, layout_difference
 from aggregation.sources import BytesSource
 from aggregation.weights import read_tensors
 from tests.aggregation.formats.samples import Array
-from tests.hostile import corpus
+from tests.hostile import archives, safetensors_files
 from tests.hostile.corpus import CASES, SPOOL_BYTES
 
-#: What a rejection may take beyond the file itself, the longest of which are sixteen megabytes.
+#: What a rejection may take beyond the file itself, which has up to sixteen megabytes.
 MEMORY_BYTES = 64 << 20
 SECONDS = 10
 
-#: Files that are found out only when they are unpacked; until then they look like any other.
-FOUND_OUT_LATE = {
+#: Files that are rejected only when they are unpacked.
+REJECTED_LATE = {
     "npz a bomb",
     "npz a bomb that lies",
     "npz wrong CRC, deflated",
@@ -39,7 +39,7 @@ FOUND_OUT_LATE = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_file_gets_its_rejection(name: str) -> None:
-    """Nothing but the project's own rejection is raised, it says what is wrong, and soon."""
+    """The project's own rejection is raised, says what is wrong, and takes little time."""
     case = CASES[name]
     source = BytesSource(case.make())
     start = time.process_time()
@@ -54,11 +54,11 @@ def test_each_file_gets_its_rejection(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_door_rejects_what_it_can_see(name: str) -> None:
-    """What headers show is rejected when an upload is registered, for the same reason."""
+def test_intake_rejects_what_headers_show(name: str) -> None:
+    """A fault that the headers show is rejected when an upload is registered, for the same reason."""
     case = CASES[name]
     source = BytesSource(case.make())
-    if name in FOUND_OUT_LATE:
+    if name in REJECTED_LATE:
         assert peek_layout(source, case.format).tensors
         return
     with pytest.raises(UpdateRejected) as rejection:
@@ -68,7 +68,7 @@ def test_the_door_rejects_what_it_can_see(name: str) -> None:
 
 @contextmanager
 def at_most(memory_bytes: int) -> Iterator[None]:
-    """Fails if more memory was allocated at any time."""
+    """Fail if more memory is allocated at any time."""
     tracemalloc.start()
     try:
         yield
@@ -77,13 +77,13 @@ def at_most(memory_bytes: int) -> Iterator[None]:
         tracemalloc.stop()
 
 
-#: A million lists one after the other are half a minute under the eyes of tracemalloc.
+#: A million lists one after the other take half a minute with tracemalloc.
 SLOW_WHEN_TRACED = {"json four million lists"}
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - SLOW_WHEN_TRACED))
 def test_a_rejection_is_cheap(name: str) -> None:
-    """Memory is not spent on what a file merely says."""
+    """Memory is not allocated for what a file merely claims."""
     case = CASES[name]
     source = BytesSource(case.make())
     with (
@@ -98,7 +98,7 @@ def test_a_rejection_is_cheap(name: str) -> None:
     "name", [name for name in CASES if "bomb" in name and "headers" not in name]
 )
 def test_a_bomb_does_not_inflate(name: str) -> None:
-    """A bomb takes a few blocks of memory, and no disk in the end."""
+    """A bomb takes a few blocks of memory, and no disk space in the end."""
     case = CASES[name]
     source = BytesSource(case.make())
     with Spool(SPOOL_BYTES) as spool:
@@ -109,13 +109,13 @@ def test_a_bomb_does_not_inflate(name: str) -> None:
 
 
 def test_unpacking_an_honest_update_is_flat() -> None:
-    """What is unpacked does not pass through memory as a whole, whatever its order."""
+    """An update is unpacked in blocks, whatever its order."""
     rng = np.random.default_rng(0)
     values = rng.integers(0, 3, (3000, 3000)).astype("f4")
-    archive = corpus.deflated(("w.npy", corpus.npy(values, "f4")))
-    turned = corpus.deflated(("w.npy", _fortran(values)))
+    archive = archives.deflated(("w.npy", archives.npy(values, "f4")))
+    reordered = archives.deflated(("w.npy", _fortran(values)))
     text = json.dumps(values[:100].tolist(), separators=(",", ":")).encode()
-    for kind, data in [("npz", archive), ("npz", turned), ("json", b"[" + text + b"]")]:
+    for kind, data in [("npz", archive), ("npz", reordered), ("json", b"[" + text + b"]")]:
         with Spool() as spool, at_most(12 << 20):
             open_weights(BytesSource(data), kind, spool=spool)
 
@@ -126,15 +126,16 @@ def _fortran(array: Array) -> bytes:
     return file.getvalue()
 
 
-def test_headers_are_not_hoarded() -> None:
-    """A flood of headers of megabytes, each valid and each different, leaves little behind."""
+def test_headers_do_not_accumulate() -> None:
+    """Many headers of megabytes, each valid and each different, do not stay in memory."""
 
     def flood(count: int) -> None:
         for number in range(count):
             entries = {
-                f"{number}-{n}": corpus.entry(shape=[0], offsets=[0, 0]) for n in range(3000)
+                f"{number}-{n}": safetensors_files.entry(shape=[0], offsets=[0, 0])
+                for n in range(3000)
             }
-            data = corpus.safetensors(entries)
+            data = safetensors_files.safetensors(entries)
             layout = peek_layout(BytesSource(data), "safetensors")
             assert layout_difference(layout, TensorLayout(())) is not None
 
@@ -151,14 +152,14 @@ def _safetensors(tensors: dict[str, Array]) -> bytes:
 
 
 def _npz(tensors: dict[str, Array]) -> bytes:
-    return corpus.npz(*((f"{name}.npy", corpus.npy(a, a.dtype)) for name, a in tensors.items()))
+    return archives.npz(*((f"{name}.npy", archives.npy(a, a.dtype)) for name, a in tensors.items()))
 
 
 MODEL = {"w": np.zeros((2, 3), "f4"), "b": np.zeros(3, "f4")}
 
-STRANGERS: dict[str, tuple[dict[str, Array], str]] = {
+OTHER_LAYOUTS: dict[str, tuple[dict[str, Array], str]] = {
     "missing": ({"w": MODEL["w"]}, "'b' (F32 [3]) is missing"),
-    "extra": ({**MODEL, "c": np.zeros(1, "f4")}, "'c' (F32 [1]) is not in the model"),
+    "extra": ({**MODEL, "c": np.zeros(1, "f4")}, "'c' is not in the model"),
     "renamed": ({"w": MODEL["w"], "b2": MODEL["b"]}, "'b' (F32 [3]) is missing"),
     "transposed": ({**MODEL, "w": np.zeros((3, 2), "f4")}, "'w' is F32 [3, 2], the model's"),
     "flattened": ({**MODEL, "w": np.zeros(6, "f4")}, "'w' is F32 [6], the model's"),
@@ -170,10 +171,10 @@ STRANGERS: dict[str, tuple[dict[str, Array], str]] = {
 
 
 @pytest.mark.parametrize("write", [_safetensors, _npz])
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", OTHER_LAYOUTS)
 def test_another_layout_is_rejected(name: str, write: Callable[[dict[str, Array]], bytes]) -> None:
-    """An update that is not laid out like the model is told in what it differs."""
-    tensors, reason = STRANGERS[name]
+    """An update with another layout is rejected with the first difference."""
+    tensors, reason = OTHER_LAYOUTS[name]
     kind = write.__name__.removeprefix("_")
     with Spool() as spool:
         model = open_weights(BytesSource(write(MODEL)), kind, spool=spool).layout
@@ -182,7 +183,7 @@ def test_another_layout_is_rejected(name: str, write: Callable[[dict[str, Array]
     assert reason in str(rejection.value)
 
 
-def test_the_order_of_tensors_is_no_offence() -> None:
+def test_the_order_of_tensors_does_not_matter() -> None:
     """The same tensors in another order are the same layout."""
     shuffled = dict(reversed(MODEL.items()))
     with Spool() as spool:

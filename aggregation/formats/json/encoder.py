@@ -1,9 +1,10 @@
-"""Writing a JSON list of layers that `json.load` reads back to exactly the same values."""
+"""Writes a JSON list of layers that `json.load` reads back to exactly the same values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
+from math import prod
 from operator import mul
 from typing import Any
 
@@ -11,22 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AggregationError, quoted
-from ...layout import BFLOAT16, Tensor
+from ...layout import BFLOAT16, Tensor, TensorLayout
 from ..encoder import Piece, TensorEncoder
 
-#: Elements turned into text at once.
+#: How many elements are converted to text at once.
 BLOCK_ELEMENTS = 16 << 10
 
-#: Its shortest digits, 7.038531e-26, as float64 lie half-way to the next float32, and go there.
+#: The most empty lists that a tensor without elements is written as: shape (10**9, 0) is not.
+MAX_EMPTY_LISTS = 1 << 20
+
+#: Its shortest digits, 7.038531e-26, are as float64 half-way to the next float32, to which they round.
 _MISREAD = np.uint32(0x15AE43FD).view(np.float32)
 
 
 class JsonEncoder(TensorEncoder):
-    """Nested lists; a number has the fewest digits that tell it from its neighbours in its dtype.
+    """Nested lists of numbers with the fewest digits that distinguish them in their dtype.
 
-    A float32, read as the float64 that Python makes of the text, rounds back to the same float32.
-    This has been tried for every one of them; the exception, `_MISREAD`, gets more digits.
+    Python reads the text of a float32 as a float64, which rounds to the same float32. This was checked
+    for every float32; the only exception, `_MISREAD`, is written with more digits.
+
+    Raises
+    ------
+    AggregationError
+        If a tensor without elements would be written as millions of empty lists.
     """
+
+    def __init__(self, layout: TensorLayout, state: Mapping[str, Any] | None = None) -> None:
+        for tensor in layout.tensors:
+            if not tensor.size and prod(_before_zero(tensor.shape)) > MAX_EMPTY_LISTS:
+                raise AggregationError(f"JSON cannot hold tensor {quoted(tensor.name)} ({tensor})")
+        super().__init__(layout, state)
 
     def header(self) -> bytes:
         return b"["
@@ -40,7 +55,7 @@ class JsonEncoder(TensorEncoder):
 
     def _values(self, tensor: Tensor, start: int, data: memoryview) -> Iterator[Piece]:
         values = np.frombuffer(data, tensor.dtype)
-        with np.errstate(invalid="ignore"):  # what a signalling NaN in bfloat16 raises
+        with np.errstate(invalid="ignore"):  # raised for signalling NaNs in bfloat16
             finite = np.isfinite(values).all()
         if not finite:
             raise AggregationError(f"JSON cannot hold tensor {quoted(tensor.name)}: not finite")
@@ -65,7 +80,7 @@ def _texts(values: NDArray[Any]) -> list[str]:
 
 
 def _nested(texts: Sequence[str], first: int, shape: tuple[int, ...]) -> Iterator[str]:
-    """Elements of a tensor from number ``first`` on, with the brackets and commas around them."""
+    """Yield a tensor's elements from number ``first`` on, with the brackets and commas between them."""
     sizes = list(accumulate(reversed(shape), mul))  # of the lists, the innermost first
     row = sizes[0] if sizes else 1
     start, stop = first, first + len(texts)
@@ -79,7 +94,7 @@ def _nested(texts: Sequence[str], first: int, shape: tuple[int, ...]) -> Iterato
 
 
 def _before(element: int, sizes: Sequence[int]) -> str:
-    """What comes before an element: the ends of lists, a comma, the beginnings of lists."""
+    """Return what precedes an element: the ends of lists, a comma, the beginnings of lists."""
     if not element:
         return "[" * len(sizes)
     lists = sum(element % size == 0 for size in sizes)
@@ -87,8 +102,13 @@ def _before(element: int, sizes: Sequence[int]) -> str:
 
 
 def _empty_lists(shape: tuple[int, ...]) -> bytes:
-    """Lists of shape ``shape``, which has a zero in it."""
+    """Return nested lists of ``shape``, which contains a zero."""
     inner = b"[]"
-    for size in reversed(shape[: shape.index(0)]):
+    for size in reversed(_before_zero(shape)):
         inner = b"[" + b",".join([inner] * size) + b"]"
     return inner
+
+
+def _before_zero(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the dimensions before the first zero, which are all that JSON text can express."""
+    return shape[: shape.index(0)]

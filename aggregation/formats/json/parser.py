@@ -13,15 +13,8 @@ import numpy as np
 
 from ...errors import UpdateRejected
 from ...layout import MAX_DIMENSIONS, Tensor, TensorLayout, layer_name
+from ..limits import Limits
 from .values import describe_text, parse_numbers
-
-#: The most layers that are read of a text whose model is not known.
-MAX_LAYERS = 20_000
-
-#: The most lists that are read. Each costs some microseconds, which would add up to a minute for a
-#: layer of lists of one number. Numbers of full precision, one to a list, stay below the limit up to
-#: `MAX_JSON_BYTES`.
-MAX_LISTS = 1 << 20
 
 #: The longest number. Python refuses to read an integer of more than 4300 digits.
 MAX_NUMBER_BYTES = 8192
@@ -50,14 +43,21 @@ class LayersParser:
     ----------
     expected_layout : TensorLayout, optional
         The model's layout, whose layers are numbered. Gives each layer its dtype; float64 without it.
+    limits : Limits
+        Those of layers and lists.
     write : callable
         Called with the bytes of the values, in order.
     """
 
     def __init__(
-        self, expected_layout: TensorLayout | None, write: Callable[[bytes], object]
+        self,
+        expected_layout: TensorLayout | None,
+        limits: Limits,
+        write: Callable[[bytes], object],
     ) -> None:
         self._model = expected_layout
+        self._max_layers = len(expected_layout.tensors) if expected_layout else limits.json_layers
+        self._max_lists = limits.json_lists
         self._write = write
         self._layers: list[Tensor] = []
         self._rest = b""
@@ -129,8 +129,8 @@ class LayersParser:
                 raise self._rejected("ragged, a list beside numbers")
             self._lengths.append(None)
         self._lists += 1
-        if self._lists > MAX_LISTS:
-            raise UpdateRejected(f"JSON text has more than {MAX_LISTS} lists")
+        if self._lists > self._max_lists:
+            raise UpdateRejected(f"JSON text has more than {self._max_lists} lists")
         self._counts.append(0)
         self._expected = _Expected.VALUE_OR_END
 
@@ -184,9 +184,8 @@ class LayersParser:
         self._pending_bytes = 0
 
     def _begin_layer(self) -> None:
-        limit = MAX_LAYERS if self._model is None else len(self._model.tensors)
-        if len(self._layers) == limit:
-            raise UpdateRejected(f"JSON text has more than {limit} layers")
+        if len(self._layers) == self._max_layers:
+            raise UpdateRejected(f"JSON text has more than {self._max_layers} layers")
         self._lengths = []
         self._has_numbers = False
 

@@ -13,15 +13,16 @@ from ...errors import UpdateRejected
 from ...layout import TensorLayout, layout_difference, list_difference
 from ...sources import ByteSource, read
 from ...weights import Weights, shared_index
+from ..limits import Limits
 from ..spool import NeedsSpool, Spool
 from .parser import BLOCK_BYTES, LayersParser
 
-#: The longest text of a client that is read.
-MAX_JSON_BYTES = 16 << 20
+#: How much text is read in one request.
+READ_BYTES = 1 << 20
 
 
 def peek_json(
-    source: ByteSource, expected_layout: TensorLayout | None = None, max_bytes: int = MAX_JSON_BYTES
+    source: ByteSource, expected_layout: TensorLayout | None, limits: Limits
 ) -> TensorLayout:
     """Return the layout of a JSON text, after reading and checking all of it.
 
@@ -31,23 +32,19 @@ def peek_json(
         The bytes of the text.
     expected_layout : TensorLayout, optional
         The model's layout, which gives each layer its dtype. Without it, layers are float64.
-    max_bytes : int
-        The longest text that is read.
+    limits : Limits
 
     Raises
     ------
     UpdateRejected
-        If the text is longer than ``max_bytes``, is not a list of regular nested lists of numbers, has
-        a number that is out of range of its dtype, or if the model's tensors have names.
+        If the text is longer than the limit, is not a list of regular nested lists of numbers, has a
+        number that is out of range of its dtype, or if the model's tensors have names.
     """
-    return _read(source, expected_layout, max_bytes, lambda values: None)
+    return _read(source, expected_layout, limits, lambda values: None)
 
 
 def open_json(
-    source: ByteSource,
-    spool: Spool | None,
-    expected_layout: TensorLayout | None = None,
-    max_bytes: int = MAX_JSON_BYTES,
+    source: ByteSource, spool: Spool | None, expected_layout: TensorLayout | None, limits: Limits
 ) -> Weights:
     """Convert JSON text to tensors on disk. Arguments and errors are those of `peek_json`.
 
@@ -59,8 +56,8 @@ def open_json(
         If the tensors do not fit on disk beside what is already there.
     """
     if spool is None:
-        _check(source, expected_layout, max_bytes)
-        layout = expected_layout or peek_json(source, expected_layout, max_bytes)
+        _check(source, expected_layout, limits)
+        layout = expected_layout or peek_json(source, expected_layout, limits)
         raise NeedsSpool(layout, layout.nbytes, is_text=True)
     with spool.new_file() as file:
 
@@ -69,7 +66,7 @@ def open_json(
                 raise UpdateRejected("JSON text has more numbers than the model")
             file.write(values)
 
-        layout = _read(source, expected_layout, max_bytes, write)
+        layout = _read(source, expected_layout, limits, write)
         difference = layout_difference(expected_layout, layout) if expected_layout else None
         if difference:
             raise UpdateRejected(difference)
@@ -81,19 +78,23 @@ def open_json(
 def _read(
     source: ByteSource,
     expected_layout: TensorLayout | None,
-    max_bytes: int,
+    limits: Limits,
     write: Callable[[bytes], object],
 ) -> TensorLayout:
-    _check(source, expected_layout, max_bytes)
-    parser = LayersParser(expected_layout, write)
-    for offset in range(0, source.size, BLOCK_BYTES):
-        parser.feed(read(source, offset, BLOCK_BYTES))
+    _check(source, expected_layout, limits)
+    parser = LayersParser(expected_layout, limits, write)
+    for offset in range(0, source.size, READ_BYTES):
+        text = read(source, offset, READ_BYTES)
+        for start in range(0, len(text), BLOCK_BYTES):
+            parser.feed(text[start : start + BLOCK_BYTES])
     return parser.finish()
 
 
-def _check(source: ByteSource, expected_layout: TensorLayout | None, max_bytes: int) -> None:
-    if source.size > max_bytes:
-        raise UpdateRejected(f"JSON text of {source.size} bytes, at most {max_bytes} are read")
+def _check(source: ByteSource, expected_layout: TensorLayout | None, limits: Limits) -> None:
+    if source.size > limits.json_bytes:
+        raise UpdateRejected(
+            f"JSON text of {source.size} bytes, at most {limits.json_bytes} are read"
+        )
     difference = list_difference(expected_layout) if expected_layout else None
     if difference:
         raise UpdateRejected(difference)

@@ -1,4 +1,4 @@
-"""Writing npz archives that `numpy.load` reads, without seeking and without a clock."""
+"""Writes npz archives that `numpy.load` reads, without seeking and without a clock."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from ...errors import AggregationError, quoted
+from ...errors import AggregationError, UpdateRejected
 from ...layout import Tensor, TensorLayout
 from ..encoder import Piece, TensorEncoder
+from ..limits import TRUSTED
 from . import npy, zip_format
-from .reader import name_problem
-from .zip_archive import MAX_NAME_BYTES
+from .names import array_names
+from .zip_directory import MAX_NAME_BYTES
 
-_NO_TIME, _FIRST_DAY = 0, 0x21  # midnight on 1 January 1980, the first that zip knows
+_NO_TIME, _FIRST_DAY = 0, 0x21  # midnight on 1 January 1980, the first day that zip can express
 
 
 class NpzEncoder(TensorEncoder):
     """An archive of stored members, each followed by its CRC, which is not known before.
 
-    A bfloat16 tensor is written the way `numpy.save` does it, as raw data of two bytes an element,
-    which ``np.load(...)[name].view(ml_dtypes.bfloat16)`` takes for what they are.
+    A bfloat16 tensor is written as `numpy.save` does it, as raw data of two bytes an element;
+    ``np.load(...)[name].view(ml_dtypes.bfloat16)`` converts it back.
 
     Raises
     ------
     AggregationError
-        If a tensor has a name that a member of an archive may not have.
+        If the archive could not be read back: a tensor has a name that a member cannot have, or there
+        are too many.
     """
 
     def __init__(self, layout: TensorLayout, state: Mapping[str, Any] | None = None) -> None:
@@ -34,7 +36,21 @@ class NpzEncoder(TensorEncoder):
         self._crcs: list[int] = list(state["crcs"]) if state else []
         self._crc: int = state["crc"] if state else 0
         self._members = [_Member(tensor) for tensor in layout.tensors]
+        self._check_members()
         self._offsets = list(accumulate((m.size_in_archive for m in self._members), initial=0))
+
+    def _check_members(self) -> None:
+        try:
+            array_names(f"{tensor.name}.npy" for tensor in self._tensors)
+        except UpdateRejected as error:
+            raise AggregationError(f"npz cannot hold the weights: {error}") from error
+        sizes = [member.name_bytes for member in self._members]
+        if max(sizes, default=0) > MAX_NAME_BYTES:
+            raise AggregationError(
+                f"npz cannot hold a tensor with a name of more than {MAX_NAME_BYTES - 4} bytes"
+            )
+        if sum(sizes) + len(sizes) * zip_format.MAX_ENTRY_BYTES > TRUSTED.header_bytes:
+            raise AggregationError(f"npz cannot hold as many as {len(sizes)} tensors")
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "crcs": list(self._crcs), "crc": self._crc}
@@ -92,18 +108,17 @@ class NpzEncoder(TensorEncoder):
 
 
 class _Member:
-    """The records about one member of an archive."""
+    """The records of one member of an archive."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.header = npy.encode_header(tensor)
         self._size = len(self.header) + tensor.nbytes
         self._large = self._size >= zip_format.MAX32
         self._name = f"{tensor.name}.npy".encode()
-        problem = name_problem(f"{tensor.name}.npy")
-        if problem or len(self._name) > MAX_NAME_BYTES:
-            raise AggregationError(
-                f"tensor {quoted(tensor.name)} cannot be in an npz archive: {problem}"
-            )
+
+    @property
+    def name_bytes(self) -> int:
+        return len(self._name)
 
     @property
     def size_in_archive(self) -> int:

@@ -1,4 +1,4 @@
-"""From Fortran order, first index fastest, to C order, last index fastest, in flat memory."""
+"""Reorders an array from Fortran order (first index fastest) to C order, in constant memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Bytes turned round at once.
+#: How many bytes are reordered at once.
 TILE_BYTES = 2 << 20
 
-#: Elements a tile has along either axis, where there are so many: reads and writes must be long.
+#: The elements of a tile along either axis, if there are as many: reads and writes must be long.
 _RUN = 512
 
 
@@ -23,11 +23,10 @@ def reorder(source: int, target: int, at: int, shape: tuple[int, ...], itemsize:
     ----------
     source, target : int
         Descriptors of files, open for reading and writing. The array begins at the first byte of
-        ``source``, of which nothing is left.
+        ``source``, which is overwritten.
     at : int
-        Where the array shall begin in ``target``.
+        The first byte of the array in ``target``.
     shape : tuple of int
-        Of the array.
     itemsize : int
         Bytes of an element.
     """
@@ -37,10 +36,9 @@ def reorder(source: int, target: int, at: int, shape: tuple[int, ...], itemsize:
 def _reorder(
     source: int, start: int, target: int, at: int, shape: tuple[int, ...], itemsize: int
 ) -> None:
-    """An array of shape (n, ...) in Fortran order is a matrix whose columns have n elements.
+    """Reorder an array of shape (n, ...), which in Fortran order is a matrix with columns of n elements.
 
-    Transposed, it is n arrays of one dimension less, one after the other, each still in Fortran
-    order.
+    Its transpose is n arrays with one dimension less, one after the other, each in Fortran order.
     """
     size = math.prod(shape)
     if size * itemsize <= TILE_BYTES:
@@ -71,7 +69,7 @@ def _transpose(
 
 
 def _read_columns(source: int, offset: int, rows: int, tile: NDArray[Any]) -> None:
-    """Fill a tile of shape (columns, part of the rows), whole columns in one read."""
+    """Fill a tile of shape (columns, part of the rows); complete columns take one read."""
     width, height = tile.shape
     if height == rows:
         tile[:] = _read(source, offset, tile.size, tile.itemsize).reshape(tile.shape)
@@ -82,7 +80,7 @@ def _read_columns(source: int, offset: int, rows: int, tile: NDArray[Any]) -> No
 
 
 def _write_rows(target: int, offset: int, columns: int, tile: NDArray[Any]) -> None:
-    """Write a tile of shape (rows, part of the columns), whole rows in one write."""
+    """Write a tile of shape (rows, part of the columns); complete rows take one write."""
     height, width = tile.shape
     if width == columns:
         _write(target, offset, tile)

@@ -1,4 +1,4 @@
-"""The records of a zip archive, as far as npz files have them.
+"""The records of a zip archive that npz files contain.
 
 Format: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.4.
 """
@@ -22,10 +22,13 @@ STORED, DEFLATED = 0, 8
 
 #: Flag bits 0, 6 and 13: the member, or the directory, is encrypted; 5: it is a patch of another one.
 ENCRYPTED = 0x2061
-#: Sizes and CRC follow the member.
+#: Sizes and CRC are after the member.
 HAS_DESCRIPTOR = 0x0008
 UTF8 = 0x0800
 
-#: In place of a number that is in the extra field of kind `ZIP64`, since it does not fit.
+#: Replaces a number that does not fit and is in the extra field of kind `ZIP64`.
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 ZIP64 = 1
+
+#: An entry of the directory with 64-bit sizes and offset, without its name.
+MAX_ENTRY_BYTES = CENTRAL.size + 4 + 24

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aggregation.errors import UpdateRejected
 from aggregation.formats import Spool, encoder_for, open_weights, peek_layout, read_metadata
+from aggregation.formats.limits import Limits
 from aggregation.formats.safetensors import open_safetensors
 from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
 from aggregation.sources import BytesSource
@@ -83,7 +84,7 @@ def test_files_that_differ_in_metadata_share_an_index() -> None:
     """What is known of a structure is held once, whatever free text the clients add."""
     tensors = {"x": np.zeros(3, "f4"), "y": np.zeros(2, "f8")}
     first, second = (
-        open_safetensors(BytesSource(safetensors.numpy.save(tensors, {"client": client})))
+        open_safetensors(BytesSource(safetensors.numpy.save(tensors, {"client": client})), Limits())
         for client in ("one", "another one")
     )
     assert first.base != second.base

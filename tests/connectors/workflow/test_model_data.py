@@ -19,6 +19,7 @@ from django.test import override_settings
 
 from aggregation.errors import ObjectMissing, UpdateRejected
 from aggregation.formats import Spool
+from aggregation.formats.limits import TRUSTED, Limits
 from aggregation.round import Status, run_round
 from aggregation.weights import read_tensors
 from connectors import DjangoAggConnector, DjangoModelDataConnector
@@ -141,7 +142,10 @@ class TestUnpacking:
 def test_an_aggregate_may_be_longer_than_any_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of short numbers has all its digits: what strangers' text may take does not bind it,
     in the next round, at the door, in a workflow and where it is verified."""
-    monkeypatch.setattr("aggregation.formats.MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(
+        "aggregation.formats.limits_for",
+        lambda layout, trusted: TRUSTED if trusted else Limits(json_bytes=1000),
+    )
     model = make_model(3)
     connector = DjangoAggConnector(DEFAULT_SETTINGS)
     for number in (1, 2):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aggregation.errors import AggregationError, UpdateRejected
 from aggregation.formats import Spool, encoder_for, open_weights, peek_layout
 from aggregation.formats.json import parser, reader
+from aggregation.formats.limits import TRUSTED, Limits
 from aggregation.layout import BFLOAT16, Tensor, TensorLayout, layer_name
 from aggregation.sources import BytesSource
 from tests.aggregation.formats.samples import (
@@ -47,7 +48,7 @@ def test_python_reads_the_same_values(layout: TensorLayout, seed: int) -> None:
 
 @given(layouts(named=False), st.integers(0, 2**32))
 def test_what_is_written_is_read_back(layout: TensorLayout, seed: int) -> None:
-    """With the model's layout, its own text gives dtypes, shapes and bits back."""
+    """With the model's layout, its own text has the same dtypes, shapes and bits."""
     arrays = values_of(layout, seed, finite=True)
     found, tensors = decode(encode("json", layout, arrays), "json", expected_layout=layout)
     assert found == layout
@@ -171,11 +172,14 @@ def test_other_numbers_of_layers_are_rejected(text: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("expected_layout", [None, positional(np.zeros(3))])
-def test_long_text_of_a_stranger_is_rejected_unread(
+def test_long_text_of_a_client_is_rejected_unread(
     monkeypatch: pytest.MonkeyPatch, expected_layout: TensorLayout | None
 ) -> None:
-    """The cap is on the length, before a byte is read; there is none for what is trusted."""
-    monkeypatch.setattr("aggregation.formats.MAX_JSON_BYTES", 10)
+    """The limit is checked before a byte is read; our own objects have none."""
+    monkeypatch.setattr(
+        "aggregation.formats.limits_for",
+        lambda layout, trusted: TRUSTED if trusted else Limits(json_bytes=10),
+    )
     source = CountingSource(BytesSource(b"[[1, 2, 3]]"))
     with Spool() as spool:
         for given in (spool, None):
@@ -192,8 +196,8 @@ def test_long_text_of_a_stranger_is_rejected_unread(
     )
 
 
-def test_text_longer_than_its_model_takes_no_more_disk_than_that() -> None:
-    """What it has beyond the model's numbers is not unpacked."""
+def test_text_longer_than_its_model_takes_no_more_disk_than_the_model() -> None:
+    """Numbers beyond those of the model are not unpacked."""
     text = json.dumps([[1.0] * 100_000]).encode()
     with Spool() as spool, pytest.raises(UpdateRejected, match="more numbers than the model"):
         open_weights(

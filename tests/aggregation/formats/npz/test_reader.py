@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from aggregation.errors import AggregationError, SpoolFull, UpdateRejected
 from aggregation.formats import Spool, encoder_for, open_weights, peek_layout
-from aggregation.formats.npz.reader import HEAD_BYTES, TAIL_BYTES
-from aggregation.layout import BFLOAT16, Tensor, TensorLayout
+from aggregation.formats.limits import Limits
+from aggregation.formats.npz.structure import HEAD_BYTES, MAX_HEAD_GAP_BYTES, TAIL_BYTES
+from aggregation.layout import BFLOAT16, Tensor, TensorLayout, layout_difference
 from aggregation.sources import BytesSource, FileSource
 from aggregation.weights import MAX_SPAN_BYTES, read_tensors
 from tests.aggregation.formats.samples import (
@@ -188,19 +189,82 @@ def test_a_read_of_headers_is_bounded() -> None:
     assert source.reads <= 1 + source.size // (MAX_SPAN_BYTES - 65_536) + 1
 
 
-def test_many_large_arrays_are_read_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many reads it may take to see the headers is a limit on strangers."""
-    monkeypatch.setattr("aggregation.formats.npz.reader.MAX_HEAD_READS", 2)
-    arrays: dict[str, Any] = {f"w{n}": np.zeros(1 << 20, "u1") for n in range(5)}
-    source = BytesSource(savez(**arrays))
+class Requests(CountingSource):
+    """A source that counts requests as if it were remote."""
+
+    local = False
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(BytesSource(data))
+        self.local = False
+
+
+def spread(count: int, gap: int = MAX_HEAD_GAP_BYTES + HEAD_BYTES) -> bytes:
+    """Return an archive of one-element arrays with unused bytes between them, as an attacker writes it."""
+    member = io.BytesIO()
+    np.lib.format.write_array(member, np.zeros(1, "f4"))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"w{number}.npy", member.getvalue())
+            assert archive.fp is not None
+            archive.fp.seek(gap, os.SEEK_CUR)
+            archive.start_dir = archive.fp.tell()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("count", [20, 40])
+def test_the_requests_for_headers_are_bounded(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload causes no more requests than the limit, whatever the file says. Of a file that needs
+    more, names and sizes are compared with the model's, and the shapes when it is opened."""
+    monkeypatch.setattr(
+        "aggregation.formats.limits_for", lambda layout, trusted: Limits(array_header_requests=30)
+    )
+    data = spread(count)
+    model = TensorLayout(
+        tuple(Tensor(f"w{n}", np.dtype("<f4"), (1,)) for n in reversed(range(count)))
+    )
+    for readers in (1, 4):
+        source = Requests(data)
+        layout = peek_layout(source, "npz", expected_layout=model, readers=readers)
+        assert layout_difference(model, layout) is None
+        assert source.reads <= 2 + 30
+    source = Requests(data)
+    if count > 30:
+        with pytest.raises(UpdateRejected, match="take 40 requests to read, at most 30 are sent"):
+            peek_layout(source, "npz")
+        assert source.reads <= 2
     with Spool() as spool:
-        for _ in range(2):
-            with pytest.raises(UpdateRejected, match="npz of 5 arrays, too many of them large"):
-                open_weights(source, "npz", spool=spool)
-            with pytest.raises(UpdateRejected, match="npz of 5 arrays, too many of them large"):
-                peek_layout(source, "npz")
-            weights = open_weights(source, "npz", spool=spool, trusted=True)
-    assert peek_layout(source, "npz", trusted=True) == weights.layout
+        weights = open_weights(Requests(data), "npz", expected_layout=model, spool=spool)
+        assert layout_difference(model, weights.layout) is None
+
+
+def test_wrong_sizes_are_rejected_without_reading_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where headers are not read, an array of another size is rejected by the directory."""
+    monkeypatch.setattr(
+        "aggregation.formats.limits_for", lambda layout, trusted: Limits(array_header_requests=2)
+    )
+    model = TensorLayout(tuple(Tensor(f"w{n}", np.dtype("<f4"), (999,)) for n in range(5)))
+    with pytest.raises(UpdateRejected, match=r"'w0' has 132 bytes .* F32 \[999\] with 3996"):
+        peek_layout(Requests(spread(5)), "npz", expected_layout=model)
+
+
+def test_other_names_are_rejected_before_any_member_is_read() -> None:
+    """The directory has the names: an archive of other arrays costs two requests."""
+    source = Requests(spread(50))
+    model = TensorLayout((Tensor("w0", np.dtype("<f4"), (1,)),))
+    with pytest.raises(UpdateRejected, match="'w1' is not in the model"):
+        peek_layout(source, "npz", expected_layout=model)
+    assert source.reads <= 2
+
+
+def test_four_thousand_small_arrays_take_few_requests() -> None:
+    """Arrays of 68 kB, one after the other, come together in requests of a megabyte."""
+    names = [f"w{n}" for n in range(1000)]
+    data = savez(**{name: np.zeros(17_000, "f4") for name in names})
+    source = Requests(data)
+    assert len(peek_layout(source, "npz", readers=16).tensors) == 1000
+    assert source.reads < 100
 
 
 @pytest.mark.parametrize("kind", ["stored", "compressed", "turned"])
@@ -278,8 +342,26 @@ def test_a_full_spool_is_not_the_clients_fault() -> None:
             open_weights(BytesSource(data), "npz", spool=spool)
 
 
-@pytest.mark.parametrize("name", ["a/b", "a\\b", "a\0b", "x" * 1021])
+@pytest.mark.parametrize("name", ["../b", "/b", "a//b", "a\\b", "a\0b", "x" * 1021])
 def test_names_that_could_not_be_read_back_are_not_written(name: str) -> None:
-    """The encoder refuses names that the reader would."""
-    with pytest.raises(AggregationError, match="cannot be in an npz archive"):
+    """The encoder refuses the names that the reader refuses."""
+    with pytest.raises(AggregationError, match="npz cannot hold"):
         encoder_for("npz", TensorLayout((Tensor(name, np.dtype("<f4"), (1,)),)))
+
+
+def test_names_may_contain_slashes() -> None:
+    """Names as Flax writes them are read and written."""
+    arrays: dict[str, Any] = {"params/dense/kernel": np.ones(3), "params/dense/bias": np.ones(1)}
+    layout, tensors = decode(savez(**arrays), "npz")
+    assert_same(tensors, arrays)
+    assert_same(load(encode("npz", layout, list(arrays.values()))), arrays)
+
+
+def test_names_that_numpy_confuses_are_refused() -> None:
+    """numpy finds both x and x.npy under the latter name."""
+    arrays = {"x": np.zeros(1, "f4"), "x.npy": np.ones(1, "f4")}
+    with pytest.raises(UpdateRejected, match="numpy has two arrays of this name"):
+        decode(write_members(arrays, zipfile.ZIP_STORED), "npz")
+    tensors = tuple(Tensor(name, np.dtype("<f4"), (1,)) for name in arrays)
+    with pytest.raises(AggregationError, match="two arrays of this name"):
+        encoder_for("npz", TensorLayout(tensors))

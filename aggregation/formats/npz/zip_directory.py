@@ -1,32 +1,23 @@
-"""Zip archives, read by ranges of an object.
+"""The central directory of a zip archive, read by ranges of an object.
 
-Not `zipfile`, which reads a central directory of any size at once, is lenient where an archive can
-be understood in two ways (bytes before it, comments, overlapping members), and takes requests of
-its own for each member. What is read here is what `numpy.savez` and `zipfile` write; whatever else
-the format allows is rejected.
+`zipfile` is not used: it reads a central directory of any size at once, is lenient if an archive can be
+understood in two ways (bytes before it, comments, overlapping members), and sends requests for each
+member. What `numpy.savez` and `zipfile` write is read here; the rest of the format is rejected.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ...errors import UpdateRejected, quoted
 from ...sources import ByteSource, read
 from . import zip_format
 
-#: A central directory of this size lists some twenty thousand members.
-MAX_DIRECTORY_BYTES = 2 << 20
-
-#: Longest name of a member. So short that a few kilobytes hold all that comes before its data.
+#: The longest name of a member, so that a few kilobytes contain all that comes before its data.
 MAX_NAME_BYTES = 1024
 
-#: Bytes of a member handled at once.
-BLOCK_BYTES = 1 << 20
-
-#: The most that deflate can do (https://zlib.net/zlib_tech.html).
+#: The highest compression ratio of deflate (https://zlib.net/zlib_tech.html).
 _MAX_RATIO = 1032
 
 _CRC_AND_LENGTHS = struct.Struct("<16xL8xHHH12x")  # of an entry of the directory
@@ -35,7 +26,7 @@ _ZEROS = bytes(8)
 
 
 class Entry(NamedTuple):
-    """One member, as the central directory has it.
+    """One member, as the central directory describes it.
 
     Parameters
     ----------
@@ -43,9 +34,9 @@ class Entry(NamedTuple):
     raw_name : bytes
     deflated : bool
     compressed, size : int
-        Bytes in the archive, and bytes once inflated.
+        Bytes in the archive, and after inflating.
     offset, stop : int
-        Where its local header begins, and where the next member, or the directory, does.
+        The first bytes of its local header, and of the next member or the directory.
     """
 
     name: str
@@ -58,14 +49,14 @@ class Entry(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """A central directory, without what differs between archives of the same structure.
+    """A central directory, without the values that differ between archives of the same structure.
 
     Parameters
     ----------
     data : bytes
         Its bytes, with times and CRCs set to zero.
     offset : int
-        Where it begins in the object.
+        Its first byte in the object.
     crcs : tuple of int
         CRC-32 of each member.
     """
@@ -75,23 +66,21 @@ class Directory(NamedTuple):
     crcs: tuple[int, ...]
 
 
-def read_directory(source: ByteSource) -> Directory:
+def read_directory(source: ByteSource, max_bytes: int) -> Directory:
     """Find and read the central directory at the end of an object.
 
     Raises
     ------
     UpdateRejected
-        If the object does not end with one, or it is larger than `MAX_DIRECTORY_BYTES`.
+        If the object does not end with one, or it has more than ``max_bytes``.
     """
     count, size, offset, end = _read_end(source)
     if offset + size != end:
         raise UpdateRejected(
             f"npz directory of {size} bytes at {offset} does not end at {end}, where it should"
         )
-    if size > MAX_DIRECTORY_BYTES:
-        raise UpdateRejected(
-            f"npz directory of {size} bytes, at most {MAX_DIRECTORY_BYTES} are read"
-        )
+    if size > max_bytes:
+        raise UpdateRejected(f"npz directory of {size} bytes, at most {max_bytes} are read")
     data = bytearray(read(source, offset, size))
     crcs = []
     position = 0
@@ -111,7 +100,7 @@ def read_directory(source: ByteSource) -> Directory:
 
 
 def _read_end(source: ByteSource) -> tuple[int, int, int, int]:
-    """Number of members, size and offset of the directory, and where what follows it begins."""
+    """Return the number of members, the size and offset of the directory, and the position after it."""
     end = source.size - zip_format.END.size
     if end < 0:
         raise UpdateRejected(f"not npz: {source.size} bytes are too few for an archive")
@@ -129,7 +118,7 @@ def _read_end(source: ByteSource) -> tuple[int, int, int, int]:
 
 
 def _read_end64(source: ByteSource, end: int) -> tuple[int, ...] | None:
-    """The same numbers, in 64 bits, if they are there: right before the 32-bit ones at ``end``."""
+    """Return the 64-bit numbers if there are any, directly before the 32-bit ones at ``end``."""
     at = end - zip_format.LOCATOR64.size
     if at < zip_format.END64.size:
         return None
@@ -146,7 +135,7 @@ def _read_end64(source: ByteSource, end: int) -> tuple[int, ...] | None:
 
 
 def parse_directory(directory: bytes, offset: int) -> tuple[Entry, ...]:
-    """The members that a directory, found at ``offset`` by `read_directory`, lists.
+    """Return the members in a directory that `read_directory` found at ``offset``.
 
     Raises
     ------
@@ -197,7 +186,7 @@ def _parse_entry(directory: bytes, position: int) -> tuple[Entry, int]:
 
 
 def _decoded(raw_name: bytes, flags: int) -> str:
-    """As `zipfile` does, so that a name is here what it is for `numpy.load`."""
+    """Decode a name as `zipfile` does, so that it is the same as for `numpy.load`."""
     try:
         return raw_name.decode("utf-8" if flags & zip_format.UTF8 else "cp437")
     except UnicodeDecodeError as error:
@@ -205,7 +194,7 @@ def _decoded(raw_name: bytes, flags: int) -> str:
 
 
 def _zip64(where: str, extra: bytes, places: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Sizes and offset, those that do not fit in 32 bits taken from the extra field."""
+    """Return sizes and offset; those that do not fit in 32 bits are in the extra field."""
     compressed, size, offset = places
     values = iter(_zip64_values(extra))
     try:
@@ -230,7 +219,7 @@ def _zip64_values(extra: bytes) -> tuple[int, ...]:
 
 
 def _with_stops(entries: list[Entry], end: int) -> tuple[Entry, ...]:
-    """The same entries, each with the place where the next member begins."""
+    """Return the entries, each with the first byte of the next member."""
     order = sorted(range(len(entries)), key=lambda number: entries[number].offset, reverse=True)
     for number in order:
         entry = entries[number]
@@ -239,98 +228,3 @@ def _with_stops(entries: list[Entry], end: int) -> tuple[Entry, ...]:
         entries[number] = entry._replace(stop=end)
         end = entry.offset
     return tuple(entries)
-
-
-def local_header_bytes(entry: Entry, beginning: bytes) -> int:
-    """Length of a member's local header, which is all in ``beginning``.
-
-    Raises
-    ------
-    UpdateRejected
-        If the header is not that of the member, or the member's data run into the next one.
-    """
-    signature, _, flags, method, *_, name, extra = zip_format.LOCAL.unpack_from(beginning)
-    if signature != zip_format.LOCAL_SIGNATURE:
-        raise UpdateRejected("it is not where the directory says")
-    same_method = method == (zip_format.DEFLATED if entry.deflated else zip_format.STORED)
-    same_name = beginning[zip_format.LOCAL.size : zip_format.LOCAL.size + name] == entry.raw_name
-    if flags & zip_format.ENCRYPTED or not same_method or not same_name:
-        raise UpdateRejected("its own header and the directory describe it differently")
-    length: int = zip_format.LOCAL.size + name + extra
-    if entry.offset + length + entry.compressed > entry.stop:
-        raise UpdateRejected("it overlaps what follows it")
-    return length
-
-
-def member_blocks(source: ByteSource, entry: Entry, local_bytes: int, crc: int) -> Iterator[bytes]:
-    """The bytes of a member, inflated, in blocks of at most `BLOCK_BYTES`.
-
-    Parameters
-    ----------
-    source : ByteSource
-        The bytes of the archive.
-    entry : Entry
-        The member.
-    local_bytes : int
-        Length of its local header.
-    crc : int
-        CRC-32 it must have.
-
-    Raises
-    ------
-    UpdateRejected
-        If length or CRC are other than declared; no more than the declared length is given out.
-    """
-    blocks = _stored_blocks(source, entry.offset + local_bytes, entry.compressed)
-    if entry.deflated:
-        blocks = _inflated_blocks(blocks)
-    total = found = 0
-    for block in blocks:
-        total += len(block)
-        if total > entry.size:
-            break
-        found = zlib.crc32(block, found)
-        yield block
-    if total != entry.size:
-        raise UpdateRejected(f"it does not inflate to the {entry.size} bytes it declares")
-    check_crc(found, crc)
-
-
-def check_crc(found: int, expected: int) -> None:
-    """Reject a member whose bytes do not have the CRC-32 that the directory gives."""
-    if found != expected:
-        raise UpdateRejected("it is damaged, its CRC does not match")
-
-
-def _stored_blocks(source: ByteSource, start: int, length: int) -> Iterator[bytes]:
-    for offset in range(start, start + length, BLOCK_BYTES):
-        yield read(source, offset, min(BLOCK_BYTES, start + length - offset))
-
-
-def _inflated_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    for block in blocks:
-        more = True
-        while more:
-            inflated = inflate(inflater, block, BLOCK_BYTES)
-            yield inflated
-            block = inflater.unconsumed_tail
-            more = not inflater.eof and (bool(block) or len(inflated) == BLOCK_BYTES)
-        if inflater.eof and (block or inflater.unused_data or next(blocks, b"")):
-            raise UpdateRejected("its deflated data end before its bytes do")
-    if not inflater.eof:
-        raise UpdateRejected("its deflated data are cut off")
-
-
-class Inflater(Protocol):
-    """`zlib.decompressobj`, whose type has no public name."""
-
-    def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes: ...
-
-
-def inflate(inflater: Inflater, data: bytes | memoryview, max_length: int) -> bytes:
-    """At most ``max_length`` bytes of what deflated data hold."""
-    try:
-        return inflater.decompress(data, max_length)
-    except zlib.error as error:
-        raise UpdateRejected("its deflated data are damaged") from error
