@@ -1,4 +1,4 @@
-"""What Lambda's event source mapping does, one batch at a time."""
+"""Lambda's event source mapping, one batch at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.test_lambda_handler import invoke
 
 
 def deliver(cloud: Cloud) -> int:
-    """Hand the queue's messages to the function; how many there were."""
+    """Hand the messages in the queue to the function; return how many there were."""
     sqs = cloud.client("sqs")
     answer = sqs.receive_message(QueueUrl=cloud.queue_url, MaxNumberOfMessages=10)
     messages = answer.get("Messages", ())

@@ -1,4 +1,4 @@
-"""What docs/clients.md shows is what works."""
+"""The code in docs/clients.md works as shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks(language: str) -> list[str]:
 
 
 def example() -> str:
-    """The lines that the package itself shows."""
+    """Return the lines in the docstring of the package."""
     return dedent("".join(re.findall(r"^ {4}.*\n", federated_client.__doc__ or "", re.MULTILINE)))
 
 
@@ -39,8 +39,7 @@ def example() -> str:
 def test_the_few_lines_send_an_update_and_a_score(
     lines: str, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first lines of the page, and those of the package, with nothing but the model's number
-    changed, make a round."""
+    """The first lines of the page, and those of the package, make a round as they are."""
     model = make_model(1, initial=filled(0.0), score_metric="accuracy")
     invoke(payload("schedule-sweep"))
     monkeypatch.setattr("time.sleep", lambda seconds: deliver(cloud))
@@ -59,11 +58,12 @@ def test_the_few_lines_send_an_update_and_a_score(
 
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_whoever_has_nothing_but_a_post_sends_with_it(
+def test_a_form_is_sent_without_the_client_package(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page's own policy allows the page's own form, which makes an update of what it says."""
+    """The policy on the page allows the form on the page, and the update counts what the form says."""
     model = make_model(1, initial=filled(0.0))
+    assert model.current_artifact
     latest = ModelAggregate.objects.create(
         federated_model=model, number=1, result=model.current_artifact.values.name
     )

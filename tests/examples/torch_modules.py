@@ -4,6 +4,7 @@ python -m tests.examples.torch_modules BUCKET MODEL_ID CLIENT_ID MODULE
 """
 
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,30 +12,29 @@ from torch import nn
 from federated_client import Bucket, Client
 from federated_client.pytorch import tensors
 
-
-class Scalars(nn.Module):
-    """Parameters and buffers of zero dimensions and of every dtype."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(2.65))
-        self.empty = nn.Parameter(torch.zeros(0, 3))
-        for number, dtype in enumerate(DTYPES):
-            self.register_buffer(f"buffer_{number}", torch.tensor(number, dtype=dtype))
-
-
 DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
 )
 
-MODULES = {
+
+def scalars() -> nn.Module:
+    """Return a module with parameters and buffers of zero dimensions, of every dtype."""
+    module = nn.Module()
+    module.scale = nn.Parameter(torch.tensor(2.65))
+    module.empty = nn.Parameter(torch.zeros(0, 3))
+    for number, dtype in enumerate(DTYPES):
+        module.register_buffer(f"buffer_{number}", torch.tensor(number, dtype=dtype))
+    return module
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)),
     "bfloat16": lambda: nn.Linear(8, 4).to(torch.bfloat16),
     "channels last": lambda: nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last),
     "half": lambda: nn.MultiheadAttention(8, 2).half(),
     "recurrent": lambda: nn.LSTM(4, 3, num_layers=2, bidirectional=True),
-    "scalars": Scalars,
+    "scalars": scalars,
     "tied": lambda: _tied(nn.Embedding(8, 4), nn.Linear(4, 8, bias=False)),
     "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),
 }

@@ -6,7 +6,7 @@ import io
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, SupportsIndex
 
 from . import limits
 from ._core.layout import TensorLayout
@@ -107,7 +107,7 @@ class Client:
         self,
         weights: Weights,
         *,
-        num_examples: int,
+        num_examples: SupportsIndex,
         are_differences: bool = False,
         progress: Progress | None = None,
     ) -> str:
@@ -144,7 +144,7 @@ class Client:
         self,
         path: str | Path,
         *,
-        num_examples: int,
+        num_examples: SupportsIndex,
         are_differences: bool = False,
         progress: Progress | None = None,
     ) -> str:
@@ -208,7 +208,7 @@ class Client:
             return None
 
     def report_score(
-        self, *, num_examples: int, aggregate: Latest | None = None, **results: Any
+        self, *, num_examples: SupportsIndex, aggregate: Latest | None = None, **results: Any
     ) -> str:
         """Report what was measured of an aggregate on this client's own examples.
 
@@ -239,7 +239,7 @@ class Client:
         self,
         body: BinaryIO,
         name: str,
-        num_examples: int,
+        num_examples: SupportsIndex,
         are_differences: bool,
         progress: Progress | None,
     ) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ def encode_score(results: Mapping[str, Any]) -> bytes:
     try:
         body = json.dumps(results, allow_nan=False, default=lambda value: value.item()).encode()
     except (AttributeError, TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise BadScore(f"{results} cannot be written as JSON: {error}") from error
+        raise BadScore(f"{reprlib.repr(results)} cannot be written as JSON: {error}") from error
     if len(body) > limits.MAX_SCORE_BYTES:
         raise BadScore(f"{len(body)} bytes, at most {limits.MAX_SCORE_BYTES} are accepted")
     _check_values(json.loads(body))
