@@ -132,7 +132,7 @@ def test_every_plot_has_words(pages: dict[str, Page]) -> None:
     assert all(each.endswith(".") and len(each) > 60 for each in said)
     assert [plot.locator(".axis").all_text_contents() for plot in plots][:2] == [
         ["accuracy", "aggregate"],
-        ["clients", "round"],
+        ["updates", "round"],
     ]
 
 
@@ -174,6 +174,14 @@ def test_all_acts_are_done_by_keyboard(opened: Open, federation: Federation) -> 
             page.keyboard.press(key)
         return page.locator(".messagelist").inner_text()
 
+    def confirm(consequence: str) -> None:
+        """Submit the form, and go to the button that confirms."""
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert consequence in page.locator(".confirm").inner_text()
+        page.screenshot(path=PICTURES / f"confirm-{page.title().split('?')[0]}.png")
+        tab_to(page, ".confirm button")
+
     tab_to(page, "form[action$='/resume/'] button")
     enter("Space")
     assert page.locator(".state").inner_text().startswith("Active")
@@ -183,11 +191,13 @@ def test_all_acts_are_done_by_keyboard(opened: Open, federation: Federation) -> 
     page.keyboard.press("ArrowDown")
     tab_to(page, "form[action$='/publish/'] input[name=version]")
     page.keyboard.type("1.0.0")
-    assert "is version 1.0.0" in enter()
+    confirm("Aggregate 1 becomes version 1.0.0")
+    assert "published as version 1.0.0" in enter()
     tab_to(page, "form[action$='/rollback/'] select")
     page.keyboard.type("1")
     tab_to(page, "form[action$='/rollback/'] button")
-    assert "number 3, is aggregate" in enter()
+    confirm("The weights of aggregate 1 become aggregate 3, the latest")
+    assert "number 3, has the bytes of aggregate" in enter()
     tab_to(page, "form[action$='/pause/'] input[name=reason]")
     page.keyboard.type("a look at client 5")
     tab_to(page, "form[action$='/pause/'] button")

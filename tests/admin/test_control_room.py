@@ -1,21 +1,26 @@
-"""The page of a federated model: what it shows, who may see it, who may act."""
+"""The page of a federated model: what it shows, who may see it and who may act."""
 
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from django.core.management import load_command_class
 from django.utils import timezone
 
 from aggregation.round import run_round
 from connectors import DjangoAggConnector
 from connectors.workflow.aggregator import DEFAULT_SETTINGS
-from models_app.control_room import BYTES, TIMES, amount, control_room
+from models_app.control_room import control_room
+from models_app.control_room.charts import BYTES, TIMES, amount
+from models_app.control_room.norms import quartiles_by_round
 from models_app.models import (
     AggregationRound,
+    Client,
     ClientAggregateScore,
     FederatedModel,
     ModelAggregate,
@@ -29,7 +34,7 @@ LogIn = Callable[..., Visitor]
 
 
 def trained(rounds: int = 2, **fields: Any) -> FederatedModel:
-    """A model with some rounds and one rejected update, whose reason is no friend of HTML."""
+    """Return a model with some rounds and one rejected update, whose reason contains HTML."""
     model = make_model(2, initial=filled(0.0), **fields)
     for number in range(rounds):
         for client in (1, 2):
@@ -56,8 +61,8 @@ def act(model: FederatedModel, name: str) -> str:
 
 
 @pytest.mark.usefixtures("database", "cloud")
-def test_the_room_is_read_in_few_statements() -> None:
-    """On both databases, what is shown is right, and more updates ask for no more statements."""
+def test_statements_do_not_depend_on_the_number_of_updates() -> None:
+    """On both databases, the page shows what is there, and takes no more statements for more updates."""
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
@@ -78,8 +83,49 @@ def test_the_room_is_read_in_few_statements() -> None:
 
 
 @pytest.mark.usefixtures("database", "cloud")
-def test_the_score_of_the_model_is_what_is_plotted() -> None:
-    """Where a model names its metric, its aggregates' validation scores are shown, the best marked."""
+def test_updates_rejected_before_a_round_are_drawn() -> None:
+    """Updates that were refused at intake belong to the next round; so do those before the first."""
+    model = make_model(2, initial=filled(0.0))
+    refused = {"status": ModelUpdate.Status.INVALID, "rejection_reason": "not a model"}
+    for rejections in (1, 2):
+        for _ in range(rejections):
+            ready_update(model, 1, filled(0.0), **refused)
+        ready_update(model, 2, filled(1.0))
+        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+    ready_update(model, 1, filled(0.0), **refused)  # It belongs to the round that is to come.
+    chart = next(each for each in control_room(model)["plots"] if "Clients of each" in each)
+    assert "rejected before it: 3 updates in 2 rounds, at most 2" in chart
+    assert "round 1, rejected before it: 1 updates" in chart
+
+
+@pytest.mark.usefixtures("database", "cloud")
+def test_norms_are_ranked_by_the_database() -> None:
+    """Quartiles and medians of norms are those of Python's statistics, for odd and even counts."""
+    model = make_model(9, initial=filled(0.0))
+    rounds = {}
+    for count in (1, 2, 5, 8, 9):
+        made_by = model.rounds.create(
+            number=count, state=1, lease_expires_at=timezone.now(), started_on=timezone.now()
+        )
+        norms = [float((7 * n) % 11) for n in range(1, count + 1)]
+        for client, norm in enumerate(norms, 1):
+            key = f"updates/{count}-{client}"
+            model.model_updates.create(
+                client_id=client_id(client), data=key, round=made_by, norm=norm, status=2
+            )
+        rounds[made_by.pk] = sorted(norms)
+    found = quartiles_by_round(ModelUpdate.objects.filter(round__in=rounds))
+    assert {pk: each.count for pk, each in found.items()} == {
+        pk: len(norms) for pk, norms in rounds.items()
+    }
+    for pk, norms in rounds.items():
+        assert found[pk].median == statistics.median(norms)
+        assert found[pk].lower == norms[(len(norms) - 1) // 4]
+
+
+@pytest.mark.usefixtures("database", "cloud")
+def test_the_learning_curve_shows_the_score_metric() -> None:
+    """If a model names its metric, the aggregates' validation scores are drawn, and the best is marked."""
     model = trained(2, score_metric="loss", lower_is_better=True, requirement="")
     for aggregate, score in zip(model.aggregates.order_by("number"), (0.25, 0.5), strict=True):
         aggregate.validation_score = score
@@ -94,8 +140,8 @@ def test_the_score_of_the_model_is_what_is_plotted() -> None:
 
 @pytest.mark.usefixtures("database", "cloud")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_no_number_that_clients_report_breaks_the_page() -> None:
-    """The largest values cancel each other out, and what is larger still is none."""
+def test_extreme_reported_numbers_do_not_break_the_page() -> None:
+    """The largest values cancel each other out; larger ones are ignored."""
     model = make_model(3)
     aggregate = ModelAggregate.objects.create(federated_model=model, number=1, result="r.npz")
     for client, value in enumerate((1e300, -1e300, 10**400), 1):
@@ -108,7 +154,7 @@ def test_no_number_that_clients_report_breaks_the_page() -> None:
 
 
 def test_an_aggregate_that_is_held_back_says_why(visitor: LogIn) -> None:
-    """Where a score dropped by more than the model allows, the lineage tells which, and by how much."""
+    """If a score dropped by more than the model allows, the lineage shows which one and by how much."""
     model = trained(2, score_metric="loss", lower_is_better=True, max_score_drop=0.1)
     for aggregate, score in zip(model.aggregates.order_by("number"), (0.25, 0.5), strict=True):
         aggregate.validation_score = score
@@ -120,7 +166,7 @@ def test_an_aggregate_that_is_held_back_says_why(visitor: LogIn) -> None:
 
 
 def test_amounts_have_units() -> None:
-    """Each is told in the largest unit of which there is one."""
+    """Each amount is given in the largest unit of which there is at least one."""
     assert [amount(each, BYTES) for each in (0, 612, 57_720, 999_960, 3.2e9, 5e12)] == [
         "0 bytes",
         "612 bytes",
@@ -139,13 +185,13 @@ def test_amounts_have_units() -> None:
 
 
 @pytest.mark.usefixtures("database", "cloud")
-def test_a_model_without_rounds_has_an_empty_room() -> None:
-    """Before the first round there is nothing to plot, and no error."""
+def test_a_model_without_rounds_has_an_empty_page() -> None:
+    """Before the first round there is nothing to draw, and no error."""
     room = control_room(make_model(1))
     assert (room["plots"], room["lineage"], room["running"]) == ([], [], None)
 
 
-def test_plots_have_words_and_ask_for_nothing(visitor: LogIn) -> None:
+def test_plots_have_descriptions_and_load_nothing(visitor: LogIn) -> None:
     """Each plot is whole SVG with a text alternative; the page loads from its own site only."""
     model = trained()
     answer = visitor("root", superuser=True).get(page(model))
@@ -157,20 +203,66 @@ def test_plots_have_words_and_ask_for_nothing(visitor: LogIn) -> None:
         assert len(root.get("aria-label", "")) > 20
     loaded = re.findall(r'(?:src|href|action)="([^"]*)"', answer.text)
     assert not [url for url in loaded if "//" in url]
-    assert "The rule weighted_mean measures no norms" in answer.text
+    assert "The rule weighted_mean does not measure the norms" in answer.text
     assert "<script>alert(1)</script>" not in answer.text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
 
 
 def test_the_stylesheet_is_served(visitor: LogIn) -> None:
-    """The page's stylesheet is there, and knows the dark."""
+    """The page's stylesheet is served, and has a dark scheme."""
     answer = visitor("root", superuser=True).get("/static/models_app/control-room.css")
     assert answer.ok
     assert "prefers-color-scheme: dark" in answer.text
 
 
-def test_who_may_change_models_pauses_and_resumes_them(visitor: LogIn) -> None:
-    """The buttons do what the commands do, and the admin's history keeps who did it."""
+def test_a_model_with_many_clients_can_be_saved(visitor: LogIn) -> None:
+    """The form has no list of clients: a model with 1,500 is saved, and keeps them."""
+    model, someone = make_model(0), visitor("operator", "view", "change")
+    clients = Client.objects.bulk_create([Client() for _ in range(1500)])
+    model.clients.add(*clients)
+    form = someone.get(page(model)).text
+    assert len(form) < 100_000
+    fields = {"name": "renamed", "aggregator": "weighted_mean", "aggregator_args": "{}"}
+    assert someone.post(page(model), **fields).ok
+    model.refresh_from_db()
+    assert (model.name, model.clients.count()) == ("renamed", 1500)
+    listing = f"/models_app/federatedmodel_clients/?federatedmodel__id__exact={model.pk}"
+    assert f"{len(clients)} memberships" in someone.get(listing).text
+    assert someone.get("/models_app/federatedmodel_clients/add/").ok
+
+
+def test_members_are_added_and_removed(visitor: LogIn) -> None:
+    """Users who may change models add a client by its name, and remove it."""
+    model, someone = make_model(1), visitor("operator", "view", "change")
+    ward = Client.objects.create(name=f"ward {model.pk}")
+    found = someone.get(
+        "/autocomplete/?app_label=models_app&model_name=federatedmodel_clients"
+        f"&field_name=client&term=ward+{model.pk}"
+    ).json()
+    assert [each["text"] for each in found["results"]] == [ward.name]
+    added = "/models_app/federatedmodel_clients/add/"
+    someone.post(added, federatedmodel=str(model.pk), client=str(ward.pk))
+    membership = FederatedModel.clients.through.objects.get(client=ward)
+    someone.post(f"/models_app/federatedmodel_clients/{membership.pk}/delete/", post="yes")
+    assert not model.clients.filter(pk=ward.pk).exists()
+
+
+def test_a_new_model_begins_like_one_of_the_command(visitor: LogIn) -> None:
+    """The form for a new model has the defaults of `create_model`."""
+    form = visitor("root", superuser=True).get("/models_app/federatedmodel/add/").text
+    parser = load_command_class("connectors", "create_model").create_parser("manage.py", "x")
+    defaults = vars(parser.parse_args(["new"]))
+    for field in ("rule", "requirement", "update_kind"):
+        assert f'<option value="{defaults[field]}" selected>' in form
+    for field in ("furthest_base", "max_num_examples", "max_score_drop", "developer"):
+        assert defaults[field] is None
+    for name in ("furthest_base_agg", "max_num_examples", "max_score_drop", "score_metric"):
+        assert re.search(rf'<input (?![^>]*value=)[^>]*name="{name}"', form)
+    assert re.search(r'<input type="checkbox" name="lower_is_better"(?![^>]*checked)', form)
+
+
+def test_users_who_may_change_models_pause_and_resume_them(visitor: LogIn) -> None:
+    """The buttons run the commands, and the admin's history records who did it."""
     model, someone = trained(1), visitor("operator", "view", "change")
     said = messages(someone.post(act(model, "pause"), reason="-- review"))
     assert said == [f"Model {model.pk} is paused: -- review"]
@@ -182,8 +274,8 @@ def test_who_may_change_models_pauses_and_resumes_them(visitor: LogIn) -> None:
     assert "is paused: -- review" in someone.get(page(model).replace("change", "history")).text
 
 
-def test_a_form_from_before_a_pause_does_not_resume(visitor: LogIn) -> None:
-    """Saved after the model was paused, it changes what it was opened to change, and no more."""
+def test_a_form_opened_before_a_pause_does_not_resume(visitor: LogIn) -> None:
+    """Saved after the model was paused, it changes what the user changed, and nothing else."""
     model, someone = trained(1), visitor("operator", "view", "change")
     assert 'name="allow_aggregation"' not in someone.get(page(model)).text
     stopped = {"failed_rounds": 3, **pause_changes("3 rounds failed in a row", timezone.now())}
@@ -191,7 +283,6 @@ def test_a_form_from_before_a_pause_does_not_resume(visitor: LogIn) -> None:
     someone.post(
         page(model),
         name="renamed",
-        clients=[str(client_id(1))],
         aggregator="weighted_mean",
         aggregator_args="{}",
         update_kind="weights",
@@ -199,30 +290,37 @@ def test_a_form_from_before_a_pause_does_not_resume(visitor: LogIn) -> None:
     )
     after = FederatedModel.objects.filter(pk=model.pk).values(*stopped, "name").get()
     assert after == {**stopped, "name": "renamed"}
-    assert [client.pk for client in model.clients.all()] == [client_id(1)]
+    assert model.clients.count() == 2
 
 
 def test_rounds_are_run_published_and_rolled_back(visitor: LogIn) -> None:
-    """A round, a version and a rollback, all from the page."""
+    """A round, a version and a rollback are made from the page; the last two ask for confirmation."""
     model, someone = trained(1), visitor("operator", "view", "change")
     for client in (1, 2):
         ready_update(model, client, filled(7.0))
     assert messages(someone.post(act(model, "run_round")))[0].startswith("Published, aggregate")
     first, second = model.aggregates.order_by("number")
-    someone.post(act(model, "publish"), aggregate=str(second.pk), version="1.0")
+    publish = {"aggregate": str(second.pk), "version": "1.0"}
+    asked = someone.post(act(model, "publish"), **publish).text
+    assert "Aggregate 2 becomes version 1.0" in asked
+    assert not model.artifacts.filter(version="1.0").exists()
+    someone.post(act(model, "publish"), **publish, confirmed="yes")
     assert model.artifacts.get(version="1.0").values.name == second.result.name
-    someone.post(act(model, "rollback"), aggregate=str(first.pk))
+    asked = someone.post(act(model, "rollback"), aggregate=str(first.pk)).text
+    assert "The weights of aggregate 1 become aggregate 3, the latest" in asked
+    assert model.aggregates.count() == 2
+    someone.post(act(model, "rollback"), aggregate=str(first.pk), confirmed="yes")
     assert model.aggregates.get(number=3).parent == second
 
 
-def test_a_round_that_is_not_run_is_a_warning(visitor: LogIn) -> None:
-    """Asked for a round that has to wait, the page says why, and not in green."""
+def test_a_round_that_waits_is_a_warning(visitor: LogIn) -> None:
+    """If a requested round has to wait, a warning says why."""
     answer = visitor("operator", "view", "change").post(act(trained(1), "run_round"))
     assert re.search(r'<li class="warning">Waiting: no update is ready', answer.text)
 
 
-def test_a_round_that_is_given_up_is_an_error(visitor: LogIn) -> None:
-    """A round that got no further too often is told as the failure that it is."""
+def test_an_abandoned_round_is_an_error(visitor: LogIn) -> None:
+    """A round that made no progress too often is reported as a failure."""
     model, now = trained(1), timezone.now()
     AggregationRound.objects.create(
         federated_model=model,
@@ -235,8 +333,8 @@ def test_a_round_that_is_given_up_is_an_error(visitor: LogIn) -> None:
     assert re.search(r'<li class="error">The round failed: given up', answer.text)
 
 
-def test_what_cannot_be_done_is_told_on_the_page(visitor: LogIn) -> None:
-    """A command's error becomes a message; another model's aggregate is not taken."""
+def test_an_error_of_a_command_is_shown_on_the_page(visitor: LogIn) -> None:
+    """A command's error becomes a message; another model's aggregate is refused."""
     model, other = trained(1), trained(1)
     someone = visitor("operator", "view", "change")
     latest, foreign = model.aggregates.get(), other.aggregates.get()
@@ -246,14 +344,15 @@ def test_what_cannot_be_done_is_told_on_the_page(visitor: LogIn) -> None:
         ("publish", {"aggregate": "x", "version": "1"}, "Choose one of the model's aggregates"),
         ("publish", {"aggregate": str(latest.pk)}, "needs a name"),
     ):
-        assert why in messages(someone.post(act(model, name), **form))[0]
+        answer = someone.post(act(model, name), **form, confirmed="yes")
+        assert why in messages(answer)[0]
     assert someone.post(act(model, "flush")).status_code == 404
     assert someone.get(act(model, "pause")).status_code == 405
     assert someone.post("/models_app/federatedmodel/999999/act/pause/").status_code == 404
 
 
-def test_staff_who_may_only_see_do_not_act(visitor: LogIn) -> None:
-    """With the permission to view, the page shows no button, and an act is forbidden."""
+def test_staff_who_may_only_view_cannot_act(visitor: LogIn) -> None:
+    """With the permission to view alone, the page has no buttons, and actions are forbidden."""
     model, someone = trained(1), visitor("viewer", "view")
     answer = someone.get(page(model))
     assert "Lineage" in answer.text
@@ -264,7 +363,7 @@ def test_staff_who_may_only_see_do_not_act(visitor: LogIn) -> None:
 
 
 def test_developers_see_their_own_models(visitor: LogIn) -> None:
-    """Staff without a permission see the models they develop, no others, and change none."""
+    """Staff without permissions see the models they develop, no others, and change none."""
     own, other, someone = trained(1), trained(1), visitor("developer")
     FederatedModel.objects.filter(pk=own.pk).update(developer=someone.user)  # type: ignore[attr-defined]
     assert "Lineage" in someone.get(page(own)).text
@@ -276,8 +375,10 @@ def test_developers_see_their_own_models(visitor: LogIn) -> None:
     assert someone.post(act(other, "pause"), reason="x").status_code == 404
 
 
-def test_strangers_are_sent_to_the_door(site: tuple[str, str], admin_database: None) -> None:
-    """Without a login nothing is shown and nothing done."""
+def test_anonymous_visitors_are_sent_to_the_login(
+    site: tuple[str, str], admin_database: None
+) -> None:
+    """Without a login, nothing is shown and nothing is done."""
     model, stranger = trained(1), Visitor(site[0])
     assert "/login/" in stranger.get(page(model)).url
     assert stranger.post(act(model, "pause"), reason="x").status_code in (200, 403)

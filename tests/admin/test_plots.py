@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import statistics
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models_app.control_room import far_out
-from models_app.plots import (
+from models_app.control_room.norms import Quartiles, fence
+from models_app.control_room.plots import (
     HEIGHT,
     ROWS,
     WIDTH,
@@ -85,29 +86,38 @@ def dots(*values: float) -> list[Dot]:
 def test_an_outlier_is_seen_and_named() -> None:
     """A norm far from all others has the first row, is drawn apart, and told in words."""
     honest = {f"client-{n}": dots(1.0 + n / 100) for n in range(9)}
-    plot = strip_plot(AXES, {**honest, "attacker": dots(50.0)}, 2.0)
+    plot = strip_plot(AXES, {**honest, "attacker": dots(50.0)}, 2.0, 10)
     assert re.findall(r'class="bad"', plot) == ['class="bad"']
     assert re.findall(r'class="(?:far)?" [^>]*>([^<]*)<', plot)[0] == "attacker"
     assert "far out: attacker." in plot
-    assert "none is far out." in strip_plot(AXES, honest, 2.0)
+    assert "none is far out." in strip_plot(AXES, honest, 2.0, 9)
 
 
-def test_far_out_is_far_from_most() -> None:
-    """Three attackers of eight are far out; where all norms are alike, none is."""
-    assert far_out([1.0, 0.9, 1.1, 1.0, 0.95, 9.0, 9.0, 9.0]) < 9.0
-    assert far_out([1.0, 1.0, 1.0, 1.001]) >= 1.001
-    assert far_out([]) > 1e300
+def quartiles(*norms: float) -> Quartiles:
+    ordered = sorted(norms)
+    return Quartiles(
+        count=len(norms), lower=ordered[(len(norms) - 1) // 4], median=statistics.median(norms)
+    )
+
+
+def test_the_fence_withstands_attackers() -> None:
+    """Three attackers of eight are beyond the fence; where all norms are alike, none is."""
+    attacked = quartiles(1.0, 0.9, 1.1, 1.0, 0.95, 9.0, 9.0, 9.0)
+    assert fence([attacked]) * attacked.median < 9.0
+    assert fence([quartiles(1.0, 1.0, 1.0, 1.001)]) == 2.0
+    assert fence([]) == 2.0
+    assert fence([quartiles(0.0, 0.0)]) == 2.0
 
 
 def test_many_clients_are_told_and_some_drawn() -> None:
     """Of more clients than have room, those with the greatest values are drawn."""
-    plot = strip_plot(AXES, {f"client-{n:03}": dots(1.0 + n) for n in range(ROWS + 5)}, 1e9)
+    plot = strip_plot(AXES, {f"client-{n:03}": dots(1.0 + n) for n in range(ROWS + 5)}, 1e9, 99)
     assert f"Drawn are the {ROWS} clients with the greatest." in plot
     assert len(ElementTree.fromstring(plot).findall(".//circle")) == ROWS
 
 
 def test_names_are_text() -> None:
     """What strangers may have written is escaped."""
-    plot = strip_plot(AXES, {"<script>": [Dot(1.0, "<i>")]}, 2.0)
+    plot = strip_plot(AXES, {"<script>": [Dot(1.0, "<i>")]}, 2.0, 1)
     assert "<script>" not in plot
     assert ElementTree.fromstring(plot) is not None

@@ -1,6 +1,6 @@
-"""Plots as inline SVG: no script, no request, colours from the page, and words for who cannot see them.
+"""Plots as inline SVG: no scripts, no requests, colours of the page, and a description in words.
 
-Lengths are in the units of the view box, which is as wide as a phone, so that text stays readable there.
+Lengths are in units of the view box. It is as wide as a phone, so that text stays readable there.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from django.utils.safestring import SafeString
 WIDTH, HEIGHT = 360.0, 216.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 12.0, 26.0, 42.0
 
-#: Labels below the horizontal axis, at most.
+#: The largest number of labels below the horizontal axis.
 LABELS = 10
 
-#: Rows of a strip plot: how many at most, how high, and the characters of a name that have room.
+#: Rows of a strip plot: how many are drawn, how high, and how many characters of a name fit.
 ROWS, ROW, SHORT = 30, 18.0, 8
 
-#: As wide as these words.
+#: The width of the words "far out".
 FAR_OUT = 64.0
 
-#: Where a strip plot begins: its names are longer than numbers.
+#: The left edge of a strip plot: its names are longer than numbers.
 STRIP_LEFT = 76.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What a plot is of."""
+    """The title and axes of a plot."""
 
     title: str
     #: The names of the axes, with their units.
     across: str
     up: str
-    #: Only whole numbers make sense.
+    #: Whether only whole numbers make sense.
     whole: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Values in order, None where there is none; the kind is a class of the stylesheet."""
+    """Values in order, None for a missing one; the kind is a class of the stylesheet."""
 
     name: str
     kind: str
@@ -52,29 +52,29 @@ class Series:
 
 @dataclass(frozen=True)
 class Dot:
-    """A value of a strip plot, and what is said of it."""
+    """A value of a strip plot, with its description."""
 
     value: float
-    said: str
+    description: str
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values as places between ``begin`` and ``end``; the ticks are round numbers that span them."""
+    """Maps values to places from ``begin`` to ``end``; the ticks are round numbers around the values."""
 
     ticks: Sequence[float]
     begin: float
     end: float
 
     def at(self, value: float) -> float:
-        """Where a value lies."""
+        """Return the place of a value."""
         low, high = self.ticks[0], self.ticks[-1]
         share = (value - low) / (high - low)
         return round(self.begin + share * (self.end - self.begin), 1)
 
 
 def round_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Round numbers, evenly spaced and at most seven, of which the first and last hold the values."""
+    """Return at most eight round numbers, evenly spaced, of which the first and last enclose the values."""
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-280):
         margin = 0.01 * abs(low) if abs(low) > 1e-280 else 1.0
         low, high = (low - margin, high + margin) if low else (0.0, margin)
@@ -86,7 +86,7 @@ def round_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 
 
 def line_plot(axes: Axes, labels: Sequence[str], series: Series) -> SafeString:
-    """Points joined by a line; empty text where there is no value."""
+    """Draw points joined by a line; empty if there is no value."""
     values = [value for value in series.values if value is not None]
     if not values:
         return SafeString("")
@@ -103,16 +103,23 @@ def line_plot(axes: Axes, labels: Sequence[str], series: Series) -> SafeString:
         ((series.kind, x, y, axes.across, label, f"{v:.6g}") for x, y, label, v in points),
     )
     line = format_html('<polyline class="line {}" points="{}"/>', series.kind, path)
-    worth = {label: value for _, _, label, value in points}
-    first, *_, last = [*worth, *worth]
-    lowest, highest = min(worth, key=worth.__getitem__), max(worth, key=worth.__getitem__)
-    told = f"{series.name} from {worth[first]:.4g} at {first} to {worth[last]:.4g} at {last}; "
-    told += f"lowest {worth[lowest]:.4g} at {lowest}, highest {worth[highest]:.4g} at {highest}."
-    return _figure(axes, told, _columns(axes, labels, up), format_html("{}{}", line, dots))
+    value_at = {label: value for _, _, label, value in points}
+    first, *_, last = [*value_at, *value_at]
+    lowest, highest = (
+        min(value_at, key=value_at.__getitem__),
+        max(value_at, key=value_at.__getitem__),
+    )
+    description = (
+        f"{series.name} from {value_at[first]:.4g} at {first} to {value_at[last]:.4g} at {last}; "
+    )
+    description += (
+        f"lowest {value_at[lowest]:.4g} at {lowest}, highest {value_at[highest]:.4g} at {highest}."
+    )
+    return _figure(axes, description, _columns(axes, labels, up), format_html("{}{}", line, dots))
 
 
 def bar_plot(axes: Axes, labels: Sequence[str], stacked: Sequence[Series]) -> SafeString:
-    """Bars, the series upon each other; empty text where there is no label."""
+    """Draw bars, the series stacked; empty if there is no label."""
     if not labels:
         return SafeString("")
     columns = list(zip(*([v or 0.0 for v in each.values] for each in stacked), strict=True))
@@ -124,52 +131,68 @@ def bar_plot(axes: Axes, labels: Sequence[str], stacked: Sequence[Series]) -> Sa
         floors = [sum(column[:count]) for count in range(len(column) + 1)]
         for each, (floor, ceiling) in zip(stacked, pairwise(floors), strict=True):
             top, height = up.at(ceiling), round(up.at(floor) - up.at(ceiling), 1)
-            said = f"{axes.across} {label}, {each.name}: {_plain(ceiling - floor)} {axes.up}"
+            description = f"{axes.across} {label}, {each.name}: {_plain(ceiling - floor)} {axes.up}"
             if ceiling > floor:
-                rects.append((each.kind, x, top, width, max(height, 1.0), said))
+                rects.append((each.kind, x, top, width, max(height, 1.0), description))
     shapes = format_html_join(
         "",
         '<rect class="{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>',
         rects,
     )
     where = f"{len(labels)} {axes.across}{'s' if len(labels) > 1 else ''}"
-    told = "; ".join(
+    description = "; ".join(
         f"{each.name}: {_plain(sum(v or 0.0 for v in each.values))} {axes.up} in {where}, "
         f"at most {_plain(max(v or 0.0 for v in each.values))}"
         for each in stacked
     )
     frame = _columns(axes, labels, up)
-    return _figure(axes, f"{told}.", frame, shapes, key=stacked if len(stacked) > 1 else ())
+    return _figure(axes, f"{description}.", frame, shapes, key=stacked if len(stacked) > 1 else ())
 
 
-def strip_plot(axes: Axes, rows: Mapping[str, Sequence[Dot]], limit: float) -> SafeString:
-    """A row of dots for each name, the greatest values first; those beyond the limit are marked."""
+def strip_plot(
+    axes: Axes, rows: Mapping[str, Sequence[Dot]], limit: float, total: int
+) -> SafeString:
+    """Draw a row of dots for each name, the greatest values first; dots beyond the limit are marked.
+
+    Parameters
+    ----------
+    axes : Axes
+    rows : mapping
+        Dots by name. If there are more than `ROWS` names, those with the greatest values are drawn.
+    limit : float
+    total : int
+        How many values there are, drawn or not.
+    """
     every = [dot.value for dots in rows.values() for dot in dots]
     if not every:
         return SafeString("")
-    names = sorted(rows, key=lambda name: (-max(dot.value for dot in rows[name]), name))
-    shown, height = names[:ROWS], TOP + ROW * min(len(names), ROWS) + BOTTOM
+    names = sorted(rows, key=lambda name: (-max(dot.value for dot in rows[name]), name))[:ROWS]
+    height = TOP + ROW * len(names) + BOTTOM
     across = Scale(round_ticks(0.0, max(every)), STRIP_LEFT, WIDTH - RIGHT)
     shapes = format_html_join(
         "",
         '<circle class="{}" cx="{}" cy="{}" r="{}"><title>{}, {}</title></circle>',
         (
-            (*(("bad", x, y, 5.5) if dot.value > limit else ("good", x, y, 3.5)), name, dot.said)
-            for y, name in ((_down(at), name) for at, name in enumerate(shown))
+            (
+                *(("bad", x, y, 5.5) if dot.value > limit else ("good", x, y, 3.5)),
+                name,
+                dot.description,
+            )
+            for y, name in ((_down(at), name) for at, name in enumerate(names))
             for x, dot in ((across.at(dot.value), dot) for dot in rows[name])
         ),
     )
     far = [name for name in names if any(dot.value > limit for dot in rows[name])]
-    told = f"{len(every)} values of {len(names)} clients, at most {max(every):.4g}; "
-    told += f"far out: {', '.join(far)}." if far else "none is far out."
-    if len(names) > len(shown):
-        told += f" Drawn are the {len(shown)} clients with the greatest."
-    frame = format_html("{}{}", _rows(axes, shown, far, across), _fence(across, limit, height))
-    return _figure(axes, told, frame, shapes, height=height)
+    description = f"{total} values, at most {max(every):.4g}; "
+    description += f"far out: {', '.join(far)}." if far else "none is far out."
+    if len(names) == ROWS:
+        description += f" Drawn are the {ROWS} clients with the greatest."
+    frame = format_html("{}{}", _rows(axes, names, far, across), _fence(across, limit, height))
+    return _figure(axes, description, frame, shapes, height=height)
 
 
 def _plain(value: float) -> str:
-    """Four digits, or all there are before the point."""
+    """Return a number with four digits, or with all digits before the point."""
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
@@ -186,7 +209,7 @@ def _upwards(ticks: Sequence[float]) -> Scale:
 
 
 def _columns(axes: Axes, labels: Sequence[str], up: Scale) -> SafeString:
-    """The frame of a plot whose values go up: a line for each tick, a label below each column."""
+    """Draw the frame of a plot with vertical values: a line for each tick, a label for each column."""
     step = -(-len(labels) // LABELS)
     below = format_html_join(
         "",
@@ -205,11 +228,11 @@ def _columns(axes: Axes, labels: Sequence[str], up: Scale) -> SafeString:
             for v in up.ticks
         ),
     )
-    return format_html("{}{}{}", beside, below, _names_of(axes, HEIGHT))
+    return format_html("{}{}{}", beside, below, _axis_names(axes, HEIGHT))
 
 
 def _rows(axes: Axes, names: Sequence[str], far: Sequence[str], across: Scale) -> SafeString:
-    """The frame of a plot whose values go right: a line for each tick, a name beside each row."""
+    """Draw the frame of a plot with horizontal values: a line for each tick, a name for each row."""
     bottom = TOP + ROW * len(names)
     beside = format_html_join(
         "",
@@ -227,11 +250,11 @@ def _rows(axes: Axes, names: Sequence[str], far: Sequence[str], across: Scale) -
             for v in across.ticks
         ),
     )
-    return format_html("{}{}{}", below, beside, _names_of(axes, bottom + BOTTOM))
+    return format_html("{}{}{}", below, beside, _axis_names(axes, bottom + BOTTOM))
 
 
 def _fence(across: Scale, limit: float, height: float) -> SafeString:
-    """The line beyond which values are far out, where it lies in the picture."""
+    """Draw the line beyond which values are far out; empty if it is outside the picture."""
     if limit >= across.ticks[-1]:
         return SafeString("")
     x = across.at(limit)
@@ -243,7 +266,7 @@ def _fence(across: Scale, limit: float, height: float) -> SafeString:
     )
 
 
-def _names_of(axes: Axes, height: float) -> SafeString:
+def _axis_names(axes: Axes, height: float) -> SafeString:
     return format_html(
         '<text class="axis" x="2" y="{}">{}</text>'
         '<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>',
@@ -253,14 +276,14 @@ def _names_of(axes: Axes, height: float) -> SafeString:
 
 def _figure(
     axes: Axes,
-    told: str,
+    description: str,
     frame: SafeString,
     shapes: SafeString,
     *,
     height: float = HEIGHT,
     key: Sequence[Series] = (),
 ) -> SafeString:
-    """A plot with its title, its key and what it shows in words."""
+    """Return a plot with its title, its key and its description."""
     return format_html(
         '<figure class="plot"><figcaption>{}{}</figcaption>'
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}. {}">{}{}</svg><p>{}</p></figure>',
@@ -269,8 +292,8 @@ def _figure(
         int(WIDTH),
         int(height),
         axes.title,
-        told,
+        description,
         frame,
         shapes,
-        told,
+        description,
     )

@@ -1,0 +1,90 @@
+"""The charts of rounds and aggregates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from django.utils.safestring import SafeString
+
+from models_app.control_room.plots import Axes, Series, bar_plot, line_plot
+from models_app.models import AggregationRound, ModelAggregate
+
+#: Units and how many bytes or seconds they hold, the largest first.
+BYTES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
+TIMES = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("ms", 1e-3))
+
+
+def learning_curve(
+    metric: str, aggregates: Sequence[ModelAggregate], scores: Mapping[int, float]
+) -> SafeString:
+    """Draw the score of each aggregate."""
+    values = [scores.get(each.pk) for each in aggregates]
+    series = Series(name=metric, kind="good", values=values)
+    labels = [str(each.number) for each in aggregates]
+    title = f"Learning curve: {metric} of each aggregate"
+    return line_plot(Axes(title=title, across="aggregate", up=metric), labels, series)
+
+
+def clients_chart(
+    rounds: Sequence[AggregationRound], rejected_before: Mapping[int, int]
+) -> SafeString:
+    """Draw how many updates each round used, and how many were rejected in it and before it."""
+    axes = Axes(title="Clients of each round", across="round", up="updates", whole=True)
+    series = [
+        Series(name="used", kind="good", values=[float(each.updates_used) for each in rounds]),
+        Series(
+            name="rejected in the round",
+            kind="bad",
+            values=[float(each.updates_rejected) for each in rounds],
+        ),
+        Series(
+            name="rejected before it",
+            kind="plain",
+            values=[float(rejected_before.get(each.pk, 0)) for each in rounds],
+        ),
+    ]
+    return bar_plot(axes, [str(each.number) for each in rounds], series)
+
+
+def cost_charts(rounds: Sequence[AggregationRound]) -> list[SafeString]:
+    """Draw how long each round took, and how much it read."""
+    labels = [str(each.number) for each in rounds]
+    published = [each.state == AggregationRound.State.PUBLISHED for each in rounds]
+    charts = []
+    for title, amounts, units in (
+        ("Duration of each round", [seconds_of(each) or 0.0 for each in rounds], TIMES),
+        ("Read from storage in each round", [float(each.bytes_read) for each in rounds], BYTES),
+    ):
+        unit, size = _unit(max(amounts, default=0.0), units)
+        stacked = _by_outcome([amount / size for amount in amounts], published)
+        charts.append(bar_plot(Axes(title=title, across="round", up=unit), labels, stacked))
+    return charts
+
+
+def _by_outcome(amounts: Sequence[float], published: Sequence[bool]) -> list[Series]:
+    """Return one series, or two if some rounds made no aggregate."""
+    pairs = list(zip(amounts, published, strict=True))
+    made = Series(name="published", kind="plain", values=[a if was else 0.0 for a, was in pairs])
+    lost = Series(name="no aggregate", kind="bad", values=[0.0 if was else a for a, was in pairs])
+    return [made] if all(published) else [made, lost]
+
+
+def seconds_of(round: AggregationRound | None) -> float | None:
+    """Return how long a round took; None if that is not known."""
+    if round is None or round.finished_on is None:
+        return None
+    return (round.finished_on - round.started_on).total_seconds()
+
+
+def _unit(greatest: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    """Return the largest unit of which there is at least one."""
+    return next((unit for unit in units if greatest >= unit[1]), units[-1])
+
+
+def amount(value: float | None, units: Sequence[tuple[str, float]]) -> str:
+    """Return a number with its unit, with three digits or more; empty for None."""
+    if value is None:
+        return ""
+    name, size = _unit(value, units)
+    shown = value / size
+    return f"{shown:.0f} {name}" if shown >= 99.5 else f"{shown:.3g} {name}"
