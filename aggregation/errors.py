@@ -51,8 +51,8 @@ class ProgressLost(AggregationError):
     """The stored parts of an unfinished result are gone; the work must start again."""
 
 
-class LeaseLost(AggregationError):
-    """Another attempt has taken over or ended the round; this attempt must not change anything."""
+class LeaseLost(Conflict):
+    """The round was taken over or has ended: its former holder must change nothing."""
 
 
 class OutOfTime(AggregationError):

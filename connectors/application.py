@@ -1,49 +1,183 @@
-"""What an execution environment makes once and keeps for all its invocations: the doors, and the clients
-of what the function calls. All of it is safe to lose."""
+"""The composition root: everything that the handler and the commands use is constructed here.
+
+What is cached belongs to the execution environment and is safe to lose.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from aggregation.engine import Resources
+from connectors import limits
 from connectors.intake.scores import ScoreIntake
 from connectors.intake.updates import UpdateIntake
 from connectors.publication.event_publisher import EventPublisher
+from connectors.rounds.connector import DjangoRoundConnector
+from connectors.rounds.ledger import RoundLedger
+from connectors.runtime.dispatcher import Dispatcher
 from connectors.runtime.queue import RoundQueue
-from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
+from connectors.runtime.telemetry import Telemetry
+from connectors.storage.port import Objects
+from connectors.storage.weights import WeightStore, default_objects
+from connectors.usecases.observer import Observer
+from connectors.usecases.run_round import RoundRunner
+from connectors.usecases.sweep import GarbageSchedule
+from connectors.workflow.aggregator import DjangoAggConnector
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+#: Logs and counts for every invocation.
+telemetry = Telemetry()
+
+#: When this environment collects garbage.
+garbage = GarbageSchedule()
+
+
+# Storage and rounds
+
+
+def objects() -> Objects:
+    """Return the objects that Django's default storage keeps."""
+    return default_objects()
+
+
+def weights() -> WeightStore:
+    """Return the weights in storage."""
+    return WeightStore(objects())
+
+
+def round_connector(
+    lease: Callable[[], timedelta] | None = None, request_id: str = ""
+) -> DjangoRoundConnector:
+    """Return the connector of the function's own rounds.
+
+    Parameters
+    ----------
+    lease : callable, optional
+        Returns how long a round that begins now belongs to this process; LEASE_SECONDS by default.
+    request_id : str
+        Kept with the rounds.
+    """
+
+    def default_lease() -> timedelta:
+        return timedelta(seconds=settings.LEASE_SECONDS)
+
+    ledger = RoundLedger(lease or default_lease, request_id)
+    return DjangoRoundConnector(ledger, weights(), settings.SPOOL_BYTES)
+
+
+def round_resources() -> Resources:
+    """Return the memory and threads of a round: many threads wait for a bucket, few for a disk."""
+    cores = os.cpu_count() or 1
+    return Resources(
+        memory_bytes=settings.MEMORY_BUDGET_MB << 20,
+        readers=settings.READ_THREADS if settings.BUCKET else cores,
+        workers=cores,
+    )
+
+
+def workflow_connector() -> DjangoAggConnector:
+    """Return a connector for one workflow that runs rounds step by step."""
+    return DjangoAggConnector({"metadata_connector": {"type": "DjangoMetadataConnector"}})
+
+
+def round_runner(observer: Observer, **options: Any) -> RoundRunner:
+    """Return what runs rounds in this process; the options are those of `RoundRunner`."""
+    return RoundRunner(round_connector(), round_resources(), observer, **options)
+
+
+# What an execution environment keeps
 
 
 @cache
 def update_intake() -> UpdateIntake:
-    """Where uploads are registered; keeps the layouts it has seen."""
-    return UpdateIntake(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects)
+    """Return the registration of updates; it keeps the layouts that it has read."""
+    return UpdateIntake(objects())
 
 
 @cache
 def score_intake() -> ScoreIntake:
-    """Where scores are registered."""
-    return ScoreIntake(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects)
+    """Return the registration of scores."""
+    return ScoreIntake(objects())
 
 
 @cache
 def round_queue() -> RoundQueue | None:
-    """The function's own queue, if it has one."""
+    """Return the function's own queue, if it has one."""
     if not settings.QUEUE_URL:
         return None
-    import boto3
-
-    return RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
+    return RoundQueue(
+        _aws_client(
+            "sqs", limits.AWS_CONNECT_SECONDS, limits.SQS_READ_SECONDS, limits.AWS_ATTEMPTS
+        ),
+        settings.QUEUE_URL,
+    )
 
 
 @cache
 def event_publisher() -> EventPublisher | None:
-    """Who tells what has happened to the event bus, if there is one."""
+    """Return the publisher of events, if there is an event bus."""
     if not settings.EVENT_BUS:
         return None
+    client = _aws_client(
+        "events",
+        limits.EVENTS_CONNECT_SECONDS,
+        limits.EVENTS_READ_SECONDS,
+        limits.EVENTS_ATTEMPTS,
+    )
+    return EventPublisher(client, settings.EVENT_BUS)
+
+
+def _aws_client(service: str, connect_timeout: float, read_timeout: float, attempts: int) -> Any:
     import boto3
     from botocore.config import Config
 
-    # Telling what has happened must not hold up a round.
-    in_passing = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
-    return EventPublisher(boto3.client("events", config=in_passing), settings.EVENT_BUS)
+    config = Config(
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+        retries={"total_max_attempts": attempts},
+    )
+    client: Callable[..., Any] = boto3.client
+    return client(service, config=config)
+
+
+def prepare() -> None:
+    """Construct what every environment needs; nothing is connected to yet."""
+    _ = update_intake(), score_intake(), round_queue(), event_publisher()
+
+
+# An invocation
+
+
+def dispatcher(context: LambdaContext) -> Dispatcher:
+    """Return the dispatcher of one invocation, whose limits follow from the time that is left."""
+
+    def seconds_left() -> float:
+        return context.get_remaining_time_in_millis() / 1000
+
+    margin = min(limits.STOP_BEFORE_END_SECONDS, seconds_left() * limits.STOP_BEFORE_END_SHARE)
+    runner = RoundRunner(
+        round_connector(
+            lambda: timedelta(seconds=seconds_left() + limits.LEASE_SLACK_SECONDS),
+            context.aws_request_id,
+        ),
+        round_resources(),
+        telemetry,
+        queue=round_queue(),
+        out_of_time=lambda: seconds_left() <= margin,
+    )
+    return Dispatcher(
+        updates=update_intake(),
+        scores=score_intake(),
+        runner=runner,
+        queue=round_queue(),
+        garbage=garbage,
+        telemetry=telemetry,
+    )

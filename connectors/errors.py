@@ -151,7 +151,7 @@ def translate_s3_read_errors() -> Iterator[None]:
 def s3_error(error: ClientError) -> AggregationError:
     """Return the core's error for an error that S3 answered with."""
     code = error_code(error)
-    if code in ("NoSuchKey", "404"):
+    if code in ("NoSuchKey", "NoSuchVersion", "404"):
         return ObjectMissing("the object is not there: deleted, or not visible yet")
     if code in ("PreconditionFailed", "412"):
         return UpdateRejected(OBJECT_REPLACED)

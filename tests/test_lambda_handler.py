@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import safetensors.numpy
 from django.conf import settings
 
 from aggregation.errors import AggregationError, OutOfTime
+from connectors import application
 from connectors.errors import UnknownModel
-from connectors.rounds.ledger import MAX_ATTEMPTS_WITHOUT_PROGRESS
+from connectors.limits import LEASE_SLACK_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
+from connectors.publication.pointer import stale_pointers
 from connectors.runtime.events import UnknownEvent
-from connectors.usecases.after_round import Collecting
-from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
+from connectors.usecases.sweep import GarbageSchedule
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from tests import factories
 from tests.factories import filled, make_model, ready_update, sqs_event, upload
@@ -134,7 +135,7 @@ def test_a_sweep_asks_the_queue_for_a_round_of_each_model_that_is_due(cloud: Any
 
 def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no queue is configured, the sweep runs the rounds itself."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
+    monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     models = [make_model(1), make_model(1)]
     for model in models:
         ready_update(model, 1, filled(1.0))
@@ -165,25 +166,27 @@ def counted(output: str, name: str) -> float:
 def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each model that is due has its round, what else a sweep does is done, and the invocation fails with
     what the bad one met."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
-    seen: list[str] = []
-    for name in ("write_stale_pointers", "collect_orphans"):
-        monkeypatch.setattr(
-            f"connectors.runtime.dispatcher.{name}", lambda objects, name=name: seen.append(name)
-        )
+    monkeypatch.setattr("connectors.application.round_queue", lambda: None)
+    collected: list[bool] = []
+    monkeypatch.setattr("connectors.application.garbage", GarbageSchedule())
+    monkeypatch.setattr(
+        "connectors.usecases.sweep.collect_garbage", lambda *_, **__: collected.append(True) or []
+    )
     bad, well = ready_models(2)
+    assert stale_pointers()
     break_model(bad)
     with pytest.raises(AggregationError, match="cannot be read"):
         invoke(payload("schedule-sweep"))
     assert (bad.aggregates.count(), well.aggregates.count()) == (0, 1)
-    assert seen == ["write_stale_pointers", "collect_orphans"]
+    assert collected == [True]
+    assert well.pk not in stale_pointers()
 
 
 def test_without_a_queue_a_sweep_that_is_out_of_time_begins_no_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A round that could only be claimed and left is not begun, and the invocation says so by failing."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
+    monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     done, left = ready_models(2)
     with pytest.raises(OutOfTime, match="no time was left"):
         invoke(payload("schedule-sweep"), context=ShortContext())
@@ -201,7 +204,7 @@ def test_a_batch_that_is_out_of_time_asks_the_queue_for_the_rest(cloud: Any) -> 
 
 def test_a_batch_that_cannot_ask_gives_its_messages_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a queue of the function's own, the messages whose rounds were not begun come again."""
-    monkeypatch.setattr("connectors.runtime.dispatcher.round_queue", lambda: None)
+    monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     done, left = ready_models(2)
     batch = sqs_event({"model_id": done.pk}, {"model_id": left.pk})
     answer = invoke(batch, context=ShortContext())
@@ -227,20 +230,28 @@ def test_what_follows_a_sweep_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) 
     def denied(*args: Any) -> Any:
         raise PermissionError("AccessDenied")
 
-    monkeypatch.setattr("connectors.usecases.after_round.collecting", Collecting())
-    monkeypatch.setattr("connectors.usecases.after_round.stale_pointers", denied)
-    monkeypatch.setattr("connectors.usecases.after_round.collect_garbage", denied)
+    monkeypatch.setattr("connectors.application.garbage", GarbageSchedule())
+    monkeypatch.setattr("connectors.usecases.sweep.stale_pointers", denied)
+    monkeypatch.setattr("connectors.usecases.sweep.collect_garbage", denied)
     (due,) = ready_models(1)
     assert invoke(payload("schedule-sweep")) == {"requested": [due.pk]}
 
 
+class RunningContext(Context):
+    """Of an invocation whose time passes by a hundred seconds with the first round."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        passed = 100_000 if AggregationRound.objects.exists() else 0
+        return super().get_remaining_time_in_millis() - passed
+
+
 def test_rounds_of_one_invocation_are_held_until_its_end() -> None:
-    """A lease ends with the invocation, not so much later as the round was claimed later."""
+    """A lease ends with the invocation: that of a round which begins later is shorter."""
     models = ready_models(2)
-    invoke(sqs_event(*({"model_id": model.pk} for model in models)))
-    first, second = AggregationRound.objects.order_by("pk")
-    assert first.started_on < second.started_on
-    assert first.lease_expires_at == second.lease_expires_at
+    messages = sqs_event(*({"model_id": model.pk} for model in models))
+    invoke(messages, context=RunningContext())
+    leases = [each.lease_expires_at - each.started_on for each in AggregationRound.objects.all()]
+    assert leases == [timedelta(seconds=300 + LEASE_SLACK_SECONDS - passed) for passed in (0, 100)]
 
 
 def test_a_round_that_is_given_up_is_told_as_a_failure(
@@ -249,7 +260,7 @@ def test_a_round_that_is_given_up_is_told_as_a_failure(
     """It is counted as the others that fail are, and so is the pause that it may bring."""
     (model,) = ready_models(1)
     FederatedModel.objects.filter(pk=model.pk).update(failed_rounds=settings.MAX_FAILED_ROUNDS - 1)
-    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    application.round_connector().claim_round(model.pk)
     model.rounds.update(
         attempts_without_progress=MAX_ATTEMPTS_WITHOUT_PROGRESS,
         lease_expires_at=datetime(2026, 1, 1, tzinfo=UTC),
@@ -293,12 +304,76 @@ def test_an_unknown_model_is_a_clear_error() -> None:
 
 def test_one_bad_message_does_not_block_its_batch() -> None:
     """Only the messages that failed are named to SQS; the others have had their effect."""
+    bad, well = ready_models(2)
+    break_model(bad)
+    answer = invoke(sqs_event({"model_id": bad.pk}, {"model_id": well.pk}))
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "message-1"}]}
+    assert (bad.aggregates.count(), well.aggregates.count()) == (0, 1)
+
+
+def test_a_message_that_can_never_be_processed_is_refused_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A malformed message, or one for an unknown model, is logged and counted, not delivered again."""
     model = make_model(1)
     good = {"Records": [upload(model, 1, filled(1.0))]}
+    capsys.readouterr()
     answer = invoke(sqs_event({"hello": "world"}, good, "not json", {"model_id": 4711}))
-    failed = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
-    assert failed == {"message-1", "message-3", "message-4"}
+    assert answer == {"batchItemFailures": []}
     assert model.aggregates.count() == 1
+    assert counted(capsys.readouterr().out, "MessagesRefused") == 3
+
+
+class SlowContext(Context):
+    """Of an invocation whose time is up once an update has been registered."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        registered = ModelUpdate.objects.exists()
+        return 0 if registered else super().get_remaining_time_in_millis()
+
+
+def test_messages_for_which_no_time_is_left_are_returned_unread() -> None:
+    """A batch looks at the time between messages: what is left is delivered again, and nothing is cut
+    off half-way."""
+    model = make_model(2, requirement="all_clients")
+    messages = [{"Records": [upload(model, client, filled(1.0))]} for client in (1, 2)]
+    answer = invoke(sqs_event(*messages), context=SlowContext())
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "message-2"}]}
+    assert model.model_updates.count() == 1
+
+
+def received(cloud: Any, body: str) -> dict[str, Any] | None:
+    """A message with this body as SQS hands it to the function, if it is visible now."""
+    answer = cloud.client("sqs").receive_message(
+        QueueUrl=cloud.queue_url,
+        MaxNumberOfMessages=10,
+        AttributeNames=["ApproximateReceiveCount"],
+    )
+    for message in answer.get("Messages", ()):
+        if message["Body"] == body:
+            found = {"receiptHandle": message["ReceiptHandle"]}
+            return found | {"attributes": message["Attributes"], "body": body}
+    return None
+
+
+def test_a_failed_message_returns_after_a_backoff_of_its_own(
+    cloud: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for the visibility timeout of the queue, which outlasts the function."""
+    monkeypatch.setattr("connectors.runtime.queue.RETRY_FIRST_SECONDS", 0)
+    (bad,) = ready_models(1)
+    break_model(bad)
+    body = json.dumps({"model_id": bad.pk})
+    cloud.client("sqs").send_message(QueueUrl=cloud.queue_url, MessageBody=body)
+    message = received(cloud, body)
+    assert message
+    assert received(cloud, body) is None
+    event = sqs_event(body)
+    event["Records"][0] |= message
+    assert invoke(event)["batchItemFailures"]
+    again = received(cloud, body)
+    assert again
+    assert again["attributes"]["ApproximateReceiveCount"] == "2"
 
 
 def test_a_message_seen_twice_counts_once() -> None:
@@ -321,7 +396,7 @@ def test_a_round_that_is_running_makes_the_next_request_busy() -> None:
     """While one round holds its lease, another request is answered busy and changes nothing."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
-    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    application.round_connector().claim_round(model.pk)
     assert invoke(scheduled(model))["status"] == "busy"
     assert model.rounds.get().attempt == 1
 

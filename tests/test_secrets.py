@@ -77,7 +77,7 @@ def test_rounds_show_no_secret() -> None:
     url = with_password(os.environ["DATABASE_URL"])
     text = shown(["-c", HANDLE], events, DATABASE_URL=url)
     assert '"status": "published"' in text
-    assert "rejected at the door" in text
+    assert "rejected at intake" in text
     assert_no_secret(text)
     unseen = [{"Records": [upload(good, 1, filled(2.0), name="unseen.safetensors")]}]
     nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}

@@ -1,25 +1,23 @@
-"""The in-memory twin of `DjangoAggConnector`: what tests of the core run rounds on.
+"""The in-memory twin of `DjangoRoundConnector`, on which the tests of the core run rounds.
 
-`tests/connectors/workflow/test_contract.py` holds it to what the real one does.
+`tests/connectors/rounds/test_round_contract.py` compares it with the real one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, NamedTuple
 
-from django.core.files.base import File
-
 from aggregation.engine.output import MemorySink
 from aggregation.errors import LeaseLost, ProgressLost, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
-from aggregation.requirements import Readiness, create_requirement, positional_arguments
+from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import (
     Claim,
     ClaimedUpdate,
@@ -32,9 +30,6 @@ from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights
 from connectors.storage.keys import aggregate_key
-from connectors.storage.port import StoredObject
-from connectors.workflow.base import BaseAggConnector
-from connectors.workflow.model_data import DjangoModelDataConnector
 
 PENDING, RUNNING, COMPLETE, FAILED, INVALID = range(5)
 
@@ -45,23 +40,12 @@ class Stored(NamedTuple):
     name: str
 
 
-class Members(list[str]):
-    """The clients of a model; `all` is what workflows written for Django call."""
-
-    def all(self) -> Members:
-        return self
-
-
 @dataclass(eq=False)
 class MemoryAggregate:
     id: int
     number: int
     result: Stored
     parent: MemoryAggregate | None
-
-    @property
-    def pk(self) -> int:
-        return self.id
 
 
 @dataclass(eq=False)
@@ -79,10 +63,6 @@ class MemoryUpdate:
     size: int | None = None
     etag: str = ""
 
-    @property
-    def pk(self) -> int:
-        return self.id
-
 
 @dataclass(eq=False)
 class MemoryRound:
@@ -92,7 +72,6 @@ class MemoryRound:
     updates: list[MemoryUpdate]
     parent: str | None
     members: int
-    external: bool = False
     attempt: int = 1
     state: str = "running"
     aggregate: MemoryAggregate | None = None
@@ -107,7 +86,7 @@ class MemoryRound:
 @dataclass(eq=False)
 class MemoryModel:
     id: int
-    clients: Members
+    clients: list[str]
     aggregator: str = "weighted_mean"
     aggregator_args: dict[str, Any] = field(default_factory=dict)
     requirement: str = ""
@@ -119,10 +98,6 @@ class MemoryModel:
     updates: list[MemoryUpdate] = field(default_factory=list)
     aggregates: list[MemoryAggregate] = field(default_factory=list)
     rounds: list[MemoryRound] = field(default_factory=list)
-
-    @property
-    def pk(self) -> int:
-        return self.id
 
     @property
     def running(self) -> MemoryRound | None:
@@ -139,18 +114,11 @@ class MemoryModel:
 
 
 class MemoryObjects:
-    """What `connectors.storage.port.Objects` asks of storage, of a dictionary."""
+    """Objects in a dictionary, and results that are being written."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
         self.unfinished: dict[str, MemorySink] = {}
-
-    def stat(self, key: str, *, etag: str = "") -> StoredObject:
-        body = self.bodies[key]
-        return StoredObject(size=len(body), etag="", uploaded_on=datetime(2026, 1, 1, tzinfo=UTC))
-
-    def source(self, key: str, *, size: int, etag: str) -> BytesSource:
-        return BytesSource(self.bodies[key])
 
     def sink(self, key: str, state: Mapping[str, Any] | None) -> StoredSink:
         return StoredSink(self, key, state)
@@ -181,25 +149,14 @@ class StoredSink(MemorySink):
         self._objects.unfinished.pop(self.location, None)
 
 
-class MemoryModelData(DjangoModelDataConnector):
-    """The real one but for where the bytes are."""
+class InMemoryRoundConnector:
+    """Models, updates and objects in dictionaries; its clock passes when `now` is changed."""
 
-    def __init__(self, objects: MemoryObjects) -> None:
-        self.objects: Any = objects
-
-
-class InMemoryAggConnector(BaseAggConnector):
-    """Models, updates and objects in dictionaries."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        super().__init__(settings)
-        self.clock: Callable[[], datetime] = settings.get(
-            "clock", lambda: datetime(2026, 1, 1, tzinfo=UTC)
-        )
-        self.lease = timedelta(seconds=settings.get("lease_seconds", 900))
+    def __init__(self, lease: timedelta) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.lease = lease
         self.models: dict[int, MemoryModel] = {}
         self.storage = MemoryObjects()
-        self.model_data = MemoryModelData(self.storage)
         self._ids: Iterator[int] = count(1)
 
     # Setting up
@@ -207,7 +164,7 @@ class InMemoryAggConnector(BaseAggConnector):
     def add_model(
         self, clients: Sequence[str], initial: bytes | None = None, **fields: Any
     ) -> MemoryModel:
-        model = MemoryModel(next(self._ids), Members(clients), **fields)
+        model = MemoryModel(next(self._ids), list(clients), **fields)
         if initial is not None:
             model.initial = f"artifacts/{model.id}/initial.safetensors"
             self.storage.bodies[model.initial] = initial
@@ -224,157 +181,32 @@ class InMemoryAggConnector(BaseAggConnector):
         model.updates.append(update)
         return update
 
-    # Step by step
-
-    def pull_federated_model_w_id(self, fed_model_id: int) -> MemoryModel | None:
-        return self.models.get(fed_model_id)
-
-    def pull_latest_model_aggregate(self, model: MemoryModel) -> MemoryAggregate | None:
-        return model.latest
-
-    def pull_model_requirements(self, model: MemoryModel) -> list[Any]:
-        requirement = create_requirement(model.requirement, model.requirement_args)
-        return [model.requirement or None, positional_arguments(requirement)]
-
-    def pull_model_updates_pending_aggregation(self, model: MemoryModel) -> list[MemoryUpdate]:
-        return [
-            update
-            for update in model.updates
-            if update.status in (PENDING, FAILED) and update.client in model.clients
-        ]
-
-    def pull_model_updates_ready_for_aggregation(
-        self, model: MemoryModel, parent_agg: MemoryAggregate | None
-    ) -> list[MemoryUpdate]:
-        latest = parent_agg.number if parent_agg else 0
-        newest = {
-            update.client: update
-            for update in self.pull_model_updates_pending_aggregation(model)
-            if not _is_stale(update, model, latest)
-        }
-        return [newest[client] for client in sorted(newest)]
-
-    def pull_model_updates_registered_for_aggregation(
-        self, model: MemoryModel
-    ) -> list[MemoryUpdate]:
-        registered = [update for update in model.updates if update.status == RUNNING]
-        return sorted(registered, key=lambda update: update.client)
-
-    def pull_model_updates_data(self, model_updates: Sequence[Any]) -> list[Any]:
-        updates: Any = list(model_updates)
-        model = updates[0].federated_model if updates else None
-        expected_layout = self.model_data.layout(model.parent) if model and model.parent else None
-        loaded, rejected = self.model_data.load(updates, expected_layout)
-        if rejected:
-            for update in map(self._stored, updates):
-                held_by_hand = update.status == RUNNING and update.round.external
-                if update.id in rejected and (update.status in (PENDING, FAILED) or held_by_hand):
-                    _reject(update, rejected[update.id])
-            told = "; ".join(f"update {key}: {reason}" for key, reason in rejected.items())
-            raise UpdateRejected(told)
-        return loaded
-
-    def prep_model_data_for_storage(self, data: Any) -> Any:
-        return self.model_data.prep_model_data_for_storage(data)
-
-    def post_new_model_aggregate(
-        self, model: MemoryModel, parent_agg: MemoryAggregate | None, results: Any
-    ) -> MemoryAggregate:
-        file = results if isinstance(results, File) else self.prep_model_data_for_storage(results)
-        running = model.running
-        known = model.parent or (running.updates[0].data.name if running else None)
-        number = parent_agg.number + 1 if parent_agg else 1
-        location = self.model_data.store_result(file, known, model.id, number)
-        if parent_agg is not model.latest:
-            raise LeaseLost("not the latest aggregate: the lineage is a line")
-        if running and not running.external:
-            raise LeaseLost("a round is running: it will make the next aggregate")
-        if running and running.aggregate:
-            raise LeaseLost("the round has made its aggregate: its updates count once")
-        if not running and any(
-            each.external and each.state == "failed" and each.number == number
-            for each in model.rounds
-        ):
-            raise LeaseLost("a round by hand has failed: in this aggregate they would count twice")
-        aggregate = self._new_aggregate(model, location)
-        if running:
-            running.aggregate = aggregate
-        return aggregate
-
-    def register_model_updates_for_aggregation(self, model_updates: Sequence[Any]) -> None:
-        updates = [self._stored(update) for update in model_updates]
-        models = {update.federated_model.id for update in updates}
-        if len(models) != 1:
-            raise ValueError(f"expected updates of one federated model, got {len(models)}")
-        model = updates[0].federated_model
-        self._recover(model)
-        if model.running:
-            raise LeaseLost("a round is running: its model can have no other")
-        if not model.allow_aggregation:
-            raise LeaseLost("the model is paused: no round of it starts")
-        if any(update.status not in (PENDING, FAILED) for update in updates):
-            raise LeaseLost("an update is not ready any more")
-        self._open_round(model, updates, external=True)
-
-    def register_model_update_used_in_aggregate(
-        self, model_updates: Sequence[Any], aggregate: MemoryAggregate
-    ) -> None:
-        updates = self._settled_by_hand(model_updates)
-        if any(update.applied_aggregate not in (None, aggregate) for update in updates):
-            raise ValueError("an update is already part of another aggregate")
-        for update in updates:
-            update.status, update.applied_aggregate = COMPLETE, aggregate
-        for model in self.models.values():
-            if model.running and model.running.aggregate is aggregate:
-                _close(model.running, "published", FAILED)
-
-    def register_model_updates_use_in_aggregation_complete(
-        self, model_updates: Sequence[Any], is_successful: bool
-    ) -> None:
-        updates = self._settled_by_hand(model_updates)
-        for update in updates:
-            posted = update.status == RUNNING and update.round and update.round.aggregate
-            if not is_successful and posted:
-                raise ValueError("its round has posted its aggregate")
-            if bool(update.applied_aggregate) != is_successful:
-                raise ValueError("what is said contradicts whether the update is in an aggregate")
-        for update in updates:
-            if update.status != INVALID:
-                update.status = COMPLETE if is_successful else FAILED
-            running = update.federated_model.running
-            if running and not running.registered:
-                running.state = "failed"
-
-    def update_metadata_database_arch(self) -> None:
-        """There is none."""
-
-    # A round of our own
+    # The round port
 
     def claim_round(self, model_id: int) -> Claim | RoundAnswer:
         model = self.models[model_id]
         if not model.allow_aggregation:
             return RoundAnswer(model_id=model_id, status=Status.PAUSED)
-        self._recover(model)
         if model.running:
-            if model.running.lease_expires_at > self.clock():
+            if model.running.lease_expires_at > self.now:
                 return RoundAnswer(
                     model_id=model_id, status=Status.BUSY, round=model.running.number
                 )
             model.running.attempt += 1
-            model.running.lease_expires_at = self.clock() + self.lease
+            model.running.lease_expires_at = self.now + self.lease
             return self._claim(model, model.running)
-        ready = self.pull_model_updates_ready_for_aggregation(model, model.latest)
+        ready = self._ready(model)
         requirement = create_requirement(model.requirement, model.requirement_args)
         unmet = requirement.unmet(Readiness(members=len(model.clients), ready=len(ready)))
         if unmet:
             return RoundAnswer(model_id=model_id, status=Status.WAITING, reason=unmet)
         opened = self._open_round(model, ready)
-        for update in self.pull_model_updates_pending_aggregation(model):
+        for update in self._pending(model):
             if newer := [each for each in ready if each.client == update.client]:
                 _reject(update, f"superseded by update {newer[0].id}")
         return self._claim(model, opened)
 
-    def open_parent(self, claim: Claim, spool: Spool) -> Weights | None:
+    def open_parent(self, claim: Claim, spool: Spool | None) -> Weights | None:
         return self._open(claim.parent, None, spool) if claim.parent else None
 
     def open_update(
@@ -388,17 +220,17 @@ class InMemoryAggConnector(BaseAggConnector):
         return self.storage.sink(aggregate_key(claim.model_id, claim.number, format), state)
 
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
-        self._held(claim).checkpoint = _kept(checkpoint)
+        self._held(claim).checkpoint = _stored(checkpoint)
 
     def suspend_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> RoundAnswer:
-        self._let_go(claim, checkpoint)
+        self._release(claim, checkpoint)
         return RoundAnswer(
             model_id=claim.model_id, status=Status.BUSY, round=claim.number, continues=True
         )
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         with suppress(LeaseLost):
-            self._let_go(claim, checkpoint)
+            self._release(claim, checkpoint)
 
     def publish_round(self, claim: Claim, result: RoundResult) -> RoundAnswer:
         held = self._held(claim)
@@ -449,45 +281,35 @@ class InMemoryAggConnector(BaseAggConnector):
         source = BytesSource(self.storage.bodies[key])
         return open_weights(source, format_of(key), expected_layout=expected_layout, spool=spool)
 
-    def _stored(self, update: Any) -> MemoryUpdate:
-        """The update itself, of which a workflow may have a copy."""
-        return next(each for each in update.federated_model.updates if each.id == update.id)
+    def _pending(self, model: MemoryModel) -> list[MemoryUpdate]:
+        return [
+            update
+            for update in model.updates
+            if update.status in (PENDING, FAILED) and update.client in model.clients
+        ]
 
-    def _settled_by_hand(self, model_updates: Sequence[Any]) -> list[MemoryUpdate]:
-        """The updates, unless a round that is not by hand has registered one of them."""
-        updates = [self._stored(update) for update in model_updates]
-        for update in updates:
-            if update.status == RUNNING and update.round and not update.round.external:
-                raise LeaseLost("a round that is running settles its updates itself")
-        return updates
+    def _ready(self, model: MemoryModel) -> list[MemoryUpdate]:
+        latest = model.latest.number if model.latest else 0
+        newest = {
+            update.client: update
+            for update in self._pending(model)
+            if not _is_stale(update, model, latest)
+        }
+        return [newest[client] for client in sorted(newest)]
 
-    def _open_round(
-        self, model: MemoryModel, updates: list[MemoryUpdate], *, external: bool = False
-    ) -> MemoryRound:
+    def _open_round(self, model: MemoryModel, updates: list[MemoryUpdate]) -> MemoryRound:
         opened = MemoryRound(
             id=next(self._ids),
             number=len(model.aggregates) + 1,
-            lease_expires_at=self.clock() + self.lease,
+            lease_expires_at=self.now + self.lease,
             updates=updates,
             parent=model.parent,
             members=len(model.clients),
-            external=external,
         )
         for update in updates:
             update.status, update.round = RUNNING, opened
         model.rounds.append(opened)
         return opened
-
-    def _recover(self, model: MemoryModel) -> None:
-        """Close a round by hand whose workflow did not finish it in time."""
-        left = model.running
-        if not left or not left.external or left.lease_expires_at > self.clock():
-            return
-        for update in left.registered:
-            update.status, update.applied_aggregate = (
-                (COMPLETE, left.aggregate) if left.aggregate else (FAILED, None)
-            )
-        left.state = "published" if left.aggregate else "failed"
 
     def _claim(self, model: MemoryModel, held: MemoryRound) -> Claim:
         updates = tuple(
@@ -514,9 +336,9 @@ class InMemoryAggConnector(BaseAggConnector):
             raise LeaseLost("this attempt no longer holds the round")
         return running
 
-    def _let_go(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
+    def _release(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         held = self._held(claim)
-        held.lease_expires_at, held.checkpoint = self.clock(), _kept(checkpoint)
+        held.lease_expires_at, held.checkpoint = self.now, _stored(checkpoint)
 
     def _new_aggregate(self, model: MemoryModel, location: str) -> MemoryAggregate:
         number = len(model.aggregates) + 1
@@ -525,7 +347,7 @@ class InMemoryAggConnector(BaseAggConnector):
         return aggregate
 
 
-def _kept(checkpoint: RoundCheckpoint | None) -> Any:
+def _stored(checkpoint: RoundCheckpoint | None) -> Any:
     """The checkpoint as a database gives it back."""
     return json.loads(json.dumps(checkpoint))
 

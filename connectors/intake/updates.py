@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Subquery
 from django.utils import timezone
 
-from aggregation.errors import ObjectMissing, UpdateRejected, quoted
+from aggregation.errors import InvalidWeights, ObjectMissing, UpdateRejected, quoted
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout, layout_difference
 from connectors.intake.metadata import (
@@ -128,7 +128,7 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
         if location not in self._layouts:
             try:
                 self._layouts = {location: stored_layout(self._objects, location)}
-            except UpdateRejected:
+            except InvalidWeights:
                 return None  # The weights are our own: the round will fail and keep the update.
         return self._layouts[location]
 

@@ -12,8 +12,7 @@ from django.core.management.base import CommandError
 
 from aggregation.errors import ObjectMissing
 from aggregation.sources import ByteSource, FileSource
-from connectors import DjangoAggConnector
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from connectors import application
 
 S3 = "s3://"
 
@@ -47,7 +46,7 @@ def _object_source(name: str) -> ByteSource:
     if bucket != settings.BUCKET:
         own = f"is {settings.BUCKET}" if settings.BUCKET else "is a directory, STORAGE_ROOT"
         raise CommandError(f"{name} is in another bucket: the federation's {own}")
-    objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+    objects = application.objects()
     stored = objects.stat(key)
     return objects.source(key, size=stored.size, etag=stored.etag)
 

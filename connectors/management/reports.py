@@ -13,11 +13,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
 from aggregation.errors import AggregationError, TemporarilyUnavailable
-from connectors import DjangoAggConnector
+from connectors import application
 from connectors.errors import ServiceRefused
 from connectors.management.tables import Row, cell, table, terminal_width, to_json
 from connectors.publication.pointer import try_write_pointer
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 
 class ReportCommand(BaseCommand):
@@ -71,7 +70,7 @@ class ReportCommand(BaseCommand):
 
     def write_pointer(self, model_id: int) -> None:
         """Update the model's `latest.json`; a failure is a note, because the sweep tries again."""
-        objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+        objects = application.objects()
         problem = try_write_pointer(objects, model_id)
         if problem:
             self.stderr.write(problem)

@@ -1,24 +1,26 @@
-"""The round protocol in the database: claim with a lease, take over, publish, settle.
+"""The round protocol of the function in the database: claim with a lease, take over, publish, settle.
 
-A round is held by one attempt at a time. Its number is the fencing token: every change is made on the
-condition that the round is RUNNING and the attempt still the one that makes it, so that whoever comes
-late changes nothing. One unique constraint lets no model have two RUNNING rounds, another no round
-number two aggregates.
+A round is held by one attempt at a time. The attempt's number is the fencing token: every change is made
+on the condition that the round is RUNNING and still has this number, so that a late attempt changes
+nothing. One unique constraint allows a model one RUNNING round, another allows a round number one
+aggregate. Leases are judged by the database's clock alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
-from django.db.models import Case, F, FloatField, QuerySet, Value, When
+from django.db.models import FloatField, QuerySet, Value
+from django.db.models.functions import Cast, Now
 
 from aggregation.counts import capped_examples
-from aggregation.errors import LeaseLost, RuleError
+from aggregation.errors import Conflict, LeaseLost, RuleError
 from aggregation.requirements import create_requirement
 from aggregation.round import (
     Claim,
@@ -30,21 +32,18 @@ from aggregation.round import (
 )
 from aggregation.rules import create_rule
 from connectors.errors import translate_database_errors
-from connectors.rounds import selectors
-from connectors.rounds.selectors import ModelSnapshot, State, UpdateStatus
-from models_app.models import (
-    AggregationRound,
-    FederatedModel,
-    ModelAggregate,
-    ModelUpdate,
-    pause_changes,
+from connectors.limits import CHECKPOINT_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
+from connectors.rounds import transitions
+from connectors.rounds.selectors import (
+    ModelSnapshot,
+    State,
+    UpdateStatus,
+    model_snapshot,
+    registered_updates,
 )
-
-#: Attempts in a row that may end no further than they began before their round is given up.
-MAX_ATTEMPTS_WITHOUT_PROGRESS = 5
-
-#: A checkpoint is kept this often at most: redoing ten seconds costs less than writing all the time.
-CHECKPOINT_EVERY = timedelta(seconds=10)
+from connectors.rounds.snapshot import config_snapshot_of
+from connectors.rounds.sql import ValueById
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
 
 class RoundLedger:
@@ -52,25 +51,16 @@ class RoundLedger:
 
     Parameters
     ----------
-    lease : timedelta or datetime
-        How long an attempt holds a round, or until when: that of a process which ends at a known
-        moment ends with it, however late the attempt began. After it, the attempt is taken for dead.
-    clock : callable
-        Tells the time, with its zone.
+    lease : callable
+        Returns how long an attempt that begins now holds its round; afterwards it is presumed dead.
     request_id : str
-        Kept with the rounds this process begins.
+        Kept with the rounds that this process begins.
     """
 
-    def __init__(
-        self, lease: timedelta | datetime, clock: Callable[[], datetime], request_id: str = ""
-    ) -> None:
+    def __init__(self, lease: Callable[[], timedelta], request_id: str = "") -> None:
         self._lease = lease
-        self._clock = clock
         self._request_id = request_id
-        self._kept_on: datetime | None = None
-
-    def _lease_end(self) -> datetime:
-        return self._lease if isinstance(self._lease, datetime) else self._clock() + self._lease
+        self._next_checkpoint = -math.inf
 
     # Beginning
 
@@ -84,132 +74,70 @@ class RoundLedger:
         UnknownModel
         """
         with translate_database_errors():
-            answer = self._refusal(selectors.model_snapshot(model_id))
+            answer = _refusal(model_snapshot(model_id))
             if answer:
                 return answer
             try:
                 with transaction.atomic():
-                    selectors.lock_model(model_id)
+                    transitions.lock_model(model_id)
                     return self._claim_locked(model_id)
-            except (IntegrityError, LeaseLost) as error:
-                # Somebody was quicker; when their round ends they look for what is ready, as ever.
+            except (IntegrityError, Conflict) as error:
+                # Another process was quicker; when its round ends, it looks for ready updates itself.
                 return RoundAnswer(model_id=model_id, status=Status.BUSY, reason=str(error))
 
     def _claim_locked(self, model_id: int) -> Claim | RoundAnswer:
-        now = selectors.model_snapshot(model_id)
-        answer = self._refusal(now)
+        snapshot = model_snapshot(model_id)
+        answer = _refusal(snapshot)
         if answer:
             return answer
-        if now.running and now.running.external:
-            self.recover(now.running)
+        if snapshot.running and snapshot.running.external:
+            transitions.recover_external_round(snapshot.running)
             return self._claim_locked(model_id)
-        if now.running:
-            return self._take_over(now, now.running)
-        opened = self.open(now, now.ready)
-        selectors.reject_superseded(opened)
-        return self._claim(opened, now.ready, now)
-
-    def _refusal(self, now: ModelSnapshot) -> RoundAnswer | None:
-        """The answer to a request for a round that cannot start; None if one can."""
-
-        def answer(status: Status, reason: str, number: int | None = None) -> RoundAnswer:
-            return RoundAnswer(model_id=now.model.pk, status=status, round=number, reason=reason)
-
-        if not now.model.allow_aggregation:
-            return answer(Status.PAUSED, now.model.pause_reason or "aggregation is not allowed")
-        if now.running:
-            if now.running.lease_expires_at <= self._clock():
-                return None
-            return answer(Status.BUSY, f"{now.running} is running", now.running.number)
-        if not now.ready:
-            return answer(Status.WAITING, "no update is ready")
-        unmet = now.model.requirement_object().unmet(now.readiness(self._clock()))
-        if unmet:
-            return answer(Status.WAITING, unmet)
-        needed = now.model.rule().min_updates
-        if len(now.ready) < needed:
-            reason = f"{now.model.aggregator} needs {needed} updates, {len(now.ready)} are ready"
-            return answer(Status.WAITING, reason)
-        return None
-
-    def open(
-        self, now: ModelSnapshot, updates: Sequence[ModelUpdate], *, external: bool = False
-    ) -> AggregationRound:
-        """Begin a round with these updates; the caller holds the model's lock.
-
-        Raises
-        ------
-        LeaseLost
-            If one of them is no longer ready.
-        """
-        opened = AggregationRound.objects.create(
-            federated_model=now.model,
-            number=now.number,
-            parent=now.parent,
-            config_snapshot=_config_snapshot(now),
-            external=external,
-            lease_expires_at=self._lease_end(),
-            started_on=self._clock(),
-            request_id=self._request_id,
+        if snapshot.running:
+            return self._take_over(snapshot, snapshot.running)
+        opened = transitions.open_round(
+            snapshot, snapshot.ready, lease=self._lease(), request_id=self._request_id
         )
-        ids = [update.pk for update in updates]
-        taken = ModelUpdate.objects.filter(pk__in=ids, status__in=ModelUpdate.READY).update(
-            status=UpdateStatus.RUNNING, round=opened
-        )
-        if taken != len(ids):
-            raise LeaseLost(f"{len(ids) - taken} of {len(ids)} updates are not ready any more")
-        return opened
+        return self._claim(opened, snapshot.ready, snapshot)
 
-    def _take_over(self, now: ModelSnapshot, held: AggregationRound) -> Claim | RoundAnswer:
+    def _take_over(self, snapshot: ModelSnapshot, held: AggregationRound) -> Claim | RoundAnswer:
         if held.attempts_without_progress + 1 >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
             tries = f"{MAX_ATTEMPTS_WITHOUT_PROGRESS} attempts in a row"
-            return self._give_up(held, f"given up: {tries} got no further")
+            return _give_up(held, f"given up: {tries} made no progress")
         held.attempt += 1
         held.attempts_without_progress += 1
-        held.lease_expires_at = self._lease_end()
+        held.lease_expires_at = snapshot.now + self._lease()
         held.request_id = self._request_id
         held.save(
             update_fields=["attempt", "attempts_without_progress", "lease_expires_at", "request_id"]
         )
         try:
-            return self._claim(held, list(selectors.registered_updates(held)), now)
-        except RuleError as error:  # As after a deployment without the rule that its terms name.
-            return self._give_up(held, f"given up: {error}")
-
-    def _give_up(self, held: AggregationRound, reason: str) -> RoundAnswer:
-        self._fail(held, reason)
-        return RoundAnswer(
-            model_id=held.federated_model_id,
-            status=Status.FAILED,
-            round=held.number,
-            reason=reason,
-        )
+            return self._claim(held, list(registered_updates(held)), snapshot)
+        except RuleError as error:  # A deployment may have removed the rule that the round names.
+            return _give_up(held, f"given up: {error}")
 
     def _claim(
-        self, held: AggregationRound, updates: Sequence[ModelUpdate], now: ModelSnapshot
+        self, held: AggregationRound, updates: Sequence[ModelUpdate], snapshot: ModelSnapshot
     ) -> Claim:
-        self._kept_on = None
-        config_snapshot = held.config_snapshot
-        cap = config_snapshot["max_num_examples"]
+        self._next_checkpoint = -math.inf
+        config = config_snapshot_of(held)
         return Claim(
             model_id=held.federated_model_id,
             round_id=held.pk,
             number=held.number,
             attempt=held.attempt,
-            rule=create_rule(config_snapshot["rule"], config_snapshot["rule_args"]),
-            requirement=create_requirement(
-                config_snapshot["requirement"], config_snapshot["requirement_args"]
-            ),
+            rule=create_rule(config["rule"], config["rule_args"]),
+            requirement=create_requirement(config["requirement"], config["requirement_args"]),
             readiness=dataclasses.replace(
-                now, ready=list(updates), members=config_snapshot["members"]
-            ).readiness(self._clock()),
-            updates=tuple(_claimed(update, cap) for update in updates),
-            differences=config_snapshot["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
-            parent=config_snapshot["parent"],
+                snapshot, ready=list(updates), members=config["members"]
+            ).readiness(),
+            updates=tuple(_claimed(update, config["max_num_examples"]) for update in updates),
+            differences=config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
+            parent=config["parent"],
             checkpoint=held.checkpoint,
         )
 
-    # Going on
+    # Continuing
 
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
         """Keep how far a round is, unless that was done a moment ago.
@@ -218,28 +146,23 @@ class RoundLedger:
         ------
         LeaseLost
         """
-        now = self._clock()
-        if self._kept_on and now - self._kept_on < CHECKPOINT_EVERY:
+        now = time.monotonic()
+        if now < self._next_checkpoint:
             return
-        self._kept_on = now
+        self._next_checkpoint = now + CHECKPOINT_SECONDS
         self._change(claim, checkpoint=checkpoint, attempts_without_progress=0)
 
     def release_lease(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
-        """End the lease, so that the next attempt may begin at once, where this one stopped.
+        """End the lease, so that the next attempt may resume the round at once.
 
         Raises
         ------
         LeaseLost
         """
-        if checkpoint is None or checkpoint == claim.checkpoint:
-            self._change(claim, lease_expires_at=self._clock())
-            return
-        self._change(
-            claim,
-            lease_expires_at=self._clock(),
-            checkpoint=checkpoint,
-            attempts_without_progress=0,
-        )
+        progress: dict[str, Any] = {}
+        if checkpoint is not None and checkpoint != claim.checkpoint:
+            progress = {"checkpoint": checkpoint, "attempts_without_progress": 0}
+        self._change(claim, lease_expires_at=Now(), **progress)
 
     def _change(self, claim: Claim, **changes: Any) -> None:
         with translate_database_errors():
@@ -263,20 +186,17 @@ class RoundLedger:
                 number=held.number,
                 result=result.location,
             )
-            selectors.reject_updates(selectors.registered_updates(held), result.rejected)
-            selectors.registered_updates(held).order_by().update(
+            transitions.reject_updates(registered_updates(held), result.rejected)
+            registered_updates(held).order_by().update(
                 status=UpdateStatus.COMPLETE, applied_aggregate=aggregate, norm=_norms(result)
             )
-            self.close(
+            transitions.publish_round(
                 held,
-                State.PUBLISHED,
-                aggregate=aggregate,
+                aggregate,
                 updates_used=len(result.used),
                 updates_rejected=len(result.rejected),
                 bytes_read=result.combined.bytes_read,
             )
-            _forget_failures(held.federated_model_id)
-            selectors.reject_stale(held.federated_model, held.number)
         return RoundAnswer(
             model_id=claim.model_id,
             status=Status.PUBLISHED,
@@ -288,7 +208,7 @@ class RoundLedger:
         )
 
     def reject(self, claim: Claim, rejected: Mapping[int, str], reason: str) -> RoundAnswer:
-        """Close a round left with too few usable updates; those that are left wait on.
+        """Close a round that has too few usable updates left; those are ready again.
 
         Raises
         ------
@@ -296,9 +216,11 @@ class RoundLedger:
         """
         with translate_database_errors(), transaction.atomic():
             held = _locked(claim)
-            selectors.reject_updates(selectors.registered_updates(held), rejected)
-            selectors.registered_updates(held).order_by().update(status=UpdateStatus.PENDING)
-            self.close(held, State.REJECTED, updates_rejected=len(rejected), error=reason)
+            transitions.reject_updates(registered_updates(held), rejected)
+            registered_updates(held).order_by().update(status=UpdateStatus.PENDING)
+            transitions.close_round(
+                held, State.REJECTED, updates_rejected=len(rejected), error=reason
+            )
         return RoundAnswer(
             model_id=claim.model_id,
             status=Status.REJECTED,
@@ -315,54 +237,54 @@ class RoundLedger:
         LeaseLost
         """
         with translate_database_errors(), transaction.atomic():
-            self._fail(_locked(claim), f"{type(error).__name__}: {error}")
+            transitions.fail_round(_locked(claim), f"{type(error).__name__}: {error}")
 
-    def _fail(self, held: AggregationRound, reason: str) -> None:
-        selectors.registered_updates(held).order_by().update(status=UpdateStatus.FAILED)
-        self.close(held, State.FAILED, error=reason)
-        model = FederatedModel.objects.filter(pk=held.federated_model_id)
-        model.update(failed_rounds=F("failed_rounds") + 1)
-        model.filter(
-            failed_rounds__gte=django_settings.MAX_FAILED_ROUNDS, allow_aggregation=True
-        ).update(
-            **pause_changes(
-                f"{django_settings.MAX_FAILED_ROUNDS} rounds failed in a row; the last: {reason}",
-                self._clock(),
-            )
-        )
 
-    def recover(self, left: AggregationRound) -> None:
-        """Close a round by hand whose workflow did not finish it before its lease ended.
+def _refusal(snapshot: ModelSnapshot) -> RoundAnswer | None:
+    """Return the answer to a request for a round that cannot start; None if one can."""
 
-        If it had posted its aggregate, its updates are in it; else they are ready again.
-        """
-        updates = selectors.registered_updates(left).order_by()
-        if left.aggregate_id:
-            used = updates.update(
-                status=UpdateStatus.COMPLETE, applied_aggregate_id=left.aggregate_id
-            )
-            self.close(left, State.PUBLISHED, updates_used=used)
-        else:
-            updates.update(status=UpdateStatus.FAILED)
-            self.close(left, State.FAILED, error="not finished before its lease ended")
+    def answer(status: Status, reason: str, number: int | None = None) -> RoundAnswer:
+        return RoundAnswer(model_id=model.pk, status=status, round=number, reason=reason)
 
-    def close(self, held: AggregationRound, state: int, **outcome: Any) -> None:
-        """End a round."""
-        AggregationRound.objects.filter(pk=held.pk).update(
-            state=state, finished_on=self._clock(), checkpoint=None, **outcome
-        )
+    model, running = snapshot.model, snapshot.running
+    if not model.allow_aggregation:
+        return answer(Status.PAUSED, model.pause_reason or "aggregation is not allowed")
+    if running:
+        if snapshot.lease_expired:
+            return None
+        return answer(Status.BUSY, f"{running} is running", running.number)
+    if not snapshot.ready:
+        return answer(Status.WAITING, "no update is ready")
+    unmet = model.requirement_object().unmet(snapshot.readiness())
+    if unmet:
+        return answer(Status.WAITING, unmet)
+    needed = model.rule().min_updates
+    if len(snapshot.ready) < needed:
+        reason = f"{model.aggregator} needs {needed} updates, {len(snapshot.ready)} are ready"
+        return answer(Status.WAITING, reason)
+    return None
+
+
+def _give_up(held: AggregationRound, reason: str) -> RoundAnswer:
+    transitions.fail_round(held, reason)
+    return RoundAnswer(
+        model_id=held.federated_model_id,
+        status=Status.FAILED,
+        round=held.number,
+        reason=reason,
+    )
 
 
 def _held(claim: Claim) -> QuerySet[AggregationRound]:
-    """The round, if this attempt still holds it."""
+    """Return the round, if this attempt still holds it."""
     return AggregationRound.objects.filter(
         pk=claim.round_id, state=State.RUNNING, attempt=claim.attempt
     )
 
 
 def _locked(claim: Claim) -> AggregationRound:
-    """The round, if this attempt still holds it, locked; as by whoever claims, after its model."""
-    selectors.lock_model(claim.model_id)
+    """Lock the model and then the round, in the order of a claim, if this attempt still holds it."""
+    transitions.lock_model(claim.model_id)
     held = _held(claim).select_for_update(of=("self",)).select_related("federated_model").first()
     if held is None:
         raise _lease_lost(claim)
@@ -376,22 +298,6 @@ def _lease_lost(claim: Claim) -> LeaseLost:
     )
 
 
-def _config_snapshot(now: ModelSnapshot) -> dict[str, Any]:
-    """What the result depends on besides the updates, as it is now."""
-    model, artifact = now.model, now.model.current_artifact
-    initial = artifact.values.name if artifact else None
-    return {
-        "rule": model.aggregator,
-        "rule_args": model.aggregator_args,
-        "requirement": model.requirement,
-        "requirement_args": model.requirement_args,
-        "members": now.members,
-        "update_kind": model.update_kind,
-        "max_num_examples": model.max_num_examples,
-        "parent": now.parent.result.name if now.parent else initial,
-    }
-
-
 def _claimed(update: ModelUpdate, cap: int | None) -> ClaimedUpdate:
     return ClaimedUpdate(
         id=update.pk,
@@ -403,14 +309,10 @@ def _claimed(update: ModelUpdate, cap: int | None) -> ClaimedUpdate:
     )
 
 
-def _norms(result: RoundResult) -> Case | Value:
-    """The norm of each update that was used, where norms were measured."""
+def _norms(result: RoundResult) -> Cast | Value:
+    """Return the norm of each update that was used, where norms were measured."""
     norms = result.combined.norms
     if not norms:
         return Value(None, output_field=FloatField())
-    cases = [When(pk=pk, then=Value(n)) for pk, n in zip(result.used, norms, strict=True)]
-    return Case(*cases, output_field=FloatField())
-
-
-def _forget_failures(model_id: int) -> None:
-    FederatedModel.objects.filter(pk=model_id, failed_rounds__gt=0).update(failed_rounds=0)
+    finite = {pk: norm for pk, norm in zip(result.used, norms, strict=True) if math.isfinite(norm)}
+    return Cast(ValueById(finite), FloatField())

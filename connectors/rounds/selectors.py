@@ -1,14 +1,11 @@
-"""What is asked of the database, each question in a number of statements that no update adds to."""
+"""Reads of the database: each answers one question in a number of statements that no update adds to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.db.models import (
-    Case,
-    CharField,
     Count,
     Exists,
     IntegerField,
@@ -16,12 +13,9 @@ from django.db.models import (
     Q,
     QuerySet,
     Subquery,
-    TextField,
-    Value,
-    When,
     Window,
 )
-from django.db.models.functions import Cast, Coalesce, Concat, RowNumber
+from django.db.models.functions import Coalesce, Now, RowNumber
 
 from aggregation.requirements import Readiness
 from connectors.errors import UnknownModel, translate_database_errors
@@ -37,15 +31,19 @@ class ModelSnapshot:
 
     Parameters
     ----------
+    now : datetime
+        By the clock of the database, which alone judges leases.
+    model : FederatedModel
     members : int
         Clients of the model that are not paused.
     parent : ModelAggregate or None
         The latest aggregate.
     running : AggregationRound or None
     ready : list of ModelUpdate
-        By client; empty where a round is running or the model is paused: nobody asks then.
+        By client; empty where a round is running or the model is paused, since it is not needed then.
     """
 
+    now: datetime
     model: FederatedModel
     members: int
     parent: ModelAggregate | None
@@ -54,26 +52,27 @@ class ModelSnapshot:
 
     @property
     def number(self) -> int:
-        """Of the round that would start."""
+        """The number of the round that would start."""
         return self.parent.number + 1 if self.parent else 1
 
-    def readiness(self, now: datetime) -> Readiness:
-        """What the requirement looks at."""
-        oldest = min((update.created_on for update in self.ready), default=now)
-        return Readiness(members=self.members, ready=len(self.ready), waited=now - oldest)
+    @property
+    def parent_key(self) -> str | None:
+        """The key of the weights that the next aggregate succeeds: the latest, or the initial model."""
+        return weights_key(self.model, self.parent)
 
+    @property
+    def lease_expired(self) -> bool:
+        """Whether a round is running whose lease has expired."""
+        return self.running is not None and self.running.lease_expires_at <= self.now
 
-def lock_model(model_id: int) -> None:
-    """Wait for, and hold, the lock under which a model's rounds begin.
-
-    A statement of its own: what a locking statement reads besides the row it waits for is as old as
-    its beginning.
-    """
-    list(FederatedModel.objects.select_for_update().filter(pk=model_id).values("pk"))
+    def readiness(self) -> Readiness:
+        """Return what the requirement is checked against."""
+        oldest = min((update.created_on for update in self.ready), default=self.now)
+        return Readiness(members=self.members, ready=len(self.ready), waited=self.now - oldest)
 
 
 def model_snapshot(model_id: int) -> ModelSnapshot:
-    """Read the situation of a model, in two statements.
+    """Read the state of a model, in two statements.
 
     Raises
     ------
@@ -90,6 +89,7 @@ def model_snapshot(model_id: int) -> ModelSnapshot:
             latest_number=Subquery(latest.values("number")[:1]),
             latest_result=Subquery(latest.values("result")[:1]),
             running_id=Subquery(running.values("pk")[:1]),
+            database_now=Now(),
         )
         .first()
     )
@@ -110,12 +110,24 @@ def model_snapshot(model_id: int) -> ModelSnapshot:
     elif model.allow_aggregation:
         updates = list(ready_updates(model, parent.number if parent else 0))
     return ModelSnapshot(
-        model=model, members=model.members, parent=parent, running=found, ready=updates
+        now=model.database_now,
+        model=model,
+        members=model.members,
+        parent=parent,
+        running=found,
+        ready=updates,
     )
 
 
+def weights_key(model: FederatedModel, aggregate: ModelAggregate | None) -> str | None:
+    """Return the key of an aggregate, or of the model's initial weights where there is none."""
+    if aggregate:
+        return str(aggregate.result.name)
+    return str(model.current_artifact.values.name) if model.current_artifact else None
+
+
 def members_of(model: OuterRef) -> Coalesce:
-    """How many clients of a model are not paused, as a subquery."""
+    """Return the number of a model's clients that are not paused, as a subquery."""
     counted = (
         Client.objects.filter(federated_models=model, paused=False)
         .order_by()
@@ -127,7 +139,7 @@ def members_of(model: OuterRef) -> Coalesce:
 
 
 def pending_updates(model: FederatedModel) -> QuerySet[ModelUpdate]:
-    """PENDING and FAILED updates of the model's members."""
+    """Return the PENDING and FAILED updates of the model's members."""
     return ModelUpdate.objects.filter(
         federated_model=model,
         status__in=ModelUpdate.READY,
@@ -137,7 +149,7 @@ def pending_updates(model: FederatedModel) -> QuerySet[ModelUpdate]:
 
 
 def ready_updates(model: FederatedModel, latest: int) -> QuerySet[ModelUpdate]:
-    """The newest pending update of each member that is based on an aggregate the model allows.
+    """Return each member's newest pending update that is based on an aggregate the model allows.
 
     Parameters
     ----------
@@ -146,12 +158,12 @@ def ready_updates(model: FederatedModel, latest: int) -> QuerySet[ModelUpdate]:
         Number of the latest aggregate; 0 before the first, as for an update without a base.
     """
     newest_first = Window(RowNumber(), partition_by="client", order_by=["-uploaded_on", "-pk"])
-    pending = pending_updates(model).filter(~_stale(model, latest))
+    pending = pending_updates(model).filter(~is_stale(model, latest))
     return pending.annotate(rank=newest_first).filter(rank=1).order_by("client_id")
 
 
-def _stale(model: FederatedModel, latest: int) -> Q:
-    """Based on an aggregate that is further back than the model allows."""
+def is_stale(model: FederatedModel, latest: int) -> Q:
+    """Return the condition that an update's base is further back than the model allows."""
     if model.furthest_base_agg is None:
         return Q(pk__in=[])
     oldest = latest - model.furthest_base_agg + 1
@@ -159,55 +171,27 @@ def _stale(model: FederatedModel, latest: int) -> Q:
     return Q(base_aggregate__number__lt=oldest) | without_base
 
 
-def reject_superseded(claimed: AggregationRound) -> None:
-    """Mark the ready updates INVALID of whose client the round has taken a newer one."""
-    newer = ModelUpdate.objects.filter(round=claimed, client=OuterRef("client"))
-    newest = Cast(Subquery(newer.values("pk")[:1]), output_field=CharField())
-    ModelUpdate.objects.filter(
-        federated_model_id=claimed.federated_model_id,
-        status__in=ModelUpdate.READY,
-        client__in=ModelUpdate.objects.filter(round=claimed, status=UpdateStatus.RUNNING).values(
-            "client"
-        ),
-    ).update(
-        status=UpdateStatus.INVALID,
-        rejection_reason=Concat(Value("superseded by update "), newest, output_field=TextField()),
-    )
-
-
-def reject_stale(model: FederatedModel, latest: int) -> None:
-    """Mark pending updates INVALID whose base the model allows no more, nor ever will again."""
-    if model.furthest_base_agg is None:
-        return
-    reason = (
-        f"based on an older aggregate than the model allows: the latest is {latest}, "
-        f"furthest_base_agg is {model.furthest_base_agg}"
-    )
-    stale = ModelUpdate.objects.filter(federated_model=model, status__in=ModelUpdate.READY)
-    stale.filter(_stale(model, latest)).update(status=UpdateStatus.INVALID, rejection_reason=reason)
-
-
 def registered_updates(held: AggregationRound) -> QuerySet[ModelUpdate]:
-    """The updates of a round that are not settled; by client."""
+    """Return the updates of a round that are not settled, by client."""
     return ModelUpdate.objects.filter(round=held, status=UpdateStatus.RUNNING).order_by("client_id")
 
 
-def reject_updates(updates: QuerySet[ModelUpdate], reasons: Mapping[int, str]) -> None:
-    """Mark some of the updates INVALID, each with its reason, in one statement."""
-    if reasons:
-        cases = [When(pk=pk, then=Value(reason)) for pk, reason in reasons.items()]
-        updates.filter(pk__in=reasons).update(
-            status=UpdateStatus.INVALID,
-            rejection_reason=Case(*cases, output_field=TextField()),
-        )
-
-
-def due_models(now: datetime) -> list[int]:
-    """Ids of the models, not paused, that have ready updates or a round whose lease is over."""
-    ready = ModelUpdate.objects.filter(federated_model=OuterRef("pk"), status__in=ModelUpdate.READY)
-    left = AggregationRound.objects.filter(
-        federated_model=OuterRef("pk"), state=State.RUNNING, lease_expires_at__lte=now
+def expired_external_rounds(model_id: int) -> QuerySet[AggregationRound]:
+    """Return the model's external round whose lease has expired, if there is one."""
+    return AggregationRound.objects.filter(
+        federated_model_id=model_id,
+        state=State.RUNNING,
+        external=True,
+        lease_expires_at__lte=Now(),
     )
-    due = FederatedModel.objects.filter(Exists(ready) | Exists(left), allow_aggregation=True)
+
+
+def due_models() -> list[int]:
+    """Return the ids of models, not paused, with ready updates or a round whose lease has expired."""
+    ready = ModelUpdate.objects.filter(federated_model=OuterRef("pk"), status__in=ModelUpdate.READY)
+    expired = AggregationRound.objects.filter(
+        federated_model=OuterRef("pk"), state=State.RUNNING, lease_expires_at__lte=Now()
+    )
+    due = FederatedModel.objects.filter(Exists(ready) | Exists(expired), allow_aggregation=True)
     with translate_database_errors():
         return list(due.order_by("pk").values_list("pk", flat=True))

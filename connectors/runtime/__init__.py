@@ -1,1 +1,1 @@
-"""The Lambda runtime: events in, responses and telemetry out, and the hooks of the environment."""
+"""The function's runtime: events in, responses out, logs and metrics."""

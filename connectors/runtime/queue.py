@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aggregation.errors import TemporarilyUnavailable
 from connectors.errors import translate_aws_errors
+from connectors.limits import RETRY_FACTOR, RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS
 
 #: As many as SQS takes in one request.
 BATCH = 10
@@ -66,6 +67,31 @@ class RoundQueue:
         name = json.loads(policy)["deadLetterTargetArn"].rsplit(":", 1)[1]
         return str(self._client.get_queue_url(QueueName=name)["QueueUrl"])
 
+    def delay(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Set when received messages return: after a backoff that grows with their deliveries.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            Records of an event of SQS.
+
+        Raises
+        ------
+        TemporarilyUnavailable, ServiceRefused
+            The messages return after the visibility timeout of the queue.
+        """
+        for first in range(0, len(messages), BATCH):
+            entries = [
+                {
+                    "Id": str(number),
+                    "ReceiptHandle": message["receiptHandle"],
+                    "VisibilityTimeout": backoff_seconds(message),
+                }
+                for number, message in enumerate(messages[first : first + BATCH])
+            ]
+            with translate_aws_errors("the queue"):
+                self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+
     def request_rounds(self, model_ids: Sequence[int]) -> None:
         """Ask for one round of each of these models.
 
@@ -83,3 +109,10 @@ class RoundQueue:
                 answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
             if answer.get("Failed"):
                 raise TemporarilyUnavailable(f"the queue refused messages: {answer['Failed']}")
+
+
+def backoff_seconds(message: Mapping[str, Any]) -> int:
+    """Return how long a message that failed waits for its next delivery."""
+    deliveries = int(message["attributes"]["ApproximateReceiveCount"])
+    seconds: int = RETRY_FIRST_SECONDS * RETRY_FACTOR ** (deliveries - 1)
+    return min(seconds, RETRY_MAX_SECONDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,22 @@ ASKED_OF_THE_AGGREGATOR: dict[str, dict[str, Any]] = {
 
 #: Commands that are not deployed.
 LOCAL = {"estimate_cost"}
+
+
+def handle_remote_command(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the response of the function that migrates the database and runs commands.
+
+    Raises
+    ------
+    Exception
+        Whatever prevented a migration: the deployment must fail.
+    ValueError, CommandError
+        As by `run_remote_command`.
+    """
+    if "command" in event:
+        return {**run_remote_command(event["command"], event.get("arguments", []))}
+    call_command("migrate", interactive=False, verbosity=0)
+    return {"migrated": True}
 
 
 def run_remote_command(command: Any, arguments: Any) -> dict[str, str]:

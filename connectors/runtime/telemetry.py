@@ -1,24 +1,24 @@
-"""What the function tells of its work: lines in the log, and the metrics that the dashboard and the alarms
-in template.yaml look at."""
+"""What the function logs and counts; the dashboard and the alarms of the template use its metrics."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from aggregation.round import Claim, RoundAnswer, Status
 from connectors.intake.registration import IntakeResult
+from connectors.runtime.responses import to_response
 from connectors.storage.port import Orphan
+from connectors.usecases.observer import Observer
 
-# An invocation that had nothing to count is no mistake.
+# An invocation without metrics is no mistake.
 warnings.filterwarnings("ignore", "No application metrics to publish")
 
-# At the level DEBUG, which the template can set for all that logs, the SDK shows whole requests, with the
+# At the level DEBUG, which the template can set for all loggers, the SDK logs whole requests, with the
 # session's token in their headers.
 for sdk in ("botocore", "urllib3"):
     logging.getLogger(sdk).setLevel(logging.INFO)
@@ -27,106 +27,115 @@ logger = Logger()
 metrics = Metrics()
 
 
-def told(answer: RoundAnswer) -> dict[str, Any]:
-    """An answer as the caller is given it."""
-    shown = {
-        "model_id": answer.model_id,
-        "status": str(answer.status),
-        "round": answer.round,
-        "aggregate_id": answer.aggregate_id,
-        "updates_used": answer.updates_used,
-        "updates_rejected": answer.updates_rejected,
-    }
-    return shown | ({"reason": answer.reason} if answer.reason else {})
+def _count(metric: str, value: int = 1, unit: MetricUnit = MetricUnit.Count) -> None:
+    metrics.add_metric(metric, unit, value)
 
 
-def log_ignored(key: str, reason: Exception) -> None:
-    """An upload belongs to no model and client that are known."""
-    logger.warning("upload ignored", key=ascii(key), reason=str(reason))
-    metrics.add_metric("UploadsIgnored", MetricUnit.Count, 1)
+class Telemetry(Observer):
+    """Logs and counts what happens in an invocation."""
+
+    # Intake
+
+    def upload_ignored(self, key: str, reason: Exception) -> None:
+        """An upload belongs to no known model and client."""
+        logger.warning("upload ignored", key=ascii(key), reason=str(reason))
+        _count("UploadsIgnored")
+
+    def update_registered(self, result: IntakeResult) -> None:
+        """An update was registered, or rejected with a reason."""
+        _log_intake(result, "update")
+        if result.reason:
+            _count("UpdatesRejected")
+
+    def score_registered(self, result: IntakeResult) -> None:
+        """A score was registered, or rejected with a reason."""
+        _log_intake(result, "score")
+        _count("ScoresRejected" if result.reason else "ScoresRegistered")
+
+    def storage_test_received(self) -> None:
+        """S3 has tested its notifications."""
+        logger.info("S3 test event ignored")
+
+    # Messages
+
+    def message_refused(self, message_id: str, reason: Exception) -> None:
+        """A message can never be processed, so that it is not retried."""
+        logger.error("message refused", message_id=message_id, reason=str(reason))
+        _count("MessagesRefused")
+
+    def message_failed(self, message_id: str) -> None:
+        """A message failed and will be delivered again; called while the error is handled."""
+        logger.exception("message failed", message_id=message_id)
+
+    # Rounds
+
+    def round_claimed(self, claim: Claim) -> None:
+        """Add the round and the attempt to every following line."""
+        logger.append_keys(model=claim.model_id, round=claim.number, attempt=claim.attempt)
+        logger.info("round claimed", updates=len(claim.updates))
+
+    def round_ended(self, answer: RoundAnswer) -> None:
+        log = logger.error if answer.status is Status.FAILED else logger.info
+        log(f"round {answer.status}", extra=to_response(answer))
+        logger.remove_keys(["model", "round", "attempt"])
+        if answer.status is Status.PUBLISHED:
+            _count("UpdatesUsed", answer.updates_used)
+            _count("BytesRead", answer.bytes_read, MetricUnit.Bytes)
+        if answer.status in _METRICS:
+            _count(_METRICS[answer.status])
+        if answer.updates_rejected:
+            _count("UpdatesRejected", answer.updates_rejected)
+
+    def round_interrupted(self, model_id: int, error: Exception) -> None:
+        logger.warning("round interrupted, to be resumed", exc_info=error, model=model_id)
+        logger.remove_keys(["model", "round", "attempt"])
+        _count("RoundsInterrupted")
+
+    def round_failed(self, model_id: int, error: Exception) -> None:
+        logger.error("round failed", exc_info=error, model=model_id)
+        logger.remove_keys(["model", "round", "attempt"])
+        _count("RoundsFailed")
+
+    def request_failed(self, model_id: int, error: Exception) -> None:
+        logger.warning("request failed", model=model_id, reason=str(error))
+
+    def rounds_postponed(self, model_ids: Sequence[int]) -> None:
+        logger.warning("out of time, rounds postponed", models=list(model_ids))
+
+    def model_paused(self, model_id: int, reason: str) -> None:
+        logger.error("model paused", model=model_id, reason=reason)
+        _count("ModelsPaused")
+
+    # Afterwards
+
+    def swept(self, due: Sequence[int]) -> None:
+        """A sweep found the rounds that were due."""
+        logger.info("swept", due=list(due))
+
+    def orphan_removed(self, orphan: Orphan) -> None:
+        logger.warning("orphan removed", key=orphan.key, kind=orphan.kind)
+        _count("OrphansRemoved")
+
+    def events_sent(self, count: int) -> None:
+        _count("EventsSent", count)
+
+    def step_delayed(self, step: str, error: Exception) -> None:
+        logger.error(f"{step} failed, to be repeated later", exc_info=error)
+        if step == "sending events":
+            _count("EventsFailed")
 
 
-def log_update(result: IntakeResult) -> None:
-    """What became of an upload at the door."""
-    if _log_result(result, "update"):
-        metrics.add_metric("UpdatesRejected", MetricUnit.Count, 1)
+_METRICS = {
+    Status.PUBLISHED: "RoundsPublished",
+    Status.FAILED: "RoundsFailed",
+    Status.REJECTED: "RoundsRejected",
+    Status.PAUSED: "ModelsPaused",
+}
 
 
-def log_score(result: IntakeResult) -> None:
-    """What became of a score at the door."""
-    rejected = _log_result(result, "score")
-    metrics.add_metric("ScoresRejected" if rejected else "ScoresRegistered", MetricUnit.Count, 1)
-
-
-def _log_result(result: IntakeResult, what: str) -> bool:
-    """Whether it was rejected."""
+def _log_intake(result: IntakeResult, what: str) -> None:
     about = {"model": result.model_id, "client": result.client}
     if result.reason:
-        logger.warning(f"{what} rejected at the door", extra=about | {"reason": result.reason})
+        logger.warning(f"{what} rejected at intake", extra=about | {"reason": result.reason})
     else:
         logger.info(f"{what} registered", extra=about | {"seen_before": result.seen_before})
-    return bool(result.reason)
-
-
-def log_claim(claim: Claim) -> None:
-    """From now on, every line names the round and the attempt."""
-    logger.append_keys(round=claim.number, attempt=claim.attempt)
-    logger.info("round claimed", updates=len(claim.updates))
-
-
-def log_round(answer: RoundAnswer) -> None:
-    """How a request for a round ended."""
-    tell = logger.error if answer.status is Status.FAILED else logger.info
-    tell(f"round {answer.status}", extra=told(answer))
-    if answer.status is Status.FAILED:
-        metrics.add_metric("RoundsFailed", MetricUnit.Count, 1)
-    if answer.status is Status.PUBLISHED:
-        metrics.add_metric("RoundsPublished", MetricUnit.Count, 1)
-        metrics.add_metric("UpdatesUsed", MetricUnit.Count, answer.updates_used)
-        metrics.add_metric("BytesRead", MetricUnit.Bytes, answer.bytes_read)
-    if answer.status is Status.REJECTED:
-        metrics.add_metric("RoundsRejected", MetricUnit.Count, 1)
-    if answer.status is Status.PAUSED:
-        metrics.add_metric("ModelsPaused", MetricUnit.Count, 1)
-    if answer.updates_rejected:
-        metrics.add_metric("UpdatesRejected", MetricUnit.Count, answer.updates_rejected)
-
-
-def log_interrupted() -> None:
-    """A round met what passes; to be called where the error is handled."""
-    logger.warning("round interrupted: it goes on later", exc_info=True)
-    metrics.add_metric("RoundsInterrupted", MetricUnit.Count, 1)
-
-
-def log_postponed(model_ids: Sequence[int]) -> None:
-    """The time is up before the rounds of these models have begun."""
-    logger.warning("out of time: rounds not begun, they are asked for again", models=model_ids)
-
-
-def log_failed() -> None:
-    """A round met what would meet it again; to be called where the error is handled."""
-    logger.exception("round failed")
-    metrics.add_metric("RoundsFailed", MetricUnit.Count, 1)
-
-
-def log_paused(reason: str) -> None:
-    """A failed round was one too many."""
-    logger.error("model paused", reason=reason)
-    metrics.add_metric("ModelsPaused", MetricUnit.Count, 1)
-
-
-def log_collected(orphan: Orphan) -> None:
-    """Something that a dead round left behind is removed."""
-    logger.warning("leftover collected", extra={"key": orphan.key, "kind": orphan.kind})
-    metrics.add_metric("LeftoversCollected", MetricUnit.Count, 1)
-
-
-def log_sent(count: int) -> None:
-    """Events have gone to the bus."""
-    metrics.add_metric("EventsSent", MetricUnit.Count, count)
-
-
-def log_not_sent() -> None:
-    """Events could not be sent; to be called where the error is handled."""
-    logger.exception("events not sent: they are sent later")
-    metrics.add_metric("EventsFailed", MetricUnit.Count, 1)

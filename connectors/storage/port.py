@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from aggregation.engine.ranges import PART_BYTES
-from aggregation.errors import UpdateRejected
+from aggregation.errors import InvalidWeights, UpdateRejected
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout
 from aggregation.round import ResultSink
@@ -152,10 +152,12 @@ def stored_layout(objects: Objects, key: str, stored: StoredObject | None = None
 
     Raises
     ------
-    ObjectMissing
-    UpdateRejected
-        If the object is not well formed.
+    InvalidWeights
+        If the object is missing or not well formed, which is never the fault of a client.
     """
-    stored = stored or objects.stat(key)
-    source = objects.source(key, size=stored.size, etag=stored.etag)
-    return peek_layout(source, format_of(key), trusted=True)
+    try:
+        stored = stored or objects.stat(key)
+        source = objects.source(key, size=stored.size, etag=stored.etag)
+        return peek_layout(source, format_of(key), trusted=True)
+    except UpdateRejected as error:
+        raise InvalidWeights(f"{key}, weights of our own, cannot be read: {error}") from error

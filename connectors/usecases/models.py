@@ -13,8 +13,8 @@ from aggregation.errors import Conflict
 from aggregation.requirements import Readiness
 from aggregation.sources import ByteSource
 from connectors.storage.port import copy_to_sink
+from connectors.storage.weights import default_objects
 from connectors.usecases.clients import add_clients
-from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from models_app.models import Client, FederatedModel, ModelArtifact, pause_changes
 from models_app.scores import DECIDES_SCORES, rescore
 
@@ -94,7 +94,7 @@ def _check_name_is_new(model: FederatedModel) -> None:
 
 
 def _store_initial(model: FederatedModel, source: ByteSource, format: str) -> ModelArtifact:
-    objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+    objects = default_objects()
     key = f"artifacts/{model.pk}/initial-{uuid.uuid4().hex}.{format}"
     stored = copy_to_sink(source, objects.sink(key, None))
     return ModelArtifact.objects.create(

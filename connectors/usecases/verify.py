@@ -1,4 +1,4 @@
-"""Auditing: an aggregate is recomputed from its updates and compared, byte by byte."""
+"""Auditing: an aggregate is recomputed from its updates and compared byte by byte."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Any
 
 from aggregation.counts import capped_examples
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
-from aggregation.errors import AggregationError, ObjectMissing, UpdateRejected
+from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, UpdateRejected
 from aggregation.formats import Spool
-from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
 from connectors.errors import ServiceRefused
 from connectors.rounds.selectors import UpdateStatus
-from connectors.workflow.model_data import DjangoModelDataConnector
+from connectors.rounds.snapshot import ConfigSnapshot, config_snapshot_of
+from connectors.storage.weights import WeightStore
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
-#: Bytes compared at once where two objects should be the same.
+#: Bytes that are compared at once if two objects must be the same.
 STEP = 8 << 20
 
 
@@ -27,20 +27,18 @@ class AuditMismatch(AggregationError):
 
 
 class NotVerifiable(AggregationError):
-    """What the aggregate was made from is not known, or no longer there; the message says what."""
+    """What the aggregate was made from is unknown or missing; the message says what."""
 
 
 def verify(
-    model_data: DjangoModelDataConnector,
-    aggregate: ModelAggregate,
-    resources: Resources = DEFAULT_RESOURCES,
+    weights: WeightStore, aggregate: ModelAggregate, resources: Resources = DEFAULT_RESOURCES
 ) -> str:
-    """Recompute an aggregate under the terms of its round.
+    """Recompute an aggregate under the settings of its round.
 
     Returns
     -------
     str
-        What was found to be true, in words.
+        What was verified, in words.
 
     Raises
     ------
@@ -50,16 +48,17 @@ def verify(
     made_by = AggregationRound.objects.filter(aggregate=aggregate).first()
     if made_by is None:
         raise NotVerifiable(f"no round is known that made {aggregate}")
-    stored = _source(model_data, str(aggregate.result.name))
-    original = made_by.config_snapshot.get("rolled_back_to")
+    config = config_snapshot_of(made_by)
+    stored = _source(weights, str(aggregate.result.name))
+    original = config.get("rolled_back_to")
     if original:
         earlier = ModelAggregate.objects.get(pk=original)
-        _compare(_source(model_data, str(earlier.result.name)), stored)
+        _compare(_source(weights, str(earlier.result.name)), stored)
         return f"{stored.size} bytes are those of aggregate {original}, as the rollback says"
     if made_by.external:
         raise NotVerifiable(
             f"{aggregate} was computed by a workflow that called the connector step by step: "
-            "what it computed is not known here"
+            "how it was computed is not known here"
         )
     used = list(
         made_by.updates.filter(status=UpdateStatus.COMPLETE, applied_aggregate=aggregate).order_by(
@@ -67,33 +66,43 @@ def verify(
         )
     )
     try:
-        _recompute(model_data, made_by.config_snapshot, used, stored, resources)
+        _recompute(weights, config, used, stored, resources)
     except AuditMismatch as error:
-        raise AuditMismatch(f"{error}{_replaced(model_data, used)}") from error
-    return (
-        f"{stored.size} bytes follow from {len(used)} updates by {made_by.config_snapshot['rule']}"
-    )
+        raise AuditMismatch(f"{error}{_describe_replaced(weights, used)}") from error
+    return f"{stored.size} bytes follow from {len(used)} updates by {config['rule']}"
 
 
-def _source(model_data: DjangoModelDataConnector, key: str) -> ByteSource:
+def _source(weights: WeightStore, key: str) -> ByteSource:
     try:
-        seen = model_data.objects.stat(key)
+        stored = weights.objects.stat(key)
     except UpdateRejected as error:
         raise NotVerifiable(f"{key}: {error}") from error
-    return model_data.objects.source(key, size=seen.size, etag=seen.etag)
+    return weights.objects.source(key, size=stored.size, etag=stored.etag)
 
 
-def _replaced(model_data: DjangoModelDataConnector, used: list[ModelUpdate]) -> str:
-    """Which updates' objects are no longer those that were seen at the door, as a clause."""
-    others = []
+def _describe_replaced(weights: WeightStore, used: list[ModelUpdate]) -> str:
+    """Return a clause that names the updates whose objects are not those that intake saw."""
+    replaced = []
     for update in used:
         try:
-            model_data.objects.stat(
-                str(update.data.name), etag=update.etag, version=update.version_id
-            )
+            version = _readable_version(weights, update)
+            weights.objects.stat(str(update.data.name), etag=update.etag, version=version)
         except UpdateRejected:
-            others.append(update.pk)
-    return f"; the objects of updates {others} are not those seen at the door" if others else ""
+            replaced.append(update.pk)
+    return f"; the objects of updates {replaced} are not those that intake saw" if replaced else ""
+
+
+def _readable_version(weights: WeightStore, update: ModelUpdate) -> str:
+    """Return the version of an update's object that its round read; empty if there is none any more."""
+    if update.version_id:
+        try:
+            weights.objects.stat(str(update.data.name), version=update.version_id)
+        except (
+            ObjectMissing,
+            ServiceRefused,
+        ):  # S3 may refuse to say that a version does not exist.
+            return ""
+    return update.version_id
 
 
 def _compare(expected: ByteSource, stored: ByteSource) -> None:
@@ -106,83 +115,61 @@ def _compare(expected: ByteSource, stored: ByteSource) -> None:
 
 
 def _recompute(
-    model_data: DjangoModelDataConnector,
-    config_snapshot: dict[str, Any],
+    weights: WeightStore,
+    config: ConfigSnapshot,
     used: list[ModelUpdate],
     stored: ByteSource,
     resources: Resources,
 ) -> None:
-    """Do what the round did, but for the storing."""
-    cap = config_snapshot["max_num_examples"]
+    """Repeat the round's combination, and compare its result instead of storing it."""
     with Spool() as spool:
-        parent = _parent(model_data, config_snapshot["parent"], spool)
-        updates = _opened(model_data, used, parent, spool, resources.readers)
+        try:
+            parent = weights.open_own(config["parent"], spool) if config["parent"] else None
+        except InvalidWeights as error:
+            raise NotVerifiable(f"the parent of the aggregate: {error}") from error
         work = Combination(
-            rule=create_rule(config_snapshot["rule"], config_snapshot["rule_args"]),
-            updates=updates,
-            num_examples=[capped_examples(each.num_examples, cap) for each in used],
+            rule=create_rule(config["rule"], config["rule_args"]),
+            updates=_open_updates(weights, used, parent, spool, resources.readers),
+            num_examples=[
+                capped_examples(update.num_examples, config["max_num_examples"]) for update in used
+            ],
             parent=parent,
-            differences=config_snapshot["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
+            differences=config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
         )
         combine(work, ComparingSink(stored), resources=resources)
 
 
-def _parent(model_data: DjangoModelDataConnector, key: str | None, spool: Spool) -> Weights | None:
-    if key is None:
-        return None
-    try:
-        return model_data.open(key, spool=spool, trusted=True)
-    except UpdateRejected as error:
-        raise NotVerifiable(
-            f"what the aggregate succeeds cannot be read: {key}: {error}"
-        ) from error
-
-
-def _opened(
-    model_data: DjangoModelDataConnector,
+def _open_updates(
+    store: WeightStore,
     used: list[ModelUpdate],
     parent: Weights | None,
     spool: Spool,
     readers: int,
 ) -> list[Weights]:
-    """The updates, opened; all of them, or the aggregate cannot be verified.
+    """Open all updates that were used: without one, the aggregate cannot be verified.
 
-    The version that intake saw is read if it is there. Otherwise the key's object is: in a copy of the
-    bucket versions and ETags differ, and if the result has the aggregate's bytes, so had the update.
+    The version that the round read is read again, if the bucket still has it; otherwise whatever is
+    there. ETags are not compared: if the recomputed bytes are the aggregate's, the objects are the same,
+    also in a copy of the bucket, where all ETags and versions differ.
     """
 
     def opener(update: ModelUpdate) -> Opener:
-        key = str(update.data.name)
-
-        def open_version(expected_layout: TensorLayout | None, share: Spool | None) -> Weights:
-            version = update.version_id
-            if version and not _has_version(model_data, key, version):
-                version = ""
-            return model_data.open(
-                key, version=version, expected_layout=expected_layout, spool=share
-            )
-
-        return open_version
+        key, version = str(update.data.name), _readable_version(store, update)
+        return lambda expected_layout, share: store.open(
+            key, version=version, expected_layout=expected_layout, spool=share
+        )
 
     openers = {update.pk: opener(update) for update in used}
     expected_layout = parent.layout if parent else None
     opened, rejected = open_consistent(openers, expected_layout, readers, spool)
     if rejected or not opened:
         why = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
-        raise NotVerifiable(f"its updates are not there any more: {why or 'none is known'}")
+        raise NotVerifiable(f"its updates are not in storage any more: {why or 'none is known'}")
     return list(opened.values())
 
 
-def _has_version(model_data: DjangoModelDataConnector, key: str, version: str) -> bool:
-    try:
-        model_data.objects.stat(key, version=version)
-    except (ObjectMissing, ServiceRefused):  # S3 may refuse to say that a version does not exist.
-        return False
-    return True
-
-
 class ComparingSink:
-    """Takes the parts of a result, which come in order, and holds them against what is stored.
+    """Compares the parts of a result, which come in order, with a stored object.
 
     Parameters
     ----------
@@ -214,15 +201,15 @@ class ComparingSink:
         self._position = stop
 
     def state(self) -> dict[str, Any]:
-        """Nothing: a comparison is not gone on with."""
+        """Return nothing: a comparison is not resumed."""
         return {}
 
     def complete(self) -> None:
-        """Nothing may be left that was not computed."""
+        """Refuse a stored object that is longer than the result."""
         if self._position != self._stored.size:
             raise AuditMismatch(
                 f"{self._stored.size} bytes are stored, only {self._position} were computed"
             )
 
     def abort(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is kept."""

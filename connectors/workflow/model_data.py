@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from django.conf import settings as django_settings
 from django.core.files.base import File
-from django.core.files.storage import FileSystemStorage, default_storage
+from django.core.files.storage import default_storage
 from django.core.files.uploadedfile import SimpleUploadedFile
 from numpy.typing import NDArray
 
@@ -20,23 +20,24 @@ from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
-from connectors.storage.filesystem import FileObjects
 from connectors.storage.keys import aggregate_key
-from connectors.storage.port import Objects, stored_layout
+from connectors.storage.weights import WeightStore, objects_in
 from connectors.workflow.base import BaseModelDataConnector, Settings
 from models_app.models import ModelUpdate
 
 
-class DjangoModelDataConnector(BaseModelDataConnector):
-    """Reads and writes through Django's default storage: a bucket by django-storages, or a directory.
+class UnstorableResult(UpdateRejected, ValueError):
+    """The result of a workflow has a value that JSON cannot represent, such as NaN."""
 
-    Weights are read by ranges and written part by part, which Django's file interface does not know:
-    for that the storage's own client is used, with the storage's own configuration.
+
+class DjangoModelDataConnector(BaseModelDataConnector):
+    """Weights in memory, read from and written to Django's default storage: a bucket or a directory.
 
     Attributes
     ----------
     objects : Objects
-        The storage's.
+        Of the storage.
+    weights : WeightStore
 
     Raises
     ------
@@ -46,71 +47,10 @@ class DjangoModelDataConnector(BaseModelDataConnector):
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
-        # Here and not where they are first asked for, which is in a reader's thread: the storage
-        # makes another client in each thread, which takes longer than a small round.
-        self.objects = _objects_of(default_storage)
-
-    def open(
-        self,
-        key: str,
-        *,
-        size: int | None = None,
-        etag: str = "",
-        version: str = "",
-        expected_layout: TensorLayout | None = None,
-        spool: Spool | None,
-        trusted: bool = False,
-    ) -> Weights:
-        """Open a weights object; its extension tells the format.
-
-        Parameters
-        ----------
-        key : str
-        size, etag, version
-            As they were when the object was first seen; size and ETag are asked of storage where they
-            are not known.
-        expected_layout : TensorLayout, optional
-            The model's, for formats that do not tell dtypes.
-        spool : Spool or None
-        trusted : bool
-            Whether the object is no client's (see `open_weights`).
-
-        Raises
-        ------
-        NeedsSpool
-            If it cannot be read where it is, and there is no spool.
-        UpdateRejected
-            If the object is missing, replaced, or not a well-formed weights object.
-        """
-        if size is None or not etag:
-            seen = self.objects.stat(key, etag=etag, version=version)
-            size, etag = seen.size, seen.etag
-        source = self.objects.source(key, size=size, etag=etag, version=version)
-        return open_weights(
-            source, format_of(key), expected_layout=expected_layout, spool=spool, trusted=trusted
-        )
-
-    def layout(self, key: str) -> TensorLayout:
-        """Return the layout of weights of our own."""
-        return stored_layout(self.objects, key)
-
-    def open_update(
-        self,
-        update: ModelUpdate,
-        *,
-        expected_layout: TensorLayout | None = None,
-        spool: Spool | None,
-    ) -> Weights:
-        """Open the object of an update, which must be the one seen at the door."""
-        key = str(update.data.name)
-        return self.open(
-            key,
-            size=update.size,
-            etag=update.etag,
-            version=update.version_id,
-            expected_layout=expected_layout,
-            spool=spool,
-        )
+        # The storage makes another client in each thread, which takes longer than a small round: here
+        # it is the one of the thread that makes the connector, not of each reader.
+        self.objects = objects_in(default_storage)
+        self.weights = WeightStore(self.objects)
 
     def load(
         self, updates: Sequence[ModelUpdate], expected_layout: TensorLayout | None
@@ -147,70 +87,77 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         return loaded, rejected
 
     def _opener(self, update: ModelUpdate) -> Opener:
-        return lambda expected_layout, spool: self.open_update(
+        return lambda expected_layout, spool: self.weights.open_update(
             update, expected_layout=expected_layout, spool=spool
         )
 
     def store_result(
-        self, file: File[Any], model_location: str | None, model_id: int, number: int
+        self,
+        file: File[Any],
+        parent_key: str | None,
+        update: ModelUpdate | None,
+        model_id: int,
+        number: int,
     ) -> str:
         """Store a result that a workflow computed, in the format and dtype of its model.
 
-        For results that fit in memory, as the workflow that made them had them.
+        The result must fit in memory, as it did in the workflow's.
 
         Parameters
         ----------
         file : File
-            Its name tells the format.
-        model_location : str, optional
-            An object that is laid out as the model is.
+            The extension of its name names the format.
+        parent_key : str, optional
+            Key of the weights that the result succeeds.
+        update : ModelUpdate, optional
+            One of the round's, whose layout the result must have if there is no parent.
         model_id, number : int
             Of the round.
 
         Returns
         -------
         str
-            Where it is.
+            The key of the stored object.
 
         Raises
         ------
         UpdateRejected
             If the result is not laid out as the model is, or is not finite.
+        InvalidWeights
+            If the parent cannot be read.
         """
         with Spool() as spool:
             model = None
-            if model_location:
-                model = self.open(model_location, spool=spool, trusted=True)
-            file.seek(0)
-            source = BytesSource(file.read())
-            extension = format_of(str(file.name))
-            try:
-                weights = open_weights(
-                    source,
-                    extension,
-                    expected_layout=_result_layout(model, extension),
-                    spool=spool,
-                    trusted=True,
-                )
-            except UpdateRejected as error:
-                raise UpdateRejected(f"the result does not fit the model: {error}") from error
-            arrays = _checked(weights, model)
-        kind = model or weights
-        key = aggregate_key(model_id, number, kind.format)
+            if parent_key:
+                model = self.weights.open_own(parent_key, spool)
+            elif update:
+                model = self.weights.open_update(update, spool=spool)
+            arrays, extension = _read_result(file, model, spool)
+        kind = model.format if model else extension
+        key = aggregate_key(model_id, number, kind)
         sink = self.objects.sink(key, None)
-        sink.write_part(1, encoded(arrays, kind.format), last=True)
+        sink.write_part(1, encoded(arrays, kind), last=True)
         sink.complete()
         return key
 
     def prep_model_data_for_storage(
         self, data: Sequence[Any] | Mapping[str, Any]
     ) -> SimpleUploadedFile:
-        """A result as an uploaded file: a mapping as safetensors, a list of layers as JSON."""
+        """Return a result as an uploaded file: a mapping as safetensors, a list of layers as JSON.
+
+        Raises
+        ------
+        UnstorableResult
+            If a layer is not numeric or not finite.
+        """
         if isinstance(data, Mapping):
             arrays = {str(name): np.asarray(array) for name, array in data.items()}
             return SimpleUploadedFile("aggregate.safetensors", encoded(arrays, "safetensors"))
-        layers = [np.asarray(layer).tolist() for layer in data]
-        text = json.dumps(layers, allow_nan=False)
+        try:
+            layers = [np.asarray(layer).tolist() for layer in data]
+            text = json.dumps(layers, allow_nan=False)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnstorableResult(f"the result cannot be stored: {error}") from error
         return SimpleUploadedFile("aggregate.json", text.encode(), "application/json")
 
 
@@ -220,43 +167,42 @@ def _layers(weights: Weights, order: TensorLayout | None) -> list[NDArray[Any]]:
     return [arrays[tensor.name] for tensor in (order or weights.layout).tensors]
 
 
-def _checked(weights: Weights, model: Weights | None) -> dict[str, NDArray[Any]]:
-    """The tensors of a result, in the model's order and by its names, if they are finite."""
-    arrays = read_tensors(weights)
+def _read_result(
+    file: File[Any], model: Weights | None, spool: Spool
+) -> tuple[dict[str, NDArray[Any]], str]:
+    """Return the tensors of a result, in the model's order and by its names, and its format."""
+    extension = format_of(str(file.name))
+    file.seek(0)
+    try:
+        weights = open_weights(
+            BytesSource(file.read()),
+            extension,
+            expected_layout=_result_layout(model, extension),
+            spool=spool,
+            trusted=True,
+        )
+        arrays = read_tensors(weights)
+    except (UpdateRejected, ValueError, OverflowError) as error:
+        raise UpdateRejected(f"the result does not fit the model: {error}") from error
     for name, array in arrays.items():
         if not np.isfinite(array.astype(np.float64)).all():
             raise UpdateRejected(f"the result is not finite in tensor {quoted(name)}")
     if model is None:
-        return arrays
+        return arrays, extension
     names = [tensor.name for tensor in model.layout.tensors]
     if weights.layout.is_numbered:
-        return dict(zip(names, arrays.values(), strict=True))
-    return {name: arrays[name] for name in names}
+        return dict(zip(names, arrays.values(), strict=True)), extension
+    return {name: arrays[name] for name in names}, extension
 
 
-def _result_layout(model: Weights | None, format: str) -> TensorLayout | None:
+def _result_layout(model: Weights | None, extension: str) -> TensorLayout | None:
     """Return how the result of a workflow must be laid out.
 
     A list of layers is in the model's order, since `load` gave the workflow the updates in that order.
     """
     if model is None:
         return None
-    return TensorLayout.of_layers(model.layout.tensors) if format == "json" else model.layout
-
-
-def _objects_of(storage: Any) -> Objects:
-    if isinstance(storage, FileSystemStorage):
-        return FileObjects(storage.location)
-    if not hasattr(storage, "bucket"):
-        raise TypeError(
-            "DjangoModelDataConnector reads S3Storage and FileSystemStorage, not "
-            f"{storage.__class__.__name__}"
-        )
-    from connectors.storage.s3 import S3Objects
-
-    return S3Objects(
-        storage.connection.meta.client, storage.bucket_name, storage.get_object_parameters("")
-    )
+    return TensorLayout.of_layers(model.layout.tensors) if extension == "json" else model.layout
 
 
 def encoded(

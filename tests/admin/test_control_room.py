@@ -13,8 +13,7 @@ from django.core.management import load_command_class
 from django.utils import timezone
 
 from aggregation.round import run_round
-from connectors import DjangoAggConnector
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from connectors import application
 from models_app.control_room import control_room
 from models_app.control_room.charts import BYTES, TIMES, amount
 from models_app.control_room.norms import quartiles_by_round
@@ -39,7 +38,7 @@ def trained(rounds: int = 2, **fields: Any) -> FederatedModel:
     for number in range(rounds):
         for client in (1, 2):
             ready_update(model, client, filled(number + client / 2), num_examples=client)
-        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        run_round(application.round_connector(), model.pk)
     status = ModelUpdate.Status.INVALID
     reason = "<script>alert(1)</script>"
     ready_update(model, 1, filled(1.0), status=status, rejection_reason=reason)
@@ -91,7 +90,7 @@ def test_updates_rejected_before_a_round_are_drawn() -> None:
         for _ in range(rejections):
             ready_update(model, 1, filled(0.0), **refused)
         ready_update(model, 2, filled(1.0))
-        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        run_round(application.round_connector(), model.pk)
     ready_update(model, 1, filled(0.0), **refused)  # It belongs to the round that is to come.
     chart = next(each for each in control_room(model)["plots"] if "Clients of each" in each)
     assert "rejected before it: 3 updates in 2 rounds, at most 2" in chart

@@ -32,14 +32,13 @@ def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def published() -> Callable[..., ModelAggregate]:
     """Runs a round of a model in which client 1 sends one value everywhere; its aggregate."""
     from aggregation.round import run_round
-    from connectors import DjangoAggConnector
-    from connectors.workflow.aggregator import DEFAULT_SETTINGS
+    from connectors import application
     from tests.factories import filled, ready_update
 
     def run(model: FederatedModel, value: float) -> ModelAggregate:
         latest = model.aggregates.order_by("-number").first()
         ready_update(model, 1, filled(value), base_aggregate=latest)
-        answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        answer = run_round(application.round_connector(), model.pk)
         return model.aggregates.get(pk=answer.aggregate_id)
 
     return run

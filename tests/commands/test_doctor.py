@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError
 
-from connectors import DjangoAggConnector
+from connectors import DjangoAggConnector, application
 from connectors.usecases.health import Status, diagnose
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import (
     ModelAggregate,
 )
@@ -41,7 +40,7 @@ def verdicts(run_command: RunCommand) -> dict[str, str]:
 def test_nothing_is_wrong_with_what_is_well(run_command: RunCommand) -> None:
     """On a whole deployment every check is ok, and the check of storage leaves nothing behind."""
     assert set(verdicts(run_command).values()) == {"ok"}
-    assert keys(DjangoAggConnector(DEFAULT_SETTINGS)) == set()
+    assert keys(application.workflow_connector()) == set()
 
 
 def test_dead_letters_and_paused_models_are_warnings(run_command: RunCommand, cloud: Any) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Callable
 import pytest
 from django.core.management import CommandError
 
-from connectors import DjangoAggConnector
+from connectors import application
 from connectors.storage.keys import pointer_key
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import (
     FederatedModel,
     ModelAggregate,
@@ -88,20 +87,19 @@ def test_no_rollback_while_a_round_runs(
     """A running round will make the next aggregate: rolling back is refused and leaves no object."""
     model = lineage[0].federated_model
     update = ready_update(model, 1, filled(4.0), base_aggregate=lineage[2])
-    connector = DjangoAggConnector(DEFAULT_SETTINGS)
     if external:
-        connector.register_model_updates_for_aggregation([update])
+        application.workflow_connector().register_model_updates_for_aggregation([update])
     else:
-        connector.claim_round(model.pk)
-    before = keys(connector)
-    with pytest.raises(CommandError, match="is running: roll back once it has ended"):
+        application.round_connector().claim_round(model.pk)
+    before = keys()
+    with pytest.raises(CommandError, match="is running: pause the model, and roll back once"):
         run_command("rollback", lineage[0].pk)
-    assert keys(connector) == before
+    assert keys() == before
     assert model.aggregates.count() == 3
 
 
-def keys(connector: DjangoAggConnector) -> set[str]:
-    return {each.key for each in connector.model_data.objects.orphans("aggregates/")}
+def keys() -> set[str]:
+    return {each.key for each in application.objects().orphans("aggregates/")}
 
 
 def test_the_latest_is_not_rolled_back_to(run_command: RunCommand, lineage: Lineage) -> None:

@@ -59,7 +59,7 @@ def test_a_sweep_goes_on_after_a_round_that_fails(run_command: RunCommand) -> No
     put(str(broken.current_artifact.values.name), b"garbage")
     for model in (broken, well):
         ready_update(model, 1, filled(1.0))
-    with pytest.raises(CommandError, match="1 rounds failed or were interrupted"):
+    with pytest.raises(CommandError, match="2 steps failed or were interrupted"):
         run_command("sweep")
     assert (broken.aggregates.count(), well.aggregates.count()) == (0, 1)
 

@@ -59,7 +59,7 @@ def test_what_cannot_be_verified_is_told(run_command: RunCommand, lineage: Linea
     update = lineage[1].updates_applied.get()
     update.data = "updates/gone.safetensors"
     update.save()
-    with pytest.raises(CommandError, match=f"not there any more: update {update.pk}"):
+    with pytest.raises(CommandError, match=f"not in storage any more: update {update.pk}"):
         run_command("verify", lineage[1].pk)
     AggregationRound.objects.filter(aggregate=lineage[2]).update(external=True)
     with pytest.raises(CommandError, match="step by step"):

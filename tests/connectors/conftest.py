@@ -8,19 +8,31 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.connectors.workflow.backends import World
+    from tests.connectors.workflow.backends import DjangoWorld, World
 
 
 @pytest.fixture(params=["twin", "sqlite", "postgres"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """A connector and what it finds: the test runs on the twin, on SQLite and on PostgreSQL."""
-    from tests.conftest import empty_tables, using_database
-    from tests.connectors.workflow.backends import DjangoWorld, TwinWorld
+    """A round connector and what it finds: the test runs on the twin, SQLite and PostgreSQL."""
+    from tests.connectors.workflow.backends import TwinWorld
 
     if request.param == "twin":
         yield TwinWorld()
-        return
-    on_sqlite = request.param == "sqlite"
+    else:
+        yield from _django_world(request, request.param)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def django_world(request: pytest.FixtureRequest) -> Iterator[DjangoWorld]:
+    """Connectors of workflows and of rounds over both databases."""
+    yield from _django_world(request, request.param)
+
+
+def _django_world(request: pytest.FixtureRequest, database: str) -> Iterator[DjangoWorld]:
+    from tests.conftest import empty_tables, using_database
+    from tests.connectors.workflow.backends import DjangoWorld
+
+    on_sqlite = database == "sqlite"
     url = request.getfixturevalue("sqlite_url" if on_sqlite else "migrated_postgres")
     request.getfixturevalue("shared_cloud")
     with using_database(url):

@@ -21,10 +21,8 @@ from django.test import override_settings
 from aggregation.engine import Resources
 from aggregation.round import run_round
 from aggregation.rules import Statistics, create_rule
-from connectors import DjangoAggConnector
+from connectors import application, limits
 from connectors.publication.pointer import write_pointer
-from connectors.runtime import dispatcher
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from costs import duration as durations
 from costs import rounds
 from costs.duration import NoProgress, duration
@@ -114,7 +112,7 @@ def test_the_requests_of_a_round_are_estimated_exactly(rule: str, memory: int) -
     model = ready_model(rule, params, updates)
     with counted(default_storage.connection.meta.client) as asked:
         answer = run_round(
-            DjangoAggConnector(DEFAULT_SETTINGS),
+            application.round_connector(),
             model.pk,
             resources=Resources(memory_bytes=memory),
         )
@@ -134,7 +132,7 @@ def test_the_requests_of_a_resumed_round_are_estimated() -> None:
     with counted(default_storage.connection.meta.client) as asked:
         for stop in (True, False):
             run_round(
-                DjangoAggConnector(DEFAULT_SETTINGS),
+                application.round_connector(),
                 model.pk,
                 resources=Resources(memory_bytes=memory),
                 out_of_time=lambda stop=stop: stop,
@@ -150,7 +148,7 @@ def test_the_requests_from_upload_to_pointer_are_estimated(cloud: Any) -> None:
     requests of intake, of the round and for `latest.json`."""
     params, updates = 3_300_000, 3
     model = make_model(updates, initial=values(params, 0), requirement="all_clients")
-    write_pointer(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
+    write_pointer(application.objects(), model.pk)
     s3 = cloud.client("s3")
     with counted(s3) as sent:
         records = [send(model, client, values(params, client), s3) for client in (1, 2, 3)]
@@ -209,7 +207,7 @@ def test_the_engine_has_the_memory_that_settings_give_it(
 def test_the_usable_time_is_that_of_the_dispatcher() -> None:
     """An invocation stops as long before its timeout as the dispatcher makes it stop."""
     for name in ("STOP_BEFORE_END_SECONDS", "STOP_BEFORE_END_SHARE"):
-        assert getattr(durations, name) == getattr(dispatcher, name)
+        assert getattr(durations, name) == getattr(limits, name)
 
 
 def test_a_longer_round_takes_more_invocations() -> None:

@@ -20,10 +20,9 @@ from django.core.management import CommandError
 from django.utils.timezone import now
 
 import connectors.storage.port
-from connectors import DjangoAggConnector
+from connectors import application
 from connectors.runtime.remote_commands import ASKED_OF_THE_AGGREGATOR, remote_commands
 from connectors.storage.keys import pointer_key
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from local.cloud import Cloud
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 from tests.deploy.aws_calls import OPERATOR, recorder
@@ -217,7 +216,7 @@ def test_initial_weights_that_are_none_are_refused(
 
 def keys(prefix: str) -> set[str]:
     """What is below a prefix, unfinished uploads among it."""
-    objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+    objects = application.objects()
     return {each.key for each in objects.orphans(prefix)}
 
 
@@ -275,8 +274,8 @@ def test_a_rollback_in_vain_removes_its_copy() -> None:
     first, second = round_of(model, 1.0), round_of(model, 2.0)
     before = keys("aggregates/")
     ready_update(model, 1, filled(3.0), base_aggregate=second)
-    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
-    with pytest.raises(CommandError, match="is running: roll back once it has ended"):
+    application.round_connector().claim_round(model.pk)
+    with pytest.raises(CommandError, match="is running: pause the model, and roll back once"):
         typed("rollback", first.pk)
     assert keys("aggregates/") == before
 

@@ -23,7 +23,7 @@ def _set(dotted: str, value: float) -> None:
 
 for _dotted, _value in {
     "aggregation.engine.ranges.PART_BYTES": PART_BYTES,
-    "connectors.rounds.ledger.CHECKPOINT_EVERY": 0,
+    "connectors.rounds.ledger.CHECKPOINT_SECONDS": 0,
     **json.loads(os.environ.get(CONSTANTS, "{}")),
 }.items():
     _set(_dotted, _value)

@@ -18,8 +18,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from aggregation.round import run_round
-from connectors import DjangoAggConnector
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from connectors import application
 from models_app.models import Client, FederatedModel, ModelUpdate
 from tests.factories import client_id, filled, make_model, ready_update, upload
 from tests.faults.federation import tensors
@@ -62,7 +61,7 @@ def model_with(updates: int, folder: Path) -> FederatedModel:
 def statements_of_a_round(model: FederatedModel) -> list[str]:
     """What each statement does, and to which table."""
     with CaptureQueriesContext(connection) as captured:
-        answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        answer = run_round(application.round_connector(), model.pk)
     assert answer.updates_rejected == answer.updates_used // 9
     assert answer.updates_used
     return [query["sql"][:50] for query in captured.captured_queries]
@@ -106,7 +105,7 @@ def test_the_requests_of_a_round_are_what_its_chunks_need(
         invoke({"Records": [upload(model, client, tensors(client))]})
     FederatedModel.objects.update(allow_aggregation=True)
     with counted_requests() as counts:
-        assert run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk).updates_used == updates
+        assert run_round(application.round_connector(), model.pk).updates_used == updates
     assert counts == {
         "HeadObject": 1,
         "GetObject": updates * (1 + parts) + 2,
@@ -122,7 +121,7 @@ def test_a_result_of_one_part_is_stored_in_one_request() -> None:
     model = make_model(1, initial=filled(0.0))
     ready_update(model, 1, filled(1.0))
     with counted_requests() as counts:
-        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        run_round(application.round_connector(), model.pk)
     assert {
         name: count for name, count in counts.items() if name not in ("GetObject", "HeadObject")
     } == {"PutObject": 1}
@@ -140,7 +139,7 @@ def busy() -> Any:
     """A request while a round is running."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
-    DjangoAggConnector(DEFAULT_SETTINGS).claim_round(model.pk)
+    application.round_connector().claim_round(model.pk)
     return scheduled(model)
 
 

@@ -10,13 +10,12 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from aggregation.formats import FORMATS
-from connectors import DjangoAggConnector
+from connectors import application
 from connectors.management.arguments import add_aggregate_argument, add_out_arguments
 from connectors.management.files import check_output, whole_file
 from connectors.management.lookup import find_aggregate
 from connectors.management.reports import ReportCommand
 from connectors.usecases.download import save_object, sign_link
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 
 class Command(ReportCommand):
@@ -46,7 +45,7 @@ class Command(ReportCommand):
         if out is not None:
             check_output(out, force=force)
         key = str(find_aggregate(aggregate).result.name)
-        objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+        objects = application.objects()
         row: dict[str, Any] = {"aggregate": aggregate, "key": key}
         if out is None:
             size, link = sign_link(objects, key)

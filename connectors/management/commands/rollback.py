@@ -5,12 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from connectors import DjangoAggConnector
+from connectors import application
 from connectors.management.arguments import add_aggregate_argument
 from connectors.management.lookup import find_aggregate
 from connectors.management.reports import ReportCommand
-from connectors.usecases.publish import roll_back
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from connectors.usecases.rollback import roll_back
 
 
 class Command(ReportCommand):
@@ -27,7 +26,7 @@ class Command(ReportCommand):
 
     def run(self, *args: Any, aggregate: int, as_json: bool, **options: Any) -> None:
         earlier = find_aggregate(aggregate, "federated_model")
-        new = roll_back(DjangoAggConnector(DEFAULT_SETTINGS), earlier)
+        new = roll_back(application.objects(), earlier)
         self.print_result(
             {"aggregate": new.pk, "number": new.number, "rolled_back_to": aggregate},
             f"aggregate {new.pk}, number {new.number}, has the bytes of aggregate {aggregate}",

@@ -14,14 +14,13 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from aggregation.errors import TemporarilyUnavailable
-from aggregation.round import Claim, Status, run_round
-from connectors import DjangoAggConnector
-from connectors.limits import round_resources
+from aggregation.round import Claim, Status
+from connectors import application
 from connectors.management.arguments import add_model_argument
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import cell, to_json
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from connectors.usecases.observer import Observer
 
 #: Progress is printed this often.
 PROGRESS_SECONDS = 1.0
@@ -43,13 +42,9 @@ class Command(ReportCommand):
         model_id = find_model(model).pk
         try:
             with _stop_on_interrupt() as stop:
-                answer = run_round(
-                    DjangoAggConnector(DEFAULT_SETTINGS),
-                    model_id,
-                    resources=round_resources(),
-                    out_of_time=_Progress(self, stop).is_stopped,
-                    on_claim=self._print_claim,
-                )
+                report = Report(self, stop)
+                runner = application.round_runner(report, out_of_time=report.is_stopped)
+                answer = runner.run_one(model_id)
         except TemporarilyUnavailable as error:
             raise CommandError(f"{error}; the next request for a round resumes it") from error
         except Exception as error:
@@ -59,8 +54,6 @@ class Command(ReportCommand):
             ) from error
         if answer.status is Status.FAILED:
             raise CommandError(f"the round failed: {answer.reason}; its updates are ready again")
-        if answer.status is Status.PUBLISHED:
-            self.write_pointer(model_id)
         if as_json:
             self.stdout.write(to_json(asdict(answer)))
             return
@@ -71,20 +64,23 @@ class Command(ReportCommand):
             + f" ({answer.updates_used} updates used, {answer.updates_rejected} rejected)"
         )
 
-    def _print_claim(self, claim: Claim) -> None:
-        self.stderr.write(
-            f"round {claim.number}, attempt {claim.attempt}: {len(claim.updates)} updates claimed"
-        )
 
-
-class _Progress:
-    """Prints the progress of a round; the round asks it after every chunk whether to stop."""
+class Report(Observer):
+    """Prints the progress of a round; is asked after every chunk whether to stop."""
 
     def __init__(self, command: Command, stop: threading.Event) -> None:
         self._command = command
         self._stop = stop
         self._chunks = 0
         self._next = time.monotonic() + PROGRESS_SECONDS
+
+    def round_claimed(self, claim: Claim) -> None:
+        self._command.stderr.write(
+            f"round {claim.number}, attempt {claim.attempt}: {len(claim.updates)} updates claimed"
+        )
+
+    def step_delayed(self, step: str, error: Exception) -> None:
+        self._command.stderr.write(f"{step} failed, the next sweep repeats it: {error}")
 
     def is_stopped(self) -> bool:
         """Count a chunk, and return whether Ctrl-C was pressed."""

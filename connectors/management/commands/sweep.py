@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.utils import timezone
 
-from aggregation.round import Status, run_round
-from connectors import DjangoAggConnector
-from connectors.limits import round_resources
+from aggregation.round import RoundAnswer, Status
+from connectors import application
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import to_json
-from connectors.publication.pointer import stale_pointers, write_pointer
-from connectors.rounds.selectors import due_models
-from connectors.storage.garbage import MIN_AGE, collect_garbage
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from connectors.storage.garbage import MIN_AGE
+from connectors.storage.port import Orphan
+from connectors.usecases.observer import Observer
+from connectors.usecases.sweep import sweep
 
 #: Nothing in a bucket is older.
 MAX_MINUTES = 100 * 366 * 24 * 60
@@ -47,60 +44,69 @@ class Command(ReportCommand):
     def run(
         self, *args: Any, dry_run: bool, older_than: float, as_json: bool, **options: Any
     ) -> None:
-        connector = DjangoAggConnector(DEFAULT_SETTINGS)
-        objects = connector.model_data.objects
-        now = timezone.now()
-        self._done: list[dict[str, Any]] = []
-        self._as_json = as_json
-        failed = self._run_rounds(connector, due_models(now), dry_run=dry_run)
-        for model_id in stale_pointers():
-            if not dry_run:
-                write_pointer(objects, model_id)
-            verb = "would be updated" if dry_run else "updated"
-            self._report(f"model {model_id}: latest.json {verb}", model=model_id, pointer=verb)
-        age = timedelta(minutes=older_than)
-        for orphan in collect_garbage(objects, now, older_than=age, dry_run=dry_run):
-            verb = "would remove" if dry_run else "removed"
-            self._report(f"{verb} {orphan.kind} {orphan.key}", removed=orphan.key)
+        report = Report(self, dry_run=dry_run, as_json=as_json)
+        sweep(
+            application.round_runner(report),
+            report,
+            dry_run=dry_run,
+            older_than=timedelta(minutes=older_than),
+        )
         if as_json:
-            self.stdout.write(to_json(self._done))
-        elif not self._done and not failed:
+            self.stdout.write(to_json(report.done))
+        elif not report.done and not report.failed:
             self.stdout.write("nothing is due")
-        if failed:
+        if report.failed:
             raise CommandError(
-                f"{failed} rounds failed or were interrupted: `manage.py rounds MODEL` shows why"
+                f"{report.failed} steps failed or were interrupted: `manage.py rounds MODEL` shows "
+                "the rounds"
             )
 
-    def _report(self, sentence: str, **row: Any) -> None:
-        """Print what was done at once; for JSON, keep it until the end."""
-        self._done.append(row)
+
+class Report(Observer):
+    """Prints what a sweep does, or would do, at once; for JSON, keeps it until the end."""
+
+    def __init__(self, command: Command, *, dry_run: bool, as_json: bool) -> None:
+        self._command = command
+        self._dry_run = dry_run
+        self._as_json = as_json
+        self.done: list[dict[str, Any]] = []
+        self.failed = 0
+
+    def round_due(self, model_id: int) -> None:
+        self._write(f"model {model_id}: a round is due", model=model_id, round="due")
+
+    def round_ended(self, answer: RoundAnswer) -> None:
+        self.failed += answer.status is Status.FAILED
+        reason = f" ({answer.reason})" if answer.reason else ""
+        self._write(
+            f"model {answer.model_id}: {answer.status}{reason}",
+            model=answer.model_id,
+            round=answer.status,
+            reason=answer.reason,
+        )
+
+    def request_failed(self, model_id: int, error: Exception) -> None:
+        self._fail(f"model {model_id}", error)
+
+    def step_delayed(self, step: str, error: Exception) -> None:
+        self._fail(step, error)
+
+    def pointer_written(self, model_id: int) -> None:
+        verb = "would be updated" if self._dry_run else "updated"
+        self._write(f"model {model_id}: latest.json {verb}", model=model_id, pointer=verb)
+
+    def orphan_removed(self, orphan: Orphan) -> None:
+        verb = "would remove" if self._dry_run else "removed"
+        self._write(f"{verb} {orphan.kind} {orphan.key}", removed=orphan.key)
+
+    def _write(self, sentence: str, **row: Any) -> None:
+        self.done.append(row)
         if not self._as_json:
-            self.stdout.write(sentence)
+            self._command.stdout.write(sentence)
 
-    def _run_rounds(
-        self, connector: DjangoAggConnector, due: Iterable[int], *, dry_run: bool
-    ) -> int:
-        """Run the rounds that are due, and return how many failed. A failure does not stop the others."""
-        failed = 0
-        for model_id in due:
-            if dry_run:
-                self._report(f"model {model_id}: a round is due", model=model_id, round="due")
-                continue
-            try:
-                answer = run_round(connector, model_id, resources=round_resources())
-            except Exception as error:
-                failed += 1
-                self.stderr.write(f"model {model_id}: {type(error).__name__}: {error}")
-                continue
-            failed += answer.status is Status.FAILED
-            reason = f" ({answer.reason})" if answer.reason else ""
-            self._report(
-                f"model {model_id}: {answer.status}{reason}",
-                model=model_id,
-                round=answer.status,
-                reason=answer.reason,
-            )
-        return failed
+    def _fail(self, what: str, error: Exception) -> None:
+        self.failed += 1
+        self._command.stderr.write(f"{what}: {type(error).__name__}: {error}")
 
 
 def _minutes(text: str) -> float:

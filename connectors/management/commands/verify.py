@@ -5,13 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from connectors import DjangoAggConnector
-from connectors.limits import round_resources
+from connectors import application
 from connectors.management.arguments import add_aggregate_argument
 from connectors.management.lookup import find_aggregate
 from connectors.management.reports import ReportCommand
 from connectors.usecases.verify import verify
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 
 
 class Command(ReportCommand):
@@ -27,8 +25,8 @@ class Command(ReportCommand):
         add_aggregate_argument(parser)
 
     def run(self, *args: Any, aggregate: int, as_json: bool, **options: Any) -> None:
-        model_data = DjangoAggConnector(DEFAULT_SETTINGS).model_data
-        finding = verify(model_data, find_aggregate(aggregate), round_resources())
+        model_data = application.weights()
+        finding = verify(model_data, find_aggregate(aggregate), application.round_resources())
         self.print_result(
             {"aggregate": aggregate, "verified": True, "finding": finding},
             f"aggregate {aggregate} is verified: {finding}",

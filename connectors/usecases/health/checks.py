@@ -21,6 +21,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from connectors.storage.port import Orphan
+from connectors.storage.weights import default_objects
 from connectors.usecases.health.aws import (
     CREDENTIALS,
     IncompleteCredentials,
@@ -31,7 +32,6 @@ from connectors.usecases.health.aws import (
 )
 from connectors.usecases.health.findings import Finding, failed, ok
 from connectors.usecases.health.models import check_models
-from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 
 
 def diagnose() -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def _check_storage() -> Iterator[Finding]:
     if settings.BUCKET:
         with suppress(ClientError):  # It answers; what is not allowed shows below.
             aws_client("s3").head_bucket(Bucket=settings.BUCKET)
-    objects = DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+    objects = default_objects()
     key = f"aggregates/0/doctor-{uuid.uuid4().hex}.json"
     sink = objects.sink(key, None)
     try:

@@ -258,7 +258,7 @@ def test_a_rule_left_with_too_few_updates_makes_nothing(world: TwinWorld) -> Non
     """What a rule needs is asked again, too, once bad updates have been left out."""
     model, updates = ready_model(world, 4, aggregator="krum", aggregator_args={"f": 1})
     needed = world.connector.claim_round(model.id).rule.min_updates
-    world.clock.pass_lease()
+    world.pass_time()
     for update in updates[needed - 1 :]:
         world.connector.storage.bodies[update.data.name] = b"broken"
     answer = run_round(world.connector, model.id)
@@ -400,7 +400,7 @@ def test_killed_before_any_call_it_ends_as_if_undisturbed(world: TwinWorld) -> N
 
         with pytest.raises(Killed):
             run_round(Watched(world.connector, kill), model.id)
-        world.clock.pass_lease()
+        world.pass_time()
         assert run_round(world.connector, model.id).status is Status.PUBLISHED
         assert end_state(world, model, updates) == undisturbed, f"killed before call {moment}"
 
@@ -456,7 +456,7 @@ def test_one_that_comes_late_changes_nothing_and_says_so(world: TwinWorld) -> No
 
     def sleep() -> bool:
         if not model.aggregates:
-            world.clock.pass_lease()
+            world.pass_time()
             assert run_round(world.process(), model.id).status is Status.PUBLISHED
         return False
 
@@ -472,7 +472,7 @@ def test_one_that_is_late_and_out_of_time_does_not_ask_to_be_continued(world: Tw
     model, _ = ready_model(world)
 
     def sleep() -> bool:
-        world.clock.pass_lease()
+        world.pass_time()
         world.process().claim_round(model.id)
         return True
 
@@ -559,7 +559,7 @@ def test_an_error_after_the_round_was_lost_leaves_it_to_its_holder(world: TwinWo
 
     def fail_late(name: str, count: int) -> None:
         if name == "publish_round" and not holder:
-            world.clock.pass_lease()
+            world.pass_time()
             holder.append(world.process().claim_round(model.id))
             raise ZeroDivisionError
 
@@ -578,7 +578,7 @@ def test_an_error_after_the_round_was_lost_leaves_what_is_stored(world: TwinWorl
         if name == "write_part" and count > 20:
             raise ZeroDivisionError
         if name == "fail_round":
-            world.clock.pass_lease()
+            world.pass_time()
             assert isinstance(world.process().claim_round(model.id), Claim)
 
     late, successor = Watched(world.connector, fail_late), Watched(world.connector)
@@ -587,6 +587,6 @@ def test_an_error_after_the_round_was_lost_leaves_what_is_stored(world: TwinWorl
     written = late.calls.count("save_checkpoint")
     assert written
     assert len(unfinished(world)) == 1
-    world.clock.pass_lease()
+    world.pass_time()
     assert run_round(successor, model.id).status is Status.PUBLISHED
     assert successor.calls.count("write_part") == 9 - written

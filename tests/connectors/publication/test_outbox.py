@@ -14,11 +14,10 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from aggregation.errors import TemporarilyUnavailable
-from connectors import DjangoAggConnector
+from connectors import application
 from connectors.application import event_publisher
 from connectors.publication.event_publisher import EventPublisher
 from connectors.publication.outbox import MAX_EVENTS, pending_events
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from local.cloud import Cloud, queue_arn
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from tests.factories import (
@@ -142,7 +141,7 @@ def test_the_event_of_a_workflows_aggregate_says_so(bus: Bus) -> None:
     """An aggregate that a workflow made step by step is published with `made_by` workflow."""
     model = make_model(1)
     update = ready_update(model, 1, filled(1.0))
-    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    connector = application.workflow_connector()
     connector.register_model_updates_for_aggregation([update])
     (loaded,) = connector.pull_model_updates_data([update])
     results = connector.prep_model_data_for_storage(loaded.data)

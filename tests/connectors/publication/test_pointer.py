@@ -18,12 +18,12 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from aggregation.errors import TemporarilyUnavailable
+from connectors import application
 from connectors.publication.pointer import stale_pointers, write_pointer
 from connectors.storage.filesystem import FileObjects
 from connectors.storage.garbage import collect_garbage
 from connectors.storage.keys import pointer_key
 from connectors.storage.port import Objects, PreconditionFailed
-from connectors.workflow.aggregator import DEFAULT_SETTINGS, DjangoAggConnector
 from models_app.models import FederatedModel
 from tests.factories import (
     client_id,
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 @pytest.fixture
 def objects() -> Objects:
-    return DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects
+    return application.objects()
 
 
 def pointer(model: FederatedModel) -> dict[str, Any]:
@@ -106,15 +106,13 @@ def test_a_command_does_not_fail_because_of_the_pointer(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command that could not write the pointer says so; the next sweep writes it."""
-    from connectors.publication import pointer as latest
-
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     err = StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(latest, "write_pointer", unreachable)
+        patch.setattr("connectors.usecases.after_round.write_pointer", unreachable)
         call_command("run_round", str(model.pk), stdout=StringIO(), stderr=err)
-    assert "was not written; the next sweep writes it: storage is away" in err.getvalue()
+    assert "the next sweep repeats it: storage is away" in err.getvalue()
     assert stale_pointers() == [model.pk]
     call_command("sweep", stdout=StringIO())
     assert pointer(model)["number"] == 1
@@ -201,7 +199,7 @@ def test_a_pointer_of_another_database_is_replaced(fields: Any) -> None:
     """However high its number is, and whatever its fields contain."""
     model = with_aggregate()
     write_foreign_pointer(model, **fields)
-    write_pointer(DjangoAggConnector(DEFAULT_SETTINGS).model_data.objects, model.pk)
+    write_pointer(application.objects(), model.pk)
     aggregate, now = model.aggregates.get(), pointer(model)
     assert (now["number"], now["aggregate_id"]) == (1, aggregate.pk)
     assert now["key"] == aggregate.result.name

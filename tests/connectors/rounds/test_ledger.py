@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.db.models import F
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from aggregation.engine.plan import Combined
 from aggregation.errors import TemporarilyUnavailable
 from aggregation.round import Claim, RoundAnswer, RoundResult, Status
 from aggregation.rules import Selection
-from connectors.rounds.ledger import CHECKPOINT_EVERY, MAX_ATTEMPTS_WITHOUT_PROGRESS, RoundLedger
+from connectors.limits import CHECKPOINT_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
+from connectors.rounds.ledger import RoundLedger
 from connectors.rounds.selectors import due_models
 from models_app.models import AggregationRound, Client, FederatedModel, ModelUpdate
 from tests.conftest import using_database
-from tests.connectors.workflow.backends import Clock
+from tests.connectors.workflow.backends import BEYOND_THE_LEASE, LEASE, pass_time
 from tests.factories import client_id, make_model, statuses
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -30,18 +33,13 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def ledger() -> RoundLedger:
+    return a_ledger()
 
 
-@pytest.fixture
-def ledger(clock: Clock) -> RoundLedger:
-    return a_ledger(clock)
-
-
-def a_ledger(clock: Clock) -> RoundLedger:
+def a_ledger() -> RoundLedger:
     """As another process has it."""
-    return RoundLedger(timedelta(seconds=60), clock, "request-1")
+    return RoundLedger(lambda: LEASE, "request-1")
 
 
 def ready(model: FederatedModel, client: int, **fields: Any) -> ModelUpdate:
@@ -96,17 +94,16 @@ def only_round(model: FederatedModel) -> AggregationRound:
 # What is recorded
 
 
-def test_a_published_round_tells_what_happened(ledger: RoundLedger, clock: Clock) -> None:
+def test_a_published_round_tells_what_happened(ledger: RoundLedger) -> None:
     """Who ran it and when, what came of it, and the norm of each update that was used."""
     model = ready_model(2)
     claim = claimed(ledger, model)
-    started = clock.now
-    clock.now += timedelta(seconds=5)
     good, bad = (update.id for update in claim.updates)
     ledger.publish(claim, result_of(claim, {bad: "nan"}))
     found = only_round(model)
     assert (found.state, found.number, found.attempt) == (State.PUBLISHED, 1, 1)
-    assert (found.started_on, found.finished_on) == (started, clock.now)
+    assert found.finished_on
+    assert found.started_on < found.finished_on < found.started_on + LEASE
     assert (found.updates_used, found.updates_rejected, found.bytes_read) == (1, 1, 7)
     assert (found.request_id, found.aggregate, found.checkpoint) == (
         "request-1",
@@ -138,7 +135,7 @@ def test_a_rejected_round_tells_why(ledger: RoundLedger) -> None:
     assert model.failed_rounds == 0
 
 
-def test_a_claim_holds_the_terms_under_which_it_was_made(ledger: RoundLedger, clock: Clock) -> None:
+def test_a_claim_holds_the_terms_under_which_it_was_made(ledger: RoundLedger) -> None:
     """What an operator changes while a round runs holds from the next round on: whoever takes it over
     computes the same."""
     model = make_model(2, aggregator="trimmed_mean", aggregator_args={"f": 0}, max_num_examples=5)
@@ -153,19 +150,19 @@ def test_a_claim_holds_the_terms_under_which_it_was_made(ledger: RoundLedger, cl
         requirement_args=[3],
         update_kind="differences",
     )
-    clock.pass_lease()
-    taken = claimed(a_ledger(clock), model)
+    pass_time(BEYOND_THE_LEASE)
+    taken = claimed(a_ledger(), model)
     for field in ("rule", "requirement", "updates", "differences", "parent"):
         assert getattr(taken, field) == getattr(claim, field), field
     assert [update.num_examples for update in taken.updates] == [5, 5]
 
 
-def test_the_newest_of_a_client_is_told_by_storage(ledger: RoundLedger, clock: Clock) -> None:
+def test_the_newest_of_a_client_is_told_by_storage(ledger: RoundLedger) -> None:
     """Events may come in any order: the upload that was stored last counts, not the one that was
     registered last."""
-    model = make_model(1)
-    newest = ready(model, 1, uploaded_on=clock.now)
-    older = ready(model, 1, uploaded_on=clock.now - timedelta(seconds=1))
+    model, now = make_model(1), timezone.now()
+    newest = ready(model, 1, uploaded_on=now)
+    older = ready(model, 1, uploaded_on=now - timedelta(seconds=1))
     claim = claimed(ledger, model)
     assert [update.id for update in claim.updates] == [newest.pk]
     older.refresh_from_db()
@@ -198,15 +195,13 @@ def test_a_rule_waits_for_as_many_updates_as_it_needs(ledger: RoundLedger) -> No
     assert answer.reason.startswith("krum needs ")
 
 
-def test_a_quorum_is_met_once_the_oldest_update_has_waited(
-    ledger: RoundLedger, clock: Clock
-) -> None:
+def test_a_quorum_is_met_once_the_oldest_update_has_waited(ledger: RoundLedger) -> None:
     """Time alone makes the round start that a missing client kept from starting."""
     model = make_model(3, requirement="quorum", requirement_args=[2, 10])
     for client in (1, 2):
         ready(model, client)
     assert ledger.claim(model.pk).status is Status.WAITING  # type: ignore[union-attr]
-    clock.now += timedelta(minutes=10, seconds=1)
+    pass_time(timedelta(minutes=10, seconds=1))
     assert len(claimed(ledger, model).updates) == 2
 
 
@@ -252,12 +247,12 @@ def test_a_model_paused_by_hand_keeps_its_reason(ledger: RoundLedger) -> None:
     assert model.pause_reason == "under review"
 
 
-def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger, clock: Clock) -> None:
+def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger) -> None:
     """Five attempts that got no further are enough: the round fails, and counts as failed."""
     model = ready_model()
     for attempt in range(1, MAX_ATTEMPTS_WITHOUT_PROGRESS + 1):
         assert claimed(ledger, model).attempt == attempt
-        clock.pass_lease()
+        pass_time(BEYOND_THE_LEASE)
     answer = ledger.claim(model.pk)
     assert isinstance(answer, RoundAnswer)
     assert (answer.status, answer.round) == (Status.FAILED, 1)
@@ -269,16 +264,14 @@ def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger, clock: Clock
 
 
 @pytest.mark.parametrize("leave", ["save_checkpoint", "release_lease"])
-def test_a_round_that_gets_on_is_not_given_up(
-    ledger: RoundLedger, clock: Clock, leave: str
-) -> None:
+def test_a_round_that_gets_on_is_not_given_up(ledger: RoundLedger, leave: str) -> None:
     """A round may take as many attempts as it likes while each of them stores something."""
     model = ready_model()
     for attempt in range(1, 3 * MAX_ATTEMPTS_WITHOUT_PROGRESS):
         claim = claimed(ledger, model)
         assert claim.attempt == attempt
         getattr(ledger, leave)(claim, checkpoint(attempt))
-        clock.pass_lease()
+        pass_time(BEYOND_THE_LEASE)
 
 
 def test_letting_go_without_progress_is_fruitless(ledger: RoundLedger) -> None:
@@ -290,13 +283,17 @@ def test_letting_go_without_progress_is_fruitless(ledger: RoundLedger) -> None:
     assert isinstance(ledger.claim(model.pk), RoundAnswer)
 
 
-def test_checkpoints_are_not_written_all_the_time(ledger: RoundLedger, clock: Clock) -> None:
+def test_checkpoints_are_not_written_all_the_time(
+    ledger: RoundLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of checkpoints that come quickly the first is kept, and then none for a while; the last one is
-    kept when the round is let go."""
+    kept when the lease is released."""
+    seconds = itertools.count(step=CHECKPOINT_SECONDS / 2)
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("connectors.rounds.ledger.time", clock)
     model = ready_model()
     claim = claimed(ledger, model)
-    for number, passed in ((1, 0), (2, 0.5), (3, 0.5)):
-        clock.now += passed * CHECKPOINT_EVERY
+    for number in (1, 2, 3):
         with CaptureQueriesContext(connection) as statements:
             ledger.save_checkpoint(claim, checkpoint(number))
         assert len(statements) == (0 if number == 2 else 1)
@@ -306,15 +303,13 @@ def test_checkpoints_are_not_written_all_the_time(ledger: RoundLedger, clock: Cl
     assert only_round(model).checkpoint == checkpoint(4)
 
 
-def test_a_rule_that_is_gone_fails_the_round_that_names_it(
-    ledger: RoundLedger, clock: Clock
-) -> None:
+def test_a_rule_that_is_gone_fails_the_round_that_names_it(ledger: RoundLedger) -> None:
     """Whoever takes over a round whose terms are not known any more gives it up, and says why."""
     model = ready_model()
     claimed(ledger, model)
     only = model.rounds.filter(state=State.RUNNING)
     only.update(config_snapshot=only.get().config_snapshot | {"rule": "renamed"})
-    clock.pass_lease()
+    pass_time(BEYOND_THE_LEASE)
     answer = ledger.claim(model.pk)
     assert isinstance(answer, RoundAnswer)
     assert (answer.status, answer.round) == (Status.FAILED, 1)
@@ -324,17 +319,34 @@ def test_a_rule_that_is_gone_fails_the_round_that_names_it(
     assert claimed(ledger, model).attempt == 1
 
 
-def test_a_lease_may_end_at_a_moment(clock: Clock) -> None:
-    """A process that ends at a known moment holds its rounds until then, whenever it began them."""
-    until = clock.now + timedelta(seconds=300)
-    ledger = RoundLedger(until, clock)
-    late = ready_model()
-    clock.now += timedelta(seconds=280)
+def test_a_lease_is_as_long_as_it_is_when_the_round_begins() -> None:
+    """The lease of a process that ends soon is short, by the clock of the database."""
+    left = timedelta(seconds=300)
+    ledger = RoundLedger(lambda: left)
+    early, late = ready_model(), ready_model()
+    claimed(ledger, early)
+    left = timedelta(seconds=20)
     claimed(ledger, late)
-    assert only_round(late).lease_expires_at == until
-    clock.now = until
-    later = a_ledger(clock)
-    assert claimed(later, late).attempt == 2
+    leases = [only_round(m).lease_expires_at - only_round(m).started_on for m in (early, late)]
+    assert leases == [timedelta(seconds=300), timedelta(seconds=20)]
+
+
+@pytest.mark.parametrize("offset", [timedelta(minutes=-10), timedelta(minutes=10)])
+def test_the_clock_of_a_process_does_not_judge_leases(
+    monkeypatch: pytest.MonkeyPatch, offset: timedelta
+) -> None:
+    """A process whose clock is ten minutes off neither takes a live round over, nor leaves a released
+    one waiting: only the database's clock counts."""
+    now = timezone.now
+    busy, released = ready_model(), ready_model()
+    claimed(a_ledger(), busy)
+    claim = claimed(a_ledger(), released)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now() + offset)
+    assert isinstance(a_ledger().claim(busy.pk), RoundAnswer)
+    a_ledger().release_lease(claim, None)
+    monkeypatch.setattr("django.utils.timezone.now", now)
+    assert claimed(a_ledger(), released).attempt == 2
+    assert due_models() == []
 
 
 def test_the_first_checkpoint_of_each_round_is_kept(ledger: RoundLedger) -> None:
@@ -347,19 +359,16 @@ def test_the_first_checkpoint_of_each_round_is_kept(ledger: RoundLedger) -> None
 # What is due
 
 
-def test_due_are_models_with_ready_updates_or_a_dead_round(
-    ledger: RoundLedger, clock: Clock
-) -> None:
+def test_due_are_models_with_ready_updates_or_a_dead_round(ledger: RoundLedger) -> None:
     """A sweep sees to what is ready or was left behind, and to nothing that is paused, busy or done."""
     waiting, dead, busy, paused, done = (ready_model() for _ in range(5))
     claimed(ledger, dead)
-    clock.now += timedelta(seconds=30)
+    pass_time(BEYOND_THE_LEASE)
     claimed(ledger, busy)
     claim = claimed(ledger, done)
     ledger.publish(claim, result_of(claim))
     FederatedModel.objects.filter(pk=paused.pk).update(allow_aggregation=False)
-    clock.now += timedelta(seconds=31)
-    assert due_models(clock.now) == [waiting.pk, dead.pk]
+    assert due_models() == [waiting.pk, dead.pk]
 
 
 # Statements
@@ -418,7 +427,7 @@ def test_a_database_that_is_away_is_temporarily_unavailable(ledger: RoundLedger)
         lambda: ledger.reject(claim, {}, "too few"),
         lambda: ledger.fail(claim, ValueError("no luck")),
         lambda: ledger.release_lease(claim, None),
-        lambda: due_models(Clock().now),
+        due_models,
     ]
     with using_database("postgres://nobody@127.0.0.1:1/nowhere"):
         for act in acts:

@@ -124,7 +124,7 @@ def test_a_dead_round_is_taken_over_with_the_same_updates(world: World) -> None:
     claim = world.connector.claim_round(model.id)
     world.update(model, 1, [9.0])
     world.update(model, 3, [9.0])
-    world.clock.pass_lease()
+    world.pass_time()
     taken = world.process().claim_round(model.id)
     assert ids(taken) == [first.id, second.id]
     assert (taken.round_id, taken.number) == (claim.round_id, claim.number)
@@ -139,11 +139,11 @@ def test_members_who_join_later_do_not_change_a_claim(world: World) -> None:
         world.update(model, client, [1.0])
     world.connector.claim_round(model.id)
     world.join(model, 3)
-    world.clock.pass_lease()
+    world.pass_time()
     taken = world.process().claim_round(model.id)
     assert taken.requirement.unmet(taken.readiness) is None
     assert run_round(world.process(), model.id).status is Status.BUSY
-    world.clock.pass_lease()
+    world.pass_time()
     assert run_round(world.process(), model.id).status is Status.PUBLISHED
 
 
@@ -156,7 +156,7 @@ def test_publishing_settles_every_update_of_the_round(world: World) -> None:
     good, bad = (world.update(model, n, [float(n)]) for n in (1, 2))
     claim = world.connector.claim_round(model.id)
     answer = world.connector.publish_round(claim, result_of(claim, {bad.id: "nan"}))
-    aggregate = world.connector.pull_latest_model_aggregate(model)
+    aggregate = world.latest(model)
     assert (answer.status, answer.round, answer.aggregate_id) == (
         Status.PUBLISHED,
         1,
@@ -231,7 +231,7 @@ def test_a_checkpoint_survives_the_attempt_that_made_it(world: World) -> None:
     model = world.model(1)
     world.update(model, 1, [1.0])
     world.connector.save_checkpoint(world.connector.claim_round(model.id), some_checkpoint())
-    world.clock.pass_lease()
+    world.pass_time()
     assert world.process().claim_round(model.id).checkpoint == some_checkpoint()
 
 
@@ -254,7 +254,7 @@ def taken_over(world: World) -> tuple[Any, Any, Claim, Claim]:
     model = world.model(1)
     update = world.update(model, 1, [1.0])
     late = world.connector.claim_round(model.id)
-    world.clock.pass_lease()
+    world.pass_time()
     return model, update, late, world.process().claim_round(model.id)
 
 
@@ -277,7 +277,7 @@ def test_who_comes_after_the_end_is_refused(world: World, act: str) -> None:
     with pytest.raises(LeaseLost):
         LATE[act](world.connector, late)
     assert world.states(update) == [("COMPLETE", 1)]
-    assert world.connector.pull_latest_model_aggregate(model).number == 1
+    assert world.latest(model).number == 1
 
 
 @pytest.mark.parametrize("act", QUIETLY_LATE)
@@ -308,7 +308,7 @@ def test_an_attempt_publishes_once(world: World) -> None:
     world.connector.publish_round(claim, result_of(claim))
     with pytest.raises(LeaseLost):
         world.connector.publish_round(claim, result_of(claim))
-    assert world.connector.pull_latest_model_aggregate(model).number == 1
+    assert world.latest(model).number == 1
 
 
 # All of it
@@ -325,7 +325,7 @@ def test_a_round_publishes_the_weighted_mean(world: World, initial: Any) -> None
         ]
         answer = run_round(world.connector, model.id)
         assert (answer.status, answer.updates_used) == (Status.PUBLISHED, 2)
-        aggregate = world.connector.pull_latest_model_aggregate(model)
+        aggregate = world.latest(model)
         assert world.states(*updates) == [("COMPLETE", aggregate.number)] * 2
         np.testing.assert_array_equal(world.read(aggregate)["w"], filled(3 * value)["w"])
     assert aggregate.number == 2

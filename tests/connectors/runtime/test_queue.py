@@ -8,11 +8,13 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from aggregation.errors import TemporarilyUnavailable
-from connectors.runtime.queue import RoundQueue
+from connectors.errors import ServiceRefused
+from connectors.runtime.queue import RoundQueue, backoff_seconds
 
 
 def requested(cloud: Any) -> list[int]:
@@ -55,6 +57,26 @@ def test_a_message_that_was_refused_is_not_taken_for_sent(cloud: Any) -> None:
     with pytest.raises(TemporarilyUnavailable, match=r"refused messages: .*InternalError"):
         RoundQueue(sqs, cloud.queue_url).request_rounds([1, 2, 3])
     assert requested(cloud) == [1, 2]
+
+
+@pytest.mark.parametrize(("deliveries", "seconds"), list(enumerate([60, 240, 960, 1800, 1800], 1)))
+def test_the_backoff_grows_with_the_deliveries_of_a_message(deliveries: int, seconds: int) -> None:
+    """A first failure is retried within a minute, an outage of an hour makes no dead letter."""
+    message = {"attributes": {"ApproximateReceiveCount": str(deliveries)}}
+    assert backoff_seconds(message) == seconds
+
+
+def test_access_to_the_queue_that_is_denied_is_not_temporary(cloud: Any) -> None:
+    """A missing permission is an error of the deployment, which no retry repairs."""
+    sqs = cloud.client("sqs")
+
+    def deny(**request: Any) -> Any:
+        error: Any = {"Error": {"Code": "AccessDenied", "Message": "not authorized"}}
+        raise ClientError(error, "SendMessageBatch")
+
+    sqs.send_message_batch = deny
+    with pytest.raises(ServiceRefused, match="AccessDenied"):
+        RoundQueue(sqs, cloud.queue_url).request_rounds([1])
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

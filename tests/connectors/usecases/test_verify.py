@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from django.core.files.storage import default_storage
 
-from connectors import DjangoAggConnector
+from connectors import application
 from connectors.usecases.verify import AuditMismatch, verify
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from models_app.models import FederatedModel, ModelUpdate
 from tests.factories import filled, make_model, upload
 from tests.test_lambda_handler import invoke
@@ -27,7 +26,7 @@ def published_twice_under_one_key() -> FederatedModel:
 def test_an_overwritten_update_is_audited_in_its_own_version() -> None:
     """A client that uses one key every day does not make earlier aggregates unverifiable."""
     model = published_twice_under_one_key()
-    model_data = DjangoAggConnector(DEFAULT_SETTINGS).model_data
+    model_data = application.weights()
     for aggregate in model.aggregates.order_by("number"):
         assert "bytes follow from 1 updates" in verify(model_data, aggregate)
 
@@ -40,7 +39,7 @@ def test_an_expired_version_is_named() -> None:
         Bucket=default_storage.bucket_name, Key=first.data.name, VersionId=first.version_id
     )
     aggregate = model.aggregates.get(number=1)
-    model_data = DjangoAggConnector(DEFAULT_SETTINGS).model_data
+    model_data = application.weights()
     with pytest.raises(AuditMismatch, match=rf"updates \[{first.pk}\] are not"):
         verify(model_data, aggregate)
 
@@ -49,5 +48,5 @@ def test_a_copy_of_the_bucket_can_be_audited() -> None:
     """In a copy no version has its old id; the bytes decide."""
     model = published_twice_under_one_key()
     ModelUpdate.objects.update(version_id="of-another-bucket")
-    model_data = DjangoAggConnector(DEFAULT_SETTINGS).model_data
+    model_data = application.weights()
     assert verify(model_data, model.aggregates.get(number=2))

@@ -1,4 +1,4 @@
-"""The worlds that the contract of a connector is tried in: the Django one, and its in-memory twin."""
+"""The backends of the connector contracts: Django, and the in-memory twin of the round port."""
 
 from __future__ import annotations
 
@@ -6,36 +6,25 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from django.db.models import F
 
-from connectors import DjangoAggConnector
-from models_app.models import Client, FederatedModel, ModelUpdate
+from connectors import DjangoAggConnector, application
+from connectors.rounds.connector import DjangoRoundConnector
+from models_app.models import AggregationRound, Client, FederatedModel, ModelUpdate
 from tests import factories
 from tests.factories import client_id
-from tests.twin import InMemoryAggConnector
+from tests.twin import InMemoryRoundConnector
 
 STATUS = ModelUpdate.Status
 
 #: A lease in the worlds, and longer than one.
-LEASE_SECONDS = 60
-BEYOND_THE_LEASE = timedelta(seconds=LEASE_SECONDS + 1)
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def pass_lease(self) -> None:
-        self.now += BEYOND_THE_LEASE
+LEASE = timedelta(seconds=60)
+BEYOND_THE_LEASE = LEASE + timedelta(seconds=1)
 
 
 def as_npz(tensors: Mapping[str, Any]) -> bytes:
@@ -65,14 +54,16 @@ def decoded(body: bytes, name: str) -> Any:
 class World(ABC):
     """Where models and updates are made, for a connector to find."""
 
-    def __init__(self) -> None:
-        self.clock = Clock()
-        #: The connector of one process; `process` gives that of another.
-        self.connector = self.process()
+    #: The connector of one process; `process` gives that of another.
+    connector: Any
 
     @abstractmethod
     def process(self) -> Any:
-        """A connector as another process has it."""
+        """A round connector as another process has it."""
+
+    @abstractmethod
+    def pass_time(self, time: timedelta = BEYOND_THE_LEASE) -> None:
+        """Let time pass: leases that were granted before end earlier."""
 
     @abstractmethod
     def model(self, clients: int = 3, *, initial: Any = None, **fields: Any) -> Any:
@@ -87,6 +78,10 @@ class World(ABC):
     @abstractmethod
     def join(self, model: Any, client: int) -> None:
         """Make a client a member."""
+
+    @abstractmethod
+    def latest(self, model: Any) -> Any:
+        """The model's latest aggregate, or None."""
 
     @abstractmethod
     def bytes_of(self, aggregate: Any) -> bytes:
@@ -110,13 +105,15 @@ class World(ABC):
 
 
 class TwinWorld(World):
-    def process(self) -> InMemoryAggConnector:
+    def __init__(self) -> None:
+        self.connector = InMemoryRoundConnector(LEASE)
+
+    def process(self) -> InMemoryRoundConnector:
         # Its dictionaries are the database; every process has the same.
-        if not hasattr(self, "connector"):
-            self.connector = InMemoryAggConnector(
-                {"clock": self.clock, "lease_seconds": LEASE_SECONDS}
-            )
         return self.connector
+
+    def pass_time(self, time: timedelta = BEYOND_THE_LEASE) -> None:
+        self.connector.now += time
 
     def model(self, clients: int = 3, *, initial: Any = None, **fields: Any) -> Any:
         members = [str(client_id(n)) for n in range(1, clients + 1)]
@@ -134,6 +131,9 @@ class TwinWorld(World):
     def join(self, model: Any, client: int) -> None:
         model.clients.append(str(client_id(client)))
 
+    def latest(self, model: Any) -> Any:
+        return model.latest
+
     def bytes_of(self, aggregate: Any) -> bytes:
         return self.connector.storage.bodies[aggregate.result.name]
 
@@ -142,11 +142,23 @@ class TwinWorld(World):
 
 
 class DjangoWorld(World):
-    def process(self) -> DjangoAggConnector:
-        settings = {"clock": self.clock, "lease_seconds": LEASE_SECONDS}
+    def __init__(self) -> None:
+        self.connector = self.process()
+        #: The connector of one workflow; `another_workflow` gives that of another.
+        self.workflow = self.another_workflow()
+
+    def process(self) -> DjangoRoundConnector:
+        return application.round_connector(lambda: LEASE)
+
+    def another_workflow(self) -> DjangoAggConnector:
+        """The connector of a workflow in another process."""
+        settings = {"lease_seconds": LEASE.total_seconds()}
         return DjangoAggConnector(
             {"metadata_connector": {"type": "DjangoMetadataConnector", "settings": settings}}
         )
+
+    def pass_time(self, time: timedelta = BEYOND_THE_LEASE) -> None:
+        pass_time(time)
 
     def model(self, clients: int = 3, *, initial: Any = None, **fields: Any) -> FederatedModel:
         return factories.make_model(clients, initial=initial, **fields)
@@ -161,8 +173,17 @@ class DjangoWorld(World):
     def join(self, model: Any, client: int) -> None:
         model.clients.add(Client.objects.get_or_create(pk=client_id(client))[0])
 
+    def latest(self, model: Any) -> Any:
+        return model.aggregates.order_by("-number").first()
+
     def bytes_of(self, aggregate: Any) -> bytes:
         return factories.get(aggregate.result.name)
 
     def now(self, update: Any) -> Any:
         return ModelUpdate.objects.select_related("applied_aggregate").get(pk=update.pk)
+
+
+def pass_time(time: timedelta) -> None:
+    """Move what the database knows into the past, since its clock cannot be set."""
+    AggregationRound.objects.update(lease_expires_at=F("lease_expires_at") - time)
+    ModelUpdate.objects.update(created_on=F("created_on") - time)

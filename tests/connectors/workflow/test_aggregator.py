@@ -10,10 +10,9 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.test.utils import CaptureQueriesContext
 
-from aggregation.errors import AggregationError, LeaseLost, UpdateRejected
-from connectors import DjangoAggConnector
-from connectors.usecases.publish import roll_back
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
+from aggregation.errors import Conflict, InvalidWeights, UpdateRejected
+from connectors import DjangoAggConnector, application
+from connectors.usecases.rollback import roll_back
 from models_app.models import ModelUpdate
 from tests import factories
 from tests.conftest import using_database
@@ -27,7 +26,7 @@ Status = ModelUpdate.Status
 
 @pytest.fixture
 def connector() -> DjangoAggConnector:
-    return DjangoAggConnector(DEFAULT_SETTINGS)
+    return application.workflow_connector()
 
 
 def test_querysets_are_taken_where_lists_are(connector: Any) -> None:
@@ -70,7 +69,7 @@ def test_what_another_round_has_is_left_to_it(connector: Any) -> None:
     """Looking at a bad update that a round of the function holds tells what is wrong, and no more."""
     model = make_model(1)
     update = ready_update(model, 1, b"not safetensors")
-    connector.claim_round(model.pk)
+    application.round_connector().claim_round(model.pk)
     with pytest.raises(UpdateRejected, match=f"update {update.pk}: "):
         connector.pull_model_updates_data([update])
     assert statuses([update]) == ["RUNNING"]
@@ -81,7 +80,7 @@ def test_a_model_that_cannot_be_read_is_not_the_clients_fault(connector: Any) ->
     model = make_model(1, initial=SMALL)
     factories.put(model.current_artifact.values.name, b"broken")
     update = ready_update(model, 1, filled(1.0))
-    with pytest.raises(AggregationError, match="the model, cannot be read") as error:
+    with pytest.raises(InvalidWeights, match="weights of our own, cannot be read") as error:
         connector.pull_model_updates_data([update])
     assert not isinstance(error.value, UpdateRejected)
     assert statuses([update]) == ["PENDING"]
@@ -116,7 +115,7 @@ def test_statements_do_not_grow_with_updates(connector: Any) -> None:
             aggregate = connector.metadata.post_new_model_aggregate(model, None, f"{model}.json")
             connector.register_model_update_used_in_aggregate(updates, aggregate)
             connector.register_model_updates_use_in_aggregation_complete(updates, True)
-            with pytest.raises(ValueError, match="part of an aggregate"):
+            with pytest.raises(Conflict, match="part of an aggregate"):
                 connector.register_model_updates_use_in_aggregation_failed(updates)
         counts.append(len(queries))
     assert counts[0] == counts[1]
@@ -128,7 +127,7 @@ def test_a_failed_workflow_leaves_no_round_open(connector: Any) -> None:
     updates = [ready_update(model, n, b"[1]", suffix="json") for n in (1, 2)]
     connector.register_model_updates_for_aggregation(updates)
     connector.register_model_updates_use_in_aggregation_failed(updates[:1])
-    with pytest.raises(LeaseLost):
+    with pytest.raises(Conflict):
         connector.register_model_updates_for_aggregation(updates[:1])
     connector.register_model_updates_use_in_aggregation_failed(updates[1:])
     connector.register_model_updates_for_aggregation(updates)
@@ -151,5 +150,5 @@ def test_a_workflow_that_failed_does_not_keep_a_model_from_its_way_back(connecto
     update = ready_update(model, 1, b"[[3.0]]", suffix="json")
     connector.register_model_updates_for_aggregation([update])
     connector.register_model_updates_use_in_aggregation_failed([update])
-    assert roll_back(connector, first).number == 3
+    assert roll_back(application.objects(), first).number == 3
     assert statuses([update]) == ["FAILED"]

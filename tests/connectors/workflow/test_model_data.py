@@ -17,15 +17,12 @@ import safetensors.numpy
 from django.core.files.storage import default_storage
 from django.test import override_settings
 
-from aggregation.errors import ObjectMissing, UpdateRejected
-from aggregation.formats import Spool
+from aggregation.errors import UpdateRejected
 from aggregation.formats.limits import TRUSTED, Limits
 from aggregation.round import Status, run_round
-from aggregation.weights import read_tensors
-from connectors import DjangoAggConnector, DjangoModelDataConnector
-from connectors.storage.keys import aggregate_key
+from connectors import DjangoModelDataConnector, application
+from connectors.storage.port import stored_layout
 from connectors.usecases.verify import verify
-from connectors.workflow.aggregator import DEFAULT_SETTINGS
 from connectors.workflow.model_data import encoded
 from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
@@ -59,7 +56,7 @@ def test_rounds_run_on_a_directory(directory: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(safetensors.numpy.save(filled(float(number * client))))
             ModelUpdate.objects.create(federated_model=model, client_id=client_id(client), data=key)
-        answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        answer = run_round(application.round_connector(), model.pk)
         assert answer.status is Status.PUBLISHED
         aggregate = model.aggregates.get(number=number)
         stored = safetensors.numpy.load_file(directory / aggregate.result.name)
@@ -72,7 +69,7 @@ def test_rounds_run_on_a_directory(directory: Path) -> None:
 def test_a_workflow_runs_on_a_directory(directory: Path) -> None:
     """Posting writes a file as it writes an object."""
     model = make_model(1)
-    aggregate = DjangoAggConnector(DEFAULT_SETTINGS).post_new_model_aggregate(model, None, [[1.0]])
+    aggregate = application.workflow_connector().post_new_model_aggregate(model, None, [[1.0]])
     assert json.loads((directory / aggregate.result.name).read_text()) == [[1.0]]
 
 
@@ -95,7 +92,7 @@ def test_results_are_stored_as_the_storage_is_configured() -> None:
     ):
         model = make_model(1)
         ready_update(model, 1, filled(1.0))
-        run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+        run_round(application.round_connector(), model.pk)
         client = default_storage.connection.meta.client
         head = client.head_object(Bucket="federation", Key=model.aggregates.get().result.name)
     assert (head["ServerSideEncryption"], head["CacheControl"]) == ("AES256", "max-age=5")
@@ -119,7 +116,7 @@ class TestUnpacking:
         model = make_model(10)
         updates = [self.update(model, n, compressed=n in (3, 7)) for n in range(1, 11)]
         with override_settings(SPOOL_BYTES=self.ROOM):
-            answer = run_round(DjangoAggConnector(DEFAULT_SETTINGS), model.pk)
+            answer = run_round(application.round_connector(), model.pk)
         assert (answer.status, answer.updates_used) == (Status.PUBLISHED, 9)
         updates[6].refresh_from_db()
         assert "store it uncompressed" in updates[6].rejection_reason
@@ -147,7 +144,7 @@ def test_an_aggregate_may_be_longer_than_any_update(monkeypatch: pytest.MonkeyPa
         lambda layout, trusted: TRUSTED if trusted else Limits(json_bytes=1000),
     )
     model = make_model(3)
-    connector = DjangoAggConnector(DEFAULT_SETTINGS)
+    connector = application.round_connector()
     for number in (1, 2):
         for client, value in enumerate((0.1, 0.2, 0.4), 1):
             ready_update(model, client, json.dumps([[value] * 100]).encode(), suffix="json")
@@ -155,47 +152,12 @@ def test_an_aggregate_may_be_longer_than_any_update(monkeypatch: pytest.MonkeyPa
         assert (answer.status, answer.updates_used) == (Status.PUBLISHED, 3)
         aggregate = model.aggregates.get(number=number)
         assert aggregate.result.size > 1000
-        assert verify(connector.model_data, aggregate)
+        assert verify(application.weights(), aggregate)
     key = aggregate.result.name
-    assert connector.model_data.layout(key).tensors[0].shape == (100,)
-    file = connector.prep_model_data_for_storage([np.full(100, 0.1 + 0.2)])
-    assert connector.model_data.store_result(file, key, model.pk, 3).endswith(".json")
-
-
-@pytest.mark.usefixtures("shared_cloud")
-class TestOpening:
-    """Objects in the bucket."""
-
-    def test_an_object_is_opened_by_its_key(self) -> None:
-        """Size and ETag are asked of storage where they are not known."""
-        factories.put("artifacts/1/a.safetensors", safetensors.numpy.save(filled(1.0)))
-        with Spool() as spool:
-            weights = DjangoModelDataConnector().open("artifacts/1/a.safetensors", spool=spool)
-            np.testing.assert_array_equal(read_tensors(weights)["w"], filled(1.0)["w"])
-
-    @pytest.mark.parametrize("key", ["artifacts/1/a.bin", "artifacts/1/a", "artifacts/1/a.pt"])
-    def test_a_key_of_another_format_is_refused(self, key: str) -> None:
-        """The extension tells the format, and others than the three are not read."""
-        factories.put(key, b"x")
-        with Spool() as spool, pytest.raises(UpdateRejected, match="in none of the formats"):
-            DjangoModelDataConnector().open(key, spool=spool)
-
-    def test_another_object_than_the_one_seen_is_refused(self) -> None:
-        """An update is the object that was seen at the door, or nothing."""
-        key = "updates/1/x/a.safetensors"
-        etag = factories.put(key, safetensors.numpy.save(filled(1.0)))
-        update = ModelUpdate(data=key, etag=etag, size=len(safetensors.numpy.save(filled(1.0))))
-        connector = DjangoModelDataConnector()
-        with Spool() as spool:
-            connector.open_update(update, spool=spool)
-            factories.put(key, safetensors.numpy.save(filled(2.0)))
-            with pytest.raises(UpdateRejected, match="was replaced"):
-                connector.open_update(update, spool=spool)
-
-    def test_an_object_that_is_gone_is_missing(self) -> None:
-        """What is not there is told as that, not as a broken file."""
-        with Spool() as spool, pytest.raises(ObjectMissing):
-            DjangoModelDataConnector().open("artifacts/1/none.npz", spool=spool)
+    assert stored_layout(application.objects(), key).tensors[0].shape == (100,)
+    model_data = DjangoModelDataConnector()
+    file = model_data.prep_model_data_for_storage([np.full(100, 0.1 + 0.2)])
+    assert model_data.store_result(file, key, None, model.pk, 3).endswith(".json")
 
 
 @pytest.mark.parametrize("format", ["safetensors", "npz", "json"])
@@ -230,13 +192,6 @@ def test_a_dtype_that_no_model_has_is_refused(array: Any) -> None:
     """It is named, with those that are known."""
     with pytest.raises(UpdateRejected, match=re.escape(f"'w' has dtype {array.dtype}; known are")):
         encoded({"w": array}, "safetensors")
-
-
-def test_no_two_results_share_a_key() -> None:
-    """Two attempts of one round write two objects, which tell model, round and format."""
-    one, other = (aggregate_key(3, 7, "npz") for _ in range(2))
-    assert one != other
-    assert re.fullmatch(r"aggregates/3/round-000007-[0-9a-f]{32}\.npz", one)
 
 
 def test_a_prepared_result_is_a_file(directory: Path) -> None:

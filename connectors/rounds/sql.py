@@ -1,0 +1,56 @@
+"""Many values in one statement: they are sent as one JSON parameter, not as one parameter each.
+
+PostgreSQL allows 65,535 parameters and SQLite 250,000, and both plan long lists slowly; a round may have
+any number of updates and makes the same statements for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.db import connection
+from django.db.models import Func, Value
+from django.db.models.expressions import RawSQL
+from django.db.models.fields import TextField
+from django.db.models.functions import Cast, Concat
+
+
+def ids_in(ids: Iterable[int]) -> RawSQL:
+    """Return the ids as a subquery, for a lookup such as ``pk__in``."""
+    if connection.vendor == "postgresql":
+        sql = "SELECT jsonb_array_elements_text(%s::jsonb)::bigint"
+    else:
+        sql = "SELECT value FROM json_each(%s)"
+    return RawSQL(sql, [json.dumps(list(ids))])  # noqa: S611 - the ids are a parameter
+
+
+class ValueById(Func):
+    """The value of each row in a mapping by primary keys, as text; NULL for rows that are not in it.
+
+    Parameters
+    ----------
+    values : mapping
+        Numbers or texts by primary keys.
+    """
+
+    output_field = TextField()
+
+    def __init__(self, values: Mapping[int, float | str]) -> None:
+        key = Cast("pk", TextField())
+        super().__init__(Value(json.dumps(values)), key)
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """Compile to ``(document ->> key)``."""
+        return self.as_sql(
+            compiler, connection, template="(%(expressions)s)", arg_joiner="::jsonb ->> ", **context
+        )
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """Compile to ``JSON_EXTRACT(document, path)``."""
+        document, key = self.get_source_expressions()
+        path = Concat(Value('$."'), key, Value('"'), output_field=TextField())
+        copy = self.copy()
+        copy.set_source_expressions([document, path])
+        return Func.as_sql(copy, compiler, connection, function="JSON_EXTRACT", **context)
