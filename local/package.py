@@ -1,7 +1,7 @@
-"""What is deployed: the function's code and its dependencies, built for Lambda and stripped.
+"""Build what is deployed: the code of the function and its dependencies, for Lambda's Linux.
 
-`sam build` calls this through the Makefile; no Docker is needed, since every dependency has a wheel
-for Lambda's Linux.
+`sam build` calls this through the Makefile. Docker is not needed, since every dependency has a wheel for
+Lambda's Linux.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The runtime in template.yaml.
 PYTHON = "3.13"
 
-#: Machine names of wheels, by Lambda's names of architectures.
+#: Machine names of wheels by architectures of Lambda.
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
 
 #: Amazon Linux 2023 has glibc 2.34, newest first.
 GLIBC_TAGS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 
+#: The code that is deployed.
 CODE = (
     "lambda_handler.py",
     "settings.py",
@@ -36,22 +37,32 @@ CODE = (
     "models_app",
 )
 
-#: Services that the code calls; botocore describes four hundred, 120 MB of them.
+#: Modules of the code that only a laptop uses: the command lines, aggregation of files and arrays in one
+#: process, the admin, and the cost estimate, whose package is not deployed either.
+NOT_DEPLOYED = (
+    "aggregation/__main__.py",
+    "aggregation/api.py",
+    "aggregation/file_round.py",
+    "aggregation/in_memory.py",
+    "connectors/management/command_line.py",
+    "connectors/management/commands/estimate_cost.py",
+    "models_app/admin.py",
+    "models_app/control_room.py",
+    "models_app/plots.py",
+    "models_app/static",
+    "models_app/templates",
+    "models_app/urls.py",
+)
+
+#: Services that the code calls. botocore describes four hundred, in 120 MB.
 SERVICES = {"events", "rds", "s3", "sqs"}
 
-#: Never imported by the function, which has no `costs` either. Lambda itself writes no byte code.
-LEFT_OUT = (
-    "**/tests",
-    "**/locale/*/LC_MESSAGES",
-    "bin",
-    "**/__pycache__",
-    "**/*.pyi",
-    "connectors/management/commands/estimate_cost.py",
-)
+#: Files of libraries that the function never imports.
+NOT_IMPORTED = ("**/tests", "**/locale/*/LC_MESSAGES", "bin", "**/__pycache__", "**/*.pyi")
 
 
 def main() -> None:
-    """Build into the given folder."""
+    """Build into the folder that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architecture", choices=MACHINES, default="arm64")
     parser.add_argument("--into", type=Path, required=True)
@@ -60,14 +71,14 @@ def main() -> None:
 
 
 def build(architecture: str, into: Path) -> None:
-    """Lay out what goes into the zip.
+    """Build the content of the deployed zip.
 
     Parameters
     ----------
     architecture : str
         ``arm64`` or ``x86_64``.
     into : Path
-        A folder; what it holds already is kept.
+        A folder; its other files are kept.
     """
     _install_dependencies(architecture, into)
     for name in CODE:
@@ -85,7 +96,7 @@ def _install_dependencies(architecture: str, into: Path) -> None:
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--no-compile", "--only-binary=:all:", "--implementation=cp"),
+            *("--no-compile", "--no-deps", "--only-binary=:all:", "--implementation=cp"),
             *(f"--python-version={PYTHON}", *platforms),
             *("--requirement", str(ROOT / "requirements.txt"), "--target", str(into), "--upgrade"),
         ],
@@ -94,21 +105,20 @@ def _install_dependencies(architecture: str, into: Path) -> None:
 
 
 def _strip(into: Path) -> None:
-    for pattern in LEFT_OUT:
+    for pattern in (*NOT_DEPLOYED, *NOT_IMPORTED):
         for path in sorted(into.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     _strip_descriptions(into / "botocore" / "data")
 
 
 def _strip_descriptions(data: Path) -> None:
-    """Leave out of botocore's data what nobody asks for: it is parsed when a client is made, which is
-    in every cold start."""
+    """Remove unused data of botocore, which every cold start parses to create a client."""
     for path in data.iterdir():
         if path.is_dir() and path.name not in SERVICES:
             shutil.rmtree(path)
     for packed in data.glob("*/*/service-2.json.gz"):
         described = json.loads(gzip.decompress(packed.read_bytes()))
-        packed.with_suffix("").write_text(json.dumps(_without_prose(described)))
+        packed.with_suffix("").write_text(json.dumps(_without_documentation(described)))
         packed.unlink()
     endpoints = json.loads((data / "endpoints.json").read_text())
     for partition in endpoints["partitions"]:
@@ -117,30 +127,30 @@ def _strip_descriptions(data: Path) -> None:
     (data / "endpoints.json").write_text(json.dumps(endpoints))
 
 
-def _without_prose(described: Any) -> Any:
-    """A service's description with nothing in its manual, of which only `help` is made."""
+def _without_documentation(described: Any) -> Any:
+    """Return the description of a service without documentation, which only `help` uses."""
     match described:
         case {"documentation": str(), **others}:
             return {
-                **_without_prose(others),
+                **_without_documentation(others),
                 "documentation": "",
-            }  # botocore asks whether it is there.
+            }  # botocore requires the key
         case dict():
-            return {name: _without_prose(each) for name, each in described.items()}
+            return {name: _without_documentation(each) for name, each in described.items()}
         case list():
-            return [_without_prose(each) for each in described]
+            return [_without_documentation(each) for each in described]
         case _:
             return described
 
 
 def _compile(into: Path) -> None:
-    """Compile for the runtime: /var/task is read-only, so it would be compiled at each cold start.
+    """Compile for the runtime: /var/task is read-only, so each cold start would compile everything.
 
-    By hash and unchecked, since unpacking a zip changes the times of files.
+    The byte code has unchecked hashes, since unpacking a zip changes the times of files.
     """
     python = interpreter(PYTHON)
     if python is None:
-        print(f"no Python {PYTHON} on this machine: not compiled, cold starts will take longer")
+        print(f"Python {PYTHON} is not installed: nothing is compiled, and cold starts take longer")
         return
     subprocess.run(
         [
@@ -152,7 +162,7 @@ def _compile(into: Path) -> None:
 
 
 def interpreter(minor: str) -> str | None:
-    """A Python of this minor version: our own, one on the PATH, or one that pyenv keeps.
+    """Return a Python of this minor version: this one, one on the PATH, or one of pyenv.
 
     Parameters
     ----------
@@ -170,7 +180,7 @@ def interpreter(minor: str) -> str | None:
 
 
 def _runs(python: str) -> bool:
-    """Whether it is there; pyenv puts commands on the PATH that only say it is not."""
+    """Return whether a Python runs; pyenv has commands on the PATH that only report an error."""
     return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
 
 

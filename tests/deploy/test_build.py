@@ -1,4 +1,4 @@
-"""What `sam build` makes of the project: its size, what is in it, and that the runtime runs it."""
+"""The result of `sam build`: its size, its content, and that the runtime runs it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from importlib.metadata import version
 from pathlib import Path
 
 import boto3
+import grimp
 import pytest
 import safetensors.numpy
+from samtranslator.yaml_helper import yaml_parse
 
 from local.cloud import Cloud
 from local.lambda_runtime import ARCHITECTURES, LambdaRuntime
-from local.package import SERVICES, interpreter
+from local.package import NOT_DEPLOYED, SERVICES, interpreter
 from tests.conftest import using_database
-from tests.deploy.stack import ROOT, template
+from tests.deploy.practices import of_type
+from tests.deploy.stack import ROOT, nested, template
 from tests.factories import client_id, filled, make_model, s3_record, sqs_event
 
-#: Of what Lambda unpacks from a zip at most.
+#: Maximum of the bytes that Lambda unpacks from a zip.
 LIMIT_BYTES = 250 * 2**20
 
-#: What the project aims at: a cold start without a snapshot loads the zip first.
+#: Target of the project: a cold start without a snapshot loads the zip first.
 BAR_BYTES = 130 * 2**20
 
 RUNTIME = template()["Globals"]["Function"]["Runtime"]
@@ -32,7 +35,7 @@ RUNTIME = template()["Globals"]["Function"]["Runtime"]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The aggregating function, built for the processor of this machine."""
+    """Build the aggregating function for the processor of this machine."""
     folder = tmp_path_factory.mktemp("build")
     architecture = ARCHITECTURES[platform.machine().lower()]
     result = subprocess.run(
@@ -53,21 +56,27 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    return folder / "AggregatorFunction"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def package(built: Path) -> Path:
+    """Return the content of the function's zip."""
+    return built / "AggregatorFunction"
 
 
 @pytest.fixture(scope="module")
 def runtime_python() -> str:
-    """The Python of the runtime, wherever this machine has it."""
+    """Find the Python of the runtime on this machine."""
     found = interpreter(RUNTIME.removeprefix("python"))
     if found is None:
-        pytest.skip(f"no {RUNTIME} on the PATH nor in pyenv: what was built is looked at, not run")
+        pytest.skip(f"no {RUNTIME} on the PATH or in pyenv: the result is inspected but not run")
     return found
 
 
 @pytest.fixture(scope="module")
 def runtime_client(runtime_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """AWS's runtime client for that Python: on Lambda it is there already, so it is not built in."""
+    """Install AWS's runtime client for that Python: Lambda has it, so it is not part of the zip."""
     folder = tmp_path_factory.mktemp("client")
     subprocess.run(
         [
@@ -80,42 +89,69 @@ def runtime_client(runtime_python: str, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def test_it_is_small(built: Path) -> None:
-    """What Lambda unpacks is far below its limit."""
-    size = sum(path.stat().st_size for path in built.rglob("*") if path.is_file())
+def test_the_package_is_small(package: Path) -> None:
+    """The unpacked package is far below the limit of Lambda."""
+    size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     print(f"unpacked: {size / 2**20:.1f} MiB of {LIMIT_BYTES / 2**20:.0f}")
     assert size < BAR_BYTES < LIMIT_BYTES
 
 
-def test_only_what_runs_is_in_it(built: Path) -> None:
-    """Neither the tests nor the embedded cloud are deployed, nor AWS services nobody calls."""
-    names = {path.name for path in built.iterdir()}
+def test_only_deployed_code_is_packaged(package: Path) -> None:
+    """The package has no tests, no embedded cloud, no cost estimate and no unused AWS services."""
+    names = {path.name for path in package.iterdir()}
     assert {"lambda_handler.py", "settings.py", "aggregation", "connectors", "models_app"} <= names
-    assert not {"tests", "local", "benchmarks", "docs", "moto", "events", ".venv"} & names
-    services = {path.name for path in (built / "botocore" / "data").iterdir() if path.is_dir()}
+    assert not {"tests", "local", "benchmarks", "costs", "docs", "moto", "events", ".venv"} & names
+    services = {path.name for path in (package / "botocore" / "data").iterdir() if path.is_dir()}
     assert services == SERVICES
-    assert not list(built.rglob("tests"))
+    assert not list(package.rglob("tests"))
+    assert not [name for name in NOT_DEPLOYED if (package / name).exists()]
 
 
-def test_it_is_compiled_for_the_runtime(built: Path, runtime_python: str) -> None:
-    """Byte code of the runtime's version is there, and holds whatever unpacking does to file times:
-    `/var/task` is read-only, so otherwise each cold start would compile everything."""
+def test_deployed_code_does_not_import_what_is_not_deployed() -> None:
+    """No deployed module imports one that is left out, except the lazy name `aggregation.aggregate`."""
+    modules = [name.removesuffix(".py").replace("/", ".") for name in NOT_DEPLOYED]
+    graph = grimp.build_graph("aggregation", "connectors", "models_app")
+    left_out = set(modules) & graph.modules
+    assert len(left_out) == sum(name.endswith(".py") for name in NOT_DEPLOYED)
+    importers = {
+        (by, one) for one in left_out for by in graph.find_modules_that_directly_import(one)
+    }
+    assert {(by, one) for by, one in importers if by not in left_out} == {
+        ("aggregation", "aggregation.api")
+    }
+
+
+def test_nested_templates_are_built(built: Path) -> None:
+    """`sam build` puts each nested template next to the application's."""
+    stacks = of_type(
+        yaml_parse((built / "template.yaml").read_text()), "AWS::CloudFormation::Stack"
+    )
+    urls = {name: properties["TemplateURL"] for name, properties in stacks}
+    assert urls.keys() == nested().keys()
+    for name, url in urls.items():
+        found = yaml_parse((built / url).read_text())["Resources"]
+        assert found.keys() == yaml_parse((ROOT / nested()[name]).read_text())["Resources"].keys()
+
+
+def test_the_package_is_compiled(package: Path, runtime_python: str) -> None:
+    """The byte code fits the version of the runtime and does not depend on file times, which unpacking
+    changes: `/var/task` is read-only, so otherwise each cold start would compile everything."""
     tag = RUNTIME.replace("python", "cpython-").replace(".", "")
-    compiled = built / "django" / "db" / "__pycache__" / f"__init__.{tag}.pyc"
+    compiled = package / "django" / "db" / "__pycache__" / f"__init__.{tag}.pyc"
     flags = int.from_bytes(compiled.read_bytes()[4:8], "little")
-    assert flags == 0b01  # by hash, and unchecked
+    assert flags == 0b01  # an unchecked hash
 
 
-def test_it_publishes_a_round(
-    built: Path,
+def test_the_package_publishes_a_round(
+    package: Path,
     runtime_python: str,
     runtime_client: Path,
     cloud: Cloud,
     sqlite_url: str,
     tmp_path: Path,
 ) -> None:
-    """What was built, in the Lambda runtime on the runtime's Python, turns an upload into an aggregate
-    without any package of this machine."""
+    """In the Lambda runtime, on the runtime's Python and without packages of this machine, the package
+    turns an upload into an aggregate."""
     environment = cloud.environment() | {
         "DATABASE_URL": sqlite_url,
         "PYTHONPATH": str(runtime_client),
@@ -128,7 +164,7 @@ def test_it_publishes_a_round(
     with (
         using_database(sqlite_url),
         LambdaRuntime(
-            environment=environment, project=built, log=log, python=runtime_python
+            environment=environment, project=package, log=log, python=runtime_python
         ) as function,
     ):
         model = make_model(1, requirement="all_clients")
