@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -80,18 +81,29 @@ def test_json_keeps_the_shapes_and_values_of_layers(layers: list[Array]) -> None
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(weights=WEIGHTS)
+@given(weights=WEIGHTS, extension=st.sampled_from(["safetensors", "npz", "json"]))
 def test_weights_survive_the_handler(
-    database: str, cloud: Cloud, weights: dict[str, Array]
+    database: str, cloud: Cloud, tmp_path: Path, weights: dict[str, Array], extension: str
 ) -> None:
-    """An update that is alone in its round comes back as the aggregate, unchanged."""
+    """An update that is alone in its round comes back as the aggregate, unchanged, in each format."""
+    if extension == "json":  # It has neither names nor dtypes.
+        values = [tensor.astype(np.float64) for tensor in weights.values() if tensor.size]
+        weights = {f"arr_{number}": tensor for number, tensor in enumerate(values)}
+        assume(weights)
     model = make_model(1)
     client = member(Bucket(cloud.bucket, cloud.client("s3")), model)
-    client.upload(weights, num_examples=3)
+    if extension == "safetensors":
+        client.upload(weights, num_examples=3)
+    else:
+        path = tmp_path / f"update.{extension}"
+        path.write_bytes(encode(weights, extension).getvalue())
+        client.upload_file(path, num_examples=3)
     while deliver(cloud):
         pass
     assert model.model_updates.get().rejection_reason == ""
     assert_same(client.fetch(), weights)
+    assert client.base
+    assert client.base.key.endswith(f".{extension}")
 
 
 @given(WEIGHTS)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ._core.errors import AggregationError, UpdateRejected, quoted
 from ._core.formats import Spool, encoder_for, format_of, open_weights
 from ._core.layout import Tensor, TensorLayout
-from ._core.sources import FileSource
 from ._core.weights import Weights
 from .errors import BadWeights
 from .sources import FileBytes
@@ -37,8 +36,8 @@ def difference_file(trained: BinaryIO, format: str, base: Path) -> BinaryIO:
     """
     result = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it.
     try:
-        with Spool() as spool:
-            start = open_weights(FileSource(base), format_of(base.name), spool=spool, trusted=True)
+        with base.open("rb") as before, Spool() as spool:
+            start = open_weights(FileBytes(before), format_of(base.name), spool=spool, trusted=True)
             end = open_weights(
                 FileBytes(trained), format, expected_layout=start.layout, spool=spool, trusted=True
             )
