@@ -22,7 +22,7 @@ from aggregation.errors import (
 
 
 def test_mappings_give_a_mapping_in_the_models_order_and_dtypes() -> None:
-    """Names, their order, shapes and dtypes are those of the first update, however others order them."""
+    """Names, their order, shapes and dtypes are those of the first update."""
     one = {"b": np.float16([[1, 2]]), "a": np.float32(3), "none": np.zeros((0, 2), np.float64)}
     other = {"none": one["none"], "a": np.float32(5), "b": np.float16([[3, 6]])}
     result = aggregation.aggregate("unweighted_mean", [one, other])
@@ -35,8 +35,8 @@ def test_mappings_give_a_mapping_in_the_models_order_and_dtypes() -> None:
 
 
 @pytest.mark.parametrize("kind", [list, tuple])
-def test_lists_and_tuples_give_their_kind(kind: type) -> None:
-    """Layers by position come back by position, in the kind of sequence they came in."""
+def test_lists_and_tuples_give_lists_and_tuples(kind: type) -> None:
+    """Layers by position are returned by position, in the same kind of sequence."""
     updates = [kind([[1.0, 2.0], [[3.0]]]), kind([[5.0, 6.0], [[7.0]]])]
     result = aggregation.aggregate("weighted_mean", updates, [3, 1])
     assert type(result) is kind
@@ -44,8 +44,8 @@ def test_lists_and_tuples_give_their_kind(kind: type) -> None:
     np.testing.assert_array_equal(result[1], [[4]])
 
 
-def test_pythons_whole_numbers_are_not_averaged_to_whole_numbers() -> None:
-    """Lists of Python's numbers are float64, even if all happen to be whole; arrays keep their dtype."""
+def test_the_mean_of_python_numbers_is_not_rounded() -> None:
+    """Lists of Python's numbers are float64, even if all are whole; arrays keep their dtype."""
     result = aggregation.aggregate("weighted_mean", [{"w": [0, 1], "b": 1}, {"w": [1, 2], "b": 2}])
     assert {name: array.dtype for name, array in result.items()} == {
         "w": np.float64,
@@ -58,8 +58,8 @@ def test_pythons_whole_numbers_are_not_averaged_to_whole_numbers() -> None:
     np.testing.assert_array_equal(whole, [0, 2])
 
 
-def test_arrays_may_lie_in_memory_in_any_way() -> None:
-    """Views, Fortran order and the other byte order are read by value; nothing is changed."""
+def test_arrays_may_have_any_memory_layout() -> None:
+    """Views, Fortran order and the other byte order are read by value, and nothing is changed."""
     plain = np.arange(12, dtype=np.float32).reshape(3, 4)
     ways = [
         plain,
@@ -75,7 +75,7 @@ def test_arrays_may_lie_in_memory_in_any_way() -> None:
 
 
 def test_bfloat16_stays_bfloat16() -> None:
-    """The dtype that numpy has not is taken and given back."""
+    """The dtype bfloat16, which numpy lacks, is accepted and returned."""
     updates = [[np.array([value], ml_dtypes.bfloat16)] for value in (1, 2)]
     (result,) = aggregation.aggregate("unweighted_mean", updates)
     assert result.dtype == ml_dtypes.bfloat16
@@ -83,7 +83,7 @@ def test_bfloat16_stays_bfloat16() -> None:
 
 
 def test_parent_and_arguments_reach_the_rule() -> None:
-    """A rule on differences measures from the parent, whose kind the result has."""
+    """A rule on differences measures from the parent, and the result has the parent's structure."""
     result = aggregation.aggregate(
         "norm_clipped_mean", [[[10.0, 3.0]]], parent=([10.0, 0.0],), max_norm=1.0
     )
@@ -92,7 +92,7 @@ def test_parent_and_arguments_reach_the_rule() -> None:
 
 
 def test_differences_are_added_to_the_parent() -> None:
-    """With ``differences=True`` the updates are steps."""
+    """With ``differences=True`` the updates are added to the parent."""
     updates = [{"w": [1.0]}, {"w": [3.0]}]
     result = aggregation.aggregate(
         "unweighted_mean", updates, parent={"w": [5.0]}, differences=True
@@ -101,7 +101,7 @@ def test_differences_are_added_to_the_parent() -> None:
 
 
 def test_rejected_updates_are_named_and_can_be_left_out() -> None:
-    """The error tells by position which updates are bad and why; without them it works."""
+    """The error gives the bad updates by position with reasons; without them the call succeeds."""
     updates: list[Any] = [[[1.0, 2.0]], [[1.0]], [[np.nan, 1.0]], [[3.0, 4.0]], [["a", "b"]]]
     with pytest.raises(UpdatesRejected) as caught:
         aggregation.aggregate("unweighted_mean", updates)
@@ -116,7 +116,8 @@ def test_rejected_updates_are_named_and_can_be_left_out() -> None:
 
 
 def test_one_odd_update_does_not_decide_the_layout() -> None:
-    """Without a parent, the layout that most updates have is the model's, even if the first differs."""
+    """Without a parent, the layout of most updates is the model's, even if the first one differs.
+    Without a parent, the layout of most updates is the model's, even if the first one differs."""
     with pytest.raises(UpdatesRejected) as caught:
         aggregation.aggregate("unweighted_mean", [[[1.0, 1.0]], [[1.0]], [[1.0]]])
     assert set(caught.value.reasons) == {0}
@@ -132,14 +133,14 @@ def test_one_odd_update_does_not_decide_the_layout() -> None:
         ([1, float("inf")], "positive"),
     ],
 )
-def test_counts_that_make_no_sense_are_refused(counts: list[float], message: str) -> None:
-    """One positive number for each update, or an error that says so."""
+def test_invalid_counts_are_refused(counts: list[float], message: str) -> None:
+    """There must be one positive number for each update."""
     with pytest.raises(AggregationError, match=message):
         aggregation.aggregate("weighted_mean", [[[1.0]], [[2.0]]], counts)
 
 
-def test_what_cannot_be_aggregated_is_refused_by_name() -> None:
-    """No updates, an unknown rule, a missing parent: each has its error."""
+def test_each_missing_precondition_has_its_error() -> None:
+    """No updates, an unknown rule and a missing parent raise different errors."""
     with pytest.raises(NotEnoughUpdates):
         aggregation.aggregate("weighted_mean", [])
     with pytest.raises(RuleError, match="unknown aggregation rule 'mode'"):
@@ -151,7 +152,7 @@ def test_what_cannot_be_aggregated_is_refused_by_name() -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    """``import aggregation`` loads neither numpy nor Django nor an SDK."""
+    """``import aggregation`` imports neither numpy nor Django nor an SDK."""
     code = "import aggregation, sys; print({'numpy', 'django', 'boto3'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

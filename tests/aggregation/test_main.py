@@ -57,7 +57,7 @@ def test_the_extension_decides_the_format_of_the_result(folder: Path) -> None:
 
 
 def test_the_metadata_of_the_model_is_kept(folder: Path) -> None:
-    """What the first update's safetensors header says of itself is in the result's."""
+    """The free text in the header of the first safetensors update is in the result's header."""
     out = folder / "result.safetensors"
     _run(folder, "--rule", "weighted_mean", "--out", str(out), updates=["one.safetensors"])
     with safetensors.safe_open(out, "numpy") as opened:
@@ -67,7 +67,8 @@ def test_the_metadata_of_the_model_is_kept(folder: Path) -> None:
 def test_bad_updates_are_named_and_left_out(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Unreadable, differing and poisoned files are named on standard error; their counts go too."""
+    """Unreadable, differing and poisoned files are named on standard error, and their counts are
+    left out."""
     (folder / "junk.safetensors").write_bytes(b"junk")
     safetensors.numpy.save_file({"arr_0": np.ones(9, np.float32)}, folder / "other.safetensors")
     poisoned = _model(np.nan)
@@ -86,7 +87,8 @@ def test_bad_updates_are_named_and_left_out(
 
 
 def test_a_parent_and_rule_arguments_can_be_given(folder: Path) -> None:
-    """Differences from a parent are clipped to the norm that is asked for, and added to it."""
+    """Differences from a parent are clipped to the norm of the argument, and added to the parent.
+    Differences from a parent are clipped to the norm of the argument, and added to the parent."""
     safetensors.numpy.save_file(_model(10), folder / "parent.safetensors")
     out = folder / "result.safetensors"
     arguments = ("--rule", "norm_clipped_mean", "--arg", "max_norm=1", "--differences")
@@ -96,10 +98,10 @@ def test_a_parent_and_rule_arguments_can_be_given(folder: Path) -> None:
     np.testing.assert_allclose(result["arr_0"], 10 + 1 / np.sqrt(8), rtol=1e-6)
 
 
-def test_without_a_result_the_exit_code_is_one_and_no_file_is_left(
+def test_without_a_result_the_exit_code_is_1_and_no_file_is_left(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where no update, or too few for the rule, can be used, nothing is written."""
+    """If no update, or too few for the rule, can be used, nothing is written."""
     (folder / "junk.npz").write_bytes(b"junk")
     before = set(folder.iterdir())
     out = ("--out", str(folder / "result.npz"))
@@ -158,17 +160,17 @@ def test_without_a_result_the_exit_code_is_one_and_no_file_is_left(
 def test_arguments_that_do_not_fit_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2, and a message that says what is expected."""
+    """The exit code is 2, and the message says what was expected."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_file_that_is_there_is_replaced_by_force_only(
+def test_an_existing_file_is_replaced_only_by_force(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is there stays, unless it is said that it may go."""
+    """A file that exists is not replaced without --force."""
     out = folder / "result.npz"
     out.write_bytes(b"precious")
     arguments = ("--rule", "weighted_mean", "--out", str(out))
@@ -180,8 +182,8 @@ def test_a_file_that_is_there_is_replaced_by_force_only(
     assert out.read_bytes() != b"precious"
 
 
-def test_it_runs_as_a_module_and_is_silent_where_nobody_watches(folder: Path) -> None:
-    """``python -m aggregation`` draws no progress bar into a pipe."""
+def test_no_progress_bar_is_drawn_into_a_pipe(folder: Path) -> None:
+    """`python -m aggregation` writes nothing to standard error if it is not a terminal."""
     out = folder / "result.npz"
     command = [sys.executable, "-m", "aggregation", "--rule", "unweighted_mean", "--out", str(out)]
     updates = [str(folder / "one.safetensors"), str(folder / "two.npz")]

@@ -1,4 +1,5 @@
-"""Opening the updates of a round: what is left out, and that it does not depend on the threads."""
+"""Opening the updates of a round: which are rejected does not depend on the order of the threads.
+Opening the updates of a round: which are rejected does not depend on the order of the threads."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ UNPACKED = VALUES + 128
 
 
 def archive(value: float, *, compressed: bool, size: int = 1000) -> bytes:
-    """A model of one tensor, as numpy writes it."""
+    """Return a model of one tensor, as numpy writes it."""
     file = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(file, arr_0=np.full(size, value))
     return file.getvalue()
 
 
 def damaged(value: float) -> bytes:
-    """A compressed archive whose values are not those of its CRC."""
+    """Return a compressed archive whose values do not match its CRC."""
     data = bytearray(archive(value, compressed=True))
     crc = 14  # in the local header
     data[crc] ^= 1
@@ -38,12 +39,12 @@ def damaged(value: float) -> bytes:
 
 
 def text(value: float, size: int = 1000) -> bytes:
-    """The same as JSON."""
+    """Return the same model as JSON."""
     return json.dumps([[value] * size]).encode()
 
 
 def opener(body: bytes, format: str = "npz", *, seconds: float = 0) -> Opener:
-    """Opens one update, after a while."""
+    """Return an opener of one update that takes some time."""
 
     def opened(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
         time.sleep(seconds)
@@ -58,7 +59,7 @@ def outcome(
     expected_layout: TensorLayout | None = None,
     threads: int = 4,
 ) -> tuple[dict[int, float], dict[int, str]]:
-    """The first number of each update that was opened, and why the others were not."""
+    """Return the first number of each update that was opened, and the reasons for the others."""
     with Spool(room) as spool:
         opened, rejected = open_consistent(openers, expected_layout, threads, spool)
         first = {key: read_tensors(each) for key, each in opened.items()}
@@ -70,9 +71,10 @@ MODEL = peek_layout(BytesSource(archive(0, compressed=False)), "npz")
 
 @pytest.mark.parametrize("expected_layout", [None, MODEL])
 @pytest.mark.parametrize("slow", [1, 2])
-def test_there_is_room_in_claim_order(expected_layout: TensorLayout | None, slow: int) -> None:
-    """Of two that fit one at a time the first is unpacked, whichever is read first; nobody else is
-    touched."""
+def test_the_spool_is_given_out_in_claim_order(
+    expected_layout: TensorLayout | None, slow: int
+) -> None:
+    """If only one of two updates can be unpacked, it is the first one, whichever is read first."""
     openers = {
         number: opener(
             archive(number, compressed=number in (1, 2)), seconds=0.05 * (number == slow)
@@ -87,8 +89,8 @@ def test_there_is_room_in_claim_order(expected_layout: TensorLayout | None, slow
     assert "EphemeralStorageMb" in rejected[2]
 
 
-def test_a_smaller_one_fits_beside_one_that_does_not() -> None:
-    """Each is asked for its own needs: text, which has no headers, fits where an archive does not."""
+def test_an_update_needs_only_its_own_space() -> None:
+    """An update that fits is unpacked although a larger one before it was rejected."""
     openers = {
         1: opener(archive(1, compressed=True)),
         2: opener(archive(2, compressed=True)),
@@ -98,8 +100,8 @@ def test_a_smaller_one_fits_beside_one_that_does_not() -> None:
     assert (list(opened), list(rejected)) == ([1, 3], [2])
 
 
-def test_what_turns_out_bad_keeps_its_room() -> None:
-    """Whether the next one fits must not depend on when a thread finds that out."""
+def test_a_damaged_update_keeps_its_space() -> None:
+    """Whether the next update fits does not depend on when the damage is found."""
     openers = {1: opener(damaged(1)), 2: opener(archive(2, compressed=True))}
     opened, rejected = outcome(openers, UNPACKED, MODEL)
     assert opened == {}
@@ -107,8 +109,8 @@ def test_what_turns_out_bad_keeps_its_room() -> None:
     assert "0 are left" in rejected[2]
 
 
-def test_what_is_laid_out_otherwise_takes_no_room() -> None:
-    """It is left out before room is given away, also where the votes decide what the model is."""
+def test_an_update_with_another_layout_takes_no_space() -> None:
+    """It is rejected before space is given out, also if the majority decides the layout."""
     other = opener(archive(9, compressed=True, size=999))
     openers = {0: other, 1: opener(archive(1, compressed=True)), 2: opener(text(2), "json")}
     opened, rejected = outcome({**openers, 3: opener(archive(3, compressed=False))}, 20_000)
@@ -116,8 +118,8 @@ def test_what_is_laid_out_otherwise_takes_no_room() -> None:
     assert "the model's" in rejected[0]
 
 
-def test_text_takes_the_room_of_its_models_dtypes() -> None:
-    """Without a model, what the others voted for; text alone is float64."""
+def test_text_needs_the_space_of_the_dtypes_of_the_model() -> None:
+    """Without a model, text takes the dtypes of the majority; if all updates are text, float64."""
     single = io.BytesIO()
     np.savez(single, arr_0=np.zeros(1000, "f4"))
     named = {n: opener(single.getvalue()) for n in range(3)}
@@ -127,7 +129,7 @@ def test_text_takes_the_room_of_its_models_dtypes() -> None:
 
 
 def test_without_a_spool_nothing_is_unpacked() -> None:
-    """What would need one says so."""
+    """An update that must be unpacked raises `NeedsSpool` if there is no spool."""
     with pytest.raises(NeedsSpool, match=f"{UNPACKED} bytes"):
         open_consistent({1: opener(archive(1, compressed=True))}, MODEL, 1)
 

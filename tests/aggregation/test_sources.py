@@ -1,4 +1,4 @@
-"""Byte sources: ranges, and what is not there."""
+"""Byte sources: ranges, changed files and missing files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Make = Callable[[bytes], ByteSource]
 
 @pytest.fixture(params=["file", "memory"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Makes a source of bytes."""
+    """Return a function that makes a source of bytes."""
 
     def in_file(body: bytes) -> ByteSource:
         path = tmp_path / "source"
@@ -34,7 +34,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 def test_a_range_is_what_slicing_gives(make: Make, body: bytes, offset: int, length: int) -> None:
-    """`read` gives the bytes of the range that are there; a source fills a buffer or refuses."""
+    """`read` returns the bytes of a range that exist; `read_into` fills a buffer or refuses."""
     source = make(body)
     expected = body[offset : offset + length]
     assert read(source, offset, length) == expected
@@ -55,14 +55,14 @@ def test_a_source_knows_its_size(make: Make) -> None:
 
 @pytest.mark.parametrize("view", [bytes, bytearray, lambda body: memoryview(body).cast("H")])
 def test_bytes_in_memory_may_be_any_buffer(view: Callable[[bytes], bytes]) -> None:
-    """A source of bytes counts bytes, whatever the buffer counts."""
+    """A source of bytes counts bytes, whatever the item size of its buffer."""
     source = BytesSource(view(b"abcdef"))
     assert (source.size, read(source, 2, 3)) == (6, b"cde")
 
 
 @pytest.mark.parametrize("change", ["longer", "replaced", "touched"])
 def test_a_file_that_changes_is_refused(tmp_path: Path, change: str) -> None:
-    """Half of one file and half of another is no update: what was seen first is read, or nothing."""
+    """A file that was changed or replaced since it was opened is not read."""
     path = tmp_path / "source"
     path.write_bytes(b"abcde")
     source = FileSource(path)
@@ -78,8 +78,9 @@ def test_a_file_that_changes_is_refused(tmp_path: Path, change: str) -> None:
         read(source, 0, 5)
 
 
-def test_a_file_that_goes_is_refused(tmp_path: Path) -> None:
-    """A file that was deleted after it was seen is an update that is gone, not an error of the round."""
+def test_a_deleted_file_is_refused(tmp_path: Path) -> None:
+    """A file that was deleted since it was opened is an update that is missing, not a failed round.
+    A file that was deleted since it was opened is an update that is missing, not a failed round."""
     path = tmp_path / "source"
     path.write_bytes(b"abcde")
     source = FileSource(path)

@@ -22,10 +22,10 @@ from tests.aggregation.formats.samples import (
 
 
 @given(layouts(), st.integers(0, 2**32), st.randoms(), st.integers(1, 9), st.integers(0, 40))
-def test_any_order_any_gaps_any_cuts(
+def test_ranges_are_read_in_the_order_of_the_model(
     layout: TensorLayout, seed: int, random: object, steps: int, gap: int
 ) -> None:
-    """The bytes are those of the order asked for, wherever and with whatever between they lie."""
+    """The bytes are those of the requested order, whatever the order and the gaps in the object."""
     arrays = dict(zip(layout.tensors, values_of(layout, seed), strict=True))
     held = list(layout.tensors)
     random.shuffle(held)  # type: ignore[attr-defined]
@@ -52,16 +52,16 @@ def _weights(
     return Weights(index=index, source=source, format="npz"), source
 
 
-def test_small_tensors_come_in_one_read() -> None:
-    """A request is paid for a chunk, not for a tensor, in whichever order they lie."""
+def test_small_tensors_are_read_together() -> None:
+    """A chunk of many small tensors takes one read, in whichever order the object holds them."""
     for backwards in (False, True):
         weights, source = _weights(267, 300, gap=250, backwards=backwards)
         read_flat(weights, weights.layout)
         assert source.reads == 1
 
 
-def test_what_is_read_along_is_bounded() -> None:
-    """Tensors far apart are read on their own, and no read that is scattered is large."""
+def test_reads_are_bounded() -> None:
+    """Tensors far apart are read separately, and a read of several tensors is never large."""
     weights, source = _weights(4, 10, gap=MAX_GAP_BYTES + 1, backwards=False)
     read_flat(weights, weights.layout)
     assert (source.reads, source.bytes_read) == (4, 160)
@@ -70,8 +70,8 @@ def test_what_is_read_along_is_bounded() -> None:
     assert 4 <= source.reads <= 5
 
 
-def test_an_index_lives_as_long_as_it_is_used() -> None:
-    """Equal structures share one index; nothing is left of it when the last user is gone."""
+def test_equal_structures_share_one_index() -> None:
+    """Objects with the same structure share an index, which is freed with its last user."""
     layout = TensorLayout((Tensor("only here", np.dtype("<f4"), (3,)),))
     index = shared_index(layout, (0,))
     assert shared_index(TensorLayout(layout.tensors), (0,)) is index

@@ -1,4 +1,4 @@
-"""Running the engine in tests: on tensors in memory, through the formats that it reads and writes."""
+"""Helpers to run the engine on tensors in memory, through the formats that it reads and writes."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ def result_of(*arguments: Any, **options: Any) -> dict[str, Any]:
 
 
 def vectors(values: Any, dtype: Any = np.float32) -> list[Tensors]:
-    """Each row as a model of one tensor."""
+    """Return each row as a model of one tensor."""
     return [{"w": np.asarray(row, dtype)} for row in values]

@@ -25,7 +25,7 @@ FORMATS = ("safetensors", "npz")
 
 
 def peak(rule: str, n: int, path: Path, budget: int) -> int:
-    """Bytes that Python and numpy hold at most while a file is combined with itself, n times."""
+    """Return the peak of bytes that Python and numpy hold while a file is combined with itself."""
     kind = path.suffix[1:]
 
     def opened() -> Weights:

@@ -1,4 +1,4 @@
-"""Numbers on their way from float64 to the model's dtype."""
+"""Rounding from float64 to the dtype of the model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from aggregation.engine.arithmetic import as_stored
     ],
 )
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_value_beside_a_tie_is_rounded_to_its_own_side(
+def test_a_value_beside_a_tie_is_not_rounded_twice(
     dtype: Any, value: float, expected: float, sign: int
 ) -> None:
-    """What float32 would make a tie, which then goes to even, is no tie: it is rounded once."""
+    """A value that float32 would round to a tie is rounded to its own side."""
     stored = as_stored(np.array([sign * value]), np.dtype(dtype))
     assert stored.dtype == dtype
     assert float(stored[0]) == sign * expected
@@ -33,7 +33,7 @@ def test_a_value_beside_a_tie_is_rounded_to_its_own_side(
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 def test_a_tie_goes_to_even(dtype: Any) -> None:
-    """Half-way between two values, the one whose last bit is 0 is stored."""
+    """Of the two neighbours of a tie, the one whose last bit is 0 is stored."""
     eps = float(ml_dtypes.finfo(dtype).eps)
     stored = as_stored(np.array([1 + eps / 2, 1 + 3 * eps / 2]), np.dtype(dtype))
     np.testing.assert_array_equal(stored.astype(float), [1, 1 + 2 * eps])

@@ -1,5 +1,5 @@
-"""Where the engine reads: ahead of the arithmetic what comes from afar, just where it is combined what
-is near; with the same bytes, and the same reasons, either way."""
+"""Blocks: remote sources are read ahead, local ones where they are combined, with the same result.
+Blocks: remote sources are read ahead, local ones where they are combined, with the same result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.aggregation.engine.test_combine import RULES, every_rule, mixed_model
 
 
 class Remote:
-    """A source as if it were far away."""
+    """A source that behaves as if it were remote."""
 
     local = False
 
@@ -42,8 +42,8 @@ def remote(weights: Weights) -> Weights:
     return replace(weights, source=Remote(weights.source))
 
 
-def from_afar(work: Combination) -> Combination:
-    """The same work on sources that are read ahead."""
+def remotely(work: Combination) -> Combination:
+    """Return the same work on sources that are read ahead."""
     return replace(
         work,
         updates=[remote(update) for update in work.updates],
@@ -52,7 +52,9 @@ def from_afar(work: Combination) -> Combination:
 
 
 Place = Callable[[Combination], Combination]
-near_or_far = pytest.mark.parametrize("place", [lambda work: work, from_afar], ids=["near", "far"])
+local_or_remote = pytest.mark.parametrize(
+    "place", [lambda work: work, remotely], ids=["local", "remote"]
+)
 
 
 def file_of(path: Path, tensors: dict[str, Any]) -> Weights:
@@ -68,7 +70,7 @@ def file_of(path: Path, tensors: dict[str, Any]) -> Weights:
     workers=st.integers(1, 4),
 )
 @settings(max_examples=4)
-def test_where_it_is_read_changes_nothing_of_the_result(
+def test_the_result_does_not_depend_on_where_it_is_read(
     name: str,
     arguments: dict[str, Any],
     differences: bool,
@@ -76,26 +78,27 @@ def test_where_it_is_read_changes_nothing_of_the_result(
     readers: int,
     workers: int,
 ) -> None:
-    """Read ahead or where it is combined, by however many: not a single bit changes, nor what is told."""
+    """Remote sources, which are read ahead, give the same bytes and the same outcome as local ones.
+    Remote sources, which are read ahead, give the same bytes and the same outcome as local ones."""
     updates = mixed_models(8)
     work = work_of(
         name, updates[:7], list(range(1, 8)), updates[7], differences=differences, **arguments
     )
     resources = Resources(memory_bytes=memory, readers=readers, workers=workers)
-    assert run(work, resources) == run(from_afar(work), resources)
+    assert run(work, resources) == run(remotely(work), resources)
 
 
-def test_one_source_that_is_far_away_is_enough_to_read_ahead() -> None:
-    """Near and far sources go into one round, and give what they give alone."""
+def test_local_and_remote_sources_can_be_mixed() -> None:
+    """A round with one remote source gives the same bytes as a round with local sources."""
     work = work_of("weighted_mean", mixed_models(4))
     mixed = replace(work, updates=[remote(work.updates[0]), *work.updates[1:]])
     assert bytes_of(mixed) == bytes_of(work)
 
 
 @every_rule
-@near_or_far
+@local_or_remote
 @pytest.mark.parametrize("poison", [np.nan, -np.inf])
-def test_poison_is_found_wherever_it_is_read(
+def test_poisoned_updates_are_found_in_local_and_remote_sources(
     name: str, arguments: dict[str, Any], place: Place, poison: float
 ) -> None:
     """Each poisoned update is named with the tensor and the place of its first bad value."""
@@ -113,8 +116,8 @@ def test_poison_is_found_wherever_it_is_read(
         }
 
 
-@near_or_far
-def test_a_value_that_overflows_is_blamed_wherever_it_is_read(place: Place) -> None:
+@local_or_remote
+def test_overflowing_values_are_found_in_local_and_remote_sources(place: Place) -> None:
     """The update whose finite value makes the mean overflow is named, with the place."""
     rows = np.ones((3, 4))
     rows[1, 2] = 1.7e308
@@ -139,7 +142,7 @@ def replace_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "arguments"), [RULES[0], RULES[1]])
-@near_or_far
+@local_or_remote
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -180,7 +183,7 @@ def test_a_file_that_changes_in_mid_pass_is_rejected(
     assert bytes_of(rest) == bytes_of(work_of(name, [updates[i] for i in usable], **arguments))
 
 
-@near_or_far
+@local_or_remote
 def test_a_parent_that_disappears_during_a_pass_is_reported(place: Place, tmp_path: Path) -> None:
     """If the parent can no longer be read, the round fails, and no update is blamed."""
     updates = mixed_models(3)
@@ -197,11 +200,12 @@ def test_a_parent_that_disappears_during_a_pass_is_reported(place: Place, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["weighted_mean", "coordinate_median"])
-@near_or_far
-def test_time_is_asked_for_after_every_piece(
+@local_or_remote
+def test_the_time_is_checked_after_every_piece(
     name: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more than a piece is combined between two questions, and none is written after the time is up."""
+    """At most one piece is combined between two checks, and none is written after the time is up.
+    At most one piece is combined between two checks, and none is written after the time is up."""
     monkeypatch.setattr(aggregation.engine.passes, "PIECE", 1024)
     monkeypatch.setattr(aggregation.engine.passes, "SLICE", 1024)
     updates = vectors(np.ones((3, 10 * 1024)))
@@ -218,7 +222,8 @@ def test_time_is_asked_for_after_every_piece(
 
 
 def test_rows_on_demand_are_the_rows_of_the_block() -> None:
-    """One after the other, again, or all at once: the same numbers; the parent's stands apart."""
+    """Rows on demand are those of the block, whether they are iterated over, again, or taken as an
+    array."""
     rng = np.random.default_rng(0)
     work = work_of(
         "unweighted_mean", vectors(rng.normal(size=(4, 50))), None, {"w": np.ones(50, "f4")}
@@ -234,7 +239,7 @@ def test_rows_on_demand_are_the_rows_of_the_block() -> None:
 
 
 def test_a_block_of_many_dtypes_is_read_at_once() -> None:
-    """Tensors of other dtypes side by side do not take a read each of every update."""
+    """Neighbouring tensors of different dtypes are read together, not one by one."""
     work = work_of("unweighted_mean", mixed_models(3))
     reader = BlockReader(work.layout, work.updates, None)
     assert isinstance(reader.now(0, work.layout.size, on_demand=True), Block)

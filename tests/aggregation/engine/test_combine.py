@@ -1,4 +1,5 @@
-"""The chunk engine: the same bytes however the work is cut, and bad values kept out."""
+"""The chunk engine: the result does not depend on how the work is cut, and bad values are rejected.
+The chunk engine: the result does not depend on how the work is cut, and bad values are rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ every_rule = pytest.mark.parametrize(("name", "arguments"), RULES, ids=[name for
 
 
 def mixed_models(n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Models of several dtypes, with a scalar and a tensor of no elements, of some 20 000 elements."""
+    """Return models of several dtypes, with a scalar and an empty tensor, of about 20,000 elements.
+    Return models of several dtypes, with a scalar and an empty tensor, of about 20,000 elements."""
     rng = np.random.default_rng(seed)
     return [
         {
@@ -61,7 +63,7 @@ def mixed_models(n: int, seed: int = 0) -> list[dict[str, Any]]:
     workers=st.integers(1, 4),
 )
 @settings(max_examples=8, deadline=None)
-def test_resources_change_nothing_of_the_result(
+def test_the_result_does_not_depend_on_resources(
     name: str, arguments: dict[str, Any], memory: int, readers: int, workers: int
 ) -> None:
     """Memory, chunk size, readers and workers do not change a single bit."""
@@ -72,20 +74,19 @@ def test_resources_change_nothing_of_the_result(
 
 
 class Stopped(Exception):
-    """The process is gone."""
+    """Stands for the end of the process."""
 
 
 def state_of(checkpoint: Any) -> Any:
-    """Of the sink, where some of the result was stored."""
+    """Return the state of the sink if part of the result is stored."""
     return checkpoint["progress"]["sink"] if checkpoint and checkpoint["progress"] else None
 
 
 @every_rule
-def test_a_result_that_is_gone_on_with_has_the_same_bytes(
+def test_a_resumed_result_has_the_same_bytes(
     name: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after any part that was measured or stored, and gone on with from what was kept, the result
-    is the same."""
+    """Work that is stopped after any part and resumed from its checkpoint gives the same result."""
     monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 20_000)
     updates = mixed_models(8)
     work = work_of(name, updates[:7], list(range(1, 8)), updates[7], **arguments)
@@ -113,10 +114,10 @@ def test_a_result_that_is_gone_on_with_has_the_same_bytes(
 
 
 @pytest.mark.parametrize("format", ["safetensors", "npz", "json"])
-def test_out_of_time_keeps_every_finished_part(
+def test_work_that_runs_out_of_time_again_and_again_ends(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked to stop at every chunk, the work still ends, and with the same bytes, in any format."""
+    """Work that is stopped after each part it stored ends with the same bytes, in any format."""
     monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 30_000)
     work = work_of("weighted_mean", mixed_models(3))
     whole = MemorySink()
@@ -145,7 +146,7 @@ def test_out_of_time_keeps_every_finished_part(
 
 
 def bunched(n: int) -> list[dict[str, Any]]:
-    """Updates so close to each other that their distances have to be measured anew, from among them."""
+    """Return updates so close to each other that they must be measured a second time."""
     rng = np.random.default_rng(0)
     return [{"w": (1 + 1e-5 * rng.normal(size=9000)).astype(np.float32)} for _ in range(n)]
 
@@ -155,11 +156,10 @@ def bunched(n: int) -> list[dict[str, Any]]:
     [("krum", {"f": 1}), ("norm_filtered_mean", {}), ("centered_clipping", {"tau": 3.0})],
 )
 @pytest.mark.parametrize("updates", [mixed_models(7), bunched(7)], ids=["scattered", "bunched"])
-def test_a_pass_that_only_measures_need_not_end_in_one_go(
+def test_measuring_can_be_interrupted(
     name: str, arguments: dict[str, Any], updates: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped again and again while the updates are measured, once or twice, it comes to the very same
-    selection and norms."""
+    """Work that is stopped repeatedly while it measures comes to the same selection and norms."""
     monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 4_000)
     parent = {key: np.zeros_like(tensor) for key, tensor in updates[0].items()}
     work = work_of(name, updates, list(range(1, 8)), parent, **arguments)
@@ -183,8 +183,9 @@ def test_a_pass_that_only_measures_need_not_end_in_one_go(
     assert resume["norms"] == whole.norms
 
 
-def test_measuring_that_is_stopped_names_what_is_bad_so_far() -> None:
-    """Out of time with bad values found, it says so: else a long round would find them anew for ever."""
+def test_work_that_runs_out_of_time_reports_the_bad_updates() -> None:
+    """If bad values were found when the time is up, they are reported, or no attempt would get
+    further."""
     updates = [*bunched(4), {"w": np.full(9000, np.nan, np.float32)}]
     for name, arguments in (("krum", {"f": 1}), ("weighted_mean", {})):
         with pytest.raises(UpdatesRejected) as rejected:
@@ -196,11 +197,10 @@ def test_measuring_that_is_stopped_names_what_is_bad_so_far() -> None:
         assert rejected.value.reasons == {4: "nan in tensor 'w' at [0]"}
 
 
-def test_parts_are_not_small_where_integers_are_short_as_text(
+def test_parts_of_short_text_are_joined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Object stores refuse small parts. As JSON an int64 may be two characters: then parts are joined
-    until they are half as large as those of the model, all but the last."""
+    """Parts of JSON are joined until they have half the usual size, which object stores accept."""
     monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 8_000)
     sizes: list[int] = []
 
@@ -218,7 +218,8 @@ def test_parts_are_not_small_where_integers_are_short_as_text(
 
 
 def test_each_dtype_is_averaged_in_float64_and_rounded_once() -> None:
-    """The stored result is the float64 mean, rounded to the tensor's dtype; integers to nearest."""
+    """The result is the float64 mean rounded to the dtype of the tensor, integers to the nearest.
+    The result is the float64 mean rounded to the dtype of the tensor, integers to the nearest."""
     updates = mixed_models(5)
     counts = [3, 1, 4, 1, 5]
     result = result_of("weighted_mean", updates, counts)
@@ -232,7 +233,7 @@ def test_each_dtype_is_averaged_in_float64_and_rounded_once() -> None:
 @given(st.lists(st.floats(1, 1e4), min_size=2, max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_bfloat16_is_rounded_once(values: list[float]) -> None:
-    """A bfloat16 mean is a bfloat16 closest to the float64 mean."""
+    """A bfloat16 mean is the bfloat16 value closest to the float64 mean."""
     stored = [np.array([value], ml_dtypes.bfloat16) for value in values]
     # The library's loader for numpy does not know the dtype.
     stored_result = bytes_of(work_of("unweighted_mean", [{"w": value} for value in stored]))
@@ -244,15 +245,16 @@ def test_bfloat16_is_rounded_once(values: list[float]) -> None:
 
 
 def test_the_largest_integers_survive() -> None:
-    """Integers at the ends of their range stay there: float64 has no 2**63 - 1."""
+    """Integers at the ends of their range keep their values, although float64 cannot hold 2**63 -
+    1."""
     ends = {"w": np.array([2**63 - 1, -(2**63)], np.int64), "u": np.array([2**64 - 1], np.uint64)}
     result = result_of("unweighted_mean", [ends, ends])
     np.testing.assert_array_equal(result["w"], ends["w"])
     np.testing.assert_array_equal(result["u"], ends["u"])
 
 
-def test_names_may_come_in_any_order() -> None:
-    """Updates whose tensors lie in another order are matched by name, and the model's order is kept."""
+def test_tensors_are_matched_by_name() -> None:
+    """Updates may hold their tensors in any order; the result has the order of the model."""
     one = {
         "a": np.ones(5, np.float32),
         "b": np.full(3, 2, np.float32),
@@ -265,7 +267,7 @@ def test_names_may_come_in_any_order() -> None:
 
 
 def _stored_in_order(tensors: dict[str, Any]) -> bytes:
-    """safetensors in the order given; the library's own writer sorts by name."""
+    """Return a safetensors file with the tensors in this order; the library's writer sorts them."""
     header, data = {}, b""
     for name, tensor in tensors.items():
         offsets = [len(data), len(data) + tensor.nbytes]
@@ -276,7 +278,7 @@ def _stored_in_order(tensors: dict[str, Any]) -> bytes:
 
 
 def test_differences_are_added_to_the_parent() -> None:
-    """Updates that are differences give the parent plus their mean."""
+    """The result for updates that are differences is the parent plus their mean."""
     parent = {"w": np.array([10, 20], np.float32)}
     result = result_of("unweighted_mean", vectors([[1, 2], [3, 4]]), None, parent, differences=True)
     np.testing.assert_array_equal(result["w"], [12, 23])
@@ -301,8 +303,8 @@ def test_differences_and_weights_agree(name: str, arguments: dict[str, Any]) -> 
 def test_every_poisoned_update_is_named_with_its_place(
     name: str, arguments: dict[str, Any], poison: float
 ) -> None:
-    """Values that are not finite are found in one go, wherever they are and however the work was cut;
-    told is the tensor and the place of each update's first."""
+    """One pass finds every update with a value that is not finite, and the place of its first such
+    value."""
     updates = mixed_models(9)
     updates[2]["g"][99, 129] = poison
     updates[5]["a"][36, 100] = poison
@@ -319,7 +321,7 @@ def test_every_poisoned_update_is_named_with_its_place(
 
 
 def test_only_members_are_read_again() -> None:
-    """After Krum has chosen, one update is read, not all: what it costs follows from what it selects."""
+    """After Krum has selected, only the selected update is read again."""
     updates = mixed_models(7)
     work = work_of("krum", updates, f=1)
     _, combined = run(work)
@@ -327,7 +329,7 @@ def test_only_members_are_read_again() -> None:
 
 
 def test_a_value_that_makes_the_result_overflow_is_blamed() -> None:
-    """A finite value so large that the mean overflows keeps out the update that brought it."""
+    """An update whose finite value makes the mean overflow is rejected."""
     rows = np.ones((3, 4))
     rows[1, 2] = 1.7e308
     with pytest.raises(UpdatesRejected) as caught:
@@ -337,7 +339,7 @@ def test_a_value_that_makes_the_result_overflow_is_blamed() -> None:
 
 
 def test_a_float16_difference_that_overflows_the_model_is_blamed() -> None:
-    """Where parent plus difference leaves the model's dtype, the update that pushed it is named."""
+    """An update whose difference makes the sum with the parent overflow the dtype is rejected."""
     parent = {"w": np.full(3, 60_000, np.float16)}
     updates = vectors([[1, 1, 1], [1, 60_000, 1]], np.float16)
     with pytest.raises(UpdatesRejected) as caught:
@@ -378,16 +380,16 @@ def test_a_parent_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
         bytes_of(work)
 
 
-def test_a_model_without_elements_is_a_model() -> None:
-    """Tensors of zero elements, and nothing else, make a result that its library can load."""
+def test_a_model_may_have_no_elements() -> None:
+    """Tensors without elements, and nothing else, make a result that its library can load."""
     empty = {"w": np.zeros((0, 3), np.float32)}
     for name, arguments in (("weighted_mean", {}), ("krum", {"f": 0}), ("coordinate_median", {})):
         assert result_of(name, [empty] * 3, **arguments)["w"].shape == (0, 3)
 
 
 def test_few_gram_matrices_are_in_memory_at_once() -> None:
-    """Of four hundred updates a matrix of all pairs takes 1.28 MB: a handful of them is alive, not one
-    for each cell of 1024 elements."""
+    """For 400 updates, whose matrix takes 1.28 MB, memory holds a few matrices, not one for each
+    cell."""
     n, cells = 400, 32
     updates = [{"w": row} for row in np.eye(n, cells * 1024, dtype=np.float32)]
     work = work_of("krum", updates, None, {"w": np.zeros(cells * 1024, np.float32)}, f=1)
@@ -403,14 +405,14 @@ def test_few_gram_matrices_are_in_memory_at_once() -> None:
 
 
 def test_a_tiny_budget_is_enough() -> None:
-    """With less memory than one element of each update takes, the work is done all the same."""
+    """The result is the same with less memory than one element of each update takes."""
     updates = mixed_models(20)
     work = work_of("coordinate_median", updates)
     assert bytes_of(work, Resources(memory_bytes=1)) == bytes_of(work)
 
 
 def test_norms_are_those_of_the_differences_from_the_parent() -> None:
-    """The norms that a rule had measured are told for each update."""
+    """The norms that a rule needs are returned for each update."""
     rows = np.array([[3.0, 4.0], [6.0, 8.0], [0.0, 1.0]])
     work = work_of("norm_filtered_mean", vectors(rows), None, {"w": np.zeros(2, np.float32)})
     _, combined = run(work)
@@ -418,7 +420,7 @@ def test_norms_are_those_of_the_differences_from_the_parent() -> None:
 
 
 def test_formats_may_be_mixed(tmp_path: Path) -> None:
-    """safetensors, npz and JSON of the same numbered layers go into one round."""
+    """safetensors, npz and JSON files of the same numbered layers go into one round."""
     import io
 
     tensors = {

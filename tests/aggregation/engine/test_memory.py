@@ -1,4 +1,4 @@
-"""Flat memory: a hundred updates are combined in what ten of them take."""
+"""Flat memory: a hundred updates are combined in the memory that ten of them take."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARGIN = 4 * MIB
 
 @pytest.fixture(scope="module")
 def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    """Bytes held at most, by rule, format and number of updates."""
+    """Return the peak of allocated bytes by rule, format and number of updates."""
     folder = tmp_path_factory.mktemp("memory")
     tensors = {"w": np.arange(UPDATE_BYTES // 4, dtype=np.float32)}
     safetensors.numpy.save_file(tensors, folder / "update.safetensors")
@@ -44,6 +44,6 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 def test_memory_does_not_grow_with_the_number_of_updates(
     rule: str, kind: str, peaks: dict[str, int]
 ) -> None:
-    """Ten updates, and a hundred of 200 MiB in all, stay within one small budget."""
+    """Ten updates, and a hundred with 200 MiB in total, stay within one small budget."""
     assert peaks[f"{rule} {kind} 10"] < BUDGET + MARGIN
     assert peaks[f"{rule} {kind} 100"] < BUDGET + MARGIN
