@@ -17,6 +17,7 @@ from aggregation.formats import Spool, open_weights, peek_layout
 from aggregation.sources import BytesSource
 from federated_client import BadWeights, Bucket, Client, Latest
 from federated_client.checks import check_base, check_file, check_size
+from federated_client.weights import decode_with_layout, encode
 from local.cloud import Cloud
 from models_app.models import ModelUpdate
 from tests.client.members import Deliver, federation, member
@@ -165,3 +166,13 @@ def test_what_passes_the_checks_is_accepted(bucket: Bucket, deliver: Deliver) ->
     assert peek_layout(BytesSource(get(key)), "safetensors").tensors
     deliver()
     assert model.model_updates.get().rejection_reason == ""
+
+
+def test_a_model_of_many_tensors_takes_updates() -> None:
+    """Limits follow from the model: 36,864 small tensors, a mixture of experts' LoRA, are accepted."""
+    name = "update.safetensors"
+    file = encode({f"model.layers.{n}.experts.lora_A.weight": np.zeros(2) for n in range(36_864)})
+    check_file(file, name, None, any_size=True)
+    with pytest.raises(BadWeights, match="safetensors header of"):
+        check_file(file, name, None)
+    check_file(file, name, decode_with_layout(file.getvalue(), name)[1])

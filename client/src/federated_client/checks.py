@@ -20,7 +20,9 @@ from .sources import FileBytes
 _LFS = b"version https://git-lfs"
 
 
-def check_file(file: BinaryIO, name: str, expected_layout: TensorLayout | None) -> None:
+def check_file(
+    file: BinaryIO, name: str, expected_layout: TensorLayout | None, *, any_size: bool = False
+) -> None:
     """Refuse a file that the aggregator would reject.
 
     Parameters
@@ -31,6 +33,8 @@ def check_file(file: BinaryIO, name: str, expected_layout: TensorLayout | None) 
         Its extension is the format.
     expected_layout : TensorLayout or None
         The layout of the model; None if it is not known.
+    any_size : bool
+        Whether to ignore the limits that depend on the model, such as that of the header's length.
 
     Raises
     ------
@@ -41,7 +45,11 @@ def check_file(file: BinaryIO, name: str, expected_layout: TensorLayout | None) 
         source = FileBytes(file)
         with Spool() as spool:
             weights = open_weights(
-                source, format_of(name), expected_layout=expected_layout, spool=spool
+                source,
+                format_of(name),
+                expected_layout=expected_layout,
+                spool=spool,
+                trusted=any_size,
             )
             if not weights.layout.tensors:
                 raise BadWeights("there is no tensor to send")

@@ -81,12 +81,13 @@ def prepare(
     BadWeights
         If the aggregator would reject it.
     """
-    check_file(update.body, update.name, layout)  # Before anything is asked of storage.
+    if layout is None:  # What cannot be an update of any model is refused before storage is asked.
+        check_file(update.body, update.name, None, any_size=True)
     latest = lookup() or base
     check_base(base, latest)
     if layout is None and latest is not None:
         layout = layout_of_object(storage, latest.key, latest.etag)
-        check_file(update.body, update.name, layout)
+    check_file(update.body, update.name, layout)
     kind = latest.update_kind if latest else "weights"
     if update.are_differences and kind == "weights":
         raise BadWeights("update-kind is 'differences', and updates of this model are 'weights'")
