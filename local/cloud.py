@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import boto3
@@ -116,6 +117,7 @@ def queue_arn(sqs: Any, queue_url: str) -> str:
     return str(answer["Attributes"]["QueueArn"])
 
 
+@cache  # Creating a client takes longer than most requests.
 def _client(service: Service, endpoint: str) -> Any:
     return boto3.client(
         service,

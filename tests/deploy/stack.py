@@ -16,10 +16,7 @@ from typing import Any
 import boto3
 from samcli.cli.types import CfnParameterOverridesType
 from samcli.lib.cfn_language_extensions.sam_integration import expand_language_extensions
-from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
-
-from tests.deploy import moto_types
 
 ROOT = Path(__file__).resolve().parents[2]
 APPLICATION = "template.yaml"
@@ -73,6 +70,8 @@ def translated(parameters: dict[str, str] | None = None) -> Template:
     parameters
         Values that differ from the defaults.
     """
+    from samtranslator.translator.transform import transform  # Takes half a second to import.
+
     document = template()
     for resource in document["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
@@ -119,6 +118,10 @@ class Stack:
 
 def create(parameters: dict[str, str] | None = None) -> Stack:
     """Create the application in moto, at the AWS endpoint of the environment."""
+    from tests.deploy import (
+        moto_types,
+    )  # Takes two seconds to import, and few tests create a stack.
+
     moto_types.register()
     parameters = parameters or {}
     document = translated(parameters)
