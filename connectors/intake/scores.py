@@ -54,11 +54,18 @@ class ScoreIntake(Intake[ScoreKey, ClientAggregateScore]):
         seen = ClientAggregateScore.objects.filter(
             aggregate_id=key.aggregate_id, client_id=key.client_id
         )
-        return find_model(key, Exists(seen), has_aggregate=Exists(aggregate))
+        return find_model(
+            key,
+            Exists(seen),
+            has_aggregate=Exists(aggregate),
+            scores_pruned=Exists(aggregate.filter(scores_pruned=True)),
+        )
 
     def _examine(self, row: ClientAggregateScore, model: Any, upload: Upload) -> None:
         if not model.has_aggregate:
             raise UpdateRejected(f"{row.aggregate_id} is no aggregate of this model")
+        if model.scores_pruned:
+            raise UpdateRejected(f"the scores of aggregate {row.aggregate_id} were deleted")
         body, _ = read_small(
             self._objects,
             upload.key,

@@ -28,6 +28,11 @@ class ModelAggregate(models.Model):
         editable=False,
         help_text="What the score averages: the metric, the cap of examples and the sum of weights.",
     )
+    scores_pruned = models.BooleanField(
+        default=False,
+        editable=False,
+        help_text="Its clients' scores were deleted; further ones are refused.",
+    )
     event_pending = models.DateTimeField(
         null=True,
         editable=False,

@@ -192,6 +192,10 @@ INVALID = [
     ("sweep --older-than -1", "expected minutes, 0 or more; got '-1'"),
     ("sweep --older-than nan", "expected minutes, 0 or more; got 'nan'"),
     ("sweep --older-than 1e300", "expected minutes, 0 or more"),
+    ("prune", "the following arguments are required: --older-than"),
+    ("prune --older-than 3", "expected an age such as 180d, 36h or 90m; got '3'"),
+    ("prune --older-than nand", "expected an age such as 180d"),
+    ("prune --older-than 1d", "the age must be 30d or more"),
     ("doctor please", "unrecognized arguments: please"),
     # posts
     ("issue_upload M", "the following arguments are required: --client"),
@@ -272,6 +276,7 @@ VALID = [
     "verify 1",
     "sweep",
     "redrive",
+    "prune --older-than 180d",
     "issue_upload 1 --client CLIENT",
 ]
 
