@@ -87,14 +87,14 @@ def deploying() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def cluster(server_url: str) -> str:
+def cluster(postgres: Any) -> str:
     """Create a database like Aurora's, whose master may create roles and grant `rds_iam`."""
-    with psycopg.connect(server_url, autocommit=True) as superuser:
+    with psycopg.connect(postgres.url, autocommit=True) as superuser:
         superuser.execute("CREATE ROLE rds_iam NOLOGIN")
         superuser.execute(f"CREATE ROLE {MASTER} LOGIN CREATEDB CREATEROLE")
         superuser.execute(f"GRANT rds_iam TO {MASTER} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
         superuser.execute(f"CREATE DATABASE {DATABASE} OWNER {MASTER}")
-    return server_url
+    return str(postgres.url)
 
 
 def connect(cluster: str, user: str) -> psycopg.Connection[Any]:
