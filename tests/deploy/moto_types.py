@@ -1,7 +1,7 @@
-"""The resource types that moto's CloudFormation lacks, or makes in part only.
+"""The resource types that moto's CloudFormation lacks, or supports only in part.
 
-Each is made by the API call that CloudFormation itself would make, through boto3, so the properties
-of the template pass botocore's own check of names and types.
+Each is created with the API call that CloudFormation makes, through boto3, so botocore checks the names
+and types of the properties.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from moto.cloudformation import parsing
 from moto.core.common_models import CloudFormationModel
 
 Properties = dict[str, Any]
-#: What `Ref` gives, and what `Fn::GetAtt` gives by name.
-Made = tuple[str, dict[str, Any]]
-Maker = Callable[[str, Properties], Made]
+#: The values of `Ref`, and of `Fn::GetAtt` by name.
+Created = tuple[str, dict[str, Any]]
+Creator = Callable[[str, Properties], Created]
 
 
 class ApiResource(CloudFormationModel):
-    """A resource that exists by virtue of an API call."""
+    """A resource that an API call creates."""
 
-    maker: Maker
+    creator: Creator
     resource_type = ""
 
-    def __init__(self, made: Made) -> None:
-        self.physical_resource_id, self._attributes = made
+    def __init__(self, created: Created) -> None:
+        self.physical_resource_id, self._attributes = created
 
     @staticmethod
     def cloudformation_name_type() -> str:
-        """No type here takes its name from CloudFormation."""
+        """Return that CloudFormation names none of these types."""
         return ""
 
     @classmethod
     def has_cfn_attr(cls, attr: str) -> bool:
-        """Checked when the attribute is read."""
+        """Return True: a missing attribute fails when it is read."""
         return True
 
     def get_cfn_attribute(self, attribute_name: str) -> Any:
-        """What `Fn::GetAtt` gives."""
+        """Return the value of `Fn::GetAtt`."""
         return self._attributes[attribute_name]
 
 
 def register() -> None:
-    """Teach moto's CloudFormation the types of this module; a second call changes nothing."""
+    """Register the types of this module with moto; a second call changes nothing."""
     known = {model.cloudformation_type() for model in ApiResource.__subclasses__()}
-    for resource_type, maker in MAKERS.items():
+    for resource_type, creator in CREATORS.items():
         if resource_type not in known:
-            _subclass(resource_type, maker)
+            _subclass(resource_type, creator)
     for model in ApiResource.__subclasses__():
         parsing.get_model_map()[model.cloudformation_type()] = model
         parsing.get_name_type_map()[model.cloudformation_type()] = ""
 
 
-def _subclass(resource_type: str, maker: Maker) -> type[ApiResource]:
+def _subclass(resource_type: str, creator: Creator) -> type[ApiResource]:
     def create(
         cls: type[ApiResource],
         resource_name: str,
@@ -65,7 +65,7 @@ def _subclass(resource_type: str, maker: Maker) -> type[ApiResource]:
         region_name: str,
         **kwargs: Any,
     ) -> ApiResource:
-        return cls(maker(resource_name, _without_none(cloudformation_json.get("Properties", {}))))
+        return cls(creator(resource_name, _without_none(cloudformation_json.get("Properties", {}))))
 
     return type(
         resource_type.replace("::", ""),
@@ -78,7 +78,7 @@ def _subclass(resource_type: str, maker: Maker) -> type[ApiResource]:
 
 
 def _without_none(value: Any) -> Any:
-    """Drop what `AWS::NoValue` stands for."""
+    """Remove the values of `AWS::NoValue`."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -87,7 +87,7 @@ def _without_none(value: Any) -> Any:
 
 
 def call(service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-    """Make an API call, its numbers and booleans taken from strings as CloudFormation does."""
+    """Make an API call, with numbers and booleans parsed from strings as CloudFormation does."""
     client = boto3.client(service)
     shape = client.meta.service_model.operation_model(
         client.meta.method_to_api_mapping[operation]
@@ -116,7 +116,7 @@ def _typed(shape: Any, value: Any) -> Any:
     return value
 
 
-def _bucket(name: str, properties: Properties) -> Made:
+def _bucket(name: str, properties: Properties) -> Created:
     bucket = properties.pop("BucketName", name.lower())
     region = boto3.session.Session().region_name
     call(
@@ -129,7 +129,7 @@ def _bucket(name: str, properties: Properties) -> Made:
         if key in properties:
             call("s3", operation, Bucket=bucket, **{parameter: to_api(properties.pop(key))})
     if properties:
-        raise ValueError(f"properties of a bucket that no call here sets: {sorted(properties)}")
+        raise ValueError(f"unsupported properties of a bucket: {sorted(properties)}")
     return bucket, {"Arn": f"arn:aws:s3:::{bucket}"}
 
 
@@ -202,20 +202,20 @@ BUCKET_PARTS: dict[str, tuple[str, str, Callable[[Properties], Properties]]] = {
 }
 
 
-def _bucket_policy(name: str, properties: Properties) -> Made:
+def _bucket_policy(name: str, properties: Properties) -> Created:
     policy = json.dumps(properties["PolicyDocument"])
     call("s3", "put_bucket_policy", Bucket=properties["Bucket"], Policy=policy)
     return name, {}
 
 
-def _queue_policy(name: str, properties: Properties) -> Made:
+def _queue_policy(name: str, properties: Properties) -> Created:
     policy = json.dumps(properties["PolicyDocument"])
     for url in properties["Queues"]:
         call("sqs", "set_queue_attributes", QueueUrl=url, Attributes={"Policy": policy})
     return name, {}
 
 
-def _topic_policy(name: str, properties: Properties) -> Made:
+def _topic_policy(name: str, properties: Properties) -> Created:
     policy = json.dumps(properties["PolicyDocument"])
     for arn in properties["Topics"]:
         call(
@@ -228,48 +228,48 @@ def _topic_policy(name: str, properties: Properties) -> Made:
     return name, {}
 
 
-def _subscription(_name: str, properties: Properties) -> Made:
+def _subscription(_name: str, properties: Properties) -> Created:
     return call("sns", "subscribe", **properties)["SubscriptionArn"], {}
 
 
-def _alarm(name: str, properties: Properties) -> Made:
+def _alarm(name: str, properties: Properties) -> Created:
     call("cloudwatch", "put_metric_alarm", AlarmName=name, **properties)
     (alarm,) = call("cloudwatch", "describe_alarms", AlarmNames=[name])["MetricAlarms"]
     return name, {"Arn": alarm["AlarmArn"]}
 
 
-def _alias(_name: str, properties: Properties) -> Made:
+def _alias(_name: str, properties: Properties) -> Created:
     arn = call("lambda", "create_alias", **properties)["AliasArn"]
     return arn, {"AliasArn": arn}
 
 
-def _version(_name: str, properties: Properties) -> Made:
+def _version(_name: str, properties: Properties) -> Created:
     made = call("lambda", "publish_version", **properties)
     return made["FunctionArn"], {"Version": made["Version"]}
 
 
-def _event_source_mapping(_name: str, properties: Properties) -> Made:
-    # Switched off, or moto would hand each message to the function, in Docker.
+def _event_source_mapping(_name: str, properties: Properties) -> Created:
+    # Disabled, since moto would pass each message to the function in Docker.
     made = call("lambda", "create_event_source_mapping", Enabled=False, **properties)
     return made["UUID"], {"Id": made["UUID"]}
 
 
-def _event_invoke_config(name: str, properties: Properties) -> Made:
+def _event_invoke_config(name: str, properties: Properties) -> Created:
     call("lambda", "put_function_event_invoke_config", **properties)
     return name, {}
 
 
-def _schedule_group(_name: str, properties: Properties) -> Made:
+def _schedule_group(_name: str, properties: Properties) -> Created:
     arn = call("scheduler", "create_schedule_group", **properties)["ScheduleGroupArn"]
     return properties["Name"], {"Arn": arn}
 
 
-def _schedule(name: str, properties: Properties) -> Made:
+def _schedule(name: str, properties: Properties) -> Created:
     arn = call("scheduler", "create_schedule", Name=name[:64], **properties)["ScheduleArn"]
     return name[:64], {"Arn": arn}
 
 
-def _security_group_egress(name: str, properties: Properties) -> Made:
+def _security_group_egress(name: str, properties: Properties) -> Created:
     call(
         "ec2",
         "authorize_security_group_egress",
@@ -291,7 +291,7 @@ def _security_group_egress(name: str, properties: Properties) -> Made:
     return name, {}
 
 
-def _cluster_parameter_group(name: str, properties: Properties) -> Made:
+def _cluster_parameter_group(name: str, properties: Properties) -> Created:
     settings = properties.pop("Parameters")
     name = name.lower()
     call(
@@ -313,7 +313,7 @@ def _cluster_parameter_group(name: str, properties: Properties) -> Made:
     return name, {}
 
 
-def _cluster(name: str, properties: Properties) -> Made:
+def _cluster(name: str, properties: Properties) -> Created:
     cluster = call("rds", "create_db_cluster", DBClusterIdentifier=name.lower(), **properties)
     made = cluster["DBCluster"]
     return name.lower(), {
@@ -324,12 +324,12 @@ def _cluster(name: str, properties: Properties) -> Made:
     }
 
 
-def _subnet_group(name: str, properties: Properties) -> Made:
+def _subnet_group(name: str, properties: Properties) -> Created:
     call("rds", "create_db_subnet_group", DBSubnetGroupName=name.lower(), **properties)
     return name.lower(), {}
 
 
-def _instance(name: str, properties: Properties) -> Made:
+def _instance(name: str, properties: Properties) -> Created:
     cluster = properties["DBClusterIdentifier"]
     (found,) = call("rds", "describe_db_clusters", DBClusterIdentifier=cluster)["DBClusters"]
     # moto does not take the version from the cluster, as RDS does.
@@ -345,8 +345,8 @@ def _instance(name: str, properties: Properties) -> Made:
     return identifier, {}
 
 
-def _proxy(_name: str, properties: Properties) -> Made:
-    # moto asks for what signing in with IAM from end to end makes superfluous.
+def _proxy(_name: str, properties: Properties) -> Created:
+    # moto requires this parameter, which is not needed with IAM from end to end.
     made = call("rds", "create_db_proxy", Auth=[{"IAMAuth": "REQUIRED"}], **properties)["DBProxy"]
     return made["DBProxyName"], {
         "DBProxyArn": made["DBProxyArn"],
@@ -354,7 +354,7 @@ def _proxy(_name: str, properties: Properties) -> Made:
     }
 
 
-def _proxy_targets(name: str, properties: Properties) -> Made:
+def _proxy_targets(name: str, properties: Properties) -> Created:
     call(
         "rds",
         "register_db_proxy_targets",
@@ -365,11 +365,11 @@ def _proxy_targets(name: str, properties: Properties) -> Made:
     return name, {}
 
 
-#: What was asked of the functions behind custom resources, oldest first; moto would run them in Docker.
+#: Requests to the functions of custom resources, oldest first; moto would run them in Docker.
 custom_requests: list[Properties] = []
 
 
-def _nested_stack(_name: str, properties: Properties) -> Made:
+def _nested_stack(_name: str, properties: Properties) -> Created:
     client = boto3.client("cloudformation")
     stack = client.create_stack(
         StackName=f"nested-{token_hex(4)}",  # short, since moto derives the names of resources from it
@@ -383,12 +383,12 @@ def _nested_stack(_name: str, properties: Properties) -> Made:
     return stack, {f"Outputs.{o['OutputKey']}": o["OutputValue"] for o in created["Outputs"]}
 
 
-def _custom(name: str, properties: Properties) -> Made:
+def _custom(name: str, properties: Properties) -> Created:
     custom_requests.append(properties)
     return name, {}
 
 
-MAKERS: dict[str, Maker] = {
+CREATORS: dict[str, Creator] = {
     "AWS::CloudFormation::CustomResource": _custom,
     "AWS::CloudFormation::Stack": _nested_stack,
     "AWS::CloudWatch::Alarm": _alarm,

@@ -1,4 +1,4 @@
-"""What the bucket's policy denies to those who have the right to upload."""
+"""What the policy of the bucket denies to those who may upload."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SSE = "s3:x-amz-server-side-encryption"
 SSE_C = "s3:x-amz-server-side-encryption-customer-algorithm"
 
 
-def denied(key: str, told: dict[str, str]) -> bool:
-    """Whether a PutObject below this key, with these conditions of the request, is denied."""
+def denied(key: str, headers: dict[str, str]) -> bool:
+    """Return whether a PutObject with this key and these condition keys is denied."""
     policy = template()["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]
     puts = [each for each in policy["Statement"] if each["Action"] == "s3:PutObject"]
     return any(
@@ -22,7 +22,7 @@ def denied(key: str, told: dict[str, str]) -> bool:
         and each["Principal"] == "*"
         and any(fnmatchcase(key, place.partition("}/")[2]) for place in _texts(each["Resource"]))
         and all(
-            _holds(operator, told.get(name), value)
+            _holds(operator, headers.get(name), value)
             for operator, values in each["Condition"].items()
             for name, value in values.items()
         )
@@ -34,14 +34,16 @@ def _texts(resources: Any) -> list[str]:
     return [str(next(iter(each.values()))) for each in resources]
 
 
-def _holds(operator: str, told: str | None, value: str) -> bool:
-    """IAM's condition operators, as far as they are used; a key that is absent equals nothing."""
-    return {"Null": (told is None) == (value == "true"), "StringNotEquals": told != value}[operator]
+def _holds(operator: str, headers: str | None, value: str) -> bool:
+    """Evaluate the used condition operators of IAM; a missing key equals nothing."""
+    return {"Null": (headers is None) == (value == "true"), "StringNotEquals": headers != value}[
+        operator
+    ]
 
 
 @pytest.mark.parametrize("prefix", ["updates", "scores"])
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("headers", "expected"),
     [
         ({}, False),
         ({SSE: "AES256"}, False),
@@ -50,14 +52,14 @@ def _holds(operator: str, told: str | None, value: str) -> bool:
         ({SSE_C: "AES256"}, True),
     ],
 )
-def test_clients_cannot_lock_objects_away(
-    prefix: str, told: dict[str, str], expected: bool
+def test_clients_cannot_use_their_own_keys(
+    prefix: str, headers: dict[str, str], expected: bool
 ) -> None:
-    """An object under a key of its uploader's, of KMS or its own, is not taken; any other is."""
-    assert denied(f"{prefix}/3/client/a.npz", told) is expected
+    """An upload that is encrypted with a KMS or client key is denied, and any other is allowed."""
+    assert denied(f"{prefix}/3/client/a.npz", headers) is expected
 
 
-def test_what_operators_store_is_theirs_to_encrypt() -> None:
-    """Initial models and aggregates are not held to that."""
+def test_operators_may_use_their_own_keys() -> None:
+    """Initial models and aggregates may be encrypted with any key."""
     for prefix in ("artifacts", "aggregates"):
         assert not denied(f"{prefix}/3/a.npz", {SSE: "aws:kms"})

@@ -1,4 +1,4 @@
-"""The migrating function runs operators' commands: docs/deploy.md, "Operate" and "The first round"."""
+"""The migrating function runs the commands of operators, as docs/deploy.md describes."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 def operate(event: Any) -> Any:
-    """What the migrating function answers."""
+    """Invoke the migrating function."""
     from lambda_handler import migrate
 
     return migrate(event, Context())  # type: ignore[arg-type]
 
 
-def typed(name: str, *arguments: Any) -> str:
-    """What `operate` of the documentation prints."""
+def run(name: str, *arguments: Any) -> str:
+    """Return what the shell function `operate` of the documentation prints."""
     return str(operate({"command": name, "arguments": [*map(str, arguments)]})["output"])
 
 
 def documented_commands() -> list[list[str]]:
-    """What is typed in docs/deploy.md, word by word."""
+    """Return the words of each `operate` command in docs/deploy.md."""
     lines = re.findall(r"^operate ([a-z][^>\n]+)", TEXT.replace("\\\n", " "), re.MULTILINE)
     return [shlex.split(line.replace("$bucket", BUCKET), comments=True) for line in lines]
 
 
 def round_of(model: FederatedModel, value: float) -> ModelAggregate:
-    """An aggregate that the aggregating function made of one client's update."""
+    """Let the aggregating function aggregate one update."""
     latest = model.aggregates.order_by("-number").first()
     record = upload(model, 1, filled(value), base=latest)
     (answer,) = invoke({"Records": [record]})["rounds"]
@@ -67,7 +67,7 @@ def round_of(model: FederatedModel, value: float) -> ModelAggregate:
 
 
 def posted(post: Any, body: bytes) -> dict[str, Any]:
-    """A client sends a post as it is; the record of S3's notification."""
+    """Send a presigned post, and return the record of the notification."""
     file = ("mine.safetensors", body)
     answer = requests.post(post["url"], data=post["fields"], files={"file": file}, timeout=10)
     answer.raise_for_status()
@@ -76,19 +76,19 @@ def posted(post: Any, body: bytes) -> dict[str, Any]:
 
 
 def s3() -> Any:
-    """The storage's client."""
+    """Return the S3 client of the storage."""
     storage: Any = default_storage
     return storage.connection.meta.client
 
 
 def trained(post: Any, value: float) -> None:
-    """A client sends an update by a post, and the aggregating function makes an aggregate of it."""
+    """Send an update by a presigned post, and let the aggregating function aggregate it."""
     (answer,) = invoke({"Records": [posted(post, safetensors.numpy.save(filled(value)))]})["rounds"]
     assert answer["status"] == "published"
 
 
-def of_this_run(name: str, words: list[str]) -> list[Any]:
-    """A documented command's words, its ids those of the one model here, or of its first aggregate."""
+def with_existing_ids(name: str, words: list[str]) -> list[Any]:
+    """Replace the id of a documented command by that of the model or of its first aggregate."""
     if not (words and words[0].isdecimal()):
         return words
     model = FederatedModel.objects.get()
@@ -96,18 +96,18 @@ def of_this_run(name: str, words: list[str]) -> list[Any]:
     return [model.aggregates.earliest("pk").pk if of_an_aggregate else model.pk, *words[1:]]
 
 
-def test_the_documentation_is_followed() -> None:
-    """From initial weights to a version and back again, nothing but the function is needed: each command
-    of the documentation, in its order, does what is said of it."""
+def test_the_documented_commands_work_in_order() -> None:
+    """Each command of the page, in its order, has the effect that the page describes, from initial weights
+    to a version and a rollback."""
     put("artifacts/initial/digits.safetensors", WEIGHTS)
     posts: list[Any] = []
     for name, *words in documented_commands():
         if name == "pause":
             trained(posts[1], 2.0)
-        told = typed(name, *of_this_run(name, words))
-        assert told
+        output = run(name, *with_existing_ids(name, words))
+        assert output
         if name == "issue_upload":
-            posts = json.loads(told)
+            posts = json.loads(output)
             trained(posts[0], 1.0)
     model = FederatedModel.objects.get()
     assert model.allow_aggregation
@@ -119,8 +119,8 @@ def test_the_documentation_is_followed() -> None:
 
 
 def arguments_of(name: str) -> list[Any]:
-    """Of a command, such that it does something."""
-    if name in ("models", "doctor", "redrive"):
+    """Return arguments with which a command has something to do."""
+    if name in ("models", "clients", "doctor", "redrive"):
         return []
     if name == "create_model":
         return ["another"]
@@ -130,6 +130,12 @@ def arguments_of(name: str) -> list[Any]:
             return [model.pk, "--clients", "1"]
         case "remove_client":
             return [model.pk, client_id(1)]
+        case "pause_client" | "resume_client":
+            return [client_id(1)]
+        case "rename_client":
+            return [client_id(1), "hospital-north"]
+        case "set_model":
+            return [model.pk, "--max-num-examples", "5000"]
         case "issue_upload":
             return [model.pk, "--client", client_id(1)]
         case "show_round":
@@ -150,24 +156,24 @@ def arguments_of(name: str) -> list[Any]:
 @on_sqlite
 @pytest.mark.parametrize("name", remote_commands())
 def test_each_command_does_its_work(name: str) -> None:
-    """Every command answers with what it did; what it calls for that is held against its role."""
-    assert typed(name, *arguments_of(name))
+    """Every command reports what it did, and its AWS calls are allowed by its role."""
+    assert run(name, *arguments_of(name))
 
 
 @on_sqlite
-def test_what_a_command_calls_is_its_functions() -> None:
-    """Also what threads call for a command is held against the operators' role, and not the other's."""
+def test_calls_of_threads_belong_to_the_command() -> None:
+    """The AWS calls of a command's threads are compared with the operators' role, not with the other."""
     aggregate = round_of(make_model(1), 1.0)
     recorder.forget()
-    typed("verify", aggregate.pk)
+    run("verify", aggregate.pk)
     assert {use.role for use in recorder.latest} == {OPERATOR}
     update = f"${{Bucket.Arn}}/{aggregate.updates_applied.get().data.name}"
-    assert Need("s3:GetObject", update) in [use.need for use in recorder.latest]
+    assert Need("s3:GetObjectVersion", update) in [use.need for use in recorder.latest]
 
 
 @on_sqlite
-def test_what_differs_in_the_function_is_documented() -> None:
-    """The table of the documentation names commands that exist, and those that are refused."""
+def test_differences_in_the_function_are_documented() -> None:
+    """The table of the page names existing commands, and all commands that are refused."""
     section = TEXT.split("\n## Operate\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)[` ]", row)}
@@ -177,11 +183,11 @@ def test_what_differs_in_the_function_is_documented() -> None:
 
 @on_sqlite
 def test_initial_weights_come_from_the_bucket() -> None:
-    """A new model has its own copy of the object that was named, and tells clients of it."""
+    """A new model has its own copy of the named object, and `latest.json` points to it."""
     put("artifacts/initial/digits.safetensors", WEIGHTS)
     put("artifacts/initial/schema.json", b'{"type": "object", "required": ["loss"]}')
     schema = "s3://federation/artifacts/initial/schema.json"
-    typed("create_model", "digits", "--initial", GIVEN, "--score-schema", schema)
+    run("create_model", "digits", "--initial", GIVEN, "--score-schema", schema)
     model = FederatedModel.objects.get()
     assert model.client_agg_results_schema == {"type": "object", "required": ["loss"]}
     assert model.current_artifact
@@ -197,44 +203,42 @@ def test_initial_weights_come_from_the_bucket() -> None:
     [
         (GIVEN, "the object is not there"),
         ("s3://another/artifacts/a.safetensors", "the federation's is federation"),
-        ("s3://federation/artifacts/garbage.safetensors", "holds no weights"),
+        ("s3://federation/artifacts/garbage.safetensors", "does not hold weights"),
         ("s3://federation/artifacts/weights.pickle", "in none of the formats"),
-        ("s3://federation/", "names no object"),
-        ("weights.safetensors", "named s3://federation/artifacts/"),
+        ("s3://federation/", "does not name an object"),
+        ("weights.safetensors", "the function reads objects only"),
     ],
 )
-def test_initial_weights_that_are_none_are_refused(
-    given: str, why: str, in_the_function: None
-) -> None:
-    """What is named must be an object of the bucket that holds weights; else nothing is created."""
+def test_invalid_initial_weights_are_refused(given: str, why: str, in_the_function: None) -> None:
+    """Without a bucket object that contains weights, nothing is created."""
     put("artifacts/garbage.safetensors", b"garbage")
     put("artifacts/weights.pickle", WEIGHTS)
     with pytest.raises(CommandError, match=re.escape(why)):
-        typed("create_model", "digits", "--initial", given)
+        run("create_model", "digits", "--initial", given)
     assert not FederatedModel.objects.exists()
 
 
 def keys(prefix: str) -> set[str]:
-    """What is below a prefix, unfinished uploads among it."""
+    """Return the keys below a prefix, including unfinished uploads."""
     objects = application.objects()
     return {each.key for each in objects.orphans(prefix)}
 
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object of a few bytes is copied in several parts."""
+    """Copy an object of a few bytes in several parts."""
     monkeypatch.setattr(connectors.storage.port, "PART_BYTES", 64)
 
 
 @pytest.fixture
 def while_copied(request: pytest.FixtureRequest) -> Callable[[Callable[[], Any]], None]:
-    """Has something happen once, when the first part of a copy is stored."""
+    """Return a function that runs an action once, when the first part of a copy is stored."""
     events = s3().meta.events
 
-    def on_first_part(happen: Callable[[], Any]) -> None:
+    def on_first_part(action: Callable[[], Any]) -> None:
         def once(**_: Any) -> None:
             events.unregister("before-call.s3.UploadPart", once)
-            happen()
+            action()
 
         events.register("before-call.s3.UploadPart", once)
         request.addfinalizer(lambda: events.unregister("before-call.s3.UploadPart", once))
@@ -244,47 +248,47 @@ def while_copied(request: pytest.FixtureRequest) -> Callable[[Callable[[], Any]]
 
 @on_sqlite
 @pytest.mark.usefixtures("small_parts")
-def test_initial_weights_that_change_meanwhile_are_refused(while_copied: Any) -> None:
-    """What is stored is what was checked: of an object that is replaced meanwhile nothing is kept."""
+def test_initial_weights_that_are_replaced_are_refused(while_copied: Any) -> None:
+    """If an object is replaced after it was checked, nothing of it is stored."""
     put("artifacts/initial/digits.safetensors", WEIGHTS)
     while_copied(lambda: put("artifacts/initial/digits.safetensors", b"else"))
     with pytest.raises(CommandError, match="replaced"):
-        typed("create_model", "digits", "--initial", GIVEN)
+        run("create_model", "digits", "--initial", GIVEN)
     assert not FederatedModel.objects.exists()
     assert keys("artifacts/") == {"artifacts/initial/digits.safetensors"}
 
 
 @on_sqlite
 @pytest.mark.usefixtures("small_parts")
-def test_a_rollback_that_breaks_off_leaves_nothing(while_copied: Any) -> None:
-    """Of an aggregate's object that is replaced meanwhile, against all rules, no half a copy is left."""
+def test_a_failed_rollback_leaves_no_copy(while_copied: Any) -> None:
+    """If the object of an aggregate is replaced during the copy, no part of the copy remains."""
     model = make_model(1)
     first, _ = round_of(model, 1.0), round_of(model, 2.0)
     before = keys("aggregates/")
     while_copied(lambda: put(str(first.result.name), b"else"))
     with pytest.raises(CommandError, match="replaced"):
-        typed("rollback", first.pk)
+        run("rollback", first.pk)
     assert keys("aggregates/") == before
 
 
 @on_sqlite
-def test_a_rollback_in_vain_removes_its_copy() -> None:
-    """While a round runs there is no rollback, and the copy that was made for it goes."""
+def test_a_refused_rollback_removes_its_copy() -> None:
+    """A rollback during a round is refused, and its copy is deleted."""
     model = make_model(1)
     first, second = round_of(model, 1.0), round_of(model, 2.0)
     before = keys("aggregates/")
     ready_update(model, 1, filled(3.0), base_aggregate=second)
     application.round_connector().claim_round(model.pk)
     with pytest.raises(CommandError, match="is running: pause the model, and roll back once"):
-        typed("rollback", first.pk)
+        run("rollback", first.pk)
     assert keys("aggregates/") == before
 
 
 @on_sqlite
 def test_a_link_downloads_the_aggregate() -> None:
-    """Who has the link, and nothing else, gets the aggregate's bytes."""
+    """The link alone gives access to the bytes of the aggregate."""
     aggregate = round_of(make_model(1), 1.0)
-    place, link = typed("download", aggregate.pk, "--link").splitlines()
+    place, link = run("download", aggregate.pk, "--link").splitlines()
     key = str(aggregate.result.name)
     assert place == f"s3://federation/{key}, {len(get(key))} bytes"
     assert requests.get(link, timeout=10).content == get(key)
@@ -292,59 +296,59 @@ def test_a_link_downloads_the_aggregate() -> None:
 
 @pytest.fixture
 def in_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings as Lambda's environment makes them."""
+    """Set the settings as the environment of Lambda does."""
     monkeypatch.setattr(settings, "FUNCTION_MEMORY_MB", 1769)
 
 
 @on_sqlite
 @pytest.mark.usefixtures("in_the_function")
-def test_nothing_is_promised_that_the_function_cannot_keep(tmp_path: Path) -> None:
-    """A file would stay in the function; a post ends with the function's own credentials."""
+def test_the_function_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    """Nobody could read a file in the function, and a post expires with the function's credentials."""
     aggregate = round_of(make_model(1), 1.0)
     model = aggregate.federated_model_id
     for name, pk in (("download", aggregate.pk), ("export_metrics", model)):
-        with pytest.raises(CommandError, match="nobody gets at a file in the function"):
-            typed(name, pk, "--out", tmp_path / "file.csv")
+        with pytest.raises(CommandError, match="a file in the function cannot be reached"):
+            run(name, pk, "--out", tmp_path / "file.csv")
     with pytest.raises(CommandError, match="--minutes must be between 1 and 60"):
-        typed("issue_upload", model, "--client", client_id(1), "--minutes", 61)
+        run("issue_upload", model, "--client", client_id(1), "--minutes", 61)
 
 
 @on_sqlite
-def test_what_is_wrong_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that fails after it has told something answers with both."""
-    assert "wrong" not in typed("doctor")
+def test_a_failed_command_returns_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that fails after it has printed something returns the output and the error."""
+    assert "failed" not in run("doctor")
     monkeypatch.setattr(settings, "QUEUE_URL", f"{settings.QUEUE_URL}-gone")
-    with pytest.raises(CommandError) as told:
-        typed("doctor")
-    assert "bucket federation" in str(told.value)
-    assert "1 of 8 checks found something wrong" in str(told.value)
+    with pytest.raises(CommandError) as failure:
+        run("doctor")
+    assert "bucket federation" in str(failure.value)
+    assert "1 of 8 checks failed" in str(failure.value)
 
 
 @on_sqlite
-def test_warnings_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command writes to its standard error does not spoil what it prints for scripts."""
+def test_warnings_are_returned_separately(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard error of a command is not mixed with the output, which scripts parse."""
     put("artifacts/initial/digits.safetensors", WEIGHTS)
     monkeypatch.setattr("connectors.publication.pointer.TRIES", 0)
     arguments = ["digits", "--initial", GIVEN, "--json"]
     answer = operate({"command": "create_model", "arguments": arguments})
     assert json.loads(answer["output"])["clients"] == []
-    assert "is written by the next sweep" in answer["notes"]
+    assert "the next sweep writes it" in answer["notes"]
 
 
 @on_sqlite
-def test_dead_letters_come_back(cloud: Cloud) -> None:
-    """`redrive` takes the dead letters into the queue, and asks for rounds of failed updates."""
+def test_dead_letters_return_to_the_queue(cloud: Cloud) -> None:
+    """`redrive` returns dead letters to the queue and requests rounds for failed updates."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0), status=ModelUpdate.Status.FAILED)
     cloud.client("sqs").send_message(QueueUrl=cloud.dead_letter_url, MessageBody="{}")
-    told = typed("redrive")
-    assert "1 dead letters are back" in told
-    assert "a round is asked for of 1 models" in told
+    output = run("redrive")
+    assert "1 dead-lettered message moved back to the queue" in output
+    assert "rounds requested of 1 model" in output
 
 
 @on_sqlite
 def test_a_paused_model_is_resumed() -> None:
-    """An operator ends a pause from outside the network."""
+    """An operator resumes a model from outside the network."""
     model = make_model(1, allow_aggregation=False)
     operate({"command": "resume", "arguments": [model.pk]})
     model.refresh_from_db()
@@ -352,15 +356,15 @@ def test_a_paused_model_is_resumed() -> None:
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
-def test_a_connection_that_the_database_ended_is_made_anew(database: str) -> None:
-    """An environment that was frozen for longer than the database keeps a session still answers."""
-    typed("models")
+def test_a_closed_connection_is_replaced(database: str) -> None:
+    """An environment that was frozen for longer than a session lasts still answers."""
+    run("models")
     with psycopg.connect(database, autocommit=True) as other:
         other.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-    assert typed("models")
+    assert run("models")
 
 
 @on_sqlite
@@ -375,29 +379,28 @@ def test_a_connection_that_the_database_ended_is_made_anew(database: str) -> Non
         *(({"command": name}, "no command") for name in ("shell", "flush", "dbshell", "nonsense")),
     ],
 )
-def test_what_cannot_be_run_is_refused(event: Any, why: str) -> None:
-    """A wrong argument is told; of the commands, only the project's own are run from outside."""
+def test_an_invalid_command_is_refused(event: Any, why: str) -> None:
+    """The error names a wrong argument; only commands of the project can be run from outside."""
     with pytest.raises((CommandError, ValueError), match=why):
         operate(event)
 
 
 @on_sqlite
 @pytest.mark.parametrize("name", ASKED_OF_THE_AGGREGATOR)
-def test_rounds_are_asked_of_the_aggregating_function(name: str) -> None:
-    """What a round needs, the time that is left above all, the other function has: it takes the event
-    that the refusal names."""
-    with pytest.raises(ValueError, match="invoke that one with") as told:
+def test_rounds_are_requested_from_the_aggregating_function(name: str) -> None:
+    """The refusal of a round names an event, which the aggregating function accepts."""
+    with pytest.raises(ValueError, match="invoke that one with") as failure:
         operate({"command": name, "arguments": ["3"]})
-    event = json.loads(str(told.value).split(" with ", 1)[1])
+    event = json.loads(str(failure.value).split(" with ", 1)[1])
     if name == "run_round":
         event["detail"]["model_id"] = make_model(1).pk
     assert invoke(event)
 
 
 @on_sqlite
-def test_help_is_answered() -> None:
-    """`--help` is answered as it is printed elsewhere; no option ends the function."""
-    assert "usage: manage.py rounds" in typed("rounds", "--help")
+def test_help_is_returned() -> None:
+    """`--help` returns what it prints elsewhere, and no option ends the function."""
+    assert "usage: manage.py rounds" in run("rounds", "--help")
     assert operate({"command": "rounds", "arguments": ["--version"]}) == {"output": ""}
 
 
@@ -411,14 +414,14 @@ aws() { echo "$@" > called; eval "last=\\${$#}"; printf '%s' "$ANSWER" > "$last"
 @pytest.mark.parametrize(
     ("answer", "printed", "status"),
     [
-        ({"output": "one\ntwo\n", "notes": "mind\n"}, ("one\ntwo\n", "mind\n"), 0),
+        ({"output": "one\ntwo\n", "notes": "warning\n"}, ("one\ntwo\n", "warning\n"), 0),
         ({"errorType": "CommandError", "errorMessage": "no model"}, ("", "no model\n"), 1),
     ],
 )
-def test_the_shell_function_types_commands(
+def test_the_shell_function_runs_commands(
     answer: Any, printed: tuple[str, str], status: int, tmp_path: Path
 ) -> None:
-    """The documentation's `operate` quotes what it is given, and tells output from errors."""
+    """The `operate` of the page quotes its arguments, and separates output from errors."""
     (function,) = re.findall(r"^operate\(\) \(.*?^\)$", TEXT, re.DOTALL | re.MULTILINE)
     script = f"""{AWS}{function}\noperate pause 3 --reason 'worse on "site B"'"""
     path = f"{ROOT / '.venv' / 'bin'}:/usr/bin:/bin"

@@ -263,7 +263,7 @@ def test_the_operators_function_checks_the_stack(
     )
     with function:
         answer = function.invoke({"command": "doctor", "arguments": ["--json"]})
-    found = {each["check"]: each["verdict"] for each in json.loads(answer["output"])}
+    found = {each["check"]: each["status"] for each in json.loads(answer["output"])}
     assert {"storage", "notification", "queue", "dead letters"} < found.keys()
     assert set(found.values()) == {"ok"}
 
