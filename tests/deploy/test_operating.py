@@ -118,46 +118,41 @@ def test_the_documented_commands_work_in_order() -> None:
     assert json.loads(get(pointer_key(model.pk)))["number"] == 3
 
 
-def arguments_of(name: str) -> list[Any]:
-    """Return arguments with which a command has something to do."""
-    if name in ("models", "clients", "doctor", "redrive"):
-        return []
-    if name == "create_model":
-        return ["another"]
-    model = make_model(1)
-    match name:
-        case "add_clients":
-            return [model.pk, "--clients", "1"]
-        case "remove_client":
-            return [model.pk, client_id(1)]
-        case "pause_client" | "resume_client":
-            return [client_id(1)]
-        case "rename_client":
-            return [client_id(1), "hospital-north"]
-        case "set_model":
-            return [model.pk, "--max-num-examples", "5000"]
-        case "issue_upload":
-            return [model.pk, "--client", client_id(1)]
-        case "show_round":
-            return [
-                model.rounds.create(number=1, state=1, started_on=now(), lease_expires_at=now()).pk
-            ]
-        case "publish" | "verify" | "download" | "rollback":
-            first = round_of(model, 1.0)
-            round_of(model, 2.0)
-            more = {"publish": ["--version", "1.0"], "download": ["--link"]}
-            return [first.pk, *more.get(name, [])]
-        case "export_metrics":
-            round_of(model, 1.0)
-            return [model.pk, "--out", "-"]
-    return [model.pk]
+def first_aggregate(model: FederatedModel) -> Any:
+    """Create two aggregates, and return the id of the first."""
+    first, _ = round_of(model, 1.0), round_of(model, 2.0)
+    return first.pk
+
+
+def new_round(model: FederatedModel) -> Any:
+    """Create a row of a round, and return its id."""
+    return model.rounds.create(number=1, state=1, started_on=now(), lease_expires_at=now()).pk
+
+
+#: Arguments with which a command has something to do; other commands get the id of a model.
+ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
+    **dict.fromkeys(("models", "clients", "doctor", "redrive"), lambda _: []),
+    **dict.fromkeys(("pause_client", "resume_client"), lambda _: [client_id(1)]),
+    **dict.fromkeys(("verify", "rollback"), lambda model: [first_aggregate(model)]),
+    "create_model": lambda _: ["another"],
+    "add_clients": lambda model: [model.pk, "--clients", "1"],
+    "remove_client": lambda model: [model.pk, client_id(1)],
+    "rename_client": lambda _: [client_id(1), "hospital-north"],
+    "set_model": lambda model: [model.pk, "--max-num-examples", "5000"],
+    "issue_upload": lambda model: [model.pk, "--client", client_id(1)],
+    "show_round": lambda model: [new_round(model)],
+    "publish": lambda model: [first_aggregate(model), "--version", "1.0"],
+    "download": lambda model: [first_aggregate(model), "--link"],
+    "export_metrics": lambda model: [round_of(model, 1.0).federated_model_id, "--out", "-"],
+}
 
 
 @on_sqlite
 @pytest.mark.parametrize("name", remote_commands())
 def test_each_command_does_its_work(name: str) -> None:
     """Every command reports what it did, and its AWS calls are allowed by its role."""
-    assert run(name, *arguments_of(name))
+    model = make_model(1)
+    assert run(name, *ARGUMENTS.get(name, lambda model: [model.pk])(model))
 
 
 @on_sqlite
