@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from aggregation.engine.measure import measures, segment_ends_of
+from aggregation.engine.measure import measures
 from aggregation.engine.plan import Combination
 from aggregation.engine.ranges import part_ends
+from aggregation.engine.segments import segment_ends_of
 
 #: Seconds that one task may read at the assumed rate. An Express workflow ends after five minutes, so
 #: that a function at half the rate still finishes its task in time.

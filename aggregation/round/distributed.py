@@ -18,16 +18,14 @@ import numpy as np
 from aggregation.engine import Combined, Resources
 from aggregation.engine.distribution import Capacity, distribute
 from aggregation.engine.measure import (
-    Centre,
     default_centre,
     measures,
     must_recentre,
-    no_products,
     rounded_products,
-    segment_ends_of,
     statistics_from,
 )
 from aggregation.engine.ranges import part_ends
+from aggregation.engine.segments import Centre, no_products, segment_ends_of
 from aggregation.errors import (
     AggregationError,
     ProgressLost,

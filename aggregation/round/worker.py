@@ -11,8 +11,8 @@ import numpy as np
 
 from aggregation.engine import Passes, Resources
 from aggregation.engine.combine import combine_parts
-from aggregation.engine.measure import Centre, measure_segments, segment_ends_of
 from aggregation.engine.plan import Combination
+from aggregation.engine.segments import Centre, measure_segments, segment_ends_of
 from aggregation.errors import UpdatesRejected
 from aggregation.round.attempt import Attempt
 from aggregation.round.plan import PLAN, SELECTION, Plan, rejections_by_id, segment_name, task_name

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregation.engine.measure import Centre, measure
+from aggregation.engine.measure import measure
+from aggregation.engine.segments import Centre
 from aggregation.errors import InvalidWeights, UpdatesRejected
 from tests.aggregation.engine.engine_tools import passes_of, result_of, run, work_of
 

@@ -178,7 +178,7 @@ def run_tasks(
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of 800 bytes, so that the model has 25 of them; cells and segments of 40 elements."""
     monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", 800)
-    for module in ("ranges", "measure", "passes"):
+    for module in ("ranges", "segments", "passes"):
         monkeypatch.setattr(f"aggregation.engine.{module}.CELL", 40)
 
 

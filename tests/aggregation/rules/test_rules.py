@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from aggregation.engine import arithmetic
-from aggregation.engine.measure import Centre, measure
+from aggregation.engine.measure import measure
+from aggregation.engine.segments import Centre
 from aggregation.errors import NotEnoughUpdates, RuleError, UpdatesRejected
 from aggregation.rules import Selection, Statistics, create_rule, known_rules
 from aggregation.rules.krum import Krum, mean_around_median
