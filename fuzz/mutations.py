@@ -13,8 +13,9 @@ TOKENS = (
     b"[", b"]", b"{", b"}", b",", b":", b'"', b"'", b"(", b")", b"-", b".", b"e9", b"0", b"1", b"\0",
     b"[[", b"]]", b"[]", b"{}", b"null", b"true", b"NaN", b"Infinity", b"1e999", b"-0.0", b"1.5",
     b"9" * 20, b"9" * 400, b'"shape":[', b'"dtype":"F64"', b'"data_offsets":[0,0]', b'"x"', b"\\ud800",
-    b"(2,)", b"(0,)", b"()", b"True", b"'<f8'", b"'>f4'", b"'|O'", b"'<V2'", b"PK\1\2", b"PK\3\4",
-    b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\x93NUMPY\1\0", b"\xff\xfe", b"\xc3\xa9", b" ", b"\n",
+    b"(2,)", b"(0,)", b"()", b"True", b"'<f8'", b"'>f4'", b"'|O'", b"'<V2'", b'"f4"', b"2L",
+    b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\x93NUMPY\1\0",
+    b"\xff\xfe", b"\xc3\xa9", b" ", b"\n",
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ Maker = Callable[[Random], bytes]
 MODELS: tuple[dict[str, Array], ...] = (
     {"w": np.arange(6, dtype="f4").reshape(2, 3), "b": np.ones(3, "f8"), "n": np.array(7, "i8")},
     {"h": np.ones((1, 2), "f2"), "e": np.ones((2, 0), "f4"), "u": np.arange(4, dtype="u1")},
-    {"brain": np.ones(5, ml_dtypes.bfloat16), "": np.zeros((1, 1, 1, 1), "u8")},
+    {"brain/float": np.ones(5, ml_dtypes.bfloat16), "": np.zeros((1, 1, 1, 1), "u8")},
     {"f": np.asfortranarray(np.arange(12.0).reshape(3, 4)), "swapped": np.arange(5, dtype=">f4")},
 )
 
@@ -80,6 +80,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "json": [
             json.dumps(layers).encode(),
             json.dumps(layers, indent=1).encode(),
+            json.dumps([array.tolist() for array in MODELS[0].values()]).encode(),
             b"[[0.1,2],3,[],[[1e-5,-7E+2],[0,1]]]",
             b"[[[[1],[2]],[[3],[4]]]]",
         ],
@@ -121,6 +122,8 @@ def check(format: str, data: bytes, expected_layout: TensorLayout | None, spool:
         If the values differ from those that the format's own library reads.
     """
     source = BytesSource(data)
+    if expected_layout and format == "json":
+        expected_layout = TensorLayout.of_layers(expected_layout.tensors)
     try:
         peeked = peek_layout(source, format, expected_layout=expected_layout)
         weights = open_weights(source, format, expected_layout=expected_layout, spool=spool)
