@@ -28,6 +28,7 @@ from aggregation.engine.ranges import part_ends
 from aggregation.engine.segments import Centre, no_products, segment_ends_of
 from aggregation.errors import (
     AggregationError,
+    NotEnoughUpdates,
     ProgressLost,
     TemporarilyUnavailable,
     UpdatesRejected,
@@ -39,6 +40,7 @@ from aggregation.round.plan import (
     SELECTION,
     Execution,
     Plan,
+    Rejection,
     rejections_by_id,
     segment_name,
     task_name,
@@ -53,8 +55,6 @@ def plan_round(
     claim: Claim,
     capacity: Capacity,
     resources: Resources,
-    *,
-    at_least: int = 2,
 ) -> Execution | None:
     """Plan a claimed round for several functions, or resume the plan of an earlier attempt.
 
@@ -63,32 +63,42 @@ def plan_round(
     connector, claim, capacity
     resources : Resources
         For opening the updates.
-    at_least : int
-        Functions below which nothing is planned.
 
     Returns
     -------
     Execution or None
         The tasks that are left to do; None if one function is to do the round.
-
-    Raises
-    ------
-    NotEnoughUpdates
-        If too few updates can be used.
     """
     saved = claim.checkpoint
     if saved and "plan" in saved:
         return _remaining(connector, saved["plan"], claim.attempt)
     if saved and saved["engine"]:
         return None  # One function has begun it.
+    attempt = Attempt(connector, claim, resources, lambda: False)
+    try:
+        return _plan(connector, claim, attempt, capacity, at_least=2)
+    except (NeedsSpool, NotEnoughUpdates):
+        return None
+
+
+def _plan(
+    connector: DistributedRoundConnector,
+    claim: Claim,
+    attempt: Attempt,
+    capacity: Capacity,
+    *,
+    at_least: int,
+) -> Execution | None:
+    """Write a new plan, and hand the round over to its tasks.
+
+    Raises
+    ------
+    NeedsSpool, NotEnoughUpdates
+    """
     nbytes = sum(update.size or 0 for update in claim.updates) * (1 + measures(claim.rule))
     if capacity.functions_for(nbytes) < at_least:
         return None
-    attempt = Attempt(connector, claim, resources, lambda: False)
-    try:
-        usable, work = attempt.open()
-    except NeedsSpool:
-        return None
+    usable, work = attempt.open()
     distribution = distribute(work, capacity, at_least)
     if distribution is None or work.model.format not in SEEKABLE_FORMATS:
         return None
@@ -151,18 +161,14 @@ def select(
     attempt: int,
     centre: str,
     resources: Resources,
-) -> Execution:
+) -> Execution | Rejection:
     """Let the rule select, after all segments were measured around a centre.
 
     Returns
     -------
-    Execution
+    Execution or Rejection
         What follows: the combining tasks, a second measuring pass around the median, or the tasks of a
-        new plan without the updates that turned out bad.
-
-    Raises
-    ------
-    NotEnoughUpdates
+        new plan without the updates that turned out bad; or the end of the round without them.
     """
     folder = connector.folder(location)
     plan, names = Plan.from_json(folder.read(PLAN)), folder.names()
@@ -192,20 +198,19 @@ def select(
 
 def finish(
     connector: DistributedRoundConnector, location: str, attempt: int, resources: Resources
-) -> tuple[Claim, RoundResult] | Execution:
+) -> tuple[Claim, RoundResult] | Execution | Rejection:
     """Complete the result after all tasks have ended.
 
     Returns
     -------
-    (Claim, RoundResult) or Execution
+    (Claim, RoundResult), Execution or Rejection
         What is to be published; or the tasks of a new plan, if updates turned out bad or the stored
-        parts are gone.
+        parts are gone; or the end of the round without those updates.
 
     Raises
     ------
     TemporarilyUnavailable
         If a task has not finished.
-    NotEnoughUpdates
     """
     folder = connector.folder(location)
     plan, names = Plan.from_json(folder.read(PLAN)), folder.names()
@@ -223,7 +228,7 @@ def finish(
     except ProgressLost:
         return _plan_without(connector, plan, attempt, {}, resources)
     saved = json.loads(folder.read(SELECTION))
-    return plan.claim_of(attempt), RoundResult(
+    return replace(plan.claim, attempt=attempt), RoundResult(
         used=tuple(update.id for update in plan.claim.updates),
         rejected=plan.rejected,
         location=sink.location,
@@ -241,20 +246,20 @@ def _plan_without(
     attempt: int,
     rejected: Mapping[int, str],
     resources: Resources,
-) -> Execution:
-    """Discard what is stored of the result, and plan the round without some updates."""
+) -> Execution | Rejection:
+    """Discard what is stored of the result, and plan the round again without some updates."""
     with suppress(AggregationError):  # The sweep deletes what cannot be deleted now.
         connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0}).abort()
-    reasons = {**plan.rejected, **rejected}
-    checkpoint = RoundCheckpoint(
-        rejected={str(update): why for update, why in reasons.items()}, engine=None
-    )
-    claim = replace(plan.claim_of(attempt), checkpoint=checkpoint)
-    execution = plan_round(connector, claim, plan.capacity, resources, at_least=1)
+    reasons = {str(update): why for update, why in {**plan.rejected, **rejected}.items()}
+    checkpoint = RoundCheckpoint(rejected=reasons, engine=None)
+    claim = replace(plan.claim, attempt=attempt, checkpoint=checkpoint)
+    again = Attempt(connector, claim, resources, lambda: False)
+    try:
+        execution = _plan(connector, claim, again, plan.capacity, at_least=1)
+    except NotEnoughUpdates as error:
+        return Rejection(claim=claim, rejected=again.rejected, reason=str(error))
     if execution is None:
-        raise TemporarilyUnavailable(
-            "the updates have changed: the round is resumed by one function"
-        )
+        raise TemporarilyUnavailable("the updates have changed: one function does the round")
     return execution
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -55,6 +55,23 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """Too few updates of a distributed round can be used.
+
+    Parameters
+    ----------
+    claim : Claim
+    rejected : dict of int to str
+        Ids of the bad updates, with the reasons.
+    reason : str
+    """
+
+    claim: Claim
+    rejected: dict[int, str]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that the tasks of a distributed round need.
 
@@ -85,10 +102,6 @@ class Plan:
     centre: str
     capacity: Capacity
     distribution: Distribution
-
-    def claim_of(self, attempt: int) -> Claim:
-        """Return the claim with all of its updates' rejections, as held by an attempt."""
-        return replace(self.claim, attempt=attempt)
 
     def to_json(self) -> bytes:
         """Return the plan as a JSON object."""

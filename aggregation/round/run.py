@@ -23,6 +23,7 @@ def run_round(
     resources: Resources = DEFAULT_RESOURCES,
     out_of_time: Callable[[], bool] = lambda: False,
     on_claim: Callable[[Claim], None] = lambda claim: None,
+    distribute: Callable[[Claim], RoundAnswer | None] = lambda claim: None,
 ) -> RoundAnswer:
     """Run one round of a federated model.
 
@@ -36,6 +37,9 @@ def run_round(
         Called after every chunk; when it returns True, the round is suspended for a later call.
     on_claim : callable
         Called with the claim before its updates are read.
+    distribute : callable
+        Hands a claim that is too large for one function over to several, and returns the answer; None
+        if this function is to do the round.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def run_round(
     on_claim(claim)
     attempt = Attempt(connector, claim, resources, out_of_time)
     try:
-        return _finish(connector, claim, attempt)
+        return distribute(claim) or _finish(connector, claim, attempt)
     except LeaseLost as error:
         busy = Status.BUSY
         return RoundAnswer(model_id=model_id, status=busy, round=claim.number, reason=str(error))

@@ -105,6 +105,10 @@ class Claim:
         Disk space for what must be unpacked: the parent first, then the updates in claim order.
         Updates that no longer fit are rejected. This is a setting, because the space that happens to
         be free must not decide which updates are used. None: all free space is used.
+    target_seconds : float
+        Time that the reading should take, if several functions may share it.
+    max_functions : int, optional
+        Functions that may share it; by default, as many as the deployment allows.
     """
 
     model_id: int
@@ -119,6 +123,8 @@ class Claim:
     parent: str | None = None
     checkpoint: RoundCheckpoint | None = None
     spool_bytes: int | None = None
+    target_seconds: float = 30.0
+    max_functions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from aggregation.engine import Resources
 from aggregation.engine.distribution import Capacity
-from aggregation.errors import NotEnoughUpdates, OutOfTime
+from aggregation.errors import OutOfTime
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint
 from aggregation.round.attempt import Attempt
 from aggregation.round.distributed import finish, plan_round, select
-from aggregation.round.plan import Execution
+from aggregation.round.plan import Execution, Rejection
 from aggregation.round.worker import Worker
 from aggregation.rules import create_rule
 from aggregation.weights import Weights
@@ -160,9 +160,11 @@ def run_tasks(
         if execution.select:
             for task in disturb(execution.measure):
                 worker.measure(task, execution.centre)
-            execution = select(
+            selected = select(
                 connector, execution.plan, execution.attempt, execution.centre, RESOURCES
             )
+            assert isinstance(selected, Execution)
+            execution = selected
             continue
         for task in disturb(execution.combine):
             worker.combine(task)
@@ -170,6 +172,7 @@ def run_tasks(
         if isinstance(ended, Execution):
             execution = ended
             continue
+        assert isinstance(ended, tuple)
         _, result = ended
         return (connector.root / result.location).read_bytes(), result
 
@@ -264,5 +267,10 @@ def test_a_round_that_loses_too_many_updates_ends(tmp_path: Path) -> None:
     claim = claim_in(tmp_path, "weighted_mean", bad={2: 100}, requirement=N)
     execution = plan_round(connector, claim, capacity(4), RESOURCES)
     assert execution
-    with pytest.raises(NotEnoughUpdates, match="1 updates rejected"):
-        run_tasks(connector, execution, list)
+    worker = Worker(connector, execution.plan, RESOURCES)
+    for task in execution.combine:
+        worker.combine(task)
+    ended = finish(connector, execution.plan, execution.attempt, RESOURCES)
+    assert isinstance(ended, Rejection)
+    assert ended.rejected.keys() == {2}
+    assert "8 of 9 clients ready" in ended.reason
