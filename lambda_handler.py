@@ -17,6 +17,7 @@ from django.db import close_old_connections, connections  # noqa: E402
 
 from connectors import application  # noqa: E402
 from connectors.runtime import snapstart  # noqa: E402
+from connectors.runtime.events import UnknownEvent, parse_task  # noqa: E402
 from connectors.runtime.telemetry import logger, metrics  # noqa: E402
 from connectors.usecases.after_round import publish_events  # noqa: E402
 
@@ -49,6 +50,19 @@ def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
         return application.dispatcher(context).dispatch(event)
     finally:
         publish_events(application.event_publisher(), application.telemetry)
+
+
+@logger.inject_lambda_context(clear_state=True)
+@trace
+def work(event: Any, context: LambdaContext) -> dict[str, Any]:
+    """Do a task of a distributed round that needs no database: the handler of the workers' function."""
+    task = parse_task(event)
+    runner = application.worker(context)
+    if task.kind == "measure":
+        return runner.measure(task.plan, task.item, task.centre)
+    if task.kind == "combine":
+        return runner.combine(task.plan, task.item)
+    raise UnknownEvent(f"{task.kind} is a task of the aggregating function")
 
 
 def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:

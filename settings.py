@@ -44,6 +44,14 @@ QUEUE_URL = env.str("QUEUE_URL", "", validate=Regexp(r"(https?://[!-~]+)?\Z"))
 #: Name or ARN of the EventBridge bus on which rounds, rejections and pauses are announced.
 EVENT_BUS = env.str("EVENT_BUS", "")
 
+#: ARN of the state machine that spreads large rounds over several functions; without it, each round is
+#: done by one function.
+STATE_MACHINE_ARN = env.str("STATE_MACHINE_ARN", "")
+#: Functions that may share a round, unless its model says otherwise.
+MAX_FUNCTIONS = env.int("MAX_FUNCTIONS", 1, validate=Range(min=1, max=1000))
+#: Rate at which one function is assumed to read from S3: it decides how many share a round.
+FUNCTION_BYTES_PER_SECOND = env.int("FUNCTION_BYTES_PER_SECOND", 70_000_000, validate=Range(min=1))
+
 FUNCTION_MEMORY_MB = env.int("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)
 #: What the chunk engine may use. By default 40 % of the function's memory, and 256 where there is
 #: no function.

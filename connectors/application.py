@@ -33,6 +33,9 @@ from connectors.workflow.aggregator import DjangoAggConnector
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
+    from connectors.runtime.state_machine import StateMachine
+    from connectors.usecases.distributed_round import RoundDistributor, TaskRunner
+
 #: Logs and counts for every invocation.
 telemetry = Telemetry()
 
@@ -88,6 +91,23 @@ def workflow_connector() -> DjangoAggConnector:
     return DjangoAggConnector({"metadata_connector": {"type": "DjangoMetadataConnector"}})
 
 
+def distributor(connector: DjangoRoundConnector) -> RoundDistributor | None:
+    """Return what hands rounds over to several functions, if there is a state machine."""
+    machine = state_machine()
+    if machine is None:
+        return None
+    # Imported where several functions share a round, and nowhere else.
+    from connectors.usecases.distributed_round import RoundDistributor
+
+    return RoundDistributor(
+        connector,
+        round_resources(),
+        machine,
+        bytes_per_second=settings.FUNCTION_BYTES_PER_SECOND,
+        max_functions=settings.MAX_FUNCTIONS,
+    )
+
+
 def round_runner(observer: Observer, **options: Any) -> RoundRunner:
     """Return what runs rounds in this process; the options are those of `RoundRunner`."""
     return RoundRunner(round_connector(), round_resources(), observer, **options)
@@ -119,6 +139,19 @@ def round_queue() -> RoundQueue | None:
         ),
         settings.QUEUE_URL,
     )
+
+
+@cache
+def state_machine() -> StateMachine | None:
+    """Return the state machine of distributed rounds, if there is one."""
+    if not settings.STATE_MACHINE_ARN:
+        return None
+    from connectors.runtime.state_machine import StateMachine
+
+    client = _aws_client(
+        "stepfunctions", limits.AWS_CONNECT_SECONDS, limits.SQS_READ_SECONDS, limits.AWS_ATTEMPTS
+    )
+    return StateMachine(client, settings.STATE_MACHINE_ARN)
 
 
 @cache
@@ -156,28 +189,59 @@ def prepare() -> None:
 # An invocation
 
 
+class Deadline:
+    """When an invocation must stop, by the time that its context says is left."""
+
+    def __init__(self, context: LambdaContext) -> None:
+        self._context = context
+        share = self.seconds_left() * limits.STOP_BEFORE_END_SHARE
+        self._margin = min(limits.STOP_BEFORE_END_SECONDS, share)
+
+    def seconds_left(self) -> float:
+        """Return how long the invocation may last."""
+        return self._context.get_remaining_time_in_millis() / 1000
+
+    def is_near(self) -> bool:
+        """Return whether only the time to save the progress is left."""
+        return self.seconds_left() <= self._margin
+
+    def lease(self) -> timedelta:
+        """Return how long a round that begins now belongs to the invocation."""
+        return timedelta(seconds=self.seconds_left() + limits.LEASE_SLACK_SECONDS)
+
+
 def dispatcher(context: LambdaContext) -> Dispatcher:
     """Return the dispatcher of one invocation, whose limits follow from the time that is left."""
-
-    def seconds_left() -> float:
-        return context.get_remaining_time_in_millis() / 1000
-
-    margin = min(limits.STOP_BEFORE_END_SECONDS, seconds_left() * limits.STOP_BEFORE_END_SHARE)
+    deadline = Deadline(context)
+    connector = round_connector(deadline.lease, context.aws_request_id)
+    distributed = distributor(connector)
     runner = RoundRunner(
-        round_connector(
-            lambda: timedelta(seconds=seconds_left() + limits.LEASE_SLACK_SECONDS),
-            context.aws_request_id,
-        ),
+        connector,
         round_resources(),
         telemetry,
         queue=round_queue(),
-        out_of_time=lambda: seconds_left() <= margin,
+        out_of_time=deadline.is_near,
+        **({"distribute": distributed.distribute} if distributed else {}),
     )
     return Dispatcher(
         updates=update_intake(),
         scores=score_intake(),
         runner=runner,
+        tasks=lambda: task_runner(connector, deadline),
         queue=round_queue(),
         garbage=garbage,
         telemetry=telemetry,
     )
+
+
+def worker(context: LambdaContext) -> TaskRunner:
+    """Return what does the tasks of one invocation of the workers' function."""
+    deadline = Deadline(context)
+    return task_runner(round_connector(deadline.lease), deadline)
+
+
+def task_runner(connector: DjangoRoundConnector, deadline: Deadline) -> TaskRunner:
+    """Return what does the tasks of distributed rounds."""
+    from connectors.usecases.distributed_round import TaskRunner
+
+    return TaskRunner(connector, round_resources(), deadline.is_near)

@@ -25,6 +25,9 @@ MAX_ATTEMPTS_WITHOUT_PROGRESS = 5
 #: A checkpoint is written this often at most: ten seconds of work cost less than constant writes.
 CHECKPOINT_SECONDS = 10.0
 
+#: `TimeoutSeconds` of the state machine of a distributed round; the round's lease lasts as long.
+EXECUTION_SECONDS = 3600
+
 # PostgreSQL. A statement of the function takes milliseconds, and one of an admin page seconds.
 
 #: A connection is opened within this time. A host in the same network answers within one second.

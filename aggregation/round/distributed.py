@@ -155,6 +155,12 @@ def _remaining(
     )
 
 
+def load_claim(connector: DistributedRoundConnector, location: str, attempt: int) -> Claim:
+    """Return the claim of a plan, as held by an attempt."""
+    plan = Plan.from_json(connector.folder(location).read(PLAN))
+    return replace(plan.claim, attempt=attempt)
+
+
 def select(
     connector: DistributedRoundConnector,
     location: str,

@@ -20,8 +20,10 @@ from aggregation.round import (
     Status,
 )
 from aggregation.weights import Weights
+from connectors.limits import EXECUTION_SECONDS, LEASE_SLACK_SECONDS
 from connectors.rounds.ledger import RoundLedger
-from connectors.storage.keys import aggregate_key
+from connectors.storage.folder import ObjectFolder
+from connectors.storage.keys import aggregate_key, plan_folder
 from connectors.storage.weights import WeightStore
 
 
@@ -95,3 +97,14 @@ class DjangoRoundConnector:
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         with suppress(LeaseLost, TemporarilyUnavailable):
             self.ledger.release_lease(claim, checkpoint)
+
+    # A round of several functions: `aggregation.round.port.DistributedRoundConnector`
+
+    def new_folder(self, claim: Claim) -> str:
+        return plan_folder(claim.model_id, claim.round_id)
+
+    def folder(self, location: str) -> ObjectFolder:
+        return ObjectFolder(self.weights.objects, location)
+
+    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
+        self.ledger.hand_over(claim, checkpoint, EXECUTION_SECONDS + LEASE_SLACK_SECONDS)

@@ -135,6 +135,8 @@ class RoundLedger:
             differences=config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
             parent=config["parent"],
             checkpoint=held.checkpoint,
+            target_seconds=snapshot.model.target_round_seconds,
+            max_functions=snapshot.model.max_functions,
         )
 
     # Continuing
@@ -163,6 +165,17 @@ class RoundLedger:
         if checkpoint is not None and checkpoint != claim.checkpoint:
             progress = {"checkpoint": checkpoint, "attempts_without_progress": 0}
         self._change(claim, lease_expires_at=Now(), **progress)
+
+    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint, seconds: float) -> None:
+        """Save the progress, and hold the round for as long as other functions may work on it.
+
+        Raises
+        ------
+        LeaseLost
+        """
+        self._change(
+            claim, checkpoint=checkpoint, lease_expires_at=Now() + timedelta(seconds=seconds)
+        )
 
     def _change(self, claim: Claim, **changes: Any) -> None:
         with translate_database_errors():

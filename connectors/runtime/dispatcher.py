@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from aggregation.round import RoundAnswer
 from connectors.errors import UnknownModel
 from connectors.intake.registration import UnknownUpload
 from connectors.intake.scores import ScoreIntake
@@ -12,13 +13,16 @@ from connectors.intake.updates import UpdateIntake
 from connectors.runtime.events import (
     Request,
     RoundRequest,
+    RoundTask,
     StorageTest,
     SweepRequest,
     UnknownEvent,
     Upload,
     is_sqs_batch,
+    is_task,
     parse,
     parse_body,
+    parse_task,
 )
 from connectors.runtime.queue import RoundQueue
 from connectors.runtime.responses import (
@@ -32,6 +36,10 @@ from connectors.storage.keys import SCORES
 from connectors.usecases.run_round import RoundRunner
 from connectors.usecases.sweep import GarbageSchedule, SweepOutcome, sweep
 
+if TYPE_CHECKING:
+    from aggregation.round.plan import Execution
+    from connectors.usecases.distributed_round import TaskRunner
+
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -43,6 +51,8 @@ class Dispatcher:
     updates : UpdateIntake
     scores : ScoreIntake
     runner : RoundRunner
+    tasks : callable
+        Returns what does the tasks of distributed rounds; it is imported on use.
     queue : RoundQueue or None
         The function's own queue.
     garbage : GarbageSchedule
@@ -55,6 +65,7 @@ class Dispatcher:
         updates: UpdateIntake,
         scores: ScoreIntake,
         runner: RoundRunner,
+        tasks: Callable[[], TaskRunner],
         queue: RoundQueue | None,
         garbage: GarbageSchedule,
         telemetry: Telemetry,
@@ -62,6 +73,7 @@ class Dispatcher:
         self._updates = updates
         self._scores = scores
         self._runner = runner
+        self._tasks = tasks
         self._queue = queue
         self._garbage = garbage
         self._telemetry = telemetry
@@ -78,6 +90,8 @@ class Dispatcher:
         """
         if is_sqs_batch(event):
             return batch_response(self._process_batch(event["Records"]))
+        if is_task(event):
+            return self._do_task(parse_task(event))
         requests = parse(event)
         match requests:
             case [RoundRequest(model_id)]:
@@ -85,6 +99,24 @@ class Dispatcher:
             case [SweepRequest()]:
                 return sweep_response(self._sweep())
         return rounds_response(self._runner.run_each(self._models_named_by(requests)))
+
+    def _do_task(self, task: RoundTask) -> dict[str, Any]:
+        """Do a task of a distributed round that needs the database."""
+        tasks = self._tasks()
+        outcome: Execution | RoundAnswer
+        match task.kind:
+            case "select":
+                outcome = tasks.select(task.plan, task.attempt, task.centre)
+            case "publish":
+                outcome = tasks.publish(task.plan, task.attempt)
+            case "fail":
+                outcome = tasks.fail(task.plan, task.attempt, task.error)
+            case _:
+                raise UnknownEvent(f"{task.kind} is a task of the workers' function")
+        if isinstance(outcome, RoundAnswer):
+            self._runner.finish(outcome)
+            return to_response(outcome)
+        return outcome.to_json()
 
     def _process_batch(self, messages: Messages) -> set[str]:
         """Process messages of SQS; return the ids of those that must be delivered again.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
 from aggregation.errors import quoted
+from connectors.storage.keys import is_plan_folder
 
 
 class UnknownEvent(ValueError):
@@ -62,6 +63,40 @@ class SweepRequest:
 class StorageTest:
     """S3 tries whether its notifications arrive; nothing is to be done."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTask:
+    """A task of a distributed round, from its state machine.
+
+    Parameters
+    ----------
+    kind : str
+        ``measure``, ``combine``, ``select``, ``publish`` or ``fail``.
+    plan : str
+        The folder of the plan.
+    attempt, item : int
+        The fencing token, and the number of the task; 0 where they are not needed.
+    centre : str
+    error : mapping
+        What Step Functions says of the error of a task.
+    """
+
+    kind: str
+    plan: str
+    attempt: int = 0
+    item: int = 0
+    centre: str = ""
+    error: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: The fields that each kind of task has beside its plan.
+TASK_FIELDS = {
+    "measure": {"item", "centre"},
+    "combine": {"item", "centre"},
+    "select": {"attempt", "centre"},
+    "publish": {"attempt"},
+    "fail": {"attempt", "error"},
+}
 
 Request = Upload | RoundRequest | SweepRequest | StorageTest
 
@@ -218,3 +253,27 @@ def _described(event: Mapping[str, Any]) -> str:
 
 
 _TELLING = ("source", "detail-type", "eventSource", "eventName", "Event")
+
+
+def parse_task(event: Any) -> RoundTask:
+    """Return the task in an event of a distributed round's state machine.
+
+    Raises
+    ------
+    UnknownEvent
+    """
+    fields = dict(event) if isinstance(event, Mapping) else {}
+    kind = fields.pop("task", None)
+    if kind not in TASK_FIELDS or fields.keys() != TASK_FIELDS[kind] | {"plan"}:
+        raise UnknownEvent(f"expected a task of a distributed round, got {_described(event)}")
+    counts = [fields.get(name, 0) for name in ("attempt", "item")]
+    if not isinstance(fields["plan"], str) or any(type(count) is not int for count in counts):
+        raise UnknownEvent(f"expected a plan and whole numbers, got {quoted(fields)}")
+    if not is_plan_folder(fields["plan"]):
+        raise UnknownEvent(f"expected the folder of a plan, got {quoted(fields['plan'])}")
+    return RoundTask(kind=kind, **fields)
+
+
+def is_task(event: Any) -> bool:
+    """Return whether an event comes from the state machine of a distributed round."""
+    return isinstance(event, Mapping) and "task" in event

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 UPDATES = "updates/"
 SCORES = "scores/"
 AGGREGATES = "aggregates/"
+PLANS = "plans/"
 
 UPDATE_KEY_FORM = "updates/<federated_model_id>/<client_uuid>/<name>.<ext>"
 SCORE_KEY_FORM = "scores/<federated_model_id>/<client_uuid>/<aggregate_id>.json"
@@ -20,6 +21,8 @@ _ID = r"[1-9][0-9]{0,17}"
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _UPDATE = re.compile(rf"updates/({_ID})/({_UUID})/(.+)", re.ASCII)
 _SCORE = re.compile(rf"scores/({_ID})/({_UUID})/({_ID})\.json", re.ASCII)
+
+_PLAN_FOLDER = re.compile(rf"{PLANS}{_ID}/{_ID}-[0-9a-f]{{32}}/", re.ASCII)
 
 #: A pointer, and the files that a directory keeps beside it while it is replaced.
 _POINTER = re.compile(r"aggregates/[0-9]+/(latest\.json|\.latest\.json\.(lock|new))")
@@ -64,6 +67,16 @@ def _match(form: re.Pattern[str], key: str) -> re.Match[str] | None:
 def aggregate_key(model_id: int, number: int, format: str) -> str:
     """Return a new key for the aggregate of a round; no two calls return the same key."""
     return f"{AGGREGATES}{model_id}/round-{number:06d}-{uuid.uuid4().hex}.{format}"
+
+
+def plan_folder(model_id: int, round_id: int) -> str:
+    """Return a new folder for the plan of a distributed round; no two calls return the same one."""
+    return f"{PLANS}{model_id}/{round_id}-{uuid.uuid4().hex}/"
+
+
+def is_plan_folder(location: str) -> bool:
+    """Return whether a text is a folder that `plan_folder` returned."""
+    return _PLAN_FOLDER.fullmatch(location) is not None
 
 
 def pointer_key(model_id: int) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from aggregation.engine import Resources
 from aggregation.errors import AggregationError, OutOfTime, TemporarilyUnavailable
-from aggregation.round import RoundAnswer, Status, run_round
+from aggregation.round import Claim, RoundAnswer, Status, run_round
 from connectors.errors import UnknownModel, translate_database_errors
 from connectors.rounds.connector import DjangoRoundConnector
 from connectors.usecases.after_round import update_pointer
@@ -60,6 +60,8 @@ class RoundRunner:
         Is asked for rounds that must be resumed or were not begun.
     out_of_time : callable
         Returns whether the process must stop; it is called after every chunk.
+    distribute : callable
+        As for `aggregation.round.run_round`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class RoundRunner:
         *,
         queue: RequestsRounds | None = None,
         out_of_time: Callable[[], bool] = lambda: False,
+        distribute: Callable[[Claim], RoundAnswer | None] = lambda claim: None,
     ) -> None:
         self.objects = connector.weights.objects
         self.queue = queue
@@ -77,6 +80,7 @@ class RoundRunner:
         self._connector = connector
         self._resources = resources
         self._observer = observer
+        self._distribute = distribute
 
     def run_each(self, model_ids: Iterable[int]) -> RoundOutcomes:
         """Run rounds of each of these models.
@@ -121,6 +125,7 @@ class RoundRunner:
                 resources=self._resources,
                 out_of_time=self.out_of_time,
                 on_claim=self._observer.round_claimed,
+                distribute=self._distribute,
             )
         except UnknownModel:
             raise
@@ -131,12 +136,23 @@ class RoundRunner:
             self._observer.round_failed(model_id, error)
             self._report_pause(model_id)
             raise
+        return self.ended(answer)
+
+    def ended(self, answer: RoundAnswer) -> RoundAnswer:
+        """Do what follows a round, whichever function ended it, and return its answer."""
+        model_id = answer.model_id
         self._observer.round_ended(answer)
         if answer.status is Status.FAILED:
             self._report_pause(model_id)
         if answer.status is Status.PUBLISHED:
             update_pointer(self.objects, model_id, self._observer)
         return answer
+
+    def finish(self, answer: RoundAnswer) -> None:
+        """Do what follows a round of several functions, and ask for the next one if it may be due."""
+        self.ended(answer)
+        if self.queue and (answer.continues or _may_have_missed_updates(answer)):
+            self.queue.request_rounds([answer.model_id])
 
     def _postpone(self, model_ids: Sequence[int]) -> dict[int, Exception]:
         """Ask the queue for rounds that were not begun; return the error of each if that fails."""

@@ -89,6 +89,17 @@ class FederatedModel(models.Model):
         validators=[MinValueValidator(0)],
         help_text="An aggregate that scores worse than its parent by more than this is not published.",
     )
+    target_round_seconds = models.FloatField(
+        default=30.0,
+        validators=[MinValueValidator(1)],
+        help_text="Time that the reading of a round should take, if several functions may share it.",
+    )
+    max_functions = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Functions that may share a round; empty: as many as the deployment allows.",
+    )
     pointer_digest = models.CharField(
         max_length=64, blank=True, editable=False, help_text="Of what latest.json says."
     )

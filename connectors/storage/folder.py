@@ -1,0 +1,39 @@
+"""A folder of small objects: what the tasks of a distributed round leave for each other."""
+
+from __future__ import annotations
+
+from connectors.storage.port import Objects, read_small
+
+#: The products of a thousand updates take 8 MB.
+MAX_BYTES = 1 << 30
+
+
+class ObjectFolder:
+    """The objects below a prefix.
+
+    Parameters
+    ----------
+    objects : Objects
+    location : str
+        The prefix, with a slash at its end.
+    """
+
+    def __init__(self, objects: Objects, location: str) -> None:
+        self._objects = objects
+        self._location = location
+
+    def read(self, name: str) -> bytes:
+        """Return an object."""
+        body, _ = read_small(self._objects, self._location + name, max_bytes=MAX_BYTES)
+        return body
+
+    def write(self, name: str, data: bytes) -> None:
+        """Store an object, in place of one of the same name."""
+        sink = self._objects.sink(self._location + name, None)
+        sink.write_part(1, data, last=True)
+        sink.complete()
+
+    def names(self) -> set[str]:
+        """Return the names of the objects."""
+        found = self._objects.orphans(self._location)
+        return {each.key.removeprefix(self._location) for each in found if not each.upload_id}
