@@ -140,6 +140,7 @@ ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
     "rename_client": lambda _: [client_id(1), "hospital-north"],
     "set_model": lambda model: [model.pk, "--max-num-examples", "5000"],
     "issue_upload": lambda model: [model.pk, "--client", client_id(1)],
+    "prune": lambda _: ["--older-than", "180d"],
     "show_round": lambda model: [new_round(model)],
     "publish": lambda model: [first_aggregate(model), "--version", "1.0"],
     "download": lambda model: [first_aggregate(model), "--link"],

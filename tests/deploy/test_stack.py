@@ -121,7 +121,10 @@ def test_a_deployment_creates_users_and_then_migrates(stack: Stack) -> None:
 
 def test_the_functions_sign_in_as_different_users(stack: Stack) -> None:
     """The aggregating function may use rows; the migrating function owns the tables."""
-    database = boto3.client("rds").describe_db_clusters()["DBClusters"][0]["Endpoint"]
+    (cluster,) = boto3.client("rds").describe_db_clusters(
+        DBClusterIdentifier=stack.physical_ids["Database.Cluster"]
+    )["DBClusters"]
+    database = cluster["Endpoint"]
     assert environment(stack)["DATABASE_URL"] == f"postgres://aggregator@{database}:5432/aggregator"
     assert environment(stack, "MigrationFunction")["DATABASE_URL"] == (
         f"postgres://aggregator_owner@{database}:5432/aggregator"
