@@ -15,12 +15,12 @@ import safetensors.numpy
 from aggregation.errors import UpdateRejected
 from aggregation.formats import Spool, open_weights, peek_layout
 from aggregation.sources import BytesSource
-from federated_client import BadWeights, Bucket, Client, Latest
+from federated_client import BadWeights, Bucket, Client, Latest, limits
 from federated_client.checks import check_base, check_file, check_size
 from federated_client.weights import decode_with_layout, encode
 from local.cloud import Cloud
 from models_app.models import ModelUpdate
-from tests.client.members import Deliver, federation, member
+from tests.client.members import Deliver, StorageOf, federation, member
 from tests.factories import SMALL, client_id, filled, get, upload
 from tests.hostile.corpus import CASES
 from tests.test_lambda_handler import invoke
@@ -166,6 +166,20 @@ def test_what_passes_the_checks_is_accepted(bucket: Bucket, deliver: Deliver) ->
     assert peek_layout(BytesSource(get(key)), "safetensors").tensors
     deliver()
     assert model.model_updates.get().rejection_reason == ""
+
+
+@pytest.mark.usefixtures("database", "cloud")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_layout_of_a_long_header_is_read_by_ranges(
+    storage_of: StorageOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that has fetched nothing learns the layout without reading the weights."""
+    monkeypatch.setattr(limits, "HEAD_BYTES", 16)
+    model = federation(1)
+    client = member(storage_of(model, 1), model)
+    with pytest.raises(BadWeights, match=r"'b' .* is missing"):
+        client.upload({"w": SMALL["w"]}, num_examples=1)
+    assert client.upload(filled(1.0), num_examples=1)
 
 
 def test_a_model_of_many_tensors_takes_updates() -> None:

@@ -144,6 +144,19 @@ def test_a_model_without_weights_says_so(storage_of: StorageOf) -> None:
         client.wait(timeout=0.1, poll=0.05)
 
 
+def test_the_first_round_starts_from_weights_of_the_clients_own(
+    storage_of: StorageOf, deliver: Deliver
+) -> None:
+    """Initial weights are returned until there is an aggregate."""
+    model = make_model(1)
+    client = member(storage_of(model, 1), model)
+    weights = client.fetch(initial={"w": [1.0, 2.0]})
+    np.testing.assert_array_equal(weights["w"], [1.0, 2.0])
+    client.upload(weights, num_examples=1)
+    deliver()
+    np.testing.assert_array_equal(client.fetch(initial={"w": [0.0]})["w"], [1.0, 2.0])
+
+
 def unlisted(handler: Any, request: Request) -> None:
     """Answer 403 for what is not there, as S3 does to clients that may read objects and not list them."""
     status, headers, body = handler.ask()

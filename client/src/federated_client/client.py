@@ -87,6 +87,7 @@ class Client:
         except NotThere:
             if initial is None:
                 raise
+            self.base, self._layout = None, None
             return as_arrays(initial)
         weights, layout = decode_with_layout(self._storage.get(base.key, etag=base.etag), base.key)
         self.base, self._layout = base, layout

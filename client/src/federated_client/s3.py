@@ -93,15 +93,12 @@ class Bucket:
 
     @contextmanager
     def _translated_errors(self, key: str, *, upload: bool) -> Iterator[None]:
-        from boto3.exceptions import S3UploadFailedError
         from botocore import exceptions
 
         try:
             yield
         except (exceptions.ClientError, exceptions.BotoCoreError) as error:
             raise self._error_of(error, key, upload=upload) from error
-        except S3UploadFailedError as error:
-            raise self._error_of(error.__context__, key, upload=upload) from error
 
     def _error_of(self, error: Any, key: str, *, upload: bool) -> ClientError:
         from botocore import exceptions
