@@ -147,3 +147,12 @@ def test_a_size_stays_within_the_limits(size: str) -> None:
         assert re.search(limits.get("AllowedPattern", ""), value)
         if limits["Type"] == "Number" and "MinValue" in limits:
             assert limits["MinValue"] <= float(value) <= limits["MaxValue"]
+
+
+def test_repeated_uploads_are_bounded() -> None:
+    """Of the versions that uploads with the same key replace, five are kept for more than a day."""
+    ((_, bucket),) = of_type(template(), "AWS::S3::Bucket")
+    rules = {rule.get("Prefix"): rule for rule in bucket["LifecycleConfiguration"]["Rules"]}
+    for prefix in ("updates/", "scores/"):
+        expiration = rules[prefix]["NoncurrentVersionExpiration"]
+        assert expiration == {"NewerNoncurrentVersions": 5, "NoncurrentDays": 1}
