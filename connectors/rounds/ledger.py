@@ -34,6 +34,7 @@ from aggregation.rules import create_rule
 from connectors.errors import translate_database_errors
 from connectors.limits import CHECKPOINT_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.rounds import transitions
+from connectors.rounds.refusal import refusal
 from connectors.rounds.selectors import (
     ModelSnapshot,
     State,
@@ -74,7 +75,7 @@ class RoundLedger:
         UnknownModel
         """
         with translate_database_errors():
-            answer = _refusal(model_snapshot(model_id))
+            answer = refusal(model_snapshot(model_id))
             if answer:
                 return answer
             try:
@@ -87,7 +88,7 @@ class RoundLedger:
 
     def _claim_locked(self, model_id: int) -> Claim | RoundAnswer:
         snapshot = model_snapshot(model_id)
-        answer = _refusal(snapshot)
+        answer = refusal(snapshot)
         if answer:
             return answer
         if snapshot.running and snapshot.running.external:
@@ -251,31 +252,6 @@ class RoundLedger:
         """
         with translate_database_errors(), transaction.atomic():
             transitions.fail_round(_locked(claim), f"{type(error).__name__}: {error}")
-
-
-def _refusal(snapshot: ModelSnapshot) -> RoundAnswer | None:
-    """Return the answer to a request for a round that cannot start; None if one can."""
-
-    def answer(status: Status, reason: str, number: int | None = None) -> RoundAnswer:
-        return RoundAnswer(model_id=model.pk, status=status, round=number, reason=reason)
-
-    model, running = snapshot.model, snapshot.running
-    if not model.allow_aggregation:
-        return answer(Status.PAUSED, model.pause_reason or "aggregation is not allowed")
-    if running:
-        if snapshot.lease_expired:
-            return None
-        return answer(Status.BUSY, f"{running} is running", running.number)
-    if not snapshot.ready:
-        return answer(Status.WAITING, "no update is ready")
-    unmet = model.requirement_object().unmet(snapshot.readiness())
-    if unmet:
-        return answer(Status.WAITING, unmet)
-    needed = model.rule().min_updates
-    if len(snapshot.ready) < needed:
-        reason = f"{model.aggregator} needs {needed} updates, {len(snapshot.ready)} are ready"
-        return answer(Status.WAITING, reason)
-    return None
 
 
 def _give_up(held: AggregationRound, reason: str) -> RoundAnswer:

@@ -74,7 +74,7 @@ class DjangoAggConnector(BaseAggConnector):
             loaded += found
             rejected |= bad
         if rejected:
-            self.metadata.rounds.reject(updates, rejected)
+            self.metadata.settlement.reject(updates, rejected)
             reasons = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
             raise UpdateRejected(reasons)
         return loaded

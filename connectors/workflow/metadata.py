@@ -13,6 +13,8 @@ from aggregation.requirements import positional_arguments
 from connectors.errors import translate_database_errors
 from connectors.rounds import selectors
 from connectors.rounds.external import ExternalRounds
+from connectors.rounds.memberships import Memberships
+from connectors.rounds.settlement import Settlement
 from connectors.workflow.base import BaseMetadataConnector, Settings
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 
@@ -29,14 +31,19 @@ class DjangoMetadataConnector(BaseMetadataConnector):
     Attributes
     ----------
     rounds : ExternalRounds
-        The rounds of the workflow that calls this connector.
+    settlement : Settlement
+        Of the rounds of the workflow that calls this connector.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
         seconds = self.settings.get("lease_seconds", django_settings.LEASE_SECONDS)
         lease = timedelta(seconds=seconds)
-        self.rounds = ExternalRounds(lambda: lease, str(self.settings.get("request_id", "")))
+        memberships = Memberships()
+        self.rounds = ExternalRounds(
+            lambda: lease, memberships, str(self.settings.get("request_id", ""))
+        )
+        self.settlement = Settlement(memberships)
 
     def pull_federated_model_w_id(self, fed_model_id: int) -> FederatedModel | None:
         """Return the federated model with that id, or None."""
@@ -86,13 +93,13 @@ class DjangoMetadataConnector(BaseMetadataConnector):
         self, model_updates: Sequence[ModelUpdate], aggregate: ModelAggregate
     ) -> None:
         """Settle the round that made the aggregate: these updates are in it."""
-        self.rounds.settle_used(list(model_updates), aggregate)
+        self.settlement.settle_used(list(model_updates), aggregate)
 
     def register_model_updates_use_in_aggregation_complete(
         self, model_updates: Sequence[ModelUpdate], is_successful: bool
     ) -> None:
         """Register how the aggregation of registered updates ended."""
-        settle = self.rounds.complete if is_successful else self.rounds.fail
+        settle = self.settlement.complete if is_successful else self.settlement.fail
         settle(list(model_updates))
 
     def update_database(self) -> None:

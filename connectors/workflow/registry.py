@@ -1,4 +1,4 @@
-"""Connectors by the name of their class, so that settings can name them."""
+"""Connectors by the names of their classes, so that settings can name them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Self
 
 
 class Registered:
-    """Base of a family of connectors. A concrete subclass is known by its name, in any case.
+    """Base of a family of connectors; a concrete subclass is registered by its name, in any case.
 
-    The family is the direct subclass of this class: `BaseAggConnector` and `BaseMetadataConnector`
-    do not know each other's members.
+    Each direct subclass of this class is a family of its own: `BaseAggConnector` and
+    `BaseMetadataConnector` do not know each other's members.
     """
 
-    #: What settings name is missing, in words, for the family's messages.
+    #: The name of the family in its messages.
     family: ClassVar[str]
     _known: ClassVar[dict[str, type[Any]]]
 
@@ -26,7 +26,7 @@ class Registered:
 
     @classmethod
     def known(cls) -> list[str]:
-        """Names of the family's members that are of this class."""
+        """Return the names of the members that are subclasses of this class."""
         return sorted(each.__name__ for each in cls._known.values() if issubclass(each, cls))
 
     @classmethod

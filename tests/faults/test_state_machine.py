@@ -8,8 +8,7 @@ that nothing in the code under test catches, or sleep in a thread of their own u
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,6 @@ import pytest
 import safetensors.numpy
 from django.conf import settings as django_settings
 from django.core.files.storage import default_storage
-from django.db import connections
 from django.test import override_settings
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -35,14 +33,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from aggregation.errors import LeaseLost, TemporarilyUnavailable, UpdateRejected
-from aggregation.round import RoundAnswer, Status, run_round
-from connectors import DjangoAggConnector
+from aggregation.errors import Conflict, TemporarilyUnavailable
+from aggregation.round import Status, run_round
+from connectors import DjangoAggConnector, application
 from connectors.intake.updates import UpdateIntake
+from connectors.rounds.connector import DjangoRoundConnector
 from connectors.runtime.events import Upload
 from connectors.storage.garbage import collect_garbage
 from models_app.models import AggregationRound, Client, FederatedModel, ModelArtifact, ModelUpdate
+from tests.connectors.workflow.backends import pass_time
 from tests.factories import client_id, make_model
+from tests.faults.interruptions import Interrupted, Killed, Sleeper, raising
+from tests.faults.workflows import Workflow, call_closing_hook, mean
 
 State = AggregationRound.State
 ENDS = (ModelUpdate.Status.COMPLETE, ModelUpdate.Status.INVALID)
@@ -72,79 +74,6 @@ BAD = {
 }
 
 
-class Killed(BaseException):
-    """The process is gone: nobody catches this."""
-
-
-class Mortal:
-    """A connector to whose process something happens before one of the calls to it.
-
-    Parameters
-    ----------
-    connector : DjangoAggConnector
-    call : int
-        Which, counted from 1.
-    act : callable
-        Kills, fails, or waits.
-    """
-
-    def __init__(
-        self, connector: DjangoAggConnector, call: int, act: Callable[[], None], calls: Any = None
-    ) -> None:
-        self._of = connector
-        self._call = call
-        self._act = act
-        self._calls = calls or iter(range(1, 1_000_000))
-
-    def __getattr__(self, name: str) -> Any:
-        member = getattr(self._of, name)
-        if not callable(member):
-            return member
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if next(self._calls) == self._call:
-                self._act()
-            result = member(*args, **kwargs)
-            is_sink = name == "new_result"
-            return Mortal(result, self._call, self._act, self._calls) if is_sink else result
-
-        return call
-
-
-class Sleeper:
-    """A process that stops before one of its calls until it is woken."""
-
-    def __init__(self, connector: DjangoAggConnector, model_id: int, call: int) -> None:
-        self.is_asleep = True
-        self._asleep = threading.Event()
-        self._woken = threading.Event()
-        self.answer: RoundAnswer | Exception | None = None
-        mortal = Mortal(connector, call, self._sleep)
-        self._thread = threading.Thread(target=self._run, args=(mortal, model_id))
-        self._thread.start()
-        self._asleep.wait()
-
-    def _sleep(self) -> None:
-        self._asleep.set()
-        self._woken.wait()
-
-    def _run(self, connector: Any, model_id: int) -> None:
-        try:
-            self.answer = run_round(connector, model_id)
-        except Exception as error:
-            self.answer = error
-        finally:
-            connections.close_all()
-            self.is_asleep = False
-            self._asleep.set()
-
-    def wake(self) -> RoundAnswer | Exception | None:
-        """Go on; how it ended."""
-        self._woken.set()
-        self._thread.join()
-        return self.answer
-
-
 class Federation(RuleBasedStateMachine):
     """One model, its clients, and everybody who can do something about a round of it."""
 
@@ -152,17 +81,20 @@ class Federation(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = datetime(2027, 1, 1, tzinfo=UTC)
         self.admitted: set[tuple[str, str]] = set()
         self.bytes: dict[tuple[str, str], bytes] = {}
         self.ended: dict[int, tuple[int, int | None]] = {}
         self.sleepers: list[Sleeper] = []
-        self.workflow: Iterator[None] | None = None
+        self.workflows: list[Workflow] = []
         self.root = Path(default_storage.location)
 
-    def connector(self) -> DjangoAggConnector:
-        """As a process that starts now has it."""
-        metadata = {"clock": lambda: self.now, "lease_seconds": LEASE.total_seconds()}
+    def connector(self) -> DjangoRoundConnector:
+        """The round connector of a process that starts now."""
+        return application.round_connector(lambda: LEASE)
+
+    def workflow_connector(self) -> DjangoAggConnector:
+        """The connector of a workflow that starts now."""
+        metadata = {"lease_seconds": LEASE.total_seconds()}
         return DjangoAggConnector(
             {"metadata_connector": {"type": "DjangoMetadataConnector", "settings": metadata}}
         )
@@ -247,7 +179,7 @@ class Federation(RuleBasedStateMachine):
     def tick_and_be_killed(self, call: int) -> None:
         """So it does, and the process dies."""
         with suppress(Killed):
-            run_round(Mortal(self.connector(), call, _raise(Killed())), self.model.pk)
+            run_round(Interrupted(self.connector(), call, raising(Killed())), self.model.pk)
 
     @rule(chunks=st.integers(0, 4))
     def tick_and_run_out_of_time(self, chunks: int) -> None:
@@ -260,14 +192,14 @@ class Federation(RuleBasedStateMachine):
         """So it does, and storage or the database is out of reach for a moment."""
         outage = TemporarilyUnavailable("out of reach")
         with suppress(TemporarilyUnavailable):
-            run_round(Mortal(self.connector(), call, _raise(outage)), self.model.pk)
+            run_round(Interrupted(self.connector(), call, raising(outage)), self.model.pk)
 
     @rule(call=CALLS)
     def tick_and_meet_a_bug(self, call: int) -> None:
         """So it does, and something fails that nobody thought of."""
         bug = ZeroDivisionError("a bug")
         with suppress(ZeroDivisionError):
-            run_round(Mortal(self.connector(), call, _raise(bug)), self.model.pk)
+            run_round(Interrupted(self.connector(), call, raising(bug)), self.model.pk)
 
     @precondition(lambda self: len(self.sleepers) < 3)
     @rule(call=CALLS)
@@ -288,12 +220,12 @@ class Federation(RuleBasedStateMachine):
     @rule(minutes=st.sampled_from([1, 8, 16, 60]))
     def wait(self, minutes: int) -> None:
         """Time passes, and leases end."""
-        self.now += timedelta(minutes=minutes)
+        pass_time(timedelta(minutes=minutes))
 
     @rule()
     def take_over(self) -> None:
         """A lease ends, if there is one, and the schedule ticks."""
-        self.now += LEASE
+        pass_time(LEASE)
         self.tick()
 
     # What operators and workflows do
@@ -310,49 +242,73 @@ class Federation(RuleBasedStateMachine):
         Client.objects.update(paused=False)
         Client.objects.filter(pk__in=map(client_id, paused)).update(paused=True)
 
-    # No workflow registers while another one stopped: the interface cannot tell the two apart.
-    @precondition(lambda self: self.workflow is None)
-    @rule(steps=st.integers(1, 5), sound=st.booleans(), wakes=st.booleans())
-    def run_a_round_by_hand(self, steps: int, sound: bool, wakes: bool) -> None:
-        """A workflow calls the connector step by step, and ends, dies or stops after some of the steps."""
-        workflow = self._by_hand(sound)
-        with suppress(LeaseLost, UpdateRejected):
-            for _ in zip(range(steps), workflow, strict=False):
-                pass
-        self.workflow = workflow if wakes else None
+    # What workflows do: each step is one call, and they are interleaved with everything else.
 
-    @precondition(lambda self: self.workflow is not None)
-    @rule()
-    def wake_the_workflow(self) -> None:
-        """The one that stopped goes on to its end, in time or too late."""
-        workflow, self.workflow = self.workflow, None
-        with suppress(LeaseLost, UpdateRejected):
-            for _ in workflow or ():
-                pass
+    @precondition(lambda self: len(self.workflows) < 3)
+    @rule(partial=st.booleans(), steps=st.integers(1, 8))
+    def start_a_workflow(self, partial: bool, steps: int) -> None:
+        """A workflow with a connector of its own makes its first calls."""
+        self.workflows.append(
+            Workflow(self.workflow_connector(), self.model.pk, self._tensors_of, partial=partial)
+        )
+        self._step(len(self.workflows) - 1, steps)
 
-    def _by_hand(self, sound: bool) -> Iterator[None]:
-        connector = self.connector()
-        model: Any = connector.pull_federated_model_w_id(self.model.pk)
-        parent = connector.pull_latest_model_aggregate(model)
-        updates = connector.pull_model_updates_ready_for_aggregation(model, parent)
-        if not updates or not model.allow_aggregation:
+    @precondition(lambda self: len(self.workflows) < 3)
+    @rule(steps=st.integers(1, 6))
+    def continue_an_open_round(self, steps: int) -> None:
+        """A later connector continues the round of a workflow that has died, or has not."""
+        self.workflows.append(
+            Workflow(self.workflow_connector(), self.model.pk, self._tensors_of, continues=True)
+        )
+        self._step(len(self.workflows) - 1, steps)
+
+    @precondition(lambda self: self.workflows)
+    @rule(which=st.integers(0, 2), steps=st.integers(1, 8))
+    def step(self, which: int, steps: int) -> None:
+        """One of the workflows makes its next calls, in time or too late."""
+        self._step(which % len(self.workflows), steps)
+
+    @precondition(lambda self: self.workflows)
+    @rule(which=st.integers(0, 2))
+    def crash(self, which: int) -> None:
+        """The process of a workflow dies between two calls."""
+        self.workflows.pop(which % len(self.workflows))
+
+    @rule(is_successful=st.booleans())
+    def call_the_closing_hook(self, is_successful: bool) -> None:
+        """A process that knows only the model's id says how its round ended."""
+        with suppress(Conflict):
+            call_closing_hook(self.workflow_connector(), self.model.pk, is_successful=is_successful)
+
+    @rule(data=st.data())
+    def contradict(self, data: st.DataObject) -> None:
+        """Any updates are registered, used, completed or failed: whatever is not so is refused."""
+        updates = list(self.model.model_updates.order_by("pk"))
+        aggregates = list(self.model.aggregates.order_by("pk"))
+        if not updates:
             return
-        connector.register_model_updates_for_aggregation(updates)
-        yield
-        registered = connector.pull_model_updates_registered_for_aggregation(model)
-        if not registered:  # They were taken from it.
-            return
-        loaded = [(self._tensors_of(each), each.num_examples) for each in registered]
-        if not sound or not all(_is_sound(tensors) for tensors, _ in loaded):
-            connector.register_model_updates_use_in_aggregation_failed(registered)
-            return
-        result = _mean(loaded)
-        yield
-        aggregate = connector.post_new_model_aggregate(model, parent, result)
-        yield
-        connector.register_model_update_used_in_aggregate(registered, aggregate)
-        yield
-        connector.register_model_updates_use_in_aggregation_complete(registered, True)
+        chosen = data.draw(st.lists(st.sampled_from(updates), min_size=1, max_size=3))
+        connectors = [self.workflow_connector(), *(each.connector for each in self.workflows)]
+        connector = data.draw(st.sampled_from(connectors))
+        acts: list[Callable[[], Any]] = [
+            lambda: connector.register_model_updates_for_aggregation(chosen),
+            lambda: connector.register_model_updates_use_in_aggregation_complete(chosen, True),
+            lambda: connector.register_model_updates_use_in_aggregation_failed(chosen),
+        ]
+        settled = [each for each in aggregates if each.round.state != State.RUNNING]
+        if settled:
+            aggregate = data.draw(st.sampled_from(settled))
+            acts.append(
+                lambda: connector.register_model_update_used_in_aggregate(chosen, aggregate)
+            )
+        with suppress(Conflict):
+            data.draw(st.sampled_from(acts))()
+
+    def _step(self, which: int, steps: int) -> None:
+        for _ in range(steps):
+            if not self.workflows[which].step():
+                del self.workflows[which]
+                return
 
     # The promises
 
@@ -400,7 +356,7 @@ class Federation(RuleBasedStateMachine):
         used.sort(key=lambda update: update.client_id)
         assert len({update.client_id for update in used}) == len(used)
         stored = safetensors.numpy.load((self.root / aggregate.result.name).read_bytes())
-        expected = _mean([(self._tensors_of(each), each.num_examples) for each in used])
+        expected = mean([(self._tensors_of(each), each.num_examples) for each in used])
         assert stored.keys() == expected.keys()
         for name, tensor in expected.items():
             np.testing.assert_array_equal(stored[name], tensor, strict=True)
@@ -409,18 +365,21 @@ class Federation(RuleBasedStateMachine):
         """Left alone, everything comes to an end: sleepers wake, leases end, the schedule ticks."""
         for sleeper in self.sleepers:
             self._wake(sleeper)
+        for workflow in self.workflows:
+            workflow.finish()
         if not hasattr(self, "model"):
             return
         self.pause_or_resume(True)
-        self.now += 2 * LEASE
+        pass_time(2 * LEASE)
         for _ in range(20):
+            self.pause_or_resume(True)  # A round that is given up may have paused the model.
             answer = run_round(self.connector(), self.model.pk)
             if answer.status == Status.WAITING:
                 break
         assert answer.status == Status.WAITING
         self.promises()
         assert not self.model.rounds.filter(state=State.RUNNING).exists()
-        objects = self.connector().model_data.objects
+        objects = self.connector().weights.objects
         collect_garbage(objects, datetime.now(UTC) + timedelta(hours=2))
         folder = self.root / "aggregates" / str(self.model.pk)
         left = {f"aggregates/{self.model.pk}/{path.name}" for path in folder.glob("*")}
@@ -439,7 +398,7 @@ class Federation(RuleBasedStateMachine):
         new = path.with_suffix(".new")
         new.write_bytes(body)
         new.replace(path)
-        return self.connector().model_data.objects.stat(key).etag
+        return self.connector().weights.objects.stat(key).etag
 
     def _store(self, key: str, body: bytes) -> Upload:
         etag = self._write(key, body)
@@ -449,7 +408,7 @@ class Federation(RuleBasedStateMachine):
 
     def _admit(self, upload: Upload) -> bool:
         """Whether it became an update that is ready."""
-        result = UpdateIntake(self.connector().model_data.objects).register(upload)
+        result = UpdateIntake(application.objects()).register(upload)
         assert result.seen_before == ((upload.key, upload.etag) in self.admitted)
         self.admitted.add((upload.key, upload.etag))
         return not result.seen_before and not result.reason
@@ -468,24 +427,6 @@ def _is_sound(tensors: dict[str, Any]) -> bool:
     return shapes == LAYOUT and all(np.isfinite(tensor).all() for tensor in tensors.values())
 
 
-def _mean(weighted: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:
-    """The weighted mean in float64, rounded once; without the code under test."""
-    total = sum(count for _, count in weighted)
-    return {
-        name: (
-            sum(tensors[name].astype(np.float64) * count for tensors, count in weighted) / total
-        ).astype(np.float32)
-        for name in weighted[0][0]
-    }
-
-
-def _raise(error: BaseException) -> Callable[[], None]:
-    def act() -> None:
-        raise error
-
-    return act
-
-
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.usefixtures("database")
 def test_the_promises_hold_whatever_happens(
@@ -494,7 +435,7 @@ def test_the_promises_hold_whatever_happens(
     """Uploads, duplicates, deaths, outages, bugs, late sleepers, clocks, pauses and workflows by hand, in
     any order: after every step all promises hold, and in the end nothing is left over."""
     monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", PART_BYTES)
-    monkeypatch.setattr("connectors.rounds.ledger.CHECKPOINT_EVERY", timedelta(0))
+    monkeypatch.setattr("connectors.rounds.ledger.CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr("connectors.storage.retries.FIRST_PAUSE_SECONDS", 0)
     storage = {
         "BACKEND": "django.core.files.storage.FileSystemStorage",

@@ -1,0 +1,328 @@
+"""External rounds: whose they are, what is refused, how they are recovered, continued and fenced off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from django.conf import settings
+
+from aggregation.errors import Conflict, LeaseLost, UpdateRejected
+from aggregation.round import Status, run_round
+from models_app.models import AggregationRound, FederatedModel
+from tests.connectors.workflow.backends import DjangoWorld
+from tests.connectors.workflow.test_steps import hook, ids
+from tests.factories import SMALL, filled
+
+
+def registered(world: DjangoWorld, clients: int = 2) -> tuple[Any, list[Any]]:
+    """A model, and updates of all its clients that a workflow has registered."""
+    model = world.model(clients)
+    updates = [world.update(model, n, [float(n)]) for n in range(1, clients + 1)]
+    world.workflow.register_model_updates_for_aggregation(updates)
+    return model, updates
+
+
+def running_round(model: FederatedModel) -> AggregationRound:
+    return model.rounds.get(state=AggregationRound.State.RUNNING)
+
+
+# Fencing
+
+
+def test_a_late_workflow_does_not_post_into_the_round_of_another(world: DjangoWorld) -> None:
+    """Its updates are in another round by now, or ready: in an aggregate they would count twice."""
+    model, (first, second) = registered(world)
+    world.pass_time()
+    other = world.another_workflow()
+    newer = world.update(model, 1, [9.0])
+    other.register_model_updates_for_aggregation(
+        other.pull_model_updates_ready_for_aggregation(model, None)
+    )
+    with pytest.raises(LeaseLost):
+        world.workflow.post_new_model_aggregate(model, None, [1.5])
+    assert world.latest(model) is None
+    aggregate = other.post_new_model_aggregate(model, None, [5.5])
+    other.register_model_update_used_in_aggregate([newer, second], aggregate)
+    assert world.states(first, second, newer) == [
+        ("INVALID", None),
+        ("COMPLETE", 1),
+        ("COMPLETE", 1),
+    ]
+
+
+def test_a_late_workflow_does_not_settle_the_round_of_another(world: DjangoWorld) -> None:
+    """Whatever it says of its updates, they are registered for the other round."""
+    model, updates = registered(world)
+    world.pass_time()
+    other = world.another_workflow()
+    other.register_model_updates_for_aggregation(
+        other.pull_model_updates_ready_for_aggregation(model, None)
+    )
+    assert world.workflow.pull_model_updates_registered_for_aggregation(model) == []
+    with pytest.raises(Conflict):
+        world.workflow.register_model_updates_use_in_aggregation_failed(updates)
+    aggregate = other.post_new_model_aggregate(model, None, [1.5])
+    for act in (
+        lambda: world.workflow.register_model_update_used_in_aggregate(updates, aggregate),
+        lambda: world.workflow.register_model_updates_use_in_aggregation_complete(updates, True),
+    ):
+        with pytest.raises(Conflict):
+            act()
+    assert world.states(*updates) == [("RUNNING", None)] * 2
+
+
+def test_a_workflow_that_was_refused_settles_nothing(world: DjangoWorld) -> None:
+    """The failure hook of a tick that overlaps with another leaves the round of the other alone."""
+    model, updates = registered(world)
+    overlapping = world.another_workflow()
+    with pytest.raises(Conflict):
+        overlapping.register_model_updates_for_aggregation(updates)
+    hook(overlapping, model.pk, False)
+    with pytest.raises(Conflict):
+        overlapping.register_model_updates_use_in_aggregation_failed(updates)
+    assert world.states(*updates) == [("RUNNING", None)] * 2
+    aggregate = world.workflow.post_new_model_aggregate(model, None, [1.5])
+    world.workflow.register_model_update_used_in_aggregate(updates, aggregate)
+
+
+def test_who_has_changed_a_round_fences_off_whoever_has_read_it_before(world: DjangoWorld) -> None:
+    """A result that was computed with an update which another process gave back is not posted."""
+    model, (first, _) = registered(world)
+    later = world.another_workflow()
+    later.pull_model_updates_registered_for_aggregation(model)
+    later.register_model_updates_use_in_aggregation_failed([first])
+    with pytest.raises(LeaseLost, match="changed by another"):
+        world.workflow.post_new_model_aggregate(model, None, [1.5])
+    (left,) = world.workflow.pull_model_updates_registered_for_aggregation(model)
+    aggregate = world.workflow.post_new_model_aggregate(model, None, [2.0])
+    world.workflow.register_model_update_used_in_aggregate([left], aggregate)
+    assert world.states(first, left) == [("FAILED", None), ("COMPLETE", 1)]
+
+
+def test_after_a_failed_round_an_unknown_workflow_does_not_post(world: DjangoWorld) -> None:
+    """It may be the one whose updates are ready again, as if it had called from a new process."""
+    model, updates = registered(world)
+    world.pass_time()
+    other = world.another_workflow()
+    other.register_model_updates_for_aggregation(
+        other.pull_model_updates_ready_for_aggregation(model, None)
+    )
+    with pytest.raises(Conflict, match="count twice"):
+        world.another_workflow().post_new_model_aggregate(model, None, [1.5])
+    assert world.states(*updates) == [("RUNNING", None)] * 2
+
+
+# Continuing and recovering
+
+
+def test_a_later_connector_continues_a_round(world: DjangoWorld) -> None:
+    """A process that died between two calls leaves its round to the next, as long as the lease lasts."""
+    model, updates = registered(world)
+    later = world.another_workflow()
+    found = later.pull_model_updates_registered_for_aggregation(model)
+    assert ids(found) == ids(updates)
+    aggregate = later.post_new_model_aggregate(model, None, [1.5])
+    last = world.another_workflow()
+    last.register_model_update_used_in_aggregate(found, aggregate)
+    assert world.states(*updates) == [("COMPLETE", 1)] * 2
+
+
+@pytest.mark.parametrize("is_successful", [True, False])
+def test_the_closing_hook_settles_the_models_open_round(
+    world: DjangoWorld, is_successful: bool
+) -> None:
+    """It is a separate call that knows only the id of the model."""
+    model, updates = registered(world)
+    if is_successful:
+        world.workflow.post_new_model_aggregate(model, None, [1.5])
+    hook(world.another_workflow(), model.pk, is_successful)
+    expected = ("COMPLETE", 1) if is_successful else ("FAILED", None)
+    assert world.states(*updates) == [expected] * 2
+    assert not model.rounds.filter(state=AggregationRound.State.RUNNING).exists()
+
+
+def test_the_closing_hook_settles_no_round_whose_lease_has_expired(world: DjangoWorld) -> None:
+    """Such a round is recovered, and counts as failed, whatever the hook says."""
+    model, updates = registered(world)
+    world.pass_time()
+    hook(world.another_workflow(), model.pk, True)
+    assert world.states(*updates) == [("FAILED", None)] * 2
+    assert "lease expired" in model.rounds.get().error
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [
+        lambda connector, model: connector.pull_model_updates_pending_aggregation(model),
+        lambda connector, model: connector.pull_model_updates_ready_for_aggregation(model, None),
+    ],
+    ids=["pending", "ready"],
+)
+def test_pulling_recovers_the_updates_of_a_workflow_that_died(
+    world: DjangoWorld, pull: Callable[..., Any]
+) -> None:
+    """Where only such workflows run, nobody else would."""
+    model, updates = registered(world)
+    other = world.another_workflow()
+    assert list(pull(other, model)) == []
+    world.pass_time()
+    assert sorted(ids(pull(other, model))) == sorted(ids(updates))
+
+
+# What a round may register
+
+
+def test_a_round_takes_the_newest_update_of_each_member(world: DjangoWorld) -> None:
+    """Of two updates of a client the older is superseded; a stranger's is not registered at all."""
+    model = world.model(1)
+    older, newer = world.update(model, 1, [1.0]), world.update(model, 1, [2.0])
+    stranger = world.update(model, 3, [3.0])
+    for updates in ([older], [older, newer], [newer, newer], [stranger], [newer, stranger]):
+        with pytest.raises(Conflict):
+            world.another_workflow().register_model_updates_for_aggregation(updates)
+    assert world.states(older, newer, stranger) == [("PENDING", None)] * 3
+    world.workflow.register_model_updates_for_aggregation([newer])
+    assert world.states(older, newer) == [("INVALID", None), ("RUNNING", None)]
+    assert world.now(older).rejection_reason == f"superseded by update {newer.pk}"
+
+
+def test_a_published_external_round_makes_older_bases_stale(world: DjangoWorld) -> None:
+    """As a round of the function does."""
+    model = world.model(2, furthest_base_agg=1)
+    used, waiting = (world.update(model, n, [1.0]) for n in (1, 2))
+    world.workflow.register_model_updates_for_aggregation([used])
+    aggregate = world.workflow.post_new_model_aggregate(model, None, [1.0])
+    world.workflow.register_model_update_used_in_aggregate([used], aggregate)
+    assert world.states(used, waiting) == [("COMPLETE", 1), ("INVALID", None)]
+
+
+# Contradictions
+
+
+def test_an_update_is_not_in_the_aggregate_of_another_model(world: DjangoWorld) -> None:
+    """Each model has aggregates of its own updates only."""
+    _, (update, _) = registered(world)
+    other = world.model(1)
+    foreign = world.another_workflow().post_new_model_aggregate(other, None, [1.0])
+    with pytest.raises(Conflict):
+        world.workflow.register_model_update_used_in_aggregate([update], foreign)
+    assert world.states(update) == [("RUNNING", None)]
+
+
+@pytest.mark.parametrize("say", ["used", "complete"])
+@pytest.mark.parametrize("status", [0, 3, 4])
+def test_an_update_that_is_not_registered_is_not_settled(
+    world: DjangoWorld, say: str, status: int
+) -> None:
+    """A pending, failed or rejected update does not become complete."""
+    model, (used, _) = registered(world)
+    reason = "nan" if status == 4 else ""
+    other = world.update(model, 3, [3.0], status=status, rejection_reason=reason)
+    aggregate = world.workflow.post_new_model_aggregate(model, None, [1.5])
+    before = world.states(used, other)
+    workflow, updates = world.workflow, [used, other]
+    acts: dict[str, Callable[[], Any]] = {
+        "used": lambda: workflow.register_model_update_used_in_aggregate(updates, aggregate),
+        "complete": lambda: workflow.register_model_updates_use_in_aggregation_complete(
+            updates, True
+        ),
+    }
+    with pytest.raises(Conflict):
+        acts[say]()
+    assert world.states(used, other) == before
+
+
+def test_nothing_is_posted_on_a_paused_model(world: DjangoWorld) -> None:
+    """With or without a round of its own, a workflow waits until the model is resumed."""
+    model, updates = registered(world)
+    FederatedModel.objects.filter(pk=model.pk).update(allow_aggregation=False)
+    with pytest.raises(Conflict, match="paused"):
+        world.workflow.post_new_model_aggregate(model, None, [1.5])
+    idle = world.model(1, allow_aggregation=False)
+    with pytest.raises(Conflict, match="paused"):
+        world.another_workflow().post_new_model_aggregate(idle, None, [1.5])
+    FederatedModel.objects.filter(pk=model.pk).update(allow_aggregation=True)
+    aggregate = world.workflow.post_new_model_aggregate(model, None, [1.5])
+    world.workflow.register_model_update_used_in_aggregate(updates, aggregate)
+
+
+def test_a_refused_result_leaves_no_object(world: DjangoWorld) -> None:
+    """What is refused is refused before it is stored."""
+    from connectors import application
+
+    model, _ = registered(world)
+    world.pass_time()
+    world.another_workflow().pull_model_updates_ready_for_aggregation(model, None)
+    before = {each.key for each in application.objects().orphans("aggregates/")}
+    with pytest.raises(LeaseLost):
+        world.workflow.post_new_model_aggregate(model, None, [1.5])
+    assert {each.key for each in application.objects().orphans("aggregates/")} == before
+
+
+def test_part_of_a_posted_round_is_not_confirmed_as_complete(world: DjangoWorld) -> None:
+    """Which of the others are in the aggregate only its workflow knows."""
+    model, updates = registered(world)
+    world.workflow.post_new_model_aggregate(model, None, [1.5])
+    with pytest.raises(Conflict, match="other updates"):
+        world.workflow.register_model_updates_use_in_aggregation_complete(updates[:1], True)
+    assert world.states(*updates) == [("RUNNING", None)] * 2
+
+
+# Pausing and results
+
+
+@pytest.mark.parametrize("end", ["says so", "dies"])
+def test_failed_external_rounds_pause_the_model(world: DjangoWorld, end: str) -> None:
+    """They count as the function's do: after the third in a row somebody must look."""
+    model = world.model(1)
+    update = world.update(model, 1, [1.0])
+    for _ in range(settings.MAX_FAILED_ROUNDS):
+        workflow = world.another_workflow()
+        ready = workflow.pull_model_updates_ready_for_aggregation(model, None)
+        workflow.register_model_updates_for_aggregation(ready)
+        if end == "says so":
+            workflow.register_model_updates_use_in_aggregation_failed(ready)
+        else:
+            world.pass_time()
+            world.another_workflow().pull_model_updates_pending_aggregation(model)
+    model.refresh_from_db()
+    assert (model.failed_rounds, model.allow_aggregation) == (3, False)
+    assert "3 rounds failed in a row" in model.pause_reason
+    assert run_round(world.process(), model.pk).status is Status.PAUSED
+    assert world.states(update) == [("FAILED", None)]
+
+
+def test_a_posted_external_round_ends_a_row_of_failures(world: DjangoWorld) -> None:
+    """Only failures in a row count."""
+    model, updates = registered(world)
+    FederatedModel.objects.filter(pk=model.pk).update(failed_rounds=2)
+    aggregate = world.workflow.post_new_model_aggregate(model, None, [1.5])
+    world.workflow.register_model_update_used_in_aggregate(updates, aggregate)
+    model.refresh_from_db()
+    assert model.failed_rounds == 0
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [[1e39] * 6, [0.0] * 3],
+        [[float("inf")] * 6, [0.0] * 3],
+        [[10**400] * 6, [0.0] * 3],
+        [[1.0] * 6, [None] * 3],
+        [[1.0], [[1.0], [2.0, 3.0]]],
+        {"w": np.full((2, 3), np.inf, np.float32), "b": SMALL["b"]},
+    ],
+    ids=["float32", "infinity", "integer", "null", "ragged", "mapping"],
+)
+def test_a_result_that_overflows_is_rejected(world: DjangoWorld, result: Any) -> None:
+    """It is an `UpdateRejected`, as documented, and never Python's own error; the round stays open."""
+    model = world.model(1, initial=SMALL)
+    update = world.update(model, 1, filled(1.0))
+    world.workflow.register_model_updates_for_aggregation([update])
+    with pytest.raises(UpdateRejected):
+        world.workflow.post_new_model_aggregate(model, None, result)
+    assert running_round(model).external
+    assert world.latest(model) is None
