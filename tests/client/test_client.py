@@ -157,6 +157,17 @@ def test_the_first_round_starts_from_weights_of_the_clients_own(
     np.testing.assert_array_equal(client.fetch(initial={"w": [0.0]})["w"], [1.0, 2.0])
 
 
+def test_a_count_above_the_models_cap_is_mentioned(
+    bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that claims more examples than count is told so."""
+    client = member(bucket, federation(max_num_examples=100))
+    client.upload(filled(1.0), num_examples=100)
+    assert "max_num_examples" not in caplog.text
+    client.upload(filled(1.0), num_examples=101)
+    assert "counts 100 examples, not 101" in caplog.text
+
+
 def unlisted(handler: Any, request: Request) -> None:
     """Answer 403 for what is not there, as S3 does to clients that may read objects and not list them."""
     status, headers, body = handler.ask()

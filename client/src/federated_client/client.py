@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from .storage import Progress, Storage
 from .update import Update, prepare
 from .waiting import Look, wait_for_aggregate
 from .weights import FORMAT, Arrays, Weights, as_arrays, decode_with_layout, encode, layout_of_file
+
+logger = logging.getLogger(__name__)
 
 
 class Client:
@@ -240,12 +243,18 @@ class Client:
         self,
         body: BinaryIO,
         name: str,
-        num_examples: SupportsIndex,
+        num_examples: int,
         are_differences: bool,
         progress: Progress | None,
     ) -> str:
         update = Update(body=body, name=name, are_differences=are_differences)
         with prepare(self._storage, self._lookup, self.base, self._layout, update) as ready:
+            if ready.max_num_examples and num_examples > ready.max_num_examples:
+                logger.warning(
+                    "the update counts %d examples, not %d: the model's max_num_examples",
+                    ready.max_num_examples,
+                    num_examples,
+                )
             metadata = {"num-examples": str(num_examples), "update-kind": ready.kind}
             if self.base and self.base.aggregate_id is not None:
                 metadata["base-aggregate"] = str(self.base.aggregate_id)

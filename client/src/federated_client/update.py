@@ -48,11 +48,14 @@ class PreparedUpdate:
     suffix : str
         Of the object's name.
     kind : {'weights', 'differences'}
+    max_num_examples : int or None
+        It counts at most this many examples.
     """
 
     body: BinaryIO
     suffix: str
     kind: str
+    max_num_examples: int | None
 
 
 @contextmanager
@@ -98,7 +101,8 @@ def prepare(
             check_file(body, update.name, layout)
         check_size(body.seek(0, os.SEEK_END), latest)
         suffix = Path(update.name).suffix.lower()
-        yield PreparedUpdate(body=body, suffix=suffix, kind=kind)
+        most = latest.max_num_examples if latest else None
+        yield PreparedUpdate(body=body, suffix=suffix, kind=kind, max_num_examples=most)
     finally:
         if body is not update.body:
             body.close()
