@@ -18,6 +18,27 @@ def capped_examples(num_examples: int, cap: int | None) -> int:
     return num_examples if cap is None else min(num_examples, cap)
 
 
+def default_cap(num_examples: Iterable[int], *, factor: int = 1) -> int | None:
+    """Return the number of examples that a client may count where the model sets no cap.
+
+    It is a multiple of the upper median of the counts, which fewer than half of the clients cannot move.
+
+    Parameters
+    ----------
+    num_examples : iterable of int
+        What the clients claim.
+    factor : int
+        1 bounds the weight of *f* hostile clients of *n* by about ``2 f / n``.
+
+    Returns
+    -------
+    int or None
+        None without any count.
+    """
+    counts = sorted(num_examples)
+    return factor * counts[len(counts) // 2] if counts else None
+
+
 def example_counts(num_examples: Any, updates: int) -> list[float]:
     """Return what each update counts, checked and converted to float.
 

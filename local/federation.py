@@ -207,6 +207,7 @@ def _create_model(n_clients: int, initial: Model) -> tuple[FederatedModel, str]:
         requirement="quorum",
         requirement_args=[n_clients // 2, PATIENCE_MINUTES],
         furthest_base_agg=1,
+        max_num_examples=10_000,
     )
     artifact = ModelArtifact(federated_model=model, version="initial")
     content = ContentFile(safetensors.numpy.save(initial))

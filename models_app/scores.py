@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
-from aggregation.scores import MeanScore, weighted_mean_score
+from aggregation.counts import default_cap
+from aggregation.scores import MeanScore, is_score, score_count, weighted_mean_score
 from models_app.models import ClientAggregateScore, FederatedModel, ModelAggregate
 
 #: Fields of a model on which the scores of its aggregates depend.
 DECIDES_SCORES = frozenset({"score_metric", "max_num_examples"})
+
+#: The first scores of an aggregate, from whose numbers of examples the default cap follows.
+SAMPLE = 101
 
 #: After a change of such a field, this many scores of clients are read again, the latest aggregates' first.
 MAX_RESCORED = 20_000
@@ -21,28 +26,40 @@ def add_score(
 ) -> dict[str, Any]:
     """Return the values of an aggregate's score columns with the result of one more client.
 
-    No other score is read, unless the model's metric or cap has changed since the last one. The result
-    must be stored already.
+    Other scores are read only while there are fewer than `SAMPLE`, or if the model's metric or cap has
+    changed since the last one. The result must be stored already.
     """
-    metric, cap = model.score_metric, model.max_num_examples
     state = aggregate.score_state
-    if not state or (state["metric"], state["cap"]) != (metric, cap):
+    settings = {"metric": model.score_metric, "max_num_examples": model.max_num_examples}
+    if not state or state["settings"] != settings or not state["cap_is_final"]:
         return average_scores(aggregate, model)
     mean = MeanScore(aggregate.validation_score, state["weight"])
-    return _columns(mean.add(result, metric, cap), model)
+    mean = mean.add(result, model.score_metric, state["cap"])
+    return {"validation_score": mean.value, "score_state": {**state, "weight": mean.weight}}
 
 
 def average_scores(aggregate: ModelAggregate, model: FederatedModel) -> dict[str, Any]:
-    """Return the values of an aggregate's score columns, from all scores that clients reported."""
-    if not model.score_metric:
+    """Return the values of an aggregate's score columns, from all scores that clients reported.
+
+    If the model sets no `max_num_examples`, a score counts at most the median of the first `SAMPLE`
+    (docs/decisions/2026-11-28-default-caps.md).
+    """
+    metric = model.score_metric
+    if not metric:
         return {"validation_score": None, "score_state": None}
     scores = ClientAggregateScore.objects.filter(aggregate=aggregate).order_by("pk")
     results = scores.values_list("validation_results", flat=True).iterator()
-    return _columns(weighted_mean_score(results, model.score_metric, model.max_num_examples), model)
-
-
-def _columns(mean: MeanScore, model: FederatedModel) -> dict[str, Any]:
-    state = {"metric": model.score_metric, "cap": model.max_num_examples, "weight": mean.weight}
+    first = list(islice(results, SAMPLE))
+    cap = model.max_num_examples or default_cap(
+        score_count(result) for result in first if is_score(result.get(metric))
+    )
+    mean = weighted_mean_score(chain(first, results), metric, cap)
+    state = {
+        "settings": {"metric": metric, "max_num_examples": model.max_num_examples},
+        "cap": cap,
+        "cap_is_final": bool(model.max_num_examples) or len(first) == SAMPLE,
+        "weight": mean.weight,
+    }
     return {"validation_score": mean.value, "score_state": state}
 
 

@@ -151,6 +151,9 @@ class Rule(ABC):
     #: Other names under which the rule is accepted.
     aliases: ClassVar[tuple[str, ...]] = ()
 
+    #: Whether an update's weight depends on the number of examples that its client claims.
+    weighs_by_examples: ClassVar[bool] = False
+
     #: Whether `select` needs `Statistics.gram`, which costs one more pass over the updates.
     needs_gram: ClassVar[bool] = False
 

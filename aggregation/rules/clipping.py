@@ -33,6 +33,7 @@ class NormClippedMean(LinearRule):
 
     max_norm: float
     name = "norm_clipped_mean"
+    weighs_by_examples = True
     needs_norms = True
     on_differences = True
 
@@ -114,6 +115,7 @@ class NormFilteredMean(LinearRule):
 
     threshold: float = 3.5
     name = "norm_filtered_mean"
+    weighs_by_examples = True
     needs_norms = True
     on_differences = True
 

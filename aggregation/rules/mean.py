@@ -19,6 +19,7 @@ class WeightedMean(LinearRule):
     """
 
     name = "weighted_mean"
+    weighs_by_examples = True
 
     def select(self, statistics: Statistics) -> Selection:
         return Selection.weighted(statistics.num_examples)

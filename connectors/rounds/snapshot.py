@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
+from aggregation.counts import default_cap
 from models_app.models import AggregationRound, FederatedModel
 
 
@@ -27,8 +29,26 @@ class ConfigSnapshot(TypedDict):
     rolled_back_to: NotRequired[int]
 
 
-def take_config_snapshot(model: FederatedModel, members: int, parent: str | None) -> ConfigSnapshot:
-    """Return the model's settings as they are now."""
+#: Without `max_num_examples`, a rule that withstands no hostile update counts at most this multiple of
+#: the median count; a rule that withstands some counts at most the median.
+MEAN_CAP_FACTOR = 10
+
+
+def take_config_snapshot(
+    model: FederatedModel, members: int, parent: str | None, num_examples: Sequence[int] = ()
+) -> ConfigSnapshot:
+    """Return the model's settings as they are now.
+
+    Parameters
+    ----------
+    model : FederatedModel
+    members : int
+    parent : str or None
+        Key of the weights that the result succeeds.
+    num_examples : sequence of int
+        What the updates claim. If the model sets no cap, the default cap follows from them
+        (docs/decisions/2026-11-28-default-caps.md).
+    """
     return ConfigSnapshot(
         rule=model.aggregator,
         rule_args=model.aggregator_args,
@@ -36,9 +56,14 @@ def take_config_snapshot(model: FederatedModel, members: int, parent: str | None
         requirement_args=model.requirement_args,
         members=members,
         update_kind=model.update_kind,
-        max_num_examples=model.max_num_examples,
+        max_num_examples=model.max_num_examples or _default_cap(model, num_examples),
         parent=parent,
     )
+
+
+def _default_cap(model: FederatedModel, num_examples: Sequence[int]) -> int | None:
+    is_robust = model.rule().max_hostile(len(num_examples)) > 0
+    return default_cap(num_examples, factor=1 if is_robust else MEAN_CAP_FACTOR)
 
 
 def config_snapshot_of(held: AggregationRound) -> ConfigSnapshot:

@@ -72,7 +72,12 @@ def open_round(
         federated_model=snapshot.model,
         number=snapshot.number,
         parent=snapshot.parent,
-        config_snapshot=take_config_snapshot(snapshot.model, snapshot.members, snapshot.parent_key),
+        config_snapshot=take_config_snapshot(
+            snapshot.model,
+            snapshot.members,
+            snapshot.parent_key,
+            [update.num_examples for update in updates],
+        ),
         external=external,
         lease_expires_at=snapshot.now + lease,
         started_on=snapshot.now,

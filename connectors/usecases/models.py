@@ -123,14 +123,27 @@ def model_warnings(model: FederatedModel, members: int) -> list[str]:
     members : int
         Clients of the model; with 0, nothing is said of their number.
     """
+    warnings = []
     requirement, rule = model.requirement_object(), model.rule()
     needed, name = max(
         (requirement.needed(Readiness(members=members, ready=members)), model.requirement),
         (rule.min_updates, rule.name),
     )
-    if not members or needed <= members:
-        return []
-    return [
-        f"no round will start yet: {name} needs {needed} updates, and the model has {members} "
-        f"client{'' if members == 1 else 's'}; manage.py add_clients {model.pk} adds more"
-    ]
+    if members and needed > members:
+        warnings.append(
+            f"no round will start yet: {name} needs {needed} updates, and the model has {members} "
+            f"client{'' if members == 1 else 's'}; manage.py add_clients {model.pk} adds more"
+        )
+    if lacks_cap(model):
+        warnings.append(
+            f"{model.aggregator} weighs updates by the numbers of examples that clients claim; "
+            "without a cap, each counts at most "
+            f"{'the' if rule.max_hostile(members) else 'ten times the'} median of its round. "
+            f"Set a cap: manage.py set_model {model.pk} --max-num-examples N"
+        )
+    return warnings
+
+
+def lacks_cap(model: FederatedModel) -> bool:
+    """Return whether clients' claims weigh in a model that does not cap them itself."""
+    return model.max_num_examples is None and model.rule().weighs_by_examples

@@ -65,7 +65,7 @@ class FederatedModel(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="An update counts no more examples than this, whatever it claims.",
+        help_text="An update counts at most this many; empty: a multiple of the median of its round.",
     )
     furthest_base_agg = models.PositiveIntegerField(
         null=True,

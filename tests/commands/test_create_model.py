@@ -15,6 +15,7 @@ from django.core.management import CommandError, call_command
 
 from connectors.storage.keys import pointer_key
 from models_app.models import (
+    Client,
     FederatedModel,
     ModelAggregate,
 )
@@ -36,8 +37,10 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_model_is_created_whole(run_command: RunCommand, weights: Path) -> None:
-    """`create_model` stores the initial weights, makes the clients and tells where to begin."""
+def test_a_model_is_created_with_weights_and_clients(
+    run_command: RunCommand, weights: Path
+) -> None:
+    """`create_model` stores the initial weights, creates the clients and writes `latest.json`."""
     out = json.loads(
         run_command(
             *("create_model", "digits", "--initial", weights, "--rule", "trimmed_mean"),
@@ -57,7 +60,7 @@ def test_a_model_is_created_whole(run_command: RunCommand, weights: Path) -> Non
     assert json.loads(get(pointer_key(model.pk)))["number"] == 0
 
 
-def test_a_model_is_created_with_what_its_scores_are(
+def test_a_model_is_created_with_its_score_settings(
     run_command: RunCommand, tmp_path: Path
 ) -> None:
     """`create_model` takes the metric, its direction, the margin, both schemas and the developer."""
@@ -96,8 +99,26 @@ def test_a_model_is_created_with_what_its_scores_are(
         ("--rule krum --rule-arg f=3", ""),
     ],
 )
-def test_a_model_whose_rounds_cannot_start_is_told(options: str, warning: str) -> None:
-    """`create_model` warns where the clients it has are too few for the rule or the requirement."""
+def test_too_few_clients_for_a_round_are_reported(options: str, warning: str) -> None:
+    """`create_model` warns if the model has too few clients for its rule or requirement."""
+    notes = io.StringIO()
+    options += " --max-num-examples 1000"
+    call_command("create_model", "digits", *options.split(), stdout=io.StringIO(), stderr=notes)
+    assert warning in notes.getvalue()
+    assert bool(warning) is bool(notes.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ("", "ten times the median of its round. Set a cap: manage.py set_model"),
+        ("--rule norm_filtered_mean --clients 5", "counts at most the median of its round"),
+        ("--max-num-examples 1000", ""),
+        ("--rule coordinate_median", ""),
+    ],
+)
+def test_a_missing_cap_is_reported(options: str, warning: str) -> None:
+    """`create_model` warns if claims weigh and nothing caps them but the default."""
     notes = io.StringIO()
     call_command("create_model", "digits", *options.split(), stdout=io.StringIO(), stderr=notes)
     assert warning in notes.getvalue()
@@ -106,7 +127,7 @@ def test_a_model_whose_rounds_cannot_start_is_told(options: str, warning: str) -
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.json"])
 def test_initial_weights_are_finite(run_command: RunCommand, tmp_path: Path, name: str) -> None:
-    """What no round could go on from is refused with its place, and nothing is created."""
+    """Initial weights that are not finite are refused with their place, and nothing is created."""
     layers = {"v": np.zeros(3, np.float32), "w": np.array([[1, 2], [np.inf, 4]], np.float32)}
     path = tmp_path / name
     if name.endswith(".npz"):
@@ -118,3 +139,18 @@ def test_initial_weights_are_finite(run_command: RunCommand, tmp_path: Path, nam
     with pytest.raises(CommandError, match="Infinity" if "json" in name else r"inf in tensor 'w'"):
         run_command("create_model", "digits", "--initial", path)
     assert not FederatedModel.objects.exists()
+
+
+def test_clients_are_created_with_names(run_command: RunCommand) -> None:
+    """`--client` takes a name or an id, of a client that exists or not."""
+    known = Client.objects.create(name="ward 1")
+    run_command(
+        *("create_model", "digits", "--client", "ward 1", "--client", "ward 2"),
+        *("--client", client_id(3), "--client", "ward 2"),
+    )
+    members = FederatedModel.objects.get().clients.order_by("name")
+    assert [(each.name, each.pk) for each in members if each.name != "ward 2"] == [
+        ("", client_id(3)),
+        ("ward 1", known.pk),
+    ]
+    assert [each.name for each in members] == ["", "ward 1", "ward 2"]

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
+import models_app.scores
 from aggregation.errors import UpdateRejected
 from connectors.intake.results import parse_results
 from connectors.usecases.publish import score_refusal
@@ -75,8 +76,8 @@ def test_the_score_of_an_aggregate_is_the_mean_weighted_by_examples() -> None:
 
 @database
 def test_a_score_reads_no_other_score() -> None:
-    """The mean is updated from the new score alone: a wrong one in the table is not read."""
-    aggregate = new_aggregate(scored_model())
+    """With a cap, the mean is updated from the new score alone: a wrong one in the table is not read."""
+    aggregate = new_aggregate(scored_model(max_num_examples=100))
     post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
     aggregate.client_scores.update(validation_results={"num_examples": 10, "accuracy": 100.0})
     post(aggregate, 2, {"num_examples": 30, "accuracy": 0.9})
@@ -287,3 +288,30 @@ def test_whatever_bytes_come_they_are_a_score_or_are_refused(body: bytes) -> Non
     """No bytes make the parser raise anything but a rejection."""
     with suppress(UpdateRejected):
         assert isinstance(parse_results(body), dict)
+
+
+@database
+def test_one_large_claim_does_not_decide_a_score() -> None:
+    """Without a cap of the model, a score counts at most the median, in whatever order scores come."""
+    for hostile_at in (0, 10, 20):
+        aggregate = new_aggregate(scored_model(21))
+        for client in range(21):
+            is_hostile = client == hostile_at
+            result = {
+                "num_examples": 10**9 if is_hostile else 100 + client,
+                "accuracy": 0.0 if is_hostile else 0.9,
+            }
+            post(aggregate, client + 1, result)
+        assert score_of(aggregate) == pytest.approx(0.9, abs=0.05)
+
+
+@database
+def test_the_default_cap_is_final_after_many_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With enough scores the cap stays: a score is added without reading the others."""
+    monkeypatch.setattr(models_app.scores, "SAMPLE", 3)
+    aggregate = new_aggregate(scored_model(5))
+    for client, count in enumerate((10, 20, 30), 1):
+        post(aggregate, client, {"num_examples": count, "accuracy": 0.5})
+    aggregate.client_scores.update(validation_results={"num_examples": 1, "accuracy": 100.0})
+    post(aggregate, 4, {"num_examples": 10**9, "accuracy": 1.0})
+    assert score_of(aggregate) == pytest.approx((0.5 * 50 + 1.0 * 20) / 70)
