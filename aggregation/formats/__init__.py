@@ -20,7 +20,7 @@ from ..weights import Weights
 from .encoder import Encoder
 from .json.encoder import JsonEncoder
 from .json.reader import open_json, peek_json
-from .limits import MAX_JSON_BYTES, limits_for
+from .limits import MAX_JSON_BYTES, Limits, limits_for
 from .npz.encoder import NpzEncoder
 from .npz.reader import open_npz, peek_npz
 from .safetensors import SafetensorsEncoder, open_safetensors, read_metadata
@@ -104,19 +104,28 @@ def open_weights(
         If what must be unpacked does not fit into the spool beside what is already there.
     """
     limits = limits_for(expected_layout, trusted=trusted)
-    match format:
-        case "safetensors":
-            weights = open_safetensors(source, limits)
-        case "npz":
-            weights = open_npz(source, spool, expected_layout, limits)
-        case "json":
-            weights = open_json(source, spool, expected_layout, limits)
-        case _:
-            raise ValueError(f"unknown format {format!r}")
+    weights = _open(source, format, expected_layout, spool, limits)
     difference = layout_difference(expected_layout, weights.layout) if expected_layout else None
     if difference:
         raise UpdateRejected(difference)
     return weights
+
+
+def _open(
+    source: ByteSource,
+    format: str,
+    expected_layout: TensorLayout | None,
+    spool: Spool | None,
+    limits: Limits,
+) -> Weights:
+    match format:
+        case "safetensors":
+            return open_safetensors(source, limits)
+        case "npz":
+            return open_npz(source, spool, expected_layout, limits)
+        case "json":
+            return open_json(source, spool, expected_layout, limits)
+    raise ValueError(f"unknown format {format!r}")
 
 
 def peek_layout(

@@ -62,6 +62,9 @@ def _add_broken_numbers() -> None:
     _case("numbers beside a list", "ragged, numbers beside a list", b"[[[1], 2]]")
     _case("a list beside numbers", "ragged, a list beside numbers", b"[[1, [2]]]")
     _case("an empty list beside a full one", "a list of 1 beside one of 0", b"[[[], [1]]]")
+
+
+def _add_broken_syntax() -> None:
     _case("a comma too many", "a list ends where a number is missing", b"[[1, 2,]]")
     _case("a comma at the beginning", "found ',1'", b"[[,1]]")
     _case("nothing but a comma", "a number is missing beside a comma", b"[[,]]")
@@ -88,3 +91,4 @@ def _add_broken_numbers() -> None:
 
 _add_broken_lists()
 _add_broken_numbers()
+_add_broken_syntax()

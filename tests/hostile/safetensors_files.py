@@ -59,6 +59,10 @@ def _add_broken_headers() -> None:
     _case("header of megabytes", "bytes, at most", b" " * (3 << 20))
     _case("truncated data", "describes 8 bytes of data, the object has 7", good, bytes(7))
     _case("trailing data", "describes 8 bytes of data, the object has 9", good, bytes(9))
+
+
+def _add_broken_text() -> None:
+    good = GOOD
     _case("no header", "not JSON", b"")
     _case("cut header", "expected dtype, shape and data_offsets", b'{"x":{"dtype":"F32"')
     _case("header of NULs", "not JSON", bytes(64))
@@ -121,4 +125,5 @@ def _add_broken_entries() -> None:
 
 
 _add_broken_headers()
+_add_broken_text()
 _add_broken_entries()

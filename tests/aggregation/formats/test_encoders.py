@@ -1,4 +1,4 @@
-"""What all encoders promise: the same bytes, however the values were cut."""
+"""The properties of all encoders: the same bytes, however the values were cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.aggregation.formats.samples import encode, layouts, values_of
 
 
 @given(st.sampled_from(FORMATS), layouts(), st.integers(0, 2**32), st.data())
-def test_cuts_and_resumption_do_not_show(
+def test_the_bytes_do_not_depend_on_cuts_and_resumption(
     format: str, layout: TensorLayout, seed: int, data: st.DataObject
 ) -> None:
     """One encoder for all values, or a chain of them with a few values each: the same bytes."""
@@ -27,7 +27,7 @@ def test_cuts_and_resumption_do_not_show(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_clock_does_not_show(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_do_not_depend_on_the_clock(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes of a result do not depend on when it was written."""
     layout = TensorLayout((Tensor("x", np.dtype("<f4"), (3,)),))
     first = encode(format, layout, values_of(layout, 1, finite=True))
@@ -36,7 +36,7 @@ def test_the_clock_does_not_show(format: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_many_blocks_are_one(format: str) -> None:
+def test_the_bytes_do_not_depend_on_blocks(format: str) -> None:
     """Values that an encoder handles in several blocks come out as in one."""
     layout = TensorLayout(
         (Tensor("x", np.dtype("<f4"), (3, 5, 7000)), Tensor("y", np.dtype("i1"), ()))
@@ -49,7 +49,7 @@ def test_many_blocks_are_one(format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_gap_is_refused(format: str) -> None:
-    """Values that are not the next ones are not written in their place."""
+    """Values that are not the next ones are not written."""
     encoder = encoder_for(format, TensorLayout((Tensor("x", np.dtype("<f4"), (3,)),)))
     with pytest.raises(ValueError, match="those from 0 are next"):
         list(encoder.encode(4, memoryview(bytes(4))))

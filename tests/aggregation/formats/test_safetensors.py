@@ -28,7 +28,7 @@ from tests.aggregation.formats.samples import (
 
 @given(layouts(), st.integers(0, 2**32))
 def test_the_library_reads_what_is_written(layout: TensorLayout, seed: int) -> None:
-    """What the encoder writes is, to the library, the tensors that were encoded."""
+    """The library reads the tensors that were encoded."""
     arrays = values_of(layout, seed)
     data = encode("safetensors", layout, arrays)
     loaded = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
@@ -41,7 +41,7 @@ def test_the_library_reads_what_is_written(layout: TensorLayout, seed: int) -> N
 
 @given(layouts(), st.integers(0, 2**32))
 def test_what_the_library_writes_is_read(layout: TensorLayout, seed: int) -> None:
-    """What the library writes is read as the tensors it was given."""
+    """Tensors that the library writes are read unchanged."""
     arrays = values_of(layout, seed)
     expected = {t.name: array for t, array in zip(layout.tensors, arrays, strict=True)}
     found, tensors = decode(safetensors.numpy.save(expected), "safetensors")
@@ -50,7 +50,7 @@ def test_what_the_library_writes_is_read(layout: TensorLayout, seed: int) -> Non
 
 
 def test_metadata_is_kept() -> None:
-    """Free text of any kind goes into a file and comes out of it."""
+    """Any free text is written and read back."""
     layout = TensorLayout((Tensor("x", np.dtype("<f4"), (2,)),))
     metadata = {"format": "pt", "who": 'ünï "codé" \n'}
     header = encoder_for("safetensors", layout, metadata).header()
@@ -58,7 +58,7 @@ def test_metadata_is_kept() -> None:
     assert safetensors.numpy.load(header + bytes(8))["x"].tolist() == [0, 0]
 
 
-def test_no_metadata_is_no_metadata() -> None:
+def test_a_file_may_have_no_metadata() -> None:
     """A file without free text has none."""
     data = safetensors.numpy.save({"x": np.zeros(2, "f4")})
     assert read_metadata(BytesSource(data)) == {}
@@ -81,7 +81,7 @@ def test_a_large_header_takes_two_reads() -> None:
 
 
 def test_files_that_differ_in_metadata_share_an_index() -> None:
-    """What is known of a structure is held once, whatever free text the clients add."""
+    """The structure is held once in memory, whatever free text the clients add."""
     tensors = {"x": np.zeros(3, "f4"), "y": np.zeros(2, "f8")}
     first, second = (
         open_safetensors(BytesSource(safetensors.numpy.save(tensors, {"client": client})), Limits())
@@ -105,7 +105,7 @@ def test_the_order_is_that_of_the_data() -> None:
 
 
 def test_a_differing_layout_is_rejected_with_the_difference() -> None:
-    """Opening an update with the model's layout tells in what it differs."""
+    """An update that differs from the model's layout is rejected with the difference."""
     model = TensorLayout((Tensor("x", np.dtype("<f4"), (2,)),))
     data = safetensors.numpy.save({"x": np.zeros((2, 1), "f4")})
     with Spool() as spool, pytest.raises(UpdateRejected, match=r"'x' is F32 \[2, 1\]"):

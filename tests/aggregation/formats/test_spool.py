@@ -1,4 +1,4 @@
-"""The place on disk for what cannot be read by ranges where it is."""
+"""Temporary files for what cannot be read by ranges where it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aggregation.sources import read
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """A file of the spool is read by ranges once it is written, and gone after the context."""
+    """A file of the spool is read by ranges after it is written, and deleted after the context."""
     with Spool(directory=tmp_path) as spool:
         with spool.new_file() as file:
             file.write(b"abc")
@@ -39,7 +39,7 @@ def _write(spool: Spool, *pieces: bytes) -> None:
 
 
 def test_a_file_that_failed_makes_room(tmp_path: Path) -> None:
-    """What was written before an error is deleted, and does not count."""
+    """A file that was being written when an error occurred is deleted and does not count."""
     with Spool(5, tmp_path) as spool:
         with pytest.raises(UpdateRejected, match="more than 5 bytes to unpack"):
             _write(spool, b"abcde", b"f")
@@ -47,7 +47,7 @@ def test_a_file_that_failed_makes_room(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_kept_makes_room(tmp_path: Path) -> None:
-    """A file for the time being is deleted at the end of its context, and does not count."""
+    """A file that is not kept is deleted at the end of its context and does not count."""
     with Spool(5, tmp_path) as spool:
         for _ in range(3):
             with spool.new_file(keep=False) as file:
@@ -59,7 +59,7 @@ def test_by_default_the_disk_is_the_limit(tmp_path: Path) -> None:
     assert Spool(directory=tmp_path).max_bytes > 0
 
 
-def test_a_spool_that_is_not_open_takes_nothing() -> None:
+def test_a_spool_is_used_only_in_its_context() -> None:
     """Outside its context a spool has no directory."""
     with pytest.raises(ValueError, match="in its context"), Spool().new_file():
         pass

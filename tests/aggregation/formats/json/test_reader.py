@@ -31,7 +31,7 @@ F32 = np.dtype("<f4")
 
 
 def positional(*arrays: Array) -> TensorLayout:
-    """The layout of layers without names."""
+    """Return the layout of layers without names."""
     return TensorLayout.of_layers([Tensor("", array.dtype, array.shape) for array in arrays])
 
 
@@ -165,7 +165,7 @@ def test_a_shape_behind_a_zero_is_the_models() -> None:
     ("text", "reason"), [(b"[1]", "'arr_1'.*is missing"), (b"[1,2,3]", "more than 2")]
 )
 def test_other_numbers_of_layers_are_rejected(text: bytes, reason: str) -> None:
-    """Too few layers, and too many, are told."""
+    """Too few layers, and too many, are rejected."""
     model = positional(np.array(1.0), np.array(2.0))
     with pytest.raises(UpdateRejected, match=reason):
         decode(text, "json", expected_layout=model)
@@ -211,7 +211,7 @@ def test_float32_has_its_own_shortest_digits() -> None:
 
 
 def test_the_one_float32_that_shortest_digits_miss() -> None:
-    """7.038531e-26 is the shortest name of a float32 that Python's reading of it rounds away from."""
+    """The shortest digits of one float32, 7.038531e-26, are read by Python as another one."""
     value = np.array([0x15AE43FD, 0x95AE43FD], "<u4").view(F32)
     assert np.array(float(str(value[0])), F32) != value[0]
     text = encode("json", positional(value), [value])
@@ -220,7 +220,7 @@ def test_the_one_float32_that_shortest_digits_miss() -> None:
 
 @given(dtypes)
 def test_what_is_not_finite_is_not_written(dtype: np.dtype[Any]) -> None:
-    """JSON has no infinity: the encoder says so, rather than write what no parser must take."""
+    """JSON has no infinity: the encoder raises an error instead of writing one."""
     if dtype.kind in "iu":
         return
     values = np.array([np.inf], dtype)

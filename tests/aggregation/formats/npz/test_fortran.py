@@ -1,4 +1,4 @@
-"""Turning arrays round on disk."""
+"""Reordering arrays on disk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from aggregation.formats.npz import fortran
 
 
-def turned(folder: Path, array: np.ndarray, at: int) -> bytes:
-    """The array, written in Fortran order to a file and turned round into another one."""
+def reordered(folder: Path, array: np.ndarray, at: int) -> bytes:
+    """Write an array to a file in Fortran order, and return it as reordered into another file."""
     (folder / "source").write_bytes(array.tobytes(order="F"))
     (folder / "target").write_bytes(b"")
     with (folder / "source").open("r+b") as source, (folder / "target").open("r+b") as target:
@@ -41,4 +41,4 @@ def test_any_shape_in_any_tiles(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fortran, "TILE_BYTES", max(tile_bytes, array.dtype.itemsize))
         patch.setattr(fortran, "_RUN", run)
-        assert turned(tmp_path_factory.mktemp("fortran"), array, at) == array.tobytes()
+        assert reordered(tmp_path_factory.mktemp("fortran"), array, at) == array.tobytes()

@@ -35,20 +35,20 @@ from tests.aggregation.formats.samples import (
 
 
 def savez(*, compressed: bool = False, **named: Any) -> bytes:
-    """What `numpy.savez` writes."""
+    """Return the archive that `numpy.savez` writes."""
     file = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(file, **named)
     return file.getvalue()
 
 
 def load(data: bytes) -> dict[str, Array]:
-    """What `numpy.load` reads."""
+    """Return the arrays that `numpy.load` reads."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
 def write_members(members: dict[str, Array], compression: int) -> bytes:
-    """An archive of arrays under any names, also those that are no keyword arguments."""
+    """Return an archive of arrays with any names, also those that cannot be keyword arguments."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, array in members.items():
@@ -59,7 +59,7 @@ def write_members(members: dict[str, Array], compression: int) -> bytes:
 
 @given(layouts(), st.integers(0, 2**32))
 def test_numpy_reads_what_is_written(layout: TensorLayout, seed: int) -> None:
-    """What the encoder writes is, to numpy, the arrays that were encoded."""
+    """numpy reads the arrays that were encoded."""
     arrays = values_of(layout, seed)
     expected = {
         t.name: as_numpy_knows(array) for t, array in zip(layout.tensors, arrays, strict=True)
@@ -71,7 +71,7 @@ def test_numpy_reads_what_is_written(layout: TensorLayout, seed: int) -> None:
     layouts(), st.integers(0, 2**32), st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 )
 def test_what_numpy_writes_is_read(layout: TensorLayout, seed: int, compression: int) -> None:
-    """Arrays that numpy writes are read as they were, deflated or not."""
+    """Arrays that numpy writes are read unchanged, deflated or not."""
     arrays = values_of(layout, seed)
     expected = {t.name: array for t, array in zip(layout.tensors, arrays, strict=True)}
     data = write_members(expected, compression)
@@ -81,7 +81,7 @@ def test_what_numpy_writes_is_read(layout: TensorLayout, seed: int, compression:
 
 
 def test_arrays_without_names_have_positions() -> None:
-    """What `np.savez(*arrays)` calls arr_0, arr_1, ... is in the order of the numbers, unnamed."""
+    """Arrays that `np.savez(*arrays)` calls arr_0, arr_1, ... are in the order of their numbers."""
     arrays = [np.full(n, n, "f4") for n in range(12)]
     data = write_members(
         {f"arr_{n}": arrays[n] for n in sorted(range(12), key=str)}, zipfile.ZIP_STORED
@@ -106,8 +106,8 @@ def test_other_names_are_names(names: list[str]) -> None:
 @pytest.mark.parametrize(
     "shape", [(2, 3), (1000, 1100), (3, 3, 300, 400), (700_000, 2), (2, 700_000)]
 )
-def test_fortran_order_is_turned_round(shape: tuple[int, ...], compressed: bool) -> None:
-    """An array whose first index runs fastest is read as if the last one did."""
+def test_fortran_order_is_converted(shape: tuple[int, ...], compressed: bool) -> None:
+    """An array in Fortran order is read in C order."""
     array = np.asfortranarray(np.random.default_rng(0).standard_normal(shape).astype("f4"))
     _, tensors = decode(savez(w=array, v=np.ones(3), compressed=compressed), "npz")
     assert_same(tensors, {"w": np.ascontiguousarray(array), "v": np.ones(3)})
@@ -124,7 +124,7 @@ def test_big_endian_is_swapped(dtype: str, compressed: bool) -> None:
 
 
 def test_only_what_must_be_is_unpacked() -> None:
-    """Members that can be read by ranges are, beside one that cannot."""
+    """Members that can be read by ranges are not unpacked, even beside one that must be."""
     arrays: dict[str, Any] = {
         "a": np.arange(1000.0),
         "f": np.asfortranarray(np.ones((30, 40))),
@@ -167,7 +167,7 @@ def test_a_small_archive_is_one_read() -> None:
 
 
 def test_large_arrays_are_not_read_to_see_their_headers() -> None:
-    """One read of a few kilobytes for each large array, at the most."""
+    """Each large array takes at most one read of a few kilobytes."""
     arrays: dict[str, Any] = {f"w{n}": np.zeros(1 << 20, "u1") for n in range(20)}
     source = CountingSource(BytesSource(savez(**arrays)))
     peek_layout(source, "npz")
@@ -176,7 +176,7 @@ def test_large_arrays_are_not_read_to_see_their_headers() -> None:
 
 
 def test_a_read_of_headers_is_bounded() -> None:
-    """However many small arrays lie together, what is read at once stays small."""
+    """A single read stays small, however many small arrays are adjacent."""
 
     class Bounded(CountingSource):
         def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -267,16 +267,16 @@ def test_four_thousand_small_arrays_take_few_requests() -> None:
     assert source.reads < 100
 
 
-@pytest.mark.parametrize("kind", ["stored", "compressed", "turned"])
+@pytest.mark.parametrize("kind", ["stored", "compressed", "fortran"])
 def test_archives_of_one_structure_share_an_index(kind: str) -> None:
-    """Values, CRCs, dates and what they are compressed to differ between clients; what is derived from
-    the structure is shared, so that many updates of many tensors take little more memory than one."""
+    """Values, CRCs, dates and compressed sizes differ between clients. The structure is shared, so that
+    many updates of many tensors take little more memory than one."""
     rng = np.random.default_rng(0)
     indices = []
     with Spool() as spool:
         for _ in range(3):
             arrays: dict[str, Any] = {f"w{n}": rng.integers(0, 9, (9, 9)) / 7 for n in range(9)}
-            if kind == "turned":
+            if kind == "fortran":
                 arrays["w3"] = np.asfortranarray(arrays["w3"])
             data = savez(**arrays, compressed=kind == "compressed")
             weights = open_weights(BytesSource(data), "npz", spool=spool)
@@ -326,14 +326,14 @@ def test_members_beyond_four_gigabytes(tmp_path: Path) -> None:
 
 
 def test_a_layout_that_differs_is_not_unpacked() -> None:
-    """An update that is not laid out like the model is rejected before it takes disk."""
+    """An update with another layout is rejected before it takes disk space."""
     model = TensorLayout((Tensor("w", np.dtype("<f4"), (3,)),))
     data = savez(w=np.zeros(4, "f4"), compressed=True)
     with Spool(max_bytes=0) as spool, pytest.raises(UpdateRejected, match=r"'w' is F32 \[4\]"):
         open_weights(BytesSource(data), "npz", expected_layout=model, spool=spool)
 
 
-def test_a_full_spool_is_not_the_clients_fault() -> None:
+def test_a_full_spool_is_not_blamed_on_the_client() -> None:
     """Two updates that fit one at a time: the second one is not rejected, the spool is full."""
     data = savez(w=np.zeros(1000), compressed=True)
     with Spool(max_bytes=12_000) as spool:
