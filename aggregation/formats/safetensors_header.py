@@ -54,6 +54,8 @@ def parse_tensors(header: bytes) -> list[PlacedTensor]:
 def parse_metadata(header: bytes) -> dict[str, str]:
     """Return the free text that a header contains."""
     metadata: dict[str, str] = {}
+    if METADATA.encode() not in header and b"\\" not in header:  # the name, not even escaped
+        return metadata
     for name, scanner in _entries(header):
         if name == METADATA:
             metadata.update(_metadata_pairs(scanner))

@@ -111,7 +111,7 @@ def test_a_bomb_does_not_inflate(name: str) -> None:
 def test_unpacking_an_honest_update_is_flat() -> None:
     """An update is unpacked in blocks, whatever its order."""
     rng = np.random.default_rng(0)
-    values = rng.integers(0, 3, (3000, 3000)).astype("f4")
+    values = rng.integers(0, 3, (2000, 2000)).astype("f4")
     archive = archives.deflated(("w.npy", archives.npy(values, "f4")))
     reordered = archives.deflated(("w.npy", _fortran(values)))
     text = json.dumps(values[:100].tolist(), separators=(",", ":")).encode()
@@ -141,7 +141,7 @@ def test_headers_do_not_accumulate() -> None:
 
     tracemalloc.start()
     try:
-        flood(10)
+        flood(6)
         assert tracemalloc.get_traced_memory()[0] < 30 << 20
     finally:
         tracemalloc.stop()
