@@ -26,7 +26,7 @@ class Command(ReportCommand):
 
     help = (
         "Create a federated model. Example: manage.py create_model digits --initial w.safetensors "
-        "--rule trimmed_mean --rule-arg beta=0.2 --requirement quorum --requirement-arg x=3 "
+        "--rule trimmed_mean --rule-arg f=1 --requirement quorum --requirement-arg x=3 "
         "--requirement-arg after_minutes=30 --score-metric accuracy --max-score-drop 0.05 --clients 5"
     )
 

@@ -25,7 +25,7 @@ class Command(ReportCommand):
     help = (
         "Change settings of a model: those that are given, and no others. A running round keeps the "
         "settings that it was claimed with. "
-        "Example: manage.py set_model digits --rule trimmed_mean --rule-arg beta=0.2 "
+        "Example: manage.py set_model digits --rule trimmed_mean --rule-arg f=1 "
         "--max-num-examples 5000"
     )
 
