@@ -10,6 +10,7 @@ import json
 import queue
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,7 +120,9 @@ def _create(endpoint: str, region: str) -> str:
         aws_access_key_id="local",
         aws_secret_access_key="local",
     )
-    created = client.create_state_machine(name="round", definition=definition(), roleArn=ROLE)
+    # A name of its own: moto forgets neither machines nor executions before its process ends.
+    name = f"round-{uuid.uuid4().hex}"
+    created = client.create_state_machine(name=name, definition=definition(), roleArn=ROLE)
     return created["stateMachineArn"]
 
 

@@ -95,9 +95,10 @@ def _plan(
     ------
     NeedsSpool, NotEnoughUpdates
     """
-    nbytes = sum(update.size or 0 for update in claim.updates) * (1 + measures(claim.rule))
-    if capacity.functions_for(nbytes) < at_least:
-        return None
+    sizes = [update.size for update in claim.updates if update.size is not None]
+    nbytes = sum(sizes) * (1 + measures(claim.rule))
+    if len(sizes) == len(claim.updates) and capacity.functions_for(nbytes) < at_least:
+        return None  # Most rounds end here, without a request.
     usable, work = attempt.open()
     distribution = distribute(work, capacity, at_least)
     if distribution is None or work.model.format not in SEEKABLE_FORMATS:

@@ -8,10 +8,10 @@ import os
 from datetime import timedelta
 from importlib import import_module
 
-from lambda_handler import handler
+from lambda_handler import handler, work
 from tests.faults.processes import CONSTANTS, PART_BYTES
 
-__all__ = ["handler"]
+__all__ = ["handler", "work"]
 
 
 def _set(dotted: str, value: float) -> None:

@@ -1,0 +1,187 @@
+"""A round over several functions: the real handlers in the real runtime, under the real state machine."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+
+from local.cloud import REGION
+from local.errors import FunctionError
+from local.lambda_runtime import LambdaRuntime
+from local.step_functions import FunctionPool, state_machine
+from models_app.models import AggregationRound, FederatedModel, ModelUpdate
+from tests import factories
+from tests.factories import make_model, ready_update
+from tests.faults.federation import tensors
+
+pytestmark = pytest.mark.usefixtures("database", "cloud")
+
+#: A database that no worker can reach, because workers need none.
+NO_DATABASE = "postgres://nobody@127.0.0.1:1/none?connect_timeout=1"
+
+ANY_CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+
+RULES: dict[str, dict[str, Any]] = {"weighted_mean": {}, "multi_krum": {"f": 1}}
+
+
+class Functions:
+    """The aggregating function and the workers' function, and how often each task was invoked.
+
+    Parameters
+    ----------
+    main : LambdaRuntime
+    workers : list of LambdaRuntime
+    """
+
+    def __init__(self, main: LambdaRuntime, workers: list[LambdaRuntime]) -> None:
+        self.main = main
+        self._workers = FunctionPool(workers)
+        self.invocations: Counter[str] = Counter()
+        self.disturb: Callable[[dict[str, Any]], None] = lambda event: None
+        self._lock = threading.Lock()
+
+    def invoke(self, name: str, event: Any) -> Any:
+        with self._lock:
+            self.invocations[event["task"]] += 1
+        self.disturb(event)
+        return (self._workers if name == "worker" else self.main).invoke(*_arguments(name, event))
+
+
+def _arguments(name: str, event: Any) -> tuple[Any, ...]:
+    return (name, event) if name == "worker" else (event,)
+
+
+@contextmanager
+def running_functions(cloud: Any, folder: Path) -> Iterator[Functions]:
+    """Run both functions, and the state machine that invokes them."""
+    found: list[Functions] = []
+    environment = {
+        **cloud.environment(),
+        "DATABASE_URL": os.environ["DATABASE_URL"],
+        "DJANGO_SETTINGS_MODULE": "settings",
+        "POWERTOOLS_METRICS_NAMESPACE": "tests",
+        "POWERTOOLS_TRACE_DISABLED": "true",
+        "MAX_FUNCTIONS": "2",
+        "FUNCTION_BYTES_PER_SECOND": "1",
+    }
+    with ExitStack() as stack:
+        arn = stack.enter_context(
+            state_machine(cloud.endpoint, lambda *call: found[0].invoke(*call), REGION)
+        )
+        environment["STATE_MACHINE_ARN"] = arn
+
+        def start(handler: str, **variables: str) -> LambdaRuntime:
+            return stack.enter_context(
+                LambdaRuntime(
+                    f"tests.faults.function.{handler}",
+                    environment=environment | variables,
+                    log=folder / f"{handler}.log",
+                )
+            )
+
+        workers = [start("work", DATABASE_URL=NO_DATABASE) for _ in range(2)]
+        found.append(Functions(start("handler"), workers))
+        yield found[0]
+        await_executions(cloud, arn)
+
+
+def await_executions(cloud: Any, arn: str) -> None:
+    """Wait until no execution is running, so that none meets functions that have been stopped."""
+    client = boto3.client(
+        "stepfunctions", endpoint_url=cloud.endpoint, region_name=REGION, **ANY_CREDENTIALS
+    )
+    while client.list_executions(stateMachineArn=arn, statusFilter="RUNNING")["executions"]:
+        time.sleep(0.1)
+
+
+def model_with_updates(rule: str, **fields: Any) -> FederatedModel:
+    """Create a model with three parts and five ready updates."""
+    model = make_model(
+        5, initial=tensors(0), aggregator=rule, aggregator_args=RULES[rule], **fields
+    )
+    for client in range(1, 6):
+        ready_update(model, client, tensors(client), num_examples=client)
+    return model
+
+
+def run(functions: Functions, model: FederatedModel) -> AggregationRound:
+    """Request a round, and wait until it has ended."""
+    event = {"detail-type": "Scheduled Event", "detail": {"model_id": model.pk}}
+    functions.main.invoke(event)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ended = model.rounds.exclude(state=AggregationRound.State.RUNNING).last()
+        if ended:
+            return ended
+        time.sleep(0.1)
+    pytest.fail("the round has not ended")
+
+
+def bytes_of(ended: AggregationRound) -> bytes:
+    assert ended.aggregate, ended.error
+    return factories.get(str(ended.aggregate.result.name))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_several_functions_give_the_bytes_of_one(rule: str, cloud: Any, tmp_path: Path) -> None:
+    """The state machine's round publishes what one function would, although a worker was killed."""
+    with running_functions(cloud, tmp_path) as functions:
+        expected = bytes_of(run(functions, model_with_updates(rule, max_functions=1)))
+        assert not functions.invocations
+        killed = []
+
+        def kill_first_worker(event: dict[str, Any]) -> None:
+            if event["task"] == "combine" and not killed:
+                killed.append(event)
+                raise FunctionError("Runtime.ExitError", "signal: killed")
+
+        functions.disturb = kill_first_worker
+        ended = run(functions, model_with_updates(rule))
+    assert bytes_of(ended) == expected
+    assert ended.updates_used == 5
+    assert functions.invocations["combine"] == 4  # Three parts, and one task repeated.
+    assert functions.invocations["publish"] == 1
+    assert bool(functions.invocations["measure"]) == (rule == "multi_krum")
+
+
+def test_a_bad_update_is_left_out_by_a_new_plan(cloud: Any, tmp_path: Path) -> None:
+    """An update that a worker finds to be bad is INVALID with its reason, and the round goes on."""
+    bad = tensors(6)
+    bad["w"][2, 2999] = np.nan
+    with running_functions(cloud, tmp_path) as functions:
+        model = model_with_updates("weighted_mean")
+        expected = bytes_of(run(functions, model_with_updates("weighted_mean", max_functions=1)))
+        model.clients.create(uuid=factories.client_id(6))
+        update = ready_update(model, 6, bad)
+        ended = run(functions, model)
+    update.refresh_from_db()
+    assert update.status == ModelUpdate.Status.INVALID
+    assert update.rejection_reason == "nan in tensor 'w' at [2, 2999]"
+    assert bytes_of(ended) == expected
+    assert ended.updates_rejected == 1
+    assert functions.invocations["publish"] == 2
+
+
+def test_a_task_that_cannot_succeed_fails_the_round(cloud: Any, tmp_path: Path) -> None:
+    """An error that the same updates would cause again closes the round; its updates are ready."""
+
+    def fail(event: dict[str, Any]) -> None:
+        if event["task"] == "combine":
+            raise FunctionError("ValueError", "a defect")
+
+    with running_functions(cloud, tmp_path) as functions:
+        functions.disturb = fail
+        model = model_with_updates("weighted_mean")
+        ended = run(functions, model)
+    assert ended.state == AggregationRound.State.FAILED
+    assert model.model_updates.filter(status=ModelUpdate.Status.FAILED).count() == 5
