@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..layout import TensorLayout
 
@@ -79,8 +80,11 @@ def limits_for(expected_layout: TensorLayout | None, *, trusted: bool = False) -
     """Return the limits for an object of ours, or of a client of a model with that layout."""
     if trusted:
         return TRUSTED
-    if expected_layout is None:
-        return Limits()
+    return Limits() if expected_layout is None else _limits_of_model(expected_layout)
+
+
+@lru_cache(maxsize=2)
+def _limits_of_model(expected_layout: TensorLayout) -> Limits:
     tensors = expected_layout.tensors
     needed = _METADATA_BYTES + sum(
         len(json.dumps(tensor.name)) + _TENSOR_BYTES + _DIMENSION_BYTES * len(tensor.shape)

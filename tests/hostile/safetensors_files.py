@@ -92,6 +92,9 @@ def _add_broken_text() -> None:
         "expected dtype, shape and data_offsets",
         {"x": {**entry(), "y": {}}},
     )
+    for text in (b'"\\ud800"', b'"\\q"', b'"b",', b"nul"):
+        header = b'{"__metadata__":{"a":%b}}' % text
+        _case(f"metadata {text.decode()}", "must map strings to strings", header, b"")
     _case("metadata of objects", "must map strings to strings", {"__metadata__": {"a": {}}, **good})
 
 
