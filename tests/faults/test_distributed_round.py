@@ -41,14 +41,28 @@ class Functions:
     ----------
     main : LambdaRuntime
     workers : list of LambdaRuntime
+    endpoint, arn : str
+        Where the state machine is.
     """
 
-    def __init__(self, main: LambdaRuntime, workers: list[LambdaRuntime]) -> None:
+    def __init__(
+        self, main: LambdaRuntime, workers: list[LambdaRuntime], endpoint: str, arn: str
+    ) -> None:
         self.main = main
+        self._arn = arn
+        self._step_functions = boto3.client(
+            "stepfunctions", endpoint_url=endpoint, region_name=REGION, **ANY_CREDENTIALS
+        )
         self._workers = FunctionPool(workers)
         self.invocations: Counter[str] = Counter()
         self.disturb: Callable[[dict[str, Any]], None] = lambda event: None
         self._lock = threading.Lock()
+
+    def await_executions(self) -> None:
+        """Wait until no execution is running, so that none meets functions that have been stopped."""
+        running = {"stateMachineArn": self._arn, "statusFilter": "RUNNING"}
+        while self._step_functions.list_executions(**running)["executions"]:
+            time.sleep(0.1)
 
     def invoke(self, name: str, event: Any) -> Any:
         with self._lock:
@@ -90,18 +104,9 @@ def running_functions(cloud: Any, folder: Path) -> Iterator[Functions]:
             )
 
         workers = [start("work", DATABASE_URL=NO_DATABASE) for _ in range(2)]
-        found.append(Functions(start("handler"), workers))
+        found.append(Functions(start("handler"), workers, cloud.endpoint, arn))
         yield found[0]
-        await_executions(cloud, arn)
-
-
-def await_executions(cloud: Any, arn: str) -> None:
-    """Wait until no execution is running, so that none meets functions that have been stopped."""
-    client = boto3.client(
-        "stepfunctions", endpoint_url=cloud.endpoint, region_name=REGION, **ANY_CREDENTIALS
-    )
-    while client.list_executions(stateMachineArn=arn, statusFilter="RUNNING")["executions"]:
-        time.sleep(0.1)
+        found[0].await_executions()
 
 
 def model_with_updates(rule: str, **fields: Any) -> FederatedModel:
@@ -172,16 +177,24 @@ def test_a_bad_update_is_left_out_by_a_new_plan(cloud: Any, tmp_path: Path) -> N
     assert functions.invocations["publish"] == 2
 
 
-def test_a_task_that_cannot_succeed_fails_the_round(cloud: Any, tmp_path: Path) -> None:
-    """An error that the same updates would cause again closes the round; its updates are ready."""
+def test_the_next_request_resumes_a_failed_execution(cloud: Any, tmp_path: Path) -> None:
+    """After an execution has failed, the same updates are aggregated without the finished tasks."""
 
-    def fail(event: dict[str, Any]) -> None:
-        if event["task"] == "combine":
+    def fail_last_task(event: dict[str, Any]) -> None:
+        if event["task"] == "combine" and event["item"] == 2:
             raise FunctionError("ValueError", "a defect")
 
     with running_functions(cloud, tmp_path) as functions:
-        functions.disturb = fail
+        functions.disturb = fail_last_task
         model = model_with_updates("weighted_mean")
+        event = {"detail-type": "Scheduled Event", "detail": {"model_id": model.pk}}
+        assert functions.main.invoke(event)["status"] == "busy"
+        functions.await_executions()
+        assert functions.invocations["fail"] == 1
+        assert model.rounds.get().state == AggregationRound.State.RUNNING
+        functions.disturb = lambda event: None
+        before = functions.invocations["combine"]
         ended = run(functions, model)
-    assert ended.state == AggregationRound.State.FAILED
-    assert model.model_updates.filter(status=ModelUpdate.Status.FAILED).count() == 5
+    assert ended.attempt == 2
+    assert ended.updates_used == 5
+    assert functions.invocations["combine"] == before + 1
