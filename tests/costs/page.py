@@ -58,7 +58,13 @@ def federation(
 
 def prices() -> str:
     p = PRICES
-    rows = [
+    noted = f"{p.region}, on demand, in dollars, as published by AWS; noted on {p.noted_on}."
+    return f"{noted}\n\n{table(['what', 'price'], [*_usage_prices(), *_standing_prices()])}"
+
+
+def _usage_prices() -> list[tuple[str, str]]:
+    p = PRICES
+    return [
         (
             "Lambda, arm64",
             f"{p.arm64_gb_second:.10f} a GB-second; {1e6 * p.lambda_request:.2f} a million requests",
@@ -75,6 +81,12 @@ def prices() -> str:
             f"{1000 * p.s3_read:.4f} a thousand GET, HEAD; no charge between S3 and Lambda in a Region",
         ),
         ("SQS", f"{1e6 * p.sqs_request:.2f} a million requests"),
+    ]
+
+
+def _standing_prices() -> list[tuple[str, str]]:
+    p = PRICES
+    return [
         (
             "Aurora PostgreSQL Serverless v2",
             f"{p.acu_hour:.2f} a capacity-unit-hour; {p.database_gb_month:.2f} a GB-month",
@@ -98,8 +110,6 @@ def prices() -> str:
             f"{p.server_hour} an hour, and {p.disk_gb_month:.2f} a GB-month of disk",
         ),
     ]
-    noted = f"{p.region}, on demand, in dollars, as published by AWS; noted on {p.noted_on}."
-    return f"{noted}\n\n{table(['what', 'price'], rows)}"
 
 
 SIZES = ("small", "default", "medium", "large")

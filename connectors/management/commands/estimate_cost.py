@@ -143,6 +143,18 @@ def _add_stack_arguments(parser: ArgumentParser) -> None:
         help="none: an existing database, which is not counted; default: %(default)s",
     )
     add(
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of template.yaml, such as EndpointZones=0; can be repeated. Costs depend on: "
+        + ", ".join(PARAMETERS),
+    )
+    _add_throughput_argument(parser)
+
+
+def _add_throughput_argument(parser: ArgumentParser) -> None:
+    parser.add_argument(
         "--throughput",
         type=above_zero(100_000),
         default=default_rate(),
@@ -152,14 +164,6 @@ def _add_stack_arguments(parser: ArgumentParser) -> None:
             f"{MEASURED_MB_A_SECOND:g}, measured where this project is tested and not on AWS, and "
             f"{NETWORK_MB_A_SECOND:g}, assumed for the network of one function"
         ),
-    )
-    add(
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of template.yaml, such as EndpointZones=0; can be repeated. Costs depend on: "
-        + ", ".join(PARAMETERS),
     )
 
 
