@@ -20,13 +20,10 @@ from aggregation.errors import (
     UpdateRejected,
     UpdatesRejected,
 )
-from aggregation.formats.limits import TRUSTED
-from aggregation.formats.safetensors import open_safetensors
-from aggregation.in_memory import Tensors, is_array, weights_in_memory
+from aggregation.in_memory import Tensors, arrays_of, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
-from aggregation.sources import BytesSource
-from aggregation.weights import Weights, read_tensors
+from aggregation.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +132,8 @@ def aggregate(
     )
     sink = MemorySink()
     with ProgressMeter(work, progress) as meter:
-        combined = combine(
-            work, sink, format="safetensors", resources=resources, on_bytes=meter.advance
-        )
-    result = _like(model, read_tensors(open_safetensors(BytesSource(sink.data), TRUSTED)))
+        combined = combine(work, sink, format="memory", resources=resources, on_bytes=meter.advance)
+    result = _like(model, arrays_of(sink.data, work.layout))
     return (result, _info(combined)) if return_info else result
 
 

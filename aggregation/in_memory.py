@@ -48,6 +48,17 @@ def weights_in_memory(arrays: Tensors) -> Weights:
     return Weights(index=index, source=source, format=FORMAT)
 
 
+def arrays_of(values: bytes, layout: TensorLayout) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a flattened model, copied from its bytes, by name."""
+    starts = accumulate((tensor.nbytes for tensor in layout.tensors), initial=0)
+    return {
+        tensor.name: np.frombuffer(values, tensor.dtype, tensor.size, start)
+        .reshape(tensor.shape)
+        .copy()
+        for tensor, start in zip(layout.tensors, starts, strict=False)
+    }
+
+
 def is_array(value: object) -> bool:
     """Return whether a value is an array of numpy or of another library, rather than a sequence."""
     return hasattr(value, "dtype") and hasattr(value, "shape")

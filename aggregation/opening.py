@@ -46,27 +46,54 @@ def open_consistent(
     Returns
     -------
     opened : dict of int to Weights
-        In the order of ``openers``.
+        In the order of ``openers``; all list their tensors in the order of the model.
     rejected : dict of int to str
         The reasons for the other updates.
     """
     found, rejected = _open_all(openers, expected_layout, threads)
     if expected_layout is None and found:
         expected_layout = majority_layout(found.values())
-    for key, each in list(found.items()):
-        if expected_layout is None:
-            continue
-        # Text has no dtypes. It takes the model's when it is unpacked, and is compared then.
-        if isinstance(each, NeedsSpool) and each.is_text:
-            difference = list_difference(expected_layout)
-        else:
-            difference = layout_difference(expected_layout, each.layout)
-        if difference:
-            rejected[key] = difference
-            del found[key]
+        found, others = _agreeing(found, expected_layout)
+        rejected |= others
     unpacked, refused = _unpack(openers, found, expected_layout, threads, spool)
     opened = {key: each for key, each in found.items() if isinstance(each, Weights)} | unpacked
     return {key: opened[key] for key in openers if key in opened}, rejected | refused
+
+
+def _agreeing(found: Found, expected_layout: TensorLayout) -> tuple[Found, dict[int, str]]:
+    """Return the updates that have the layout, and the reasons for the others."""
+    agreeing: Found = {}
+    rejected = {}
+    for key, each in found.items():
+        try:
+            agreeing[key] = _checked(each, expected_layout)
+        except UpdateRejected as error:
+            rejected[key] = str(error)
+    return agreeing, rejected
+
+
+def _checked(
+    found: Weights | NeedsSpool, expected_layout: TensorLayout | None
+) -> Weights | NeedsSpool:
+    """Return an update that has the layout, with its tensors in the order of the model.
+
+    The order of its own is forgotten, because each layout of a large model takes megabytes.
+
+    Raises
+    ------
+    UpdateRejected
+        If it has another layout.
+    """
+    if expected_layout is None:
+        return found
+    # Text has no dtypes. It takes the model's when it is unpacked, and is compared then.
+    if isinstance(found, NeedsSpool) and found.is_text:
+        difference = list_difference(expected_layout)
+    else:
+        difference = layout_difference(expected_layout, found.layout)
+    if difference:
+        raise UpdateRejected(difference)
+    return found.in_order(expected_layout) if isinstance(found, Weights) else found
 
 
 def _unpack(
@@ -105,10 +132,17 @@ def _open_all(
     openers: Mapping[int, Opener], expected_layout: TensorLayout | None, threads: int
 ) -> tuple[Found, dict[int, str]]:
     def attempt(opener: Opener) -> Weights | NeedsSpool | UpdateRejected:
+        # A traceback would keep alive what was read of the headers.
         try:
-            return opener(expected_layout, None)
-        except (NeedsSpool, UpdateRejected) as error:
-            return error.with_traceback(None)  # It would keep alive what was read of the headers.
+            found: Weights | NeedsSpool = opener(expected_layout, None)
+        except NeedsSpool as needs:
+            found = needs.with_traceback(None)
+        except UpdateRejected as error:
+            return error.with_traceback(None)
+        try:
+            return _checked(found, expected_layout)
+        except UpdateRejected as error:
+            return error.with_traceback(None)
 
     found: Found = {}
     rejected = {}

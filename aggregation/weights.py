@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -33,23 +32,35 @@ class TensorIndex:
     Parameters
     ----------
     layout : TensorLayout
-        In the order in which the object holds the tensors.
-    offsets : tuple of int
-        Their first bytes, counted from `Weights.base`.
+    offsets : sequence of int
+        The first byte of each tensor, counted from `Weights.base`. Stored as an array of int64, since
+        a model may have 100,000 tensors.
     """
 
     layout: TensorLayout
-    offsets: tuple[int, ...]
+    offsets: NDArray[np.int64]
+
+    def in_order(self, order: TensorLayout) -> TensorIndex:
+        """Return an index of the same bytes that lists the tensors as in ``order``."""
+        return self if self.layout is order else _reordered(self, order)
 
 
-_shared: WeakValueDictionary[tuple[TensorLayout, tuple[int, ...]], TensorIndex] = (
-    WeakValueDictionary()
-)
+@lru_cache(maxsize=8)
+def _reordered(index: TensorIndex, order: TensorLayout) -> TensorIndex:
+    if index.layout == order:
+        return TensorIndex(order, index.offsets)
+    position = {tensor.name: place for place, tensor in enumerate(index.layout.tensors)}
+    places = [position[tensor.name] for tensor in order.tensors]
+    return shared_index(order, index.offsets[places])
 
 
-def shared_index(layout: TensorLayout, offsets: tuple[int, ...]) -> TensorIndex:
+_shared: WeakValueDictionary[tuple[TensorLayout, bytes], TensorIndex] = WeakValueDictionary()
+
+
+def shared_index(layout: TensorLayout, offsets: Sequence[int] | NDArray[np.int64]) -> TensorIndex:
     """Return the one index with this content; it exists while anything uses it."""
-    return _shared.setdefault((layout, offsets), TensorIndex(layout, offsets))
+    array = np.asarray(offsets, np.int64)
+    return _shared.setdefault((layout, array.tobytes()), TensorIndex(layout, array))
 
 
 class Extent(NamedTuple):
@@ -95,6 +106,14 @@ class Weights:
         """The tensors, in the order in which the object holds them."""
         return self.index.layout
 
+    def in_order(self, order: TensorLayout) -> Weights:
+        """Return the same weights with the tensors listed as in ``order``, which has the same ones.
+
+        Updates that agree with the model then share its layout, however many tensors it has.
+        """
+        index = self.index.in_order(order)
+        return self if index is self.index else replace(self, index=index)
+
     def read_into(self, order: TensorLayout, start: int, buffer: Buffer) -> None:
         """Fill ``buffer`` with the bytes of the model, flattened in ``order``, from ``start`` on.
 
@@ -105,7 +124,7 @@ class Weights:
         UpdateRejected
             If the object is shorter than its header says, or has changed.
         """
-        for span in _spans(self.index, order, start, start + len(buffer)):
+        for span in _spans(self.index.in_order(order), start, start + len(buffer)):
             offset = self.base + span.offset
             if len(span.pieces) == 1:
                 self.source.read_into(offset, buffer[span.pieces[0][1] :][: span.length])
@@ -117,14 +136,14 @@ class Weights:
 
 
 @lru_cache(maxsize=8)
-def _spans(index: TensorIndex, order: TensorLayout, start: int, stop: int) -> tuple[Span, ...]:
+def _spans(index: TensorIndex, start: int, stop: int) -> tuple[Span, ...]:
     """Return the reads for bytes ``start`` to ``stop`` of the flattened model.
 
     Small tensors that lie near each other are read together, in whichever order the object holds
     them. The result is cached, because all updates of a round need the same chunk.
     """
     spans: list[list[Extent]] = []
-    for extent in sorted(_extents_between(index, order, start, stop), key=lambda e: e.offset):
+    for extent in sorted(_extents_between(index, start, stop), key=lambda e: e.offset):
         if spans and _is_near(spans[-1], extent):
             spans[-1].append(extent)
         else:
@@ -148,37 +167,41 @@ def _span(extents: list[Extent], start: int) -> Span:
     )
 
 
-def _extents_between(
-    index: TensorIndex, order: TensorLayout, start: int, stop: int
-) -> Iterator[Extent]:
+def _extents_between(index: TensorIndex, start: int, stop: int) -> Iterator[Extent]:
     """Yield the parts of the extents within bytes ``start`` to ``stop`` of the flattened model."""
-    extents = _extents(index, order)
-    first = bisect_right(extents, start, key=lambda extent: extent.stop)
-    for extent in extents[first:]:
-        if extent.start >= stop:
-            return
-        begin = max(extent.start, start)
-        yield Extent(begin, min(extent.stop, stop), extent.offset + begin - extent.start)
+    starts, stops, offsets = _extents(index)
+    first = int(np.searchsorted(stops, start, side="right"))
+    last = int(np.searchsorted(starts, stop, side="left"))
+    extents = zip(*(each[first:last].tolist() for each in (starts, stops, offsets)), strict=True)
+    for extent_start, extent_stop, offset in extents:
+        begin = max(extent_start, start)
+        yield Extent(begin, min(extent_stop, stop), offset + begin - extent_start)
 
 
 @lru_cache(maxsize=8)
-def _extents(index: TensorIndex, order: TensorLayout) -> tuple[Extent, ...]:
-    """Return the byte ranges of the flattened model, joined where the object holds them together."""
-    offset_by_name = dict(zip(index.layout.by_name, index.offsets, strict=True))
-    extents: list[Extent] = []
-    start = 0
-    for tensor in order.tensors:
-        offset = offset_by_name[tensor.name]
-        stop = start + tensor.nbytes
-        if start == stop:
-            continue
-        last = extents[-1] if extents else None
-        if last and last.offset + last.stop - last.start == offset:
-            extents[-1] = Extent(last.start, stop, last.offset)
-        else:
-            extents.append(Extent(start, stop, offset))
-        start = stop
-    return tuple(extents)
+def _extents(index: TensorIndex) -> tuple[NDArray[np.int64], ...]:
+    """Return the byte ranges of the flattened model, joined where the object holds them together.
+
+    Returns
+    -------
+    starts, stops, offsets : (n_extents,) int64
+        See `Extent`.
+    """
+    starts, sizes = _tensor_bytes(index.layout)
+    occupied = sizes > 0
+    starts, sizes, offsets = starts[occupied], sizes[occupied], index.offsets[occupied]
+    is_first = np.ones(len(starts), bool)
+    is_first[1:] = offsets[1:] != offsets[:-1] + sizes[:-1]
+    starts = starts[is_first]
+    stops = np.append(starts[1:], sizes.sum()) if len(starts) else starts
+    return starts, stops, offsets[is_first]
+
+
+@lru_cache(maxsize=2)
+def _tensor_bytes(layout: TensorLayout) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first byte of each tensor in the flattened model, and its number of bytes."""
+    sizes = np.array([tensor.nbytes for tensor in layout.tensors], np.int64)
+    return np.cumsum(sizes) - sizes, sizes
 
 
 def read_tensors(weights: Weights) -> dict[str, NDArray[np.generic]]:
@@ -187,7 +210,7 @@ def read_tensors(weights: Weights) -> dict[str, NDArray[np.generic]]:
     For objects known to be small enough; a round never calls this.
     """
     arrays = {}
-    for tensor, offset in zip(weights.layout.tensors, weights.index.offsets, strict=True):
+    for tensor, offset in zip(weights.layout.tensors, weights.index.offsets.tolist(), strict=True):
         array = np.empty(tensor.shape, tensor.dtype)
         if array.nbytes:
             place = array.reshape(-1).view(np.uint8).data

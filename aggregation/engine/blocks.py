@@ -161,7 +161,8 @@ class BlockReader:
     ) -> None:
         self._layout = layout
         self._updates = len(updates)
-        self._rows = [*updates, *([parent] if parent else [])]
+        rows = [*updates, *([parent] if parent else [])]
+        self._rows = [row.in_order(layout) for row in rows]
         self._unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:

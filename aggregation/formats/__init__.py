@@ -17,7 +17,7 @@ from ..errors import UpdateRejected, quoted
 from ..layout import TensorLayout, layout_difference
 from ..sources import ByteSource
 from ..weights import Weights
-from .encoder import Encoder
+from .encoder import Encoder, ValuesEncoder
 from .json.encoder import JsonEncoder
 from .json.reader import open_json, peek_json
 from .limits import MAX_JSON_BYTES, Limits, limits_for
@@ -178,7 +178,7 @@ def encoder_for(
     Parameters
     ----------
     format : str
-        One of `FORMATS`.
+        One of `FORMATS`, or ``"memory"`` for the values alone.
     layout : TensorLayout
         Of the weights that will be written.
     metadata : mapping of str to str, optional
@@ -192,6 +192,8 @@ def encoder_for(
         If the format cannot hold the layout, or the result could not be read back.
     """
     match format:
+        case "memory":
+            return ValuesEncoder(state)
         case "safetensors":
             return SafetensorsEncoder(layout, metadata, state)
         case "npz":

@@ -40,6 +40,34 @@ class Encoder(Protocol):
         """Return JSON-able data with which another encoder continues after the last `encode`."""
 
 
+class ValuesEncoder:
+    """Writes the values alone, for a result that stays in memory.
+
+    Parameters
+    ----------
+    state : mapping, optional
+        The state of an encoder to continue.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self._position: int = state["position"] if state else 0
+
+    def header(self) -> bytes:
+        return b""
+
+    def encode(self, start_byte: int, data: memoryview) -> Iterator[memoryview]:
+        if start_byte != self._position:
+            raise ValueError(f"bytes from {start_byte} given, those from {self._position} are next")
+        yield data
+        self._position += len(data)
+
+    def footer(self) -> bytes:
+        return b""
+
+    def state(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+
 class TensorEncoder(ABC):
     """An encoder for formats that have bytes before and after the values of each tensor.
 

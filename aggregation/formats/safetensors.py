@@ -6,7 +6,7 @@ what it claims is checked before a byte of a tensor is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..cache import keep_recent
@@ -14,6 +14,7 @@ from ..errors import AggregationError, UpdateRejected, quoted
 from ..layout import TensorLayout, number_order
 from ..sources import ByteSource, read
 from ..weights import TensorIndex, Weights, shared_index
+from .encoder import ValuesEncoder
 from .limits import LIBRARY_HEADER_BYTES, TRUSTED, Limits
 from .safetensors_header import METADATA, encode_header, parse_metadata, parse_tensors
 
@@ -85,7 +86,7 @@ def _parse(header: bytes) -> tuple[TensorIndex, int]:
     return shared_index(layout, tuple(placed[position].begin for position in order)), end
 
 
-class SafetensorsEncoder:
+class SafetensorsEncoder(ValuesEncoder):
     """A header that depends on the layout alone, followed by the unchanged values.
 
     Raises
@@ -100,6 +101,7 @@ class SafetensorsEncoder:
         metadata: Mapping[str, str] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__(state)
         if METADATA in layout.by_name:
             raise AggregationError(
                 f"a tensor cannot be called {METADATA!r} in safetensors, which has its free text under "
@@ -111,19 +113,6 @@ class SafetensorsEncoder:
                 f"{len(layout.tensors)} tensors need a safetensors header of {len(self._header) - 8} "
                 f"bytes, and no library reads more than {LIBRARY_HEADER_BYTES}"
             )
-        self._position: int = state["position"] if state else 0
 
     def header(self) -> bytes:
         return self._header
-
-    def encode(self, start_byte: int, data: memoryview) -> Iterator[memoryview]:
-        if start_byte != self._position:
-            raise ValueError(f"bytes from {start_byte} given, those from {self._position} are next")
-        yield data
-        self._position += len(data)
-
-    def footer(self) -> bytes:
-        return b""
-
-    def state(self) -> dict[str, Any]:
-        return {"position": self._position}

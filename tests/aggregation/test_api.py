@@ -222,6 +222,19 @@ def test_the_keys_of_the_result_are_those_of_the_model() -> None:
     np.testing.assert_array_equal(result[1], [2])
 
 
+def test_the_names_and_the_number_of_tensors_are_free() -> None:
+    """A result in memory has no header that could limit names or their number."""
+    updates = [
+        {"__metadata__": np.float32([value]), "": np.float32([value])}
+        | {f"layer.{number}": np.float16(value) for number in range(10_000)}
+        for value in (1, 3)
+    ]
+    result = aggregation.aggregate("unweighted_mean", updates)
+    assert list(result) == list(updates[0])
+    assert {float(array.sum()) for array in result.values()} == {2.0}
+    assert all(array.flags.aligned and array.flags.writeable for array in result.values())
+
+
 def test_single_arrays_are_models_of_one_tensor() -> None:
     """Each row of a 2-d array is an update, and the result is an array."""
     rows = np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aggregation import weights as module
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.sources import BytesSource
-from aggregation.weights import MAX_GAP_BYTES, MAX_SPAN_BYTES, TensorIndex, Weights, shared_index
+from aggregation.weights import MAX_GAP_BYTES, MAX_SPAN_BYTES, Weights, shared_index
 from tests.aggregation.formats.samples import (
     CountingSource,
     flattened,
@@ -34,7 +34,7 @@ def test_ranges_are_read_in_the_order_of_the_model(
         data += b"\xee" * gap
         offsets.append(len(data) - 7)
         data += arrays[tensor].tobytes()
-    index = TensorIndex(TensorLayout(tuple(held)), tuple(offsets))
+    index = shared_index(TensorLayout(tuple(held)), offsets)
     weights = Weights(index=index, source=BytesSource(data), format="npz", base=7)
     assert read_flat(weights, layout, steps) == flattened(arrays.values())
 
@@ -48,7 +48,7 @@ def _weights(
     step = elements * 4 + gap
     places = [n * step for n in range(tensors)]
     source = CountingSource(BytesSource(bytes(tensors * step)))
-    index = TensorIndex(layout, tuple(reversed(places) if backwards else places))
+    index = shared_index(layout, list(reversed(places)) if backwards else places)
     return Weights(index=index, source=source, format="npz"), source
 
 

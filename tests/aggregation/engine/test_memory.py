@@ -6,11 +6,22 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from itertools import accumulate
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from aggregation.engine import Combination, Resources, combine
+from aggregation.formats.safetensors_header import encode_header
+from aggregation.layout import Tensor, TensorLayout
+from aggregation.opening import Opener, open_consistent
+from aggregation.rules import create_rule
+from aggregation.sources import Buffer, BytesSource
+from aggregation.weights import Weights, shared_index
 from tests.aggregation.engine.peak import FORMATS, RULES
 
 MIB = 1 << 20
@@ -47,3 +58,74 @@ def test_memory_does_not_grow_with_the_number_of_updates(
     """Ten updates, and a hundred with 200 MiB in total, stay within one small budget."""
     assert peaks[f"{rule} {kind} 10"] < BUDGET + MARGIN
     assert peaks[f"{rule} {kind} 100"] < BUDGET + MARGIN
+
+
+class Remote:
+    """A source in memory that is read as if it were remote."""
+
+    local = False
+
+    def __init__(self, size: int) -> None:
+        self._source = BytesSource(bytes(size))
+        self.size = size
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        self._source.read_into(offset, buffer)
+
+
+def update_of(tensors: list[Tensor]) -> Weights:
+    """Return weights that hold these tensors in this order."""
+    ends = list(accumulate((tensor.nbytes for tensor in tensors), initial=0))
+    index = shared_index(TensorLayout(tuple(tensors)), ends[:-1])
+    return Weights(index=index, source=Remote(ends[-1]), format="npz")
+
+
+@pytest.mark.parametrize("orders", [1, 4])
+@pytest.mark.parametrize("rule", ["weighted_mean", "krum"])
+def test_memory_does_not_grow_with_the_number_of_tensors(rule: str, orders: int) -> None:
+    """For 20,000 small tensors the engine holds the budget and a few times the result's header.
+
+    That is so as well if the clients hold the tensors in different orders.
+    """
+    tensors = [
+        Tensor(f"model.layers.{n // 64}.experts.{n % 64}.lora_A", np.dtype("<f4"), (4, 8))
+        for n in range(20_000)
+    ]
+    openers: dict[int, Opener] = {}
+    for client in range(10):
+        order = list(tensors)
+        Random(client % orders).shuffle(order)
+        update = update_of(order)
+        openers[client] = lambda expected_layout, spool, update=update: update
+    model = TensorLayout(tuple(tensors))
+    header = len(encode_header(model, {}))
+    tracemalloc.start()
+    try:
+        opened, _ = open_consistent(openers, model, 2)
+        del openers
+        work = Combination(
+            rule=create_rule(rule, RULES[rule]),
+            updates=list(opened.values()),
+            num_examples=[1] * 10,
+        )
+        combine(work, Discard(), format="safetensors", resources=Resources(memory_bytes=4 * MIB))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB + 8 * header
+
+
+class Discard:
+    """A sink that keeps nothing."""
+
+    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+        pass
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def complete(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
