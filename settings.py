@@ -65,6 +65,9 @@ MEMORY_BUDGET_MB = env.int(
 EPHEMERAL_STORAGE_MB = env.int("EPHEMERAL_STORAGE_MB", 512, validate=Range(min=1))
 #: Ranges that are read from S3 at the same time.
 READ_THREADS = env.int("READ_THREADS", 16, validate=Range(min=1, max=256))
+#: Whether `status/<model>/<client>.json` says what became of a client's updates. This costs about two
+#: requests to S3 for each update.
+CLIENT_STATUS = env.bool("CLIENT_STATUS", True)
 #: A larger update is rejected.
 MAX_UPDATE_BYTES = env.int("MAX_UPDATE_BYTES", 10 << 30, validate=Range(min=1))
 #: An update or score that claims more examples is rejected.

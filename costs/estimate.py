@@ -8,7 +8,7 @@ from functools import cached_property
 
 from costs.duration import INTAKE_SECONDS, Duration, duration
 from costs.prices import Prices
-from costs.rounds import Work, client_writes, intake_requests, pointer_requests
+from costs.rounds import Work, client_writes, intake_requests, pointer_requests, status_requests
 from costs.stack import AWAKE_ACU, HOURS_A_MONTH, Costs, Stack
 
 GIB = 1 << 30
@@ -89,9 +89,11 @@ class Federation:
 
     @cached_property
     def requests(self) -> Counter[str]:
-        """The function's requests to S3 per round: intake, the round itself, `latest.json`."""
+        """The function's requests to S3 per round: intake, the round, `latest.json` and the status."""
+        updates = self.work.updates
         of_round = self.work.requests(self.duration.invocations)
-        return intake_requests(self.work.updates) + of_round + pointer_requests()
+        status = status_requests(updates) if self.stack.client_status else Counter[str]()
+        return intake_requests(updates) + of_round + pointer_requests() + status
 
     @property
     def round_gb_seconds(self) -> float:

@@ -57,6 +57,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SnapStart": ("snap_start", _SWITCH),
     "Tracing": ("tracing", _SWITCH),
     "EventBus": ("event_bus", bool),
+    "ClientStatus": ("client_status", _SWITCH),
     "ReadThreads": ("read_threads", _within(1, 128)),
     "SweepSchedule": ("sweep_hours", _sweep_hours),
     "UpdateRetentionDays": ("update_retention_days", _within(7, 3650)),

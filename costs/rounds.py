@@ -15,6 +15,9 @@ from aggregation.layout import Tensor, TensorLayout
 from aggregation.rules import Rule
 from aggregation.rules.krum import Bulyan, Krum, MultiKrum
 
+#: While no more updates are ready, each new one is shown to all clients that wait.
+STATUS_REFRESHED = 16
+
 #: boto3 uploads an object of this size or more in parts of this size.
 CLIENT_PART_BYTES = 8 << 20
 
@@ -157,6 +160,16 @@ def intake_requests(updates: int) -> Counter[str]:
     Each update is inspected and its header read, and so is the aggregate with which it is compared.
     """
     return Counter(HeadObject=updates + 1, GetObject=updates + 1)
+
+
+def status_requests(updates: int) -> Counter[str]:
+    """Return the requests to S3 that tell clients what became of their updates, at intake and by the round.
+
+    While few updates are ready, each new one is shown to all clients that wait.
+    """
+    few = min(updates, STATUS_REFRESHED)
+    at_intake = few * (few + 1) // 2 + (updates - few)
+    return Counter(PutObject=at_intake + updates)
 
 
 def pointer_requests() -> Counter[str]:

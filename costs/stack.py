@@ -55,6 +55,7 @@ class Stack:
     snap_start: bool = True
     tracing: bool = False
     event_bus: bool = False
+    client_status: bool = True
     read_threads: int = 16
     sweep_hours: float = 6.0
     update_retention_days: int = 90

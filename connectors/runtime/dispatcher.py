@@ -33,6 +33,7 @@ from connectors.runtime.responses import (
 )
 from connectors.runtime.telemetry import Telemetry
 from connectors.storage.keys import SCORES
+from connectors.usecases.after_round import update_statuses
 from connectors.usecases.run_round import RoundRunner
 from connectors.usecases.sweep import GarbageSchedule, SweepOutcome, sweep
 
@@ -77,6 +78,8 @@ class Dispatcher:
         self._queue = queue
         self._garbage = garbage
         self._telemetry = telemetry
+        #: Models of which updates were registered.
+        self._changed: dict[int, None] = {}
 
     def dispatch(self, event: Any) -> dict[str, Any]:
         """Return the response to an event.
@@ -98,7 +101,9 @@ class Dispatcher:
                 return to_response(self._runner.run(model_id))
             case [SweepRequest()]:
                 return sweep_response(self._sweep())
-        return rounds_response(self._runner.run_each(self._models_named_by(requests)))
+        models = self._models_named_by(requests)
+        self._update_statuses()
+        return rounds_response(self._runner.run_each(models))
 
     def _do_task(self, task: RoundTask) -> dict[str, Any]:
         """Do a task of a distributed round that needs the database."""
@@ -141,6 +146,7 @@ class Dispatcher:
             else:
                 for model_id in models:
                     senders.setdefault(model_id, []).append(message_id)
+        self._update_statuses()
         for model_id, reason in self._runner.run_each(senders).errors.items():
             for message_id in senders[model_id]:
                 if isinstance(reason, UnknownModel):
@@ -185,7 +191,15 @@ class Dispatcher:
             self._telemetry.upload_ignored(upload.key, error)
             return []
         self._telemetry.update_registered(result)
+        if not result.seen_before:
+            self._changed[result.model_id] = None
         return [] if result.reason else [result.model_id]
+
+    def _update_statuses(self) -> None:
+        """Let clients read what became of their uploads, before rounds that may take minutes."""
+        for model_id in self._changed:
+            update_statuses(self._runner.objects, model_id, self._telemetry)
+        self._changed.clear()
 
     def _sweep(self) -> SweepOutcome:
         outcome = sweep(self._runner, self._telemetry, collect=self._garbage.is_due())

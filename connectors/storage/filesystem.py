@@ -65,9 +65,14 @@ class FileObjects:
                 found = ""
             if found != etag:
                 raise PreconditionFailed(key)
-            new = path.with_name(f".{path.name}.new")
-            new.write_bytes(data)
-            new.replace(path)
+            self.put_json(key, data)
+
+    def put_json(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        new.write_bytes(data)
+        new.replace(path)
 
     def orphans(self, prefix: str) -> Iterator[Orphan]:
         for path in sorted(self._path(prefix).rglob("*")):

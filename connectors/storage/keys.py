@@ -10,9 +10,11 @@ UPDATES = "updates/"
 SCORES = "scores/"
 AGGREGATES = "aggregates/"
 PLANS = "plans/"
+STATUSES = "status/"
 
 UPDATE_KEY_FORM = "updates/<federated_model_id>/<client_uuid>/<name>.<ext>"
 SCORE_KEY_FORM = "scores/<federated_model_id>/<client_uuid>/<aggregate_id>.json"
+STATUS_KEY_FORM = "status/<federated_model_id>/<client_uuid>.json"
 
 #: Length of the longest key that S3 accepts, in bytes of UTF-8.
 MAX_KEY_BYTES = 1024
@@ -82,6 +84,11 @@ def is_plan_folder(location: str) -> bool:
 def pointer_key(model_id: int) -> str:
     """Return the key of a model's `latest.json`."""
     return f"{AGGREGATES}{model_id}/latest.json"
+
+
+def status_key(model_id: int, client_id: uuid.UUID) -> str:
+    """Return the key of the document that says what became of a client's updates."""
+    return f"{STATUSES}{model_id}/{client_id}.json"
 
 
 def is_pointer(key: str) -> bool:

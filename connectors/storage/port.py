@@ -100,6 +100,9 @@ class Objects(Protocol):
             was lost.
         """
 
+    def put_json(self, key: str, data: bytes) -> None:
+        """Write a small JSON object, whether or not there is one."""
+
     def orphans(self, prefix: str) -> Iterator[Orphan]:
         """Yield all objects and unfinished uploads whose keys begin with the prefix."""
 

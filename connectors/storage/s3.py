@@ -104,6 +104,10 @@ class S3Objects:
         except UpdateRejected as error:  # S3 answered 412, or 404 because the object is gone.
             raise PreconditionFailed(key) from error
 
+    @retry_if_unavailable
+    def put_json(self, key: str, data: bytes) -> None:
+        self._put_json(key, data)
+
     def _put_json(self, key: str, data: bytes, **extra: Any) -> None:
         with translate_s3_errors():
             self.client.put_object(

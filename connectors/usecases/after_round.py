@@ -1,12 +1,15 @@
-"""What follows a round and must not fail it: `latest.json`, and events to the bus.
+"""What follows a round and must not fail it: `latest.json`, the clients' status, and events to the bus.
 
 A step that fails is reported and repeated later, at the latest by a sweep.
 """
 
 from __future__ import annotations
 
+from django.conf import settings
+
 from connectors.publication.event_publisher import EventPublisher
 from connectors.publication.pointer import write_pointer
+from connectors.publication.status import write_statuses
 from connectors.storage.port import Objects
 from connectors.usecases.observer import Observer
 
@@ -19,6 +22,16 @@ def update_pointer(objects: Objects, model_id: int, observer: Observer) -> bool:
         observer.step_delayed(f"writing latest.json of model {model_id}", error)
         return False
     return True
+
+
+def update_statuses(objects: Objects, model_id: int, observer: Observer) -> None:
+    """Bring the status documents of a model's clients up to date, if there are any."""
+    if not settings.CLIENT_STATUS:
+        return
+    try:
+        write_statuses(objects, model_id)
+    except Exception as error:
+        observer.step_delayed(f"writing the status of clients of model {model_id}", error)
 
 
 def publish_events(publisher: EventPublisher | None, observer: Observer) -> None:

@@ -14,9 +14,12 @@ from aggregation.errors import AggregationError, OutOfTime, TemporarilyUnavailab
 from aggregation.round import Claim, RoundAnswer, Status, run_round
 from connectors.errors import UnknownModel, translate_database_errors
 from connectors.rounds.connector import DjangoRoundConnector
-from connectors.usecases.after_round import update_pointer
+from connectors.usecases.after_round import update_pointer, update_statuses
 from connectors.usecases.observer import Observer
 from models_app.models import FederatedModel
+
+#: Answers of rounds that have changed the status of updates.
+_SETTLED = (Status.PUBLISHED, Status.REJECTED, Status.FAILED)
 
 
 class RequestsRounds(Protocol):
@@ -117,7 +120,7 @@ class RoundRunner:
         return first
 
     def run_one(self, model_id: int) -> RoundAnswer:
-        """Run one round of a model, and write its `latest.json` if it was published."""
+        """Run one round of a model, and write what clients read: `latest.json` and their status."""
         try:
             answer = run_round(
                 self._connector,
@@ -135,6 +138,7 @@ class RoundRunner:
         except Exception as error:
             self._observer.round_failed(model_id, error)
             self._report_pause(model_id)
+            update_statuses(self.objects, model_id, self._observer)
             raise
         return self.ended(answer)
 
@@ -146,6 +150,8 @@ class RoundRunner:
             self._report_pause(model_id)
         if answer.status is Status.PUBLISHED:
             update_pointer(self.objects, model_id, self._observer)
+        if answer.status in _SETTLED or answer.continues:
+            update_statuses(self.objects, model_id, self._observer)
         return answer
 
     def finish(self, answer: RoundAnswer) -> None:

@@ -1,17 +1,19 @@
-"""The sweep: rounds that are due, pointers that are stale, and what dead rounds left in storage."""
+"""The sweep: rounds that are due, pointers and statuses that are stale, and what dead rounds left."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from django.conf import settings
 from django.utils import timezone
 
 from connectors.publication.pointer import stale_pointers
+from connectors.publication.status import models_with_changes
 from connectors.rounds.selectors import due_models
 from connectors.storage.garbage import MIN_AGE, collect_garbage
 from connectors.storage.port import Objects
-from connectors.usecases.after_round import update_pointer
+from connectors.usecases.after_round import update_pointer, update_statuses
 from connectors.usecases.observer import Observer
 from connectors.usecases.run_round import RoundOutcomes, RoundRunner
 
@@ -87,6 +89,8 @@ def sweep(
     else:
         rounds = runner.run_each(due)
     _write_stale_pointers(runner.objects, observer, dry_run=dry_run)
+    if settings.CLIENT_STATUS and not dry_run:
+        _write_statuses(runner.objects, observer)
     if collect:
         _collect_garbage(runner.objects, observer, older_than, dry_run=dry_run)
     return SweepOutcome(due=due, rounds=rounds)
@@ -101,6 +105,17 @@ def _write_stale_pointers(objects: Objects, observer: Observer, *, dry_run: bool
     for model_id in stale:
         if dry_run or update_pointer(objects, model_id, observer):
             observer.pointer_written(model_id)
+
+
+def _write_statuses(objects: Objects, observer: Observer) -> None:
+    """Write the status documents that earlier invocations could not write."""
+    try:
+        changed = models_with_changes()
+    except Exception as error:
+        observer.step_delayed("looking for clients whose status has changed", error)
+        return
+    for model_id in changed:
+        update_statuses(objects, model_id, observer)
 
 
 def _collect_garbage(

@@ -9,9 +9,12 @@ from typing import Any
 from django.conf import settings
 
 from aggregation.errors import Conflict
+from aggregation.formats import MAX_JSON_BYTES
 from connectors.intake.scores import MAX_SCORE_BYTES
+from connectors.rounds.selectors import weights_key
 from connectors.storage.keys import SCORES, UPDATES
 from connectors.storage.presigning import MAX_MINUTES_IN_A_FUNCTION, Signer
+from connectors.storage.weights import default_objects
 from models_app.models import Client, FederatedModel
 
 #: A week, the longest time that S3 accepts.
@@ -33,6 +36,20 @@ def max_upload_bytes() -> int:
     return min(settings.MAX_UPDATE_BYTES, MAX_FORM_BYTES)
 
 
+def default_upload_bytes(model: FederatedModel) -> int:
+    """Return the largest update that a form allows unless the operator says otherwise.
+
+    A form can be used many times until it expires, each time for an object of this size. An update has
+    the model's layout, so that twice the size of the model's weights is enough for every binary format;
+    JSON is accepted up to `MAX_JSON_BYTES`.
+    """
+    key = weights_key(model, model.aggregates.order_by("-number").first())
+    if key is None:
+        return max_upload_bytes()
+    size = default_objects().stat(key).size
+    return min(max_upload_bytes(), max(2 * size, MAX_JSON_BYTES))
+
+
 def sign_forms(
     model: FederatedModel,
     client: Client,
@@ -40,7 +57,7 @@ def sign_forms(
     updates: int,
     scores: bool,
     minutes: int,
-    max_bytes: int,
+    max_bytes: int | None = None,
 ) -> list[Mapping[str, Any]]:
     """Sign forms for a client of a model.
 
@@ -52,8 +69,10 @@ def sign_forms(
         Number of forms for updates.
     scores : bool
         Whether to add a form for any number of scores.
-    minutes, max_bytes : int
-        How long they are valid, and the largest update.
+    minutes : int
+        How long they are valid.
+    max_bytes : int, optional
+        The largest update; `default_upload_bytes` by default.
 
     Raises
     ------
@@ -70,12 +89,13 @@ def sign_forms(
         )
     signer, place, seconds = Signer(), f"{model.pk}/{client.pk}", minutes * 60
     fields = _default_metadata(model)
+    limit = default_upload_bytes(model) if max_bytes is None else max_bytes
     forms = [
         signer.post(
             # The client completes the name. With a fixed key, a form that is used again would replace
             # the update before.
             f"{UPDATES}{place}/{uuid.uuid4().hex}-${{filename}}",
-            max_bytes=max_bytes,
+            max_bytes=limit,
             seconds=seconds,
             fields=fields,
         )

@@ -27,6 +27,11 @@ def storage_page() -> str:
         [code(SCORE_KEY_FORM), "the client", "what it measured of an aggregate"],
         [code(result), "the function", "the weights of round 5 of model 3; they never change"],
         [code(pointer_key(3)), "the function", "which weights of model 3 to train from"],
+        [
+            code("status/<federated_model_id>/<client_uuid>.json"),
+            "the function",
+            "what became of its updates",
+        ],
         [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
     ]
     return page(

@@ -5,6 +5,7 @@ import django.db.models.deletion
 import django.utils.timezone
 import models_app.models.client
 import models_app.models.events
+import models_app.models.update
 import uuid
 from django.conf import settings
 from django.db import migrations, models
@@ -142,6 +143,7 @@ class Migration(migrations.Migration):
                 ('uploaded_on', models.DateTimeField(default=django.utils.timezone.now, help_text='When the object was stored: a round takes the newest update of a client.')),
                 ('norm', models.FloatField(blank=True, help_text='Of its difference from the parent, if the rule measures it.', null=True)),
                 ('event_pending', models.BooleanField(default=models_app.models.events.publishes_events, editable=False)),
+                ('published_status', models.SmallIntegerField(default=models_app.models.update.initial_published_status, editable=False, help_text="The status that the client's document shows; empty if it has no document.", null=True)),
                 ('created_on', models.DateTimeField(auto_now_add=True)),
                 ('applied_aggregate', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates_applied', to='models_app.modelaggregate')),
                 ('base_aggregate', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates_based_on', to='models_app.modelaggregate')),
@@ -197,6 +199,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='modelupdate',
             index=models.Index(fields=['round', 'client'], name='updates_by_round'),
+        ),
+        migrations.AddIndex(
+            model_name='modelupdate',
+            index=models.Index(condition=models.Q(('published_status__isnull', False), models.Q(('published_status', models.F('status')), _negated=True)), fields=['federated_model'], name='updates_with_status'),
         ),
         migrations.AddIndex(
             model_name='modelupdate',

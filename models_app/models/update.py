@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.core.validators import MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from models_app.models.aggregate import ModelAggregate
@@ -12,6 +13,14 @@ from models_app.models.client import Client
 from models_app.models.events import publishes_events
 from models_app.models.federated_model import FederatedModel
 from models_app.models.round import AggregationRound
+
+#: The `published_status` of an update that no document shows yet.
+UNPUBLISHED = -1
+
+
+def initial_published_status() -> int | None:
+    """Return the `published_status` of a new update."""
+    return UNPUBLISHED if settings.CLIENT_STATUS and settings.BUCKET else None
 
 
 class ModelUpdate(models.Model):
@@ -85,6 +94,12 @@ class ModelUpdate(models.Model):
         help_text="Of its difference from the parent, if the rule measures it.",
     )
     event_pending = models.BooleanField(default=publishes_events, editable=False)
+    published_status = models.SmallIntegerField(
+        null=True,
+        default=initial_published_status,
+        editable=False,
+        help_text="The status that the client's document shows; empty if it has no document.",
+    )
     created_on = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -103,6 +118,12 @@ class ModelUpdate(models.Model):
             models.Index(fields=["federated_model", "status", "id"], name="updates_by_status"),
             # "A client's update in a round": looked up for each update that it supersedes.
             models.Index(fields=["round", "client"], name="updates_by_round"),
+            # "Updates whose status is not the one that their client's document shows."
+            models.Index(
+                fields=["federated_model"],
+                condition=Q(published_status__isnull=False) & ~Q(published_status=F("status")),
+                name="updates_with_status",
+            ),
             # "Rejected updates whose event is pending."
             models.Index(
                 fields=["id"],

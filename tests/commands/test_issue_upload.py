@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 import safetensors.numpy
@@ -97,6 +99,25 @@ def test_a_signed_post_is_bound(run_command: RunCommand) -> None:
     key = post["fields"]["key"]
     assert key.endswith("-${filename}")
     assert ["starts-with", "$key", key.removesuffix("${filename}")] in policy["conditions"]
+
+
+def test_a_post_allows_little_more_than_the_model(run_command: RunCommand) -> None:
+    """It can be used many times, so that its size is limited by the model's; and it expires."""
+    large = make_model(1, initial={"w": np.zeros(10 << 20, np.float32)})
+    size = len(get(large.current_artifact.values.name))
+    limits = []
+    for model in (large, make_model(1, initial=filled(0.0)), make_model(1)):
+        (post,) = posts(run_command, model, "--minutes", 5)
+        policy = json.loads(base64.b64decode(post["fields"]["policy"]))
+        (limit,) = [
+            each[2]
+            for each in policy["conditions"]
+            if isinstance(each, list) and each[0] == "content-length-range"
+        ]
+        limits.append(limit)
+        expires = datetime.fromisoformat(policy["expiration"]) - datetime.now(UTC)
+        assert timedelta(minutes=4) < expires <= timedelta(minutes=5)
+    assert limits == [2 * size, 16 << 20, 5 << 30]
 
 
 def test_a_post_for_scores_may_be_added(run_command: RunCommand) -> None:

@@ -145,7 +145,7 @@ def test_the_requests_of_a_resumed_round_are_estimated() -> None:
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_the_requests_from_upload_to_pointer_are_estimated(cloud: Any) -> None:
     """With real sizes, the uploads of the client package and the whole handler, the estimate counts the
-    requests of intake, of the round and for `latest.json`."""
+    requests of intake, of the round, for `latest.json` and for the clients' status."""
     params, updates = 3_300_000, 3
     model = make_model(updates, initial=values(params, 0), requirement="all_clients")
     write_pointer(application.objects(), model.pk)
@@ -159,6 +159,7 @@ def test_the_requests_from_upload_to_pointer_are_estimated(cloud: Any) -> None:
     assert model.aggregates.count() == 1
     estimated = work(params, updates, memory=16 << 20)
     outside = rounds.intake_requests(updates) + rounds.pointer_requests()
+    outside += rounds.status_requests(updates)
     assert asked == outside + estimated.requests()
     assert sent.total() == updates * client_writes(estimated.layout.nbytes)
 

@@ -143,6 +143,7 @@ def test_the_bucket_is_private_and_keeps_versions(stack: Stack) -> None:
         "old-updates",
         "old-scores",
         "replaced-versions",
+        "replaced-status",
         "unfinished-uploads",
     }
     owned = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]

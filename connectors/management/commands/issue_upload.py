@@ -40,7 +40,10 @@ class Command(ReportCommand):
             "--minutes", type=int, default=60, help="how long they are valid; default: %(default)s"
         )
         parser.add_argument(
-            "--max-bytes", type=int, help="default: the setting MAX_UPDATE_BYTES, at most 5 GiB"
+            "--max-bytes",
+            type=int,
+            help="default: twice the size of the model's weights, at least 16 MiB; without weights the "
+            "setting MAX_UPDATE_BYTES, at most 5 GiB",
         )
         parser.add_argument(
             "--scores", action="store_true", help="add a form for any number of scores"
@@ -48,11 +51,12 @@ class Command(ReportCommand):
 
     def run(self, *args: Any, model: str, client: str, **options: Any) -> None:
         most = max_upload_bytes()
-        limit = most if options["max_bytes"] is None else options["max_bytes"]
+        limit = options["max_bytes"]
         if options["count"] or not options["scores"]:
             _check_range("--count", options["count"], MAX_FORMS, also=", or 0 with --scores")
         _check_range("--minutes", options["minutes"], max_minutes())
-        _check_range("--max-bytes", limit, most)
+        if limit is not None:
+            _check_range("--max-bytes", limit, most)
         forms = sign_forms(
             find_model(model),
             find_client(client),

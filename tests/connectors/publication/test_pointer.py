@@ -252,7 +252,9 @@ def test_an_object_that_is_no_pointer_is_replaced(objects: Objects, body: bytes)
 
 def test_the_pointer_states_what_the_model_expects(objects: Objects) -> None:
     """A client learns from it what to send, and under which conditions it counts."""
-    model = with_aggregate(
+    model = make_model(
+        1,
+        initial=filled(0.5),
         aggregator="trimmed_mean",
         aggregator_args={"beta": 0.1},
         requirement="require_x_updates",
@@ -260,6 +262,7 @@ def test_the_pointer_states_what_the_model_expects(objects: Objects) -> None:
         max_num_examples=100,
         furthest_base_agg=3,
     )
+    write_pointer(objects, model.pk)
     assert pointer(model) == {
         **pointer(model),
         "update_kind": "weights",
