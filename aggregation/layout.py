@@ -235,16 +235,10 @@ def list_difference(model: TensorLayout) -> str | None:
 
 def name_difference(model: TensorLayout, names: Sequence[str]) -> str | None:
     """Return the first way in which the names of tensors differ from the model's, or None."""
+    difference = _kind_difference(model, names)
+    if difference:
+        return difference
     found = set(names)
-    if found and model.by_name.keys().isdisjoint(found):
-        if number_order(names) and (difference := list_difference(model)):
-            return difference
-        if model.is_numbered:
-            return (
-                f"its tensors have names ({quoted(names[0])}, ...) and the model's layers do not: send "
-                "the layers in the model's order by numpy.savez(file, *layers), or name them arr_0, "
-                "arr_1, ..."
-            )
     for tensor in model.tensors:
         if tensor.name not in found:
             return f"tensor {quoted(tensor.name)} ({tensor}) is missing"
@@ -254,14 +248,33 @@ def name_difference(model: TensorLayout, names: Sequence[str]) -> str | None:
     return None
 
 
+def _kind_difference(model: TensorLayout, names: Sequence[str]) -> str | None:
+    """Return how to send the tensors if only the model's have names, or only these."""
+    if not names or not model.by_name.keys().isdisjoint(names):
+        return None
+    if number_order(names):
+        return list_difference(model)
+    if not model.is_numbered:
+        return None
+    return (
+        f"its tensors have names ({quoted(names[0])}, ...) and the model's layers do not: send the layers "
+        "in the model's order by numpy.savez(file, *layers), or name them arr_0, arr_1, ..."
+    )
+
+
 @keep_recent(weigh=lambda layouts: len(layouts[1].tensors), small=2_500)
 def _difference(layouts: tuple[TensorLayout, TensorLayout]) -> str | None:
     model, found = layouts
-    difference = name_difference(model, list(found.by_name))
+    difference = _kind_difference(model, list(found.by_name))
     if difference:
         return difference
     for tensor in model.tensors:
-        other = found.by_name[tensor.name]
+        other = found.by_name.get(tensor.name)
+        if other is None:
+            return f"tensor {quoted(tensor.name)} ({tensor}) is missing"
         if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
             return f"tensor {quoted(tensor.name)} is {other}, the model's is {tensor}"
+    for other in found.tensors:
+        if other.name not in model.by_name:
+            return f"tensor {quoted(other.name)} ({other}) is not in the model"
     return None

@@ -125,7 +125,7 @@ MODEL = layout(("F32", (2, 3)), ("F32", (3,)))
         (layout(), "tensor 'a' (F32 [2, 3]) is missing"),
         (
             layout(("F32", (2, 3)), ("F32", (3,)), ("F16", ())),
-            "tensor 'c' is not in the model",
+            "tensor 'c' (F16 []) is not in the model",
         ),
         (
             layout(("F32", (3, 2)), ("F32", (3,))),
@@ -156,7 +156,7 @@ def test_the_first_difference_is_named(found: TensorLayout, difference: str) -> 
         ),
         (
             layout(*[("F32", (2, 3)), ("F32", (3,))] * 2, named=False),
-            "tensor 'arr_2' is not in the model",
+            "tensor 'arr_2' (F32 [2, 3]) is not in the model",
         ),
     ],
 )

@@ -159,7 +159,7 @@ MODEL = {"w": np.zeros((2, 3), "f4"), "b": np.zeros(3, "f4")}
 
 OTHER_LAYOUTS: dict[str, tuple[dict[str, Array], str]] = {
     "missing": ({"w": MODEL["w"]}, "'b' (F32 [3]) is missing"),
-    "extra": ({**MODEL, "c": np.zeros(1, "f4")}, "'c' is not in the model"),
+    "extra": ({**MODEL, "c": np.zeros(1, "f4")}, "is not in the model"),
     "renamed": ({"w": MODEL["w"], "b2": MODEL["b"]}, "'b' (F32 [3]) is missing"),
     "transposed": ({**MODEL, "w": np.zeros((3, 2), "f4")}, "'w' is F32 [3, 2], the model's"),
     "flattened": ({**MODEL, "w": np.zeros(6, "f4")}, "'w' is F32 [6], the model's"),
