@@ -120,12 +120,8 @@ def _plan(
     if not measures(work.rule):
         selection = work.rule.select(Statistics(np.asarray(work.num_examples, np.float64)))
         _save_selection(folder, selection, None)
-    checkpoint = RoundCheckpoint(
-        rejected={str(update): why for update, why in plan.rejected.items()},
-        engine=None,
-        plan=location,
-        sink=plan.result,
-    )
+    rejected = {str(update): why for update, why in plan.rejected.items()}
+    checkpoint = RoundCheckpoint(rejected=rejected, engine=None, plan=location, sink=plan.result)
     connector.hand_over(claim, checkpoint)
     return _remaining(connector, location, claim.attempt)
 
