@@ -40,11 +40,14 @@ class AggregationInfo:
     norms : tuple of float, optional
         The Euclidean norm of each update's difference from the parent (without a parent, from the
         updates' median), over the floating-point tensors. None if the rule does not need norms.
+    max_hostile : int
+        How many of the updates may be hostile, with the bound on the result that the rule states.
     """
 
     selected: tuple[int, ...]
     scaling_factors: tuple[float, ...]
     norms: tuple[float, ...] | None
+    max_hostile: int
 
 
 def aggregate(
@@ -134,7 +137,7 @@ def aggregate(
     with ProgressMeter(work, progress) as meter:
         combined = combine(work, sink, format="memory", resources=resources, on_bytes=meter.advance)
     result = _like(model, arrays_of(sink.data, work.layout))
-    return (result, _info(combined)) if return_info else result
+    return (result, _info(combined, chosen.max_hostile(len(given)))) if return_info else result
 
 
 def _updates(updates: Any) -> list[Any]:
@@ -179,11 +182,12 @@ def _like(model: Any, result: dict[str, NDArray[Any]]) -> Any:
     return tuple(arrays) if isinstance(model, tuple) else arrays
 
 
-def _info(combined: Combined) -> AggregationInfo:
+def _info(combined: Combined, max_hostile: int) -> AggregationInfo:
     selection = combined.selection
     factors = np.asarray(selection.coefficients) / selection.total
     return AggregationInfo(
         selected=selection.members,
         scaling_factors=tuple(factors.tolist()),
         norms=None if combined.norms is None else tuple(combined.norms),
+        max_hostile=max_hostile,
     )

@@ -303,10 +303,11 @@ def test_the_info_names_the_selected_updates() -> None:
     assert len(info.selected) == 2
     assert 4 not in info.selected
     assert info.scaling_factors == (0.5, 0.5)
+    assert info.max_hostile == 1
     np.testing.assert_allclose(info.norms, np.linalg.norm(rows, axis=1), rtol=1e-9)
     result, info = aggregation.aggregate("weighted_mean", updates[:2], [3, 1], return_info=True)
     assert info == aggregation.AggregationInfo(
-        selected=(0, 1), scaling_factors=(0.75, 0.25), norms=None
+        selected=(0, 1), scaling_factors=(0.75, 0.25), norms=None, max_hostile=0
     )
     np.testing.assert_allclose(result["w"], [0.025, 0])
 
