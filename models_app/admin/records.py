@@ -18,7 +18,8 @@ class ModelUpdateAdmin(RecordAdmin):
     list_display = ("id", "federated_model", "client", "status", "num_examples", "rejection_reason")
     list_filter = ("status", "federated_model")
     list_select_related = ("federated_model", "client")
-    search_fields = ("=id", "client__name", "=client__uuid")
+    search_fields = ("id__exact", "client__exact")
+    search_help_text = "The id of an update or of a client."
 
 
 @admin.register(models.AggregationRound)

@@ -29,8 +29,8 @@ FAR_OUT, FAR_OUT_AT_LEAST = 3.5, 2.0
 #: The distance between the median and a quartile of a normal distribution, in standard deviations.
 QUARTILE = 0.6745
 
-#: Norms that the database may rank for a page. Rounds are drawn from the latest on, until they have more.
-MAX_RANKED = 50_000
+#: Rounds that are drawn, and norms that the database ranks for them: the latest.
+MAX_ROUNDS, MAX_RANKED = 30, 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +71,10 @@ def norms_chart(rounds: Sequence[AggregationRound]) -> SafeString:
 
 
 def _latest_rounds(rounds: Sequence[AggregationRound]) -> list[int]:
-    """Return the ids of the latest rounds that have `MAX_RANKED` updates together; of one at least."""
+    """Return the ids of the latest rounds that have `MAX_RANKED` updates together; at least one."""
     chosen: list[int] = []
     updates = 0
-    for each in reversed(rounds):
+    for each in rounds[: -MAX_ROUNDS - 1 : -1]:
         updates += each.updates_used
         if chosen and updates > MAX_RANKED:
             break

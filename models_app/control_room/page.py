@@ -32,7 +32,7 @@ DRAWN = 60
 ROWS = 25
 
 #: The latest rejected updates that are counted.
-MAX_COUNTED = 10_000
+MAX_COUNTED = 2_000
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from aggregation.scores import is_score, weighted_mean_score
 from models_app.models import ClientAggregateScore, FederatedModel, ModelAggregate
 
 #: The latest reported scores that are read if the model names no metric.
-MAX_READ = 5_000
+MAX_READ = 2_000
 
 
 def plotted_scores(
