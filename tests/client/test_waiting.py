@@ -11,7 +11,8 @@ import pytest
 
 from federated_client import Bucket, Client, Posts, RoundOverdue, UpdateRejected, limits
 from federated_client.status import Status, parse_status
-from tests.client.members import Deliver, federation, in_the_cloud, member, through
+from models_app.models import Client as ClientRecord
+from tests.client.members import Deliver, StorageOf, federation, in_the_cloud, member, through
 from tests.client.servers import handling
 from tests.factories import client_id, filled, make_model, put
 from tests.faults.proxy import outage, refuse, s3_proxy
@@ -200,3 +201,33 @@ def test_a_round_whose_outcome_is_being_written_is_waited_for(
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(UpdateRejected, match="overflow"):
         client.wait(timeout=20)
+
+
+def test_the_function_says_what_became_of_each_update(
+    storage_of: StorageOf, deliver: Deliver
+) -> None:
+    """From the upload to the round, each client learns how far the round is, and why it is rejected."""
+    model = federation(3)
+    first, second, paused = (member(storage_of(model, n), model, n) for n in (1, 2, 3))
+    ClientRecord.objects.filter(pk=client_id(3)).update(paused=True)
+    for client in (first, paused):
+        client.fetch()
+        client.upload(filled(1.0), num_examples=1)
+    while deliver():
+        pass
+    with pytest.raises(UpdateRejected, match="paused"):
+        paused.wait(timeout=0)
+    seen: list[str] = []
+    with pytest.raises(RoundOverdue, match="1 of 2 updates are ready"):
+        first.wait(timeout=0, on_progress=seen.append)
+    assert seen == ["1 of 2 updates are ready; this one is ready"]
+    second.fetch()
+    second.upload(filled(3.0), num_examples=1)
+    while deliver():
+        pass
+    assert first.wait(timeout=0).number == 1
+    status = second.status()
+    assert status
+    assert [(each.state, each.aggregate) for each in status.updates] == [
+        ("complete", model.aggregates.get().pk)
+    ]

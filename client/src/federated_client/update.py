@@ -84,13 +84,7 @@ def prepare(
     BadWeights
         If the aggregator would reject it.
     """
-    if layout is None:  # What cannot be an update of any model is refused before storage is asked.
-        check_file(update.body, update.name, None, any_size=True)
-    latest = lookup() or base
-    check_base(base, latest)
-    if layout is None and latest is not None:
-        layout = layout_of_object(storage, latest.key, latest.etag)
-    check_file(update.body, update.name, layout)
+    latest, layout = _check(storage, lookup, base, layout, update)
     kind = latest.update_kind if latest else "weights"
     if update.are_differences and kind == "weights":
         raise BadWeights("update-kind is 'differences', and updates of this model are 'weights'")
@@ -106,6 +100,24 @@ def prepare(
     finally:
         if body is not update.body:
             body.close()
+
+
+def _check(
+    storage: Storage,
+    lookup: Callable[[], Latest | None],
+    base: Latest | None,
+    layout: TensorLayout | None,
+    update: Update,
+) -> tuple[Latest | None, TensorLayout | None]:
+    """Check an update as it is; return what is known of its model: the pointer and the layout."""
+    if layout is None:  # What cannot be an update of any model is refused before storage is asked.
+        check_file(update.body, update.name, None, any_size=True)
+    latest = lookup() or base
+    check_base(base, latest)
+    if layout is None and latest is not None:
+        layout = layout_of_object(storage, latest.key, latest.etag)
+    check_file(update.body, update.name, layout)
+    return latest, layout
 
 
 def _difference(storage: Storage, base: Latest | None, update: Update) -> BinaryIO:
