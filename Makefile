@@ -49,9 +49,10 @@ shell: $(VENV)/.run ## Start the embedded cloud in mine/, and a shell that is co
 ##@ Test it
 .PHONY: test test-fast test-all test-examples browser fuzz
 
+# `make test-examples` runs the examples, all of them.
+SUITE = --ignore tests/examples $(SLOWEST) tests
 # Most of a test's time is waiting for a socket, so a few more processes than cores share the suite, file
 # by file. The slowest files come first: otherwise one process would be left with them at the end.
-FAST := tests/aggregation tests/connectors tests/models_app tests/tools
 SLOWEST := tests/faults tests/docs tests/admin tests/local tests/deploy
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -61,15 +62,18 @@ POLICY := tests/deploy/test_policy.py::test_nothing_is_allowed_that_nothing_uses
 
 test: $(VENV)/.dev browser ## Run the test suite, without the exhaustive matrices.
 	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
-	$(PYTEST) -m "not exhaustive" $(SLOWEST) tests
+	$(PYTEST) -m "not exhaustive" $(SUITE)
 	$(BIN)/python -m pytest -q $(POLICY)
 
-test-fast: $(VENV)/.dev ## Run the tests of the inner loop: no PostgreSQL, no processes, under 40 s.
-	$(PYTEST) -q -m "not exhaustive" -k "not postgres" $(FAST)
+# SQLite only, and few examples of each property.
+FAST := tests/aggregation tests/connectors/intake tests/connectors/rounds tests/connectors/runtime tests/connectors/workflow tests/tools
+
+test-fast: $(VENV)/.dev ## Run the tests of the inner loop, without PostgreSQL, in under 40 s.
+	$(PYTEST) -q --hypothesis-profile quick -k "not postgres" $(FAST)
 
 test-all: $(VENV)/.dev browser ## Run every test, and measure the coverage of branches.
 	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS) .coverage*
-	$(PYTEST) --cov --cov-report= $(SLOWEST) tests
+	$(PYTEST) --cov --cov-report= $(SUITE)
 	$(BIN)/python -m pytest -q $(POLICY)
 	$(BIN)/python -m coverage report
 

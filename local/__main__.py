@@ -8,6 +8,7 @@ import sys
 from rich.console import Console
 
 from local.errors import LocalError
+from local.folder import prepare_folder
 from local.interrupts import Interrupts
 from local.options import parse_options
 
@@ -18,6 +19,14 @@ INTERRUPTED = 130
 def main() -> int:
     """Run the demonstration and return the exit code."""
     options = parse_options()
+    console = Console()
+    try:
+        previous = prepare_folder(options.out)
+    except LocalError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if previous:
+        console.print(f"The results of the last run are now in {previous}.", soft_wrap=True)
     # The imports take seconds. Until they are done, Ctrl-C ends the process at once: nothing is running
     # yet, and a module that is being imported could swallow an exception.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -25,7 +34,6 @@ def main() -> int:
 
     interrupts = Interrupts()
     interrupts.watch()
-    console = Console()
     try:
         run_demo(options, console, interrupts.check)
     except LocalError as error:

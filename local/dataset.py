@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from local.network import Array, Labels
 
@@ -72,6 +71,8 @@ def deal_digits(
     -------
     Digits
     """
+    from sklearn.datasets import load_digits  # Takes a second to import.
+
     features, labels = load_digits(return_X_y=True)
     digits = Examples((features / 16).astype(np.float32), labels.astype(np.int64))
     test, rest = _split(digits, TEST_FRACTION, rng)

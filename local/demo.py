@@ -15,7 +15,6 @@ from rich.console import Console
 
 from local.cloud import Cloud, embedded_cloud
 from local.dataset import deal_digits
-from local.folder import prepare_folder
 from local.function import MISLEADING, function_environment, running_function, sqlite_url
 from local.network import initial_model
 from local.options import Options
@@ -40,6 +39,7 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
     Parameters
     ----------
     options : Options
+        The folder ``options.out`` exists and has no results.
     console : rich.console.Console
     check : callable
         Called between steps; it raises an exception to stop the run.
@@ -51,8 +51,6 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
     """
     folder = options.out
     report = Report(console, options.clients, options.rounds)
-    if previous := prepare_folder(folder):
-        report.previous(previous)
     logging.basicConfig(filename=folder / "cloud.log", level=logging.WARNING, force=True)
     rng = np.random.default_rng(options.seed)
     digits = deal_digits(options.clients, rng)

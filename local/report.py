@@ -114,12 +114,6 @@ class Report:
         table.add_row("clients alone, mean", f"{references.mean_alone:.3f}")
         self._console.print(table)
 
-    def previous(self, folder: Path) -> None:
-        """Say where the results of the run before are."""
-        self._console.print(
-            f"The results of the last run are now in {folder}.", soft_wrap=True, highlight=False
-        )
-
     def places(self, places: Mapping[str, Path]) -> None:
         """Print the paths of the results."""
         self._console.print("\nResults", style="bold")

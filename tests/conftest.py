@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import settings
 # There are no deadlines, since the time of a case depends on the machine. The examples are repeated, so
 # that it passes again if it passed. To search for new examples: pytest --hypothesis-profile searching.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=10)
 settings.register_profile("searching", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
@@ -44,6 +46,21 @@ def pytest_configure(config: pytest.Config) -> None:
     import django
 
     django.setup()
+
+
+#: Folders whose tests run on SQLite in `make test-all` only: PostgreSQL is what is deployed, and the
+#: rows that these tests check are written by code whose own tests run on both.
+MAINLY_POSTGRES = ("admin", "client", "commands", "costs", "deploy", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark a test on SQLite as exhaustive if it is in such a folder and runs on PostgreSQL as well."""
+    names = {item.nodeid for item in items}
+    for item in items:
+        folder = item.path.relative_to(item.config.rootpath).parts[1]
+        twin = re.sub(r"\bsqlite\b", "postgres", item.nodeid)
+        if folder in MAINLY_POSTGRES and twin != item.nodeid and twin in names:
+            item.add_marker(pytest.mark.exhaustive)
 
 
 def pytest_unconfigure() -> None:

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cfnlint
 import pytest
-from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
 from tests.deploy.practices import of_type
 from tests.deploy.stack import ROOT, nested, presets, template, translated
@@ -24,8 +22,10 @@ USED_BY_OPERATORS = {("Database", "InstanceId")}
 
 def test_the_templates_are_valid() -> None:
     """`sam validate --lint` accepts the application, and cfn-lint the nested templates."""
+    from cfnlint import lint_file  # Takes a second to import.
+
     for file in nested().values():
-        assert cfnlint.lint_file(ROOT / file) == []
+        assert lint_file(ROOT / file) == []
     result = subprocess.run(
         [SAM, "validate", "--lint", "--template", ROOT / "template.yaml"],
         env={**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "eu-central-1"},
@@ -96,6 +96,8 @@ def test_new_code_waits_for_the_migration() -> None:
 def test_a_changed_description_is_a_new_version() -> None:
     """CloudFormation replaces a version when its description changes, so a changed parameter reaches the
     alias."""
+    from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
+
     version = PROVIDER_SCHEMA_MANAGER.get_resource_schema("eu-central-1", "AWS::Lambda::Version")
     assert "/properties/Description" in version.schema["createOnlyProperties"]
     versions = of_type(translated(), "AWS::Lambda::Version")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from local.dataset import Digits, Examples, deal_digits
 
@@ -29,6 +28,8 @@ def shares(digits: Digits) -> NDArray[np.float64]:
 @pytest.mark.parametrize("n_clients", [3, 10, 50])
 def test_every_example_is_used_once(n_clients: int) -> None:
     """The training, held-out and test examples together are the data set."""
+    from sklearn.datasets import load_digits  # Takes a second to import.
+
     features, labels = load_digits(return_X_y=True)
     whole = Examples((features / 16).astype(np.float32), labels)
     dealt = deal_digits(n_clients, np.random.default_rng(1))

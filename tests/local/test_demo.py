@@ -115,6 +115,7 @@ def assert_weighted_mean(run: Path, aggregate: Any, used: list[Any]) -> None:
         assert tensor.dtype == np.float32
 
 
+@pytest.mark.exhaustive
 def test_federation_trains_on_postgresql(tmp_path: Path) -> None:
     """The rows of the embedded PostgreSQL are saved as a file, and its server has ended."""
     with demonstration(tmp_path, "--clients", "4", "--rounds", "2", "--db", "postgres") as process:
@@ -130,7 +131,11 @@ def test_federation_trains_on_postgresql(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "database"), [(signal.SIGINT, "postgres"), (signal.SIGTERM, "sqlite")]
+    ("number", "database"),
+    [
+        (signal.SIGINT, "postgres"),
+        pytest.param(signal.SIGTERM, "sqlite", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_interrupted_run_leaves_no_process(
     tmp_path: Path, number: signal.Signals, database: str
