@@ -35,6 +35,8 @@ admin: export DATABASE_URL := sqlite:///$(CURDIR)/run/database.sqlite3
 admin: export STORAGE_ROOT := $(CURDIR)/run/bucket
 admin: export BUCKET :=
 admin: export QUEUE_URL :=
+# Without HTTPS, the cookies of the admin must not be marked as secure.
+admin: export DEBUG := true
 admin: export DJANGO_SUPERUSER_PASSWORD := admin
 admin: $(VENV)/.run ## Open the admin on the result of `make run`, with SQLite.
 	@test -f run/database.sqlite3 || { echo "There is no database in run/. Start \`make run\` first, with its default DB=sqlite."; exit 1; }

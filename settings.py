@@ -1,16 +1,18 @@
-"""Django settings, read from the environment; every value that is missing or wrong is refused by name.
+"""Django settings, read from the environment; a value that is missing or wrong is refused by name.
 
-What stands after ``#:`` is what docs/reference/settings.md says of a variable.
+Comments that begin with ``#:`` are the descriptions in docs/reference/settings.md.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from connectors.environment import Environment, Range, Regexp
+from connectors import limits
+from connectors.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent
 
@@ -20,66 +22,68 @@ ENGINE_SHARE = 0.4
 env = Environment()
 
 #: Django's debug mode, for development: errors are shown in the browser.
-DEBUG = env.bool("DEBUG", False)
-#: Whether Django's admin is there, for `manage.py runserver`. It needs `SECRET_KEY`.
-ADMIN = env.bool("ADMIN", False)
-#: What the admin signs its sessions with: a long random text.
-SECRET_KEY = env.str("SECRET_KEY", "")
+DEBUG = env.flag("DEBUG", False)
+#: Whether Django's admin is served. It needs `SECRET_KEY`, and HTTPS unless `DEBUG` is true.
+ADMIN = env.flag("ADMIN", False)
+#: What the admin signs its sessions with: at least 50 random characters.
+SECRET_KEY = env.text("SECRET_KEY", "")
 #: Names under which the admin may be reached, with commas between.
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 
 #: `postgres://user:password@host:5432/name` or `sqlite:////path`.
-DATABASE = env.dj_db_url("DATABASE_URL")
+DATABASE = env.database_url("DATABASE_URL")
 #: A fresh IAM token for each connection instead of a password; PostgreSQL only.
-DATABASE_IAM_AUTH = env.bool("DATABASE_IAM_AUTH", False)
+DATABASE_IAM_AUTH = env.flag("DATABASE_IAM_AUTH", False)
 #: What the database's certificate is verified against, with `DATABASE_IAM_AUTH`. By default
 #: `rds-global-bundle.pem` beside the code.
-DATABASE_CA_BUNDLE = env.str("DATABASE_CA_BUNDLE", str(BASE_DIR / "rds-global-bundle.pem"))
+DATABASE_CA_BUNDLE = env.text("DATABASE_CA_BUNDLE", str(BASE_DIR / "rds-global-bundle.pem"))
 #: The S3 bucket of updates and aggregates. Either this or `STORAGE_ROOT` is required.
-BUCKET = env.str("BUCKET", "")
+BUCKET = env.text("BUCKET", "")
 #: A directory instead of a bucket. Nothing announces what is put there, so that clients need a bucket.
-STORAGE_ROOT = env.str("STORAGE_ROOT", "")
+STORAGE_ROOT = env.text("STORAGE_ROOT", "")
 #: The function's own queue, by which it asks for rounds that are due or go on.
-QUEUE_URL = env.str("QUEUE_URL", "", validate=Regexp(r"(https?://[!-~]+)?\Z"))
+QUEUE_URL = env.text("QUEUE_URL", "")
 #: Name or ARN of the EventBridge bus on which rounds, rejections and pauses are announced.
-EVENT_BUS = env.str("EVENT_BUS", "")
+EVENT_BUS = env.text("EVENT_BUS", "")
 
 #: ARN of the state machine that spreads large rounds over several functions; without it, each round is
 #: done by one function.
-STATE_MACHINE_ARN = env.str("STATE_MACHINE_ARN", "")
+STATE_MACHINE_ARN = env.text("STATE_MACHINE_ARN", "")
 #: Functions that may share a round, unless its model says otherwise.
-MAX_FUNCTIONS = env.int("MAX_FUNCTIONS", 1, validate=Range(min=1, max=1000))
+MAX_FUNCTIONS = env.integer("MAX_FUNCTIONS", 1, min=1, max=1000)
 #: Rate at which one function is assumed to read from S3: it decides how many share a round.
-FUNCTION_BYTES_PER_SECOND = env.int("FUNCTION_BYTES_PER_SECOND", 70_000_000, validate=Range(min=1))
+FUNCTION_BYTES_PER_SECOND = env.integer("FUNCTION_BYTES_PER_SECOND", 70_000_000, min=1)
 
-FUNCTION_MEMORY_MB = env.int("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)
+FUNCTION_MEMORY_MB = env.integer("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)
 #: What the chunk engine may use. By default 40 % of the function's memory, and 256 where there is
 #: no function.
-MEMORY_BUDGET_MB = env.int(
+MEMORY_BUDGET_MB = env.integer(
     "MEMORY_BUDGET_MB",
     max(32, int(FUNCTION_MEMORY_MB * ENGINE_SHARE)) if FUNCTION_MEMORY_MB else 256,
-    validate=Range(min=16),
+    min=16,
 )
 #: Size of the function's `/tmp`. Nine tenths of it are there for updates that must be unpacked; those
 #: of a round that do not fit are rejected.
-EPHEMERAL_STORAGE_MB = env.int("EPHEMERAL_STORAGE_MB", 512, validate=Range(min=1))
+EPHEMERAL_STORAGE_MB = env.integer("EPHEMERAL_STORAGE_MB", 512, min=1)
 #: Ranges that are read from S3 at the same time.
-READ_THREADS = env.int("READ_THREADS", 16, validate=Range(min=1, max=256))
+READ_THREADS = env.integer("READ_THREADS", 16, min=1, max=256)
 #: Whether `status/<model>/<client>.json` says what became of a client's updates. This costs about two
 #: requests to S3 for each update.
-CLIENT_STATUS = env.bool("CLIENT_STATUS", True)
+CLIENT_STATUS = env.flag("CLIENT_STATUS", True)
 #: A larger update is rejected.
-MAX_UPDATE_BYTES = env.int("MAX_UPDATE_BYTES", 10 << 30, validate=Range(min=1))
+MAX_UPDATE_BYTES = env.integer("MAX_UPDATE_BYTES", 10 << 30, min=1)
 #: An update or score that claims more examples is rejected.
-MAX_NUM_EXAMPLES = env.int("MAX_NUM_EXAMPLES", 10**9, validate=Range(min=1))
+MAX_NUM_EXAMPLES = env.integer("MAX_NUM_EXAMPLES", 10**9, min=1)
 #: Failed rounds in a row that pause a model.
-MAX_FAILED_ROUNDS = env.int("MAX_FAILED_ROUNDS", 3, validate=Range(min=1))
+MAX_FAILED_ROUNDS = env.integer("MAX_FAILED_ROUNDS", 3, min=1)
 #: How long a round belongs to a process that is not a Lambda function; in a function, as long as the
 #: invocation may last.
-LEASE_SECONDS = env.int("LEASE_SECONDS", 900, validate=Range(min=1, max=86_400))
+LEASE_SECONDS = env.integer("LEASE_SECONDS", 900, min=1, max=86_400)
 
 SPOOL_BYTES = (EPHEMERAL_STORAGE_MB << 20) // 10 * 9
 
+if not re.fullmatch(r"(https?://[!-~]+)?", QUEUE_URL):
+    env.refuse("QUEUE_URL", "is not a URL that begins with https:// or http://")
 if not {":", "/"}.isdisjoint(BUCKET):
     env.refuse(
         "BUCKET", "is a URL, an ARN or a path: write the bucket's name alone, such as federation"
@@ -89,6 +93,11 @@ if bool(BUCKET) == bool(STORAGE_ROOT):
         "exactly one of BUCKET (an S3 bucket) and STORAGE_ROOT (a directory)",
         f"must be set, and {'both are' if BUCKET else 'neither is'}",
     )
+if ADMIN and not SECRET_KEY:
+    env.refuse("SECRET_KEY", "must be set if ADMIN is true: the admin signs sessions with it")
+# As Django's own check security.W009.
+if SECRET_KEY and (len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 5):
+    env.refuse("SECRET_KEY", "must have at least 50 characters, 5 of them different")
 env.seal()
 if not DATABASE["ENGINE"].endswith((".sqlite3", ".postgresql")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
@@ -96,28 +105,32 @@ if DATABASE_IAM_AUTH and not DATABASE["ENGINE"].endswith(".postgresql"):
     raise ImproperlyConfigured("DATABASE_IAM_AUTH needs a DATABASE_URL of PostgreSQL")
 if DATABASE_IAM_AUTH and not Path(DATABASE_CA_BUNDLE).is_file():
     raise ImproperlyConfigured(f"DATABASE_CA_BUNDLE: there is no file {DATABASE_CA_BUNDLE!r}")
-if ADMIN and not SECRET_KEY:
-    raise ImproperlyConfigured(
-        "SECRET_KEY must be set where ADMIN is true: the admin signs sessions"
-    )
 
 
 def database(config: dict[str, Any]) -> dict[str, Any]:
-    """Django's database settings, with what concurrency asks for on either engine."""
+    """Return Django's database settings, with the waits of `connectors.limits`."""
     if config["ENGINE"].endswith("sqlite3"):
-        # A write lock from the start of a transaction: the claim reads first and writes then.
+        # A transaction takes the write lock at its start: a claim reads first and then writes.
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
-            "timeout": 30,
+            "timeout": limits.SQLITE_BUSY_SECONDS,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
         }
     else:
-        # An environment may sleep for minutes between invocations: connections are kept, and tried
-        # before they are used again.
+        # An environment may be frozen for minutes between invocations: connections are kept, and
+        # checked before they are used again.
         config |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
-        # Aurora that has scaled to zero takes a while to wake.
-        patience = 60 if DATABASE_IAM_AUTH else 10
-        config["OPTIONS"] = {"connect_timeout": patience} | config.get("OPTIONS", {})
+        connect = (
+            limits.DATABASE_RESUME_SECONDS if DATABASE_IAM_AUTH else limits.DATABASE_CONNECT_SECONDS
+        )
+        config["OPTIONS"] = {
+            "connect_timeout": connect,
+            "tcp_user_timeout": limits.DATABASE_UNACKNOWLEDGED_SECONDS * 1000,
+            "keepalives_idle": limits.DATABASE_KEEPALIVES_IDLE_SECONDS,
+            "keepalives_interval": limits.DATABASE_KEEPALIVES_INTERVAL_SECONDS,
+            "keepalives_count": limits.DATABASE_KEEPALIVES_COUNT,
+            **config.get("OPTIONS", {}),
+        }
     if DATABASE_IAM_AUTH:
         config["ENGINE"] = "models_app.iam_postgresql"
     return config
@@ -135,9 +148,13 @@ if BUCKET:
             "bucket_name": BUCKET,
             "file_overwrite": False,
             "querystring_auth": True,
-            # One connection for each thread that reads, one for the thread that stores parts and one
-            # for the main thread. With fewer, urllib3 discards connections and opens new ones.
-            "client_config": Config(max_pool_connections=READ_THREADS + 2),
+            # With fewer connections than threads, urllib3 discards connections and opens new ones.
+            "client_config": Config(
+                max_pool_connections=READ_THREADS + limits.SPARE_CONNECTIONS,
+                connect_timeout=limits.AWS_CONNECT_SECONDS,
+                read_timeout=limits.S3_READ_SECONDS,
+                retries={"total_max_attempts": limits.AWS_ATTEMPTS},
+            ),
         },
     }
 else:
@@ -196,3 +213,7 @@ if ADMIN:
     ]
     ROOT_URLCONF = "models_app.urls"
     STATIC_URL = "static/"
+    if not DEBUG:
+        # Sessions travel over HTTPS only, and browsers remember that for a year.
+        SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+        SECURE_HSTS_SECONDS = 365 * 24 * 3600

@@ -1,4 +1,4 @@
-"""Variables of the process's environment, read by type; all that are missing or wrong are told at once.
+"""Variables of the process's environment, read by type; all that are missing or wrong are reported at once.
 
 The libraries for this take 45 ms of each cold start: docs/decisions/2026-11-24-cold-start.md.
 """
@@ -6,19 +6,12 @@ The libraries for this take 45 ms of each cold start: docs/decisions/2026-11-24-
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
-
-# In the class below, the types' names are its methods'.
-Text: TypeAlias = str
-Whole: TypeAlias = int
-Flag: TypeAlias = bool
-Texts: TypeAlias = list[str]
 
 T = TypeVar("T")
 
@@ -27,101 +20,67 @@ FLAGS = {
     **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
 }
 
-
-class Validator(Protocol):
-    """What is asked of a value beyond its type."""
-
-    def refusal(self, value: Any) -> str:
-        """What is wrong with a value, as the end of a sentence; empty: nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """A number from ``min`` to ``max``."""
-
-    min: int
-    max: int | None = None
-
-    def refusal(self, value: int) -> str:
-        if self.min <= value and (self.max is None or value <= self.max):
-            return ""
-        return f"is less than {self.min}" if value < self.min else f"is more than {self.max}"
-
-
-@dataclass(frozen=True)
-class Regexp:
-    """A text that this expression matches from its beginning."""
-
-    expression: str
-
-    def refusal(self, value: str) -> str:
-        matched = re.match(self.expression, value)
-        return "" if matched else f"is not of the form {self.expression}"
+#: No setting has more digits.
+MAX_DIGITS = 30
 
 
 class Environment:
-    """Reads variables; what is wrong with them is kept until `seal`.
+    """Reads variables, and keeps what is wrong with them until `seal`.
 
-    Each method takes the variable's name, and a default where it may be missing. A variable that is
-    refused has its default meanwhile, or what is nothing of its type.
+    Each method takes the name of a variable, and a default unless the variable is required.
     """
 
     def __init__(self) -> None:
-        self._problems: dict[Text, Text] = {}
+        self._problems: dict[str, str] = {}
 
-    def str(
-        self, name: Text, default: Text | None = None, *, validate: Validator | None = None
-    ) -> Text:
-        """A text."""
-        return self._read(name, default, Text, "", "", validate)
+    def text(self, name: str, default: str | None = None) -> str:
+        """Return a text."""
+        return self._read(name, default, str, "", "")
 
-    def int(
-        self, name: Text, default: Whole | None = None, *, validate: Validator | None = None
-    ) -> Whole:
-        """A whole number."""
-        return self._read(name, default, _whole, 0, "is no whole number", validate)
+    def integer(
+        self, name: str, default: int, *, min: int | None = None, max: int | None = None
+    ) -> int:
+        """Return an integer in decimal or exponential notation, from ``min`` to ``max``."""
+        value = self._read(name, default, _integer, 0, "is not an integer")
+        if name in self._problems or name not in os.environ:
+            return value
+        if min is not None and value < min:
+            self.refuse(name, f"is less than {min}")
+        if max is not None and value > max:
+            self.refuse(name, f"is more than {max}")
+        return value
 
-    def bool(self, name: Text, default: Flag | None = None) -> Flag:
-        """One of two, however they are called."""
+    def flag(self, name: str, default: bool) -> bool:
+        """Return a boolean, in any of the usual spellings."""
         return self._read(name, default, _flag, False, "is neither true nor false")
 
-    def list(self, name: Text, default: Texts | None = None) -> Texts:
-        """Texts, with commas between."""
-        return self._read(name, default, _texts, [], "")
+    def names(self, name: str, default: list[str]) -> list[str]:
+        """Return a list of names that are separated by commas."""
+        return self._read(name, default, _names, [], "")
 
-    def dj_db_url(self, name: Text, default: dict[Text, Any] | None = None) -> dict[Text, Any]:
-        """A database's URL, as Django's settings of it."""
-        return self._read(name, default, _database, {}, "is not the URL of a database")
+    def database_url(self, name: str) -> dict[str, Any]:
+        """Return Django's settings for a database, from its URL."""
+        return self._read(name, None, _database, {}, "is not the URL of a database")
 
-    def refuse(self, what: Text, why: Text) -> None:
-        """Have `seal` refuse this, too: what is wrong with variables together."""
-        self._problems[what] = why
+    def refuse(self, name: str, problem: str) -> None:
+        """Let `seal` refuse a variable for a problem that is found elsewhere."""
+        self._problems[name] = problem
 
     def _read(
-        self,
-        name: Text,
-        default: T | None,
-        convert: Callable[[Text], T],
-        nothing: T,
-        refusal: Text,
-        validate: Validator | None = None,
+        self, name: str, default: T | None, convert: Callable[[str], T], empty: T, problem: str
     ) -> T:
-        told = os.environ.get(name)
-        fallback = nothing if default is None else default
-        if told is None:
+        """Return a variable's value; for a wrong one the default, or the empty value of its type."""
+        fallback = empty if default is None else default
+        text = os.environ.get(name)
+        if text is None:
             if default is None:
                 self._problems[name] = "is not set"
             return fallback
         try:
-            value = convert(told)
+            return convert(text)
         except ValueError:
-            self._problems[name] = refusal
+            self._problems[name] = problem
             return fallback
-        refusal = validate.refusal(value) if validate else ""
-        if refusal:
-            self._problems[name] = refusal
-            return fallback
-        return value
 
     def seal(self) -> None:
         """Refuse what is missing or wrong.
@@ -129,22 +88,22 @@ class Environment:
         Raises
         ------
         ImproperlyConfigured
-            It names each variable, and none of their values.
+            The message names each variable and none of their values, which may be secrets.
         """
         if self._problems:
             problems = "; ".join(f"{name} {why}" for name, why in self._problems.items())
             raise ImproperlyConfigured(f"environment variables missing or wrong: {problems}")
 
 
-def _whole(text: str) -> int:
-    """Parse a whole number; CloudFormation may write 10737418240 as 1.073741824E10."""
+def _integer(text: str) -> int:
+    """CloudFormation may write the value of a Number parameter in exponential notation."""
     try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise ValueError from None
-        return int(number)
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError from None
+    if not number.is_finite() or number.adjusted() > MAX_DIGITS or number != number.to_integral():
+        raise ValueError
+    return int(number)
 
 
 def _flag(text: str) -> bool:
@@ -154,8 +113,8 @@ def _flag(text: str) -> bool:
         raise ValueError from None
 
 
-def _texts(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",")] if text else []
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text else []
 
 
 def _database(url: str) -> dict[str, Any]:

@@ -45,10 +45,9 @@ DATABASE_KEEPALIVES_IDLE_SECONDS = 10
 DATABASE_KEEPALIVES_INTERVAL_SECONDS = 5
 DATABASE_KEEPALIVES_COUNT = 2
 
-#: A statement is cancelled after this time, and a lock is awaited no longer. RDS Proxy rejects startup
-#: `options`, so that `migrate` sets both for the database's role.
+#: A statement is cancelled after this time. RDS Proxy rejects startup `options`, so that the database's
+#: role has it: the SQL in template.yaml sets it by ALTER ROLE.
 DATABASE_STATEMENT_SECONDS = 60
-DATABASE_LOCK_SECONDS = 30
 
 #: SQLite waits this long for another writer.
 SQLITE_BUSY_SECONDS = 30

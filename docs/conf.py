@@ -45,6 +45,7 @@ NAVIGATION = {
     ],
     "Reference": [
         "reference/settings",
+        "reference/limits",
         "reference/commands",
         "reference/rules",
         "reference/requirements",

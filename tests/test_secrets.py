@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "TheSecretAccessKey",
     "AWS_SESSION_TOKEN": "TheSessionToken",
-    "SECRET_KEY": "TheKeyThatDjangoSignsWith",
+    "SECRET_KEY": "TheKeyThatDjangoSignsWith" * 2,
 }
 PASSWORD = "ThePasswordOfTheDatabase"
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+
+from connectors import limits
 
 PROJECT = Path(__file__).parents[1]
 
@@ -104,14 +111,37 @@ def test_all_that_is_wrong_is_named_at_once(settings_with: Any) -> None:
         assert name in str(refused.value)
 
 
+#: A key as long as Django's own check requires.
+SECRET_KEY = "abcde" * 10
+
+
 @pytest.mark.parametrize("secret", [None, ""])
 def test_the_admin_needs_a_secret(settings_with: Any, secret: str | None) -> None:
     """There is no default to sign sessions with."""
     with pytest.raises(ImproperlyConfigured, match="SECRET_KEY"):
         settings_with(ADMIN="true", SECRET_KEY=secret)
-    found = settings_with(ADMIN="true", SECRET_KEY="x" * 50)
-    assert found["SECRET_KEY"] == "x" * 50
+    found = settings_with(ADMIN="true", SECRET_KEY=SECRET_KEY)
+    assert found["SECRET_KEY"] == SECRET_KEY
     assert "django.contrib.admin" in found["INSTALLED_APPS"]
+
+
+@pytest.mark.parametrize("admin", ["true", "false"])
+@pytest.mark.parametrize("secret", ["short", SECRET_KEY[:49], "x" * 50])
+def test_a_secret_that_can_be_guessed_is_refused(
+    settings_with: Any, admin: str, secret: str
+) -> None:
+    """With it, anybody can sign a session of an administrator."""
+    with pytest.raises(ImproperlyConfigured, match="at least 50 characters"):
+        settings_with(ADMIN=admin, SECRET_KEY=secret)
+
+
+def test_sessions_of_the_admin_travel_over_https_only(settings_with: Any) -> None:
+    """Cookies are secure and browsers are told to use HTTPS, except while debugging."""
+    served = settings_with(ADMIN="true", SECRET_KEY=SECRET_KEY)
+    assert (served["SESSION_COOKIE_SECURE"], served["CSRF_COOKIE_SECURE"]) == (True, True)
+    assert served["SECURE_HSTS_SECONDS"] >= 365 * 24 * 3600
+    debugged = settings_with(ADMIN="true", SECRET_KEY=SECRET_KEY, DEBUG="true")
+    assert "SESSION_COOKIE_SECURE" not in debugged
 
 
 def test_storage_is_a_bucket_or_a_directory(settings_with: Any) -> None:
@@ -127,7 +157,7 @@ def test_storage_is_a_bucket_or_a_directory(settings_with: Any) -> None:
 def test_every_thread_has_a_connection_to_s3(settings_with: Any) -> None:
     """Threads that share a connection wait for each other, or open a new one for each request."""
     options = settings_with(READ_THREADS="40")["STORAGES"]["default"]["OPTIONS"]
-    assert options["client_config"].max_pool_connections == 42
+    assert options["client_config"].max_pool_connections == 44
 
 
 @pytest.mark.parametrize(
@@ -154,14 +184,80 @@ def test_connections_are_kept_and_tried_before_use(settings_with: Any) -> None:
     """An environment that has slept finds out before a statement fails."""
     database = settings_with()["DATABASES"]["default"]
     assert (database["CONN_MAX_AGE"], database["CONN_HEALTH_CHECKS"]) == (None, True)
-    assert database["OPTIONS"] == {"connect_timeout": 10}
+
+
+def test_a_database_host_that_dies_silently_is_noticed(settings_with: Any) -> None:
+    """Sent data must be acknowledged, an idle connection answer its probes: both within 30 seconds."""
+    options = settings_with()["DATABASES"]["default"]["OPTIONS"]
+    assert options["connect_timeout"] == 10
+    assert options["tcp_user_timeout"] <= 30_000
+    probes = options["keepalives_interval"] * options["keepalives_count"]
+    assert options["keepalives_idle"] + probes <= 30
+
+
+@contextmanager
+def reached_by_tcp(url: str) -> Iterator[str]:
+    """The URL at which a PostgreSQL server that listens on a Unix socket is reached by TCP."""
+    folder = parse_qs(urlsplit(url).query)["host"][0]
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def forward() -> None:
+        client, _ = listener.accept()
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(f"{folder}/.s.PGSQL.5432")
+            answers = threading.Thread(target=copy, args=(server, client))
+            answers.start()
+            copy(client, server)
+            answers.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        forwarder = threading.Thread(target=forward)
+        forwarder.start()
+        yield f"postgres://postgres@127.0.0.1:{listener.getsockname()[1]}/postgres"
+        forwarder.join()
+
+
+def test_the_socket_of_a_connection_has_the_limits(
+    migrated_postgres: str, settings_with: Any
+) -> None:
+    """What settings name is what the operating system does: a dead host is noticed by the kernel."""
+    import psycopg
+
+    options = settings_with()["DATABASES"]["default"]["OPTIONS"]
+    names = ("TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+    with (
+        reached_by_tcp(migrated_postgres) as url,
+        psycopg.connect(url, **options) as connection,
+        socket.socket(fileno=os.dup(connection.fileno())) as opened,
+    ):
+        assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        found = {
+            name: opened.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names
+        }
+    assert found == {
+        "TCP_USER_TIMEOUT": options["tcp_user_timeout"],
+        "TCP_KEEPIDLE": options["keepalives_idle"],
+        "TCP_KEEPINTVL": options["keepalives_interval"],
+        "TCP_KEEPCNT": options["keepalives_count"],
+    }
+
+
+def test_statements_of_the_functions_role_are_limited() -> None:
+    """RDS Proxy rejects startup options: the SQL of the template sets the limit for the role."""
+    template = (PROJECT / "template.yaml").read_text()
+    assert f"SET statement_timeout = '{limits.DATABASE_STATEMENT_SECONDS}s'" in template
 
 
 def test_options_of_the_url_are_kept(settings_with: Any) -> None:
     """What an operator asks of the driver in the URL is not lost."""
     url = ENOUGH["DATABASE_URL"] + "?sslmode=require&connect_timeout=3"
     options = settings_with(DATABASE_URL=url)["DATABASES"]["default"]["OPTIONS"]
-    assert options == {"sslmode": "require", "connect_timeout": 3}
+    assert (options["sslmode"], options["connect_timeout"]) == ("require", 3)
 
 
 def test_iam_authentication_is_for_postgresql(settings_with: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from local.reference.commands import commands_page
 from local.reference.decisions import decisions_page
 from local.reference.events import events_page
+from local.reference.limits import limits_page
 from local.reference.markdown import FOLDER
 from local.reference.rules import requirements_page, rules_page
 from local.reference.settings import settings_page
@@ -18,6 +19,7 @@ __all__ = ["FOLDER", "PAGES"]
 #: The function that generates each page, by its path below docs/.
 PAGES: dict[str, Callable[[], str]] = {
     "reference/settings.md": settings_page,
+    "reference/limits.md": limits_page,
     "reference/commands.md": commands_page,
     "reference/rules.md": rules_page,
     "reference/requirements.md": requirements_page,

@@ -58,7 +58,7 @@ def _reads_environment(call: ast.expr | None) -> TypeGuard[ast.Call]:
 def _setting(call: ast.Call, meaning: str) -> list[str]:
     assert isinstance(call.func, ast.Attribute)
     name, *defaults = call.args
-    kind = {"dj_db_url": "URL", "str": "text", "int": "whole number", "bool": "`true` or `false`"}
+    kind = {"database_url": "URL", "integer": "integer", "flag": "`true` or `false`"}
     described = kind.get(call.func.attr, call.func.attr)
     bounds = _range(call)
     return [
@@ -70,14 +70,11 @@ def _setting(call: ast.Call, meaning: str) -> list[str]:
 
 
 def _range(call: ast.Call) -> str:
-    """The bounds that a validator sets, in words."""
-    for each in call.keywords:
-        if each.arg == "validate" and "Range" in ast.unparse(each.value):
-            assert isinstance(each.value, ast.Call)
-            bounds = {bound.arg: _number(bound.value) for bound in each.value.keywords}
-            upto = f" to {bounds['max']}" if "max" in bounds else " or more"
-            return f"{bounds['min']}{upto}"
-    return ""
+    """Return the bounds of an integer, in words."""
+    bounds = {bound.arg: _number(bound.value) for bound in call.keywords}
+    if not bounds:
+        return ""
+    return f"{bounds['min']} to {bounds['max']}" if "max" in bounds else f"{bounds['min']} or more"
 
 
 def _default(expression: ast.expr) -> str:

@@ -56,7 +56,13 @@ def messages(answer: requests.Response) -> list[str]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The URLs of the served admin and of its database."""
     database = f"sqlite:///{tmp_path_factory.mktemp('admin') / 'admin.sqlite3'}"
-    environment = {**os.environ, "DATABASE_URL": database, "ADMIN": "true", "SECRET_KEY": "tests"}
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database,
+        "ADMIN": "true",
+        "SECRET_KEY": "abcde" * 10,
+        "DEBUG": "true",  # Without HTTPS, which this server does not speak, cookies are not secure.
+    }
     manage = [sys.executable, "manage.py"]
     subprocess.run([*manage, "migrate", "-v0"], cwd=PROJECT, env=environment, check=True)
     address = f"127.0.0.1:{_free_port()}"

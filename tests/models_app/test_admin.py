@@ -108,7 +108,7 @@ def printed(script: str, folder: Path) -> list[str]:
     environment = {
         **os.environ,
         "ADMIN": "true",
-        "SECRET_KEY": "x" * 50,
+        "SECRET_KEY": "abcde" * 10,
         "DATABASE_URL": f"sqlite:///{folder / 'admin.sqlite3'}",
     }
     done = subprocess.run(
