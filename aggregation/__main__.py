@@ -22,6 +22,11 @@ from aggregation.file_round import FileRound
 from aggregation.formats import FORMATS, Spool, format_of
 from aggregation.rules import create_rule, known_rules
 
+EPILOG = (
+    f"Formats, by extension: {', '.join(FORMATS)}. A file that cannot be used is named and left out. "
+    "Exit codes: 0 a result was written, 1 there is none, 2 wrong arguments."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
@@ -85,10 +90,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m aggregation",
         description="Aggregate files of weights, in flat memory.",
-        epilog="Formats, by extension: "
-        + ", ".join(FORMATS)
-        + ". A file that cannot be used is named "
-        "and left out. Exit codes: 0 a result was written, 1 there is none, 2 wrong arguments.",
+        epilog=EPILOG,
     )
     parser.add_argument("updates", nargs="+", metavar="FILE", help="the updates, in claim order")
     parser.add_argument(
@@ -161,10 +163,9 @@ def _rule_arguments(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ArgumentTypeError(f"expected a positive number, got {text}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
 
 
 def _numbers(text: str) -> list[float]:

@@ -155,6 +155,10 @@ def test_without_a_result_the_exit_code_is_1_and_no_file_is_left(
         (["--rule", "krum", "--rule", "bulyan", "--out", "r.npz", "u"], "--rule is given twice"),
         (["--rule", "krum", "--arg", "f=1", "--out", "/tmp", "u.npz"], "none of the formats"),
         (["--rule", "weighted_mean", "--memory-mb", "0", "--out", "r.npz", "u.npz"], "positive"),
+        (
+            ["--rule", "krum", "--memory-mb", "1.5", "--out", "r.npz", "u.npz"],
+            "positive whole number",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(
