@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import lru_cache, wraps
+from threading import Lock
 from typing import Any, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -33,10 +34,14 @@ def keep_recent(
     def decorate(function: Callable[[Key], Value]) -> Callable[[Key], Value]:
         for_small = lru_cache(maxsize=SMALL_KEPT)(function)
         for_large = lru_cache(maxsize=1)(function)
+        lock = Lock()
 
         @wraps(function)
         def cached(key: Key) -> Value:
-            return for_small(key) if weigh(key) <= small else for_large(key)
+            if weigh(key) <= small:
+                return for_small(key)
+            with lock:  # Two threads would otherwise compute the same large value at the same time.
+                return for_large(key)
 
         return cached
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from time import sleep
 
 import pytest
 
@@ -58,3 +61,23 @@ def test_errors_are_not_kept() -> None:
     with pytest.raises(ValueError, match="no"):
         function("a")
     assert function("a") == 5
+
+
+def test_threads_share_the_computation_of_a_large_key() -> None:
+    """Threads that ask for the same large key at the same time compute it once."""
+    barrier = Barrier(4)
+    calls: list[str] = []
+
+    @keep_recent(weigh=len, small=3)
+    def function(key: str) -> str:
+        calls.append(key)
+        sleep(0.05)
+        return key
+
+    def ask(_: int) -> str:
+        barrier.wait(timeout=60)
+        return function("large")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == ["large"] * 4
+    assert calls == ["large"]
