@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.core.files.storage import default_storage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -315,3 +316,19 @@ def test_the_default_cap_is_final_after_many_scores(monkeypatch: pytest.MonkeyPa
     aggregate.client_scores.update(validation_results={"num_examples": 1, "accuracy": 100.0})
     post(aggregate, 4, {"num_examples": 10**9, "accuracy": 1.0})
     assert score_of(aggregate) == pytest.approx((0.5 * 50 + 1.0 * 20) / 70)
+
+
+@database
+def test_a_replaced_score_is_read_in_its_own_version() -> None:
+    """The version that the event names is read, although the object was overwritten since."""
+    aggregate = new_aggregate(scored_model())
+    key = f"scores/{aggregate.federated_model_id}/{client_id(1)}/{aggregate.pk}.json"
+    body = json.dumps({"num_examples": 10, "accuracy": 0.5}).encode()
+    stored = default_storage.connection.meta.client.put_object(
+        Bucket="federation", Key=key, Body=body
+    )
+    put(key, json.dumps({"num_examples": 10, "accuracy": 0.9}).encode())
+    record = s3_record(key, stored["ETag"].strip('"'), len(body))
+    record["s3"]["object"]["versionId"] = stored["VersionId"]
+    assert invoke({"Records": [record]}) == {"rounds": []}
+    assert score_of(aggregate) == 0.5
