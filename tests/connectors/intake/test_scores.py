@@ -1,4 +1,4 @@
-"""Scores at the door: what clients measured becomes the aggregate's validation score, or is refused."""
+"""Registration of scores: they become the aggregate's validation score, or are rejected."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def new_aggregate(
 
 
 def post(aggregate: ModelAggregate, client: int, results: Any, **place: Any) -> dict[str, Any]:
-    """Store a score as a client does, and have the function told; the notification."""
+    """Store a score as a client does, invoke the function, and return the notification."""
     body = results if isinstance(results, bytes) else json.dumps(results).encode()
     model = place.get("model", aggregate.federated_model_id)
     key = place.get("key") or f"scores/{model}/{client_id(client)}/{aggregate.pk}.json"
@@ -65,7 +65,7 @@ def score_of(aggregate: ModelAggregate) -> float | None:
 
 @database
 def test_the_score_of_an_aggregate_is_the_mean_weighted_by_examples() -> None:
-    """Each score that arrives moves the aggregate's validation score to the weighted mean."""
+    """After each score the aggregate's validation score is the weighted mean of all."""
     aggregate = new_aggregate(scored_model())
     post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
     assert score_of(aggregate) == 0.5
@@ -96,7 +96,7 @@ def test_after_a_change_of_the_metric_all_scores_are_averaged() -> None:
 
 
 @database
-def test_the_same_score_again_changes_nothing() -> None:
+def test_a_second_delivery_changes_nothing() -> None:
     """A second delivery of a notification registers no second score."""
     aggregate = new_aggregate(scored_model())
     event = post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
@@ -106,8 +106,8 @@ def test_the_same_score_again_changes_nothing() -> None:
 
 
 @database
-def test_the_first_score_of_a_client_stands() -> None:
-    """What is uploaded later under the same key changes nothing, in whatever order it arrives."""
+def test_the_first_score_of_a_client_counts() -> None:
+    """A later upload under the same key changes nothing."""
     aggregate = new_aggregate(scored_model())
     post(aggregate, 1, {"num_examples": 10, "accuracy": 0.5})
     post(aggregate, 1, {"num_examples": 10, "accuracy": 1.0})
@@ -115,8 +115,8 @@ def test_the_first_score_of_a_client_stands() -> None:
 
 
 @database
-def test_no_client_weighs_more_than_its_model_allows() -> None:
-    """The examples of a score are capped like those of an update."""
+def test_the_examples_of_a_score_are_capped() -> None:
+    """No client counts more examples than its model allows."""
     aggregate = new_aggregate(scored_model(max_num_examples=10))
     post(aggregate, 1, {"num_examples": 10**9, "accuracy": 1.0})
     post(aggregate, 2, {"num_examples": 10, "accuracy": 0.0})
@@ -124,8 +124,8 @@ def test_no_client_weighs_more_than_its_model_allows() -> None:
 
 
 @database
-def test_a_model_without_a_metric_keeps_scores_and_has_none_itself() -> None:
-    """Where no metric is the score, results are stored and the aggregate stays without a score."""
+def test_a_model_without_a_metric_stores_scores() -> None:
+    """The results are stored, and the aggregate has no validation score."""
     aggregate = new_aggregate(scored_model(score_metric=""))
     post(aggregate, 1, {"loss": 0.5})
     assert aggregate.client_scores.count() == 1
@@ -159,20 +159,22 @@ def test_a_model_without_a_metric_keeps_scores_and_has_none_itself() -> None:
         ({"accuracy": 0.5, "num_examples": 10**10}, "expected a whole number from 1"),
     ],
 )
-def test_a_score_that_is_none_is_refused_with_its_reason(
+def test_an_invalid_score_is_rejected_with_its_reason(
     results: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What breaks JSON, the database or the model's schema is a warning with its reason, never stored."""
+    """It is logged with its reason, and not stored."""
     aggregate = new_aggregate(scored_model(client_agg_results_schema=SCHEMA))
     post(aggregate, 1, results)
-    (told,) = [record for record in caplog.records if record.message.startswith("score rejected")]
-    assert reason in told.__dict__["reason"].replace("\\'", "'")
+    (rejection,) = [
+        record for record in caplog.records if record.message.startswith("score rejected")
+    ]
+    assert reason in rejection.__dict__["reason"].replace("\\'", "'")
     assert not aggregate.client_scores.exists()
 
 
 @database
-def test_without_a_schema_the_metric_must_still_be_a_number() -> None:
-    """A model that names a metric takes no score without it, nor one that is not a finite number."""
+def test_without_a_schema_the_metric_must_be_a_number() -> None:
+    """A score without the metric, or with anything but a finite number, is rejected."""
     aggregate = new_aggregate(scored_model())
     for client, value in enumerate([None, "0.5", True, [0.5], 10**400], 1):
         post(aggregate, min(client, 3), {"accuracy": value})
@@ -180,9 +182,8 @@ def test_without_a_schema_the_metric_must_still_be_a_number() -> None:
 
 
 @database
-def test_what_is_no_metric_today_may_be_one_tomorrow() -> None:
-    """A number too large to average is refused even where it is none of the score's, and where one was
-    stored all the same it counts for nothing: it keeps no other score from being averaged."""
+def test_numbers_other_than_the_metric_are_bounded() -> None:
+    """Any number may become the metric; one that was stored and is too large is left out of the mean."""
     aggregate = new_aggregate(scored_model())
     post(aggregate, 1, {"accuracy": 0.5, "f1": 10**400})
     assert not aggregate.client_scores.exists()
@@ -195,7 +196,7 @@ def test_what_is_no_metric_today_may_be_one_tomorrow() -> None:
 
 
 @database
-def test_strangers_and_foreign_aggregates_are_refused() -> None:
+def test_scores_of_strangers_and_of_foreign_aggregates_are_rejected() -> None:
     """A score counts only from a member that is not paused, for an aggregate of the model it names."""
     model, other = scored_model(2), scored_model(2)
     aggregate, foreign = new_aggregate(model), new_aggregate(other)
@@ -222,7 +223,7 @@ def test_strangers_and_foreign_aggregates_are_refused() -> None:
     ],
 )
 def test_a_key_of_another_form_is_ignored(key: str) -> None:
-    """Nothing is registered for a key that names no model, client or aggregate."""
+    """Nothing is registered for a key that does not name a model, client and aggregate."""
     aggregate = new_aggregate(scored_model())
     names = {"client": client_id(1), "model": aggregate.federated_model_id}
     post(aggregate, 1, {"accuracy": 1.0}, key=key.format(aggregate=aggregate.pk, **names))
@@ -230,8 +231,8 @@ def test_a_key_of_another_form_is_ignored(key: str) -> None:
 
 
 @database
-def test_an_object_that_was_replaced_is_left_to_its_own_notification() -> None:
-    """The bytes that were announced are the ones that count: a late notification finds others there."""
+def test_without_versions_a_replaced_score_is_rejected() -> None:
+    """The ETag of the notification must be that of the object."""
     aggregate = new_aggregate(scored_model())
     key = f"scores/{aggregate.federated_model_id}/{client_id(1)}/{aggregate.pk}.json"
     first = s3_record(key, put(key, b'{"accuracy": 0.1}'), 17)
@@ -254,15 +255,15 @@ def test_an_object_that_was_replaced_is_left_to_its_own_notification() -> None:
         {"$id": "http://127.0.0.1:9/", "properties": {"a": {"$ref": "other.json#/x"}}},
     ],
 )
-def test_a_schema_that_is_none_is_refused_when_the_model_is_saved(schema: Any) -> None:
-    """A mistake in a schema shows where it is made; nothing is fetched from anywhere."""
+def test_an_invalid_schema_is_refused_when_the_model_is_saved(schema: Any) -> None:
+    """References to other documents are refused as well: nothing is fetched."""
     with pytest.raises(ValidationError, match="client_agg_results_schema"):
         make_model(1, client_agg_results_schema=schema)
 
 
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize(
-    ("fields", "scores", "told"),
+    ("fields", "scores", "reason"),
     [
         ({"max_score_drop": None}, (0.9, 0.1), ""),
         ({"max_score_drop": 0.1}, (0.5, 0.4375), ""),
@@ -273,20 +274,20 @@ def test_a_schema_that_is_none_is_refused_when_the_model_is_saved(schema: Any) -
         ({"max_score_drop": 0.1, "lower_is_better": True}, (0.25, 0.5), "worse by 0.25"),
     ],
 )
-def test_a_version_is_refused_of_what_scores_worse_than_its_parent(
-    fields: Any, scores: tuple[float | None, float | None], told: str
+def test_an_aggregate_that_scores_worse_than_its_parent_is_not_published(
+    fields: Any, scores: tuple[float | None, float | None], reason: str
 ) -> None:
-    """By more than the model's margin, and saying by how much; within it nothing is said."""
+    """The reason says by how much; within the model's margin there is none."""
     model = scored_model(1, **fields)
     parent = new_aggregate(model, score=scores[0])
-    said = score_refusal(new_aggregate(model, parent, score=scores[1]))
-    assert told in said
-    assert bool(said) == bool(told)
+    refusal = score_refusal(new_aggregate(model, parent, score=scores[1]))
+    assert reason in refusal
+    assert bool(refusal) == bool(reason)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-def test_whatever_bytes_come_they_are_a_score_or_are_refused(body: bytes) -> None:
-    """No bytes make the parser raise anything but a rejection."""
+def test_any_bytes_are_a_score_or_are_rejected(body: bytes) -> None:
+    """The parser raises nothing but a rejection."""
     with suppress(UpdateRejected):
         assert isinstance(parse_results(body), dict)
 

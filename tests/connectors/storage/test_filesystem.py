@@ -1,4 +1,4 @@
-"""A directory as the core sees it: what `connectors.storage.s3` is for a bucket."""
+"""Object storage in a directory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def objects(root: Path) -> FileObjects:
 
 
 def put(root: Path, body: bytes, key: str = KEY) -> None:
-    """Store a file as somebody else does: under its name at once."""
+    """Store a file as a client does: it appears at once."""
     path = root / key
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
@@ -43,8 +43,8 @@ def read(objects: FileObjects, start: int, stop: int, *, size: int, etag: str = 
     return bytes(buffer)
 
 
-def test_what_a_directory_says_of_a_file(root: Path, objects: FileObjects) -> None:
-    """Size, when it was stored, and an ETag that stays while the file does."""
+def test_the_metadata_of_a_file(root: Path, objects: FileObjects) -> None:
+    """Size, time, and an ETag that changes when the file does."""
     put(root, b"abcde")
     found = objects.stat(KEY)
     assert found.size == 5
@@ -53,8 +53,8 @@ def test_what_a_directory_says_of_a_file(root: Path, objects: FileObjects) -> No
 
 
 @pytest.mark.parametrize("key", ["aggregates/1/none.npz", "aggregates/1", ""])
-def test_what_is_no_file_is_missing(root: Path, objects: FileObjects, key: str) -> None:
-    """A file that is not there is missing, and a directory is no file."""
+def test_a_missing_file_is_reported_as_missing(root: Path, objects: FileObjects, key: str) -> None:
+    """A directory is not a file."""
     put(root, b"abcde")
     with pytest.raises(ObjectMissing):
         objects.stat(key)
@@ -65,10 +65,10 @@ def test_what_is_no_file_is_missing(root: Path, objects: FileObjects, key: str) 
 @pytest.mark.parametrize(
     "key", ["../secret.npz", "/etc/passwd", "updates/../../secret.npz", "link.npz"]
 )
-def test_a_key_does_not_lead_out(
+def test_a_key_cannot_lead_out_of_the_directory(
     tmp_path: Path, root: Path, objects: FileObjects, key: str
 ) -> None:
-    """Neither by dots, nor as an absolute path, nor through a link."""
+    """Dots, absolute paths and symbolic links are refused."""
     (tmp_path / "secret.npz").write_bytes(b"secret")
     root.mkdir()
     (root / "link.npz").symlink_to(tmp_path / "secret.npz")
@@ -79,10 +79,8 @@ def test_a_key_does_not_lead_out(
     assert (tmp_path / "secret.npz").read_bytes() == b"secret"
 
 
-def test_a_file_that_was_replaced_is_not_looked_at_or_read(
-    root: Path, objects: FileObjects
-) -> None:
-    """With the ETag of what was there before, nothing is given of what is there now, were it as long."""
+def test_a_replaced_file_is_neither_inspected_nor_read(root: Path, objects: FileObjects) -> None:
+    """With the ETag of the former file, nothing of the present one is returned, even of the same length."""
     put(root, b"abcde")
     etag = objects.stat(KEY).etag
     source = objects.source(KEY, size=5, etag=etag)
@@ -96,10 +94,10 @@ def test_a_file_that_was_replaced_is_not_looked_at_or_read(
         source.read_into(2, memoryview(bytearray(2)))
 
 
-def test_a_file_that_is_deleted_while_it_is_read_is_no_update(
+def test_a_file_that_is_deleted_while_it_is_read_is_rejected(
     root: Path, objects: FileObjects
 ) -> None:
-    """As with an object that goes in the middle of a round, its update is rejected, not the round."""
+    """Its update is rejected, and the round continues."""
     put(root, b"abcde")
     source = objects.source(KEY, size=5, etag="")
     (root / KEY).unlink()
@@ -109,28 +107,28 @@ def test_a_file_that_is_deleted_while_it_is_read_is_no_update(
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 10), (0, 1), (9, 10), (3, 7), (5, 5)])
 def test_ranges_are_read(root: Path, objects: FileObjects, start: int, stop: int) -> None:
-    """The bytes asked for, and no other."""
+    """A read returns exactly the bytes of its range."""
     put(root, b"0123456789")
     assert read(objects, start, stop, size=10) == b"0123456789"[start:stop]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 11), (9, 11), (10, 11), (50, 60)])
-def test_bytes_that_are_not_there_are_no_update(
+def test_a_range_beyond_the_end_is_rejected(
     root: Path, objects: FileObjects, start: int, stop: int
 ) -> None:
-    """Beyond the end of the file there is nothing to read."""
+    """There is nothing to read beyond the end of the file."""
     put(root, b"0123456789")
     with pytest.raises(UpdateRejected, match="the object ends at byte"):
         read(objects, start, stop, size=100)
 
 
 def again(objects: FileObjects, state: dict[str, Any]) -> Any:
-    """A sink of another process, which goes on with what a database kept."""
+    """Return the sink of another process that continues from a saved state."""
     return objects.sink("aggregates/1/another.npz", json.loads(json.dumps(state)))
 
 
-def test_a_result_shows_when_it_is_complete(root: Path, objects: FileObjects) -> None:
-    """Until the last part is there, nothing of it can be read."""
+def test_a_result_is_visible_when_complete(root: Path, objects: FileObjects) -> None:
+    """Until it is complete, nothing of it can be read."""
     sink = objects.sink(KEY, None)
     for number, part in enumerate((b"1", b"2", b"3"), 1):
         sink.write_part(number, part, last=number == 3)
@@ -142,10 +140,10 @@ def test_a_result_shows_when_it_is_complete(root: Path, objects: FileObjects) ->
 
 
 @pytest.mark.parametrize("kept", [1, 2])
-def test_another_process_goes_on_after_the_last_part_that_was_kept(
+def test_another_process_continues_after_the_last_saved_part(
     root: Path, objects: FileObjects, kept: int
 ) -> None:
-    """Parts that were written and not kept any more are written again, to the same object."""
+    """Parts that were written after the state was saved are written again."""
     sink = objects.sink(KEY, None)
     for number in range(1, kept + 1):
         sink.write_part(number, b"%d" % number)
@@ -159,10 +157,10 @@ def test_another_process_goes_on_after_the_last_part_that_was_kept(
     assert (root / KEY).read_bytes() == b"123"
 
 
-def test_one_that_is_late_does_not_write_into_the_work_of_its_successor(
+def test_a_late_process_does_not_write_into_the_work_of_its_successor(
     root: Path, objects: FileObjects
 ) -> None:
-    """A process that was taken for dead, and is not, has a file of its own."""
+    """A process that was taken for dead and is alive has a file of its own."""
     late = objects.sink(KEY, None)
     late.write_part(1, b"1")
     successor = again(objects, late.state())
@@ -174,10 +172,10 @@ def test_one_that_is_late_does_not_write_into_the_work_of_its_successor(
 
 
 @pytest.mark.parametrize("left", [None, b""])
-def test_a_part_that_is_not_there_is_lost_progress(
+def test_a_missing_part_is_lost_progress(
     root: Path, objects: FileObjects, left: bytes | None
 ) -> None:
-    """A file that is gone, or shorter than it was, is not gone on with: zeros would be in the result."""
+    """A file that is gone or too short is not continued: the result would contain zeros."""
     sink = objects.sink(KEY, None)
     sink.write_part(1, b"1")
     state = sink.state()
@@ -193,7 +191,7 @@ def test_a_part_that_is_not_there_is_lost_progress(
 
 
 def test_an_aborted_result_leaves_nothing(root: Path, objects: FileObjects) -> None:
-    """Neither a file nor a part of one, and aborting again is as good."""
+    """Neither a file nor a part of one is left, and aborting twice is allowed."""
     sink = objects.sink(KEY, None)
     sink.write_part(1, b"1")
     sink.abort()
@@ -201,8 +199,8 @@ def test_an_aborted_result_leaves_nothing(root: Path, objects: FileObjects) -> N
     assert list((root / KEY).parent.iterdir()) == []
 
 
-def test_leftovers_are_files_and_parts_of_files(root: Path, objects: FileObjects) -> None:
-    """A listing shows both, below the prefix, under the keys they have or will have."""
+def test_orphans_are_files_and_unfinished_files(root: Path, objects: FileObjects) -> None:
+    """Both are listed below the prefix, by the keys that they have or will have."""
     put(root, b"x", "updates/1/update.npz")
     put(root, b"x", "aggregates/1/orphan.npz")
     sink = objects.sink(KEY, None)
@@ -218,18 +216,18 @@ def test_leftovers_are_files_and_parts_of_files(root: Path, objects: FileObjects
     assert (root / "updates/1/update.npz").exists()
 
 
-def test_small_objects_are_read_whole(root: Path, objects: FileObjects) -> None:
-    """With their ETags, and only if they are small."""
+def test_a_small_object_is_read_whole(root: Path, objects: FileObjects) -> None:
+    """It is returned with its ETag, unless it is too large."""
     put(root, b"abcde")
     assert read_small(objects, KEY, max_bytes=5) == (b"abcde", objects.stat(KEY).etag)
     with pytest.raises(UpdateRejected, match="5 bytes, at most 4"):
         read_small(objects, KEY, max_bytes=4)
 
 
-def test_a_small_object_is_replaced_if_it_is_the_one_known(
+def test_a_small_object_is_replaced_only_if_it_is_the_known_one(
     root: Path, objects: FileObjects
 ) -> None:
-    """Whoever knows what is there, or that nothing is, writes; anybody else is outrun."""
+    """A writer that knows the present ETag, or that there is no object, succeeds; others fail."""
     objects.replace(KEY, b"1", etag="")
     first = objects.stat(KEY).etag
     with pytest.raises(PreconditionFailed):
@@ -240,8 +238,8 @@ def test_a_small_object_is_replaced_if_it_is_the_one_known(
     assert (root / KEY).read_bytes() == b"2"
 
 
-def test_of_rivals_one_replaces(objects: FileObjects) -> None:
-    """Of eight who know the same file one writes, and seven are outrun."""
+def test_one_of_several_writers_succeeds(objects: FileObjects) -> None:
+    """Of eight writers that know the same file, one replaces it and seven fail."""
     objects.replace(KEY, b"0", etag="")
     known = objects.stat(KEY).etag
 
@@ -256,8 +254,8 @@ def test_of_rivals_one_replaces(objects: FileObjects) -> None:
         assert sum(pool.map(write, range(8))) == 1
 
 
-def test_reading_takes_no_descriptors(root: Path, objects: FileObjects) -> None:
-    """Any number of sources can be held open: a round may have more updates than a process has files."""
+def test_sources_hold_no_file_descriptors(root: Path, objects: FileObjects) -> None:
+    """A round may have more updates than a process may have open files."""
     put(root, b"abcde")
     before = len(os.listdir("/proc/self/fd"))
     sources = [objects.source(KEY, size=5, etag="") for _ in range(2000)]

@@ -1,4 +1,4 @@
-"""What dead rounds leave behind is collected, and nothing else."""
+"""Garbage collection removes what dead rounds left behind, and nothing else."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def published(model: FederatedModel) -> str:
 
 
 def test_orphans_and_unfinished_uploads_are_removed_and_aggregates_stay() -> None:
-    """Objects no aggregate names and uploads no round goes on with go; aggregates and updates stay."""
+    """Objects that no aggregate names and uploads that no round continues are removed."""
     model = make_model(1)
     kept = published(model)
     factories.put("aggregates/1/orphan.safetensors", b"x")
@@ -58,14 +58,14 @@ def test_orphans_and_unfinished_uploads_are_removed_and_aggregates_stay() -> Non
     assert factories.get(model.model_updates.get().data.name)
 
 
-def test_what_is_young_may_belong_to_an_attempt_that_lives() -> None:
-    """A leftover younger than an attempt can be old is left alone."""
+def test_a_young_orphan_is_kept() -> None:
+    """It may belong to an attempt that is alive."""
     factories.put("aggregates/1/orphan.safetensors", b"x")
     assert collect_garbage(objects(), datetime.now(UTC)) == []
 
 
-def test_an_upload_that_a_round_goes_on_with_is_kept() -> None:
-    """The unfinished upload in the checkpoint of a running round is not a leftover."""
+def test_an_upload_that_a_round_will_continue_is_kept() -> None:
+    """The unfinished upload in the checkpoint of a running round is not garbage."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     connector = application.round_connector()
@@ -78,8 +78,8 @@ def test_an_upload_that_a_round_goes_on_with_is_kept() -> None:
     assert collect_garbage(objects(), LATER) == []
 
 
-def test_an_aggregate_that_is_published_while_it_is_asked_for_is_kept() -> None:
-    """Whichever statement a round is published after, its object is never taken for an orphan."""
+def test_an_aggregate_that_is_published_meanwhile_is_kept() -> None:
+    """A round may be published between the statements that look for what is in use."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     connector = application.round_connector()
@@ -108,8 +108,8 @@ def test_an_aggregate_that_is_published_while_it_is_asked_for_is_kept() -> None:
     assert model.aggregates.get().result.name == key
 
 
-def test_files_are_collected_as_objects_are(tmp_path: Path) -> None:
-    """In a directory, files no aggregate names and files that are not whole are leftovers too."""
+def test_files_are_collected_like_objects(tmp_path: Path) -> None:
+    """In a directory, files that no aggregate names and unfinished files are removed."""
     root = tmp_path / "storage"
     files = FileObjects(root)
     sink = files.sink("aggregates/1/begun.npz", None)

@@ -1,4 +1,4 @@
-"""Links and posts are signed so that S3 takes them in every Region."""
+"""Links and posts are signed so that S3 accepts them in every Region."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ BUCKET = "updates-123456789012"
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "us-west-2", "eu-central-1", "ap-east-1"])
-def test_the_regions_own_address_is_signed_for(
-    region: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither a Region that once took older signatures nor one that must be asked at its own address
-    refuses what is signed: Signature Version 4, and no redirect."""
+def test_the_address_of_the_region_is_signed(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signature Version 4 and the Region's own host name are accepted everywhere without a redirect."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", region)
     monkeypatch.setenv("AWS_REGION", region)
     domain = "s3.amazonaws.com" if region == "us-east-1" else f"s3.{region}.amazonaws.com"
@@ -30,8 +27,8 @@ def test_the_regions_own_address_is_signed_for(
     assert f"%2F{region}%2Fs3%2F" in link
 
 
-def test_a_server_of_ones_own_is_asked_by_its_name() -> None:
-    """A server that only stands for S3 has no names for its buckets."""
+def test_another_server_is_addressed_by_its_name() -> None:
+    """Servers that imitate S3 have no host names for buckets."""
     client = signing_client("http://localhost:5000")
     link = client.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "a"})
     assert link.startswith(f"http://localhost:5000/{BUCKET}/a?")
