@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from django.db import IntegrityError, transaction
 
-from aggregation.errors import AggregationError
+from aggregation.errors import AggregationError, quoted
 from connectors.errors import translate_database_errors
 from models_app.models import FederatedModel, ModelAggregate, ModelArtifact
 
@@ -25,12 +27,15 @@ def publish(aggregate: ModelAggregate, version: str) -> ModelArtifact:
     Raises
     ------
     NotPublished
-        If the version exists or is not a name, or the model's `max_score_drop` forbids it.
+        If the version exists or is not one, or the model's `max_score_drop` forbids it.
     """
     _check_version(version)
     reason = score_refusal(aggregate)
     if reason:
-        raise NotPublished(f"{reason}; to publish it anyway, change max_score_drop in the admin")
+        raise NotPublished(
+            f"{reason}; to publish it anyway, raise the limit: manage.py set_model "
+            f"{aggregate.federated_model_id} --max-score-drop X"
+        )
     model_id = aggregate.federated_model_id
     try:
         with translate_database_errors(), transaction.atomic():
@@ -57,8 +62,19 @@ def score_refusal(aggregate: ModelAggregate) -> str:
     return aggregate.dropped()
 
 
+#: A release such as 1.2.0 or 2026.11, then a suffix as in PEP 440 (rc1, .post2) or in semantic versioning
+#: (-rc.1, +build.5).
+_VERSION = re.compile(
+    r"v?[0-9]+(\.[0-9]+)*"
+    r"([-_.]?(a|b|c|rc|alpha|beta|pre|preview|post|rev|r|dev)[-_.]?[0-9]*)*"
+    r"(-[0-9a-z-]+(\.[0-9a-z-]+)*)?(\+[0-9a-z-]+([-_.][0-9a-z]+)*)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
 def _check_version(version: str) -> None:
-    if not version.strip() or not version.isprintable() or len(version) > MAX_VERSION:
+    if not _VERSION.fullmatch(version) or len(version) > MAX_VERSION:
         raise NotPublished(
-            f"a version needs a name of at most {MAX_VERSION} printable characters, such as 1.2.0"
+            f"{quoted(version)} is not a version: expected numbers with dots, such as 1.2.0, with a "
+            f"suffix such as rc1, -rc.1 or +build.5 if needed, at most {MAX_VERSION} characters"
         )

@@ -341,7 +341,7 @@ def test_an_error_of_a_command_is_shown_on_the_page(visitor: LogIn) -> None:
         ("rollback", {"aggregate": str(latest.pk)}, "is the latest already"),
         ("rollback", {"aggregate": str(foreign.pk)}, "Choose one of the model's aggregates"),
         ("publish", {"aggregate": "x", "version": "1"}, "Choose one of the model's aggregates"),
-        ("publish", {"aggregate": str(latest.pk)}, "needs a name"),
+        ("publish", {"aggregate": str(latest.pk)}, "is not a version"),
     ):
         answer = someone.post(act(model, name), **form, confirmed="yes")
         assert why in messages(answer)[0]

@@ -10,6 +10,7 @@ from django.core.management import CommandError
 
 from connectors import application
 from connectors.storage.keys import pointer_key
+from connectors.usecases.publish import publish
 from models_app.models import (
     FederatedModel,
     ModelAggregate,
@@ -17,6 +18,7 @@ from models_app.models import (
 from tests.factories import (
     filled,
     get,
+    make_model,
     ready_update,
     statuses,
 )
@@ -50,7 +52,7 @@ def test_a_worse_aggregate_is_not_published(run_command: RunCommand, lineage: Li
     for aggregate, score in zip(lineage, (0.9, 0.5, 0.6), strict=True):
         aggregate.validation_score = score
         aggregate.save()
-    with pytest.raises(CommandError, match=r"worse by 0\.4.*change max_score_drop in the admin"):
+    with pytest.raises(CommandError, match=r"worse by 0\.4.*set_model \d+ --max-score-drop"):
         run_command("publish", lineage[1].pk, "--version", "1.0")
     drawn = run_command("lineage", lineage[0].federated_model_id).splitlines()
     assert ["held back" in each for each in drawn[1:]] == [False, True, False]
@@ -110,7 +112,21 @@ def test_the_latest_is_not_rolled_back_to(run_command: RunCommand, lineage: Line
 
 def test_a_version_needs_a_name(run_command: RunCommand, lineage: Lineage) -> None:
     """An empty version is refused, and so is none."""
-    with pytest.raises(CommandError, match="needs a name"):
+    with pytest.raises(CommandError, match="is not a version"):
         run_command("publish", lineage[0].pk, "--version=")
     with pytest.raises(CommandError, match="--version"):
         run_command("publish", lineage[0].pk)
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        *("1", "1.2.0", "v2.0", "1.0rc1", "1.0.post2", "1.0a1.dev3", "2026.11.24"),
+        *("1.0.0-rc.1", "1.0.0-alpha", "1.0+build.5", "1.0.0-rc.1+exp-7"),
+    ],
+)
+def test_versions_follow_usual_conventions(version: str) -> None:
+    """Versions as in PEP 440 and in semantic versioning are accepted."""
+    model = make_model(1)
+    aggregate = ModelAggregate.objects.create(federated_model=model, number=1, result="a.npz")
+    assert publish(aggregate, version).version == version
