@@ -11,7 +11,7 @@ from django.db.models import Exists, Model, OuterRef
 
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected, quoted
 from connectors.errors import translate_database_errors
-from connectors.runtime.events import Upload
+from connectors.intake.upload import Upload
 from connectors.storage.keys import ScoreKey, UpdateKey
 from connectors.storage.port import Objects
 from models_app.models import Client, FederatedModel

@@ -20,7 +20,7 @@ from django.utils import timezone
 from aggregation.errors import UpdateRejected
 from connectors.intake.registration import Intake, UnknownUpload, find_model
 from connectors.intake.results import check_results, parse_results
-from connectors.runtime.events import Upload
+from connectors.intake.upload import Upload
 from connectors.storage.keys import SCORE_KEY_FORM, ScoreKey, parse_score_key
 from connectors.storage.port import known_version, read_small
 from models_app.models import (

@@ -21,8 +21,8 @@ from connectors.intake.metadata import (
     whole_number,
 )
 from connectors.intake.registration import Intake, UnknownUpload, find_model
+from connectors.intake.upload import Upload
 from connectors.publication.pointer import invalidate_pointer
-from connectors.runtime.events import Upload
 from connectors.storage.keys import UPDATE_KEY_FORM, UpdateKey, parse_update_key
 from connectors.storage.port import Objects, StoredObject, known_version, stored_layout
 from connectors.storage.retries import retry_on

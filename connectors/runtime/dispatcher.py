@@ -10,6 +10,7 @@ from connectors.errors import UnknownModel
 from connectors.intake.registration import UnknownUpload
 from connectors.intake.scores import ScoreIntake
 from connectors.intake.updates import UpdateIntake
+from connectors.intake.upload import Upload
 from connectors.runtime.events import (
     Request,
     RoundRequest,
@@ -17,7 +18,6 @@ from connectors.runtime.events import (
     StorageTest,
     SweepRequest,
     UnknownEvent,
-    Upload,
     is_sqs_batch,
     is_task,
     parse,

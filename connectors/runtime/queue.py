@@ -1,4 +1,4 @@
-"""Messages to the function's own queue: a round request each."""
+"""The function's own queue: requests for rounds, backoff of failed messages, redrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aggregation.errors import TemporarilyUnavailable
 from connectors.errors import translate_aws_errors
 from connectors.limits import RETRY_FACTOR, RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS
 
-#: As many as SQS takes in one request.
+#: Messages in one request to SQS, which accepts no more.
 BATCH = 10
 
 
@@ -29,9 +29,10 @@ class RoundQueue:
         self._url = url
 
     def redrive(self) -> int:
-        """Put every dead letter back into the queue; how many there were.
+        """Move every dead-lettered message back to the queue, and return how many there were.
 
-        A letter is deleted once the queue has it again, so that none is lost on the way.
+        A message is deleted only after the queue has it, so that none is lost in between.
+        docs/decisions/2026-11-28-redrive.md says why SQS does not do this for us.
 
         Raises
         ------

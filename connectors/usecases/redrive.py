@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import boto3
-from django.conf import settings
+from typing import Protocol
+
 from django.db.models import Exists, OuterRef
 
 from aggregation.errors import Conflict
-from connectors.runtime.queue import RoundQueue
+from connectors.usecases.run_round import RequestsRounds
 from models_app.models import FederatedModel, ModelUpdate
 
 
-def redrive() -> tuple[int, list[int]]:
+class RedrivableQueue(RequestsRounds, Protocol):
+    """A queue with a dead-letter queue."""
+
+    def redrive(self) -> int:
+        """Move every dead-lettered message back to the queue, and return how many there were."""
+
+
+def redrive(queue: RedrivableQueue | None) -> tuple[int, list[int]]:
     """Move dead-lettered messages back to the queue, and request rounds of models with FAILED updates.
 
     Returns
@@ -26,9 +33,8 @@ def redrive() -> tuple[int, list[int]]:
     Conflict
         If there is no queue, or if it has no dead-letter queue.
     """
-    if not settings.QUEUE_URL:
+    if queue is None:
         raise Conflict("QUEUE_URL is not set: there is no queue to move messages to")
-    queue = RoundQueue(boto3.client("sqs"), settings.QUEUE_URL)
     failed = ModelUpdate.objects.filter(
         federated_model=OuterRef("pk"), status=ModelUpdate.Status.FAILED
     )

@@ -37,8 +37,8 @@ from aggregation.errors import Conflict, TemporarilyUnavailable
 from aggregation.round import Status, run_round
 from connectors import DjangoAggConnector, application
 from connectors.intake.updates import UpdateIntake
+from connectors.intake.upload import Upload
 from connectors.rounds.connector import DjangoRoundConnector
-from connectors.runtime.events import Upload
 from connectors.storage.garbage import collect_garbage
 from models_app.models import AggregationRound, Client, FederatedModel, ModelArtifact, ModelUpdate
 from tests.connectors.workflow.backends import pass_time

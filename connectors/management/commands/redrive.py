@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from connectors import application
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import plural
 from connectors.usecases.redrive import redrive
@@ -18,7 +19,7 @@ class Command(ReportCommand):
     )
 
     def run(self, *args: Any, as_json: bool, **options: Any) -> None:
-        moved, model_ids = redrive()
+        moved, model_ids = redrive(application.round_queue())
         self.print_result(
             {"messages_moved": moved, "rounds_requested": model_ids},
             f"{plural(moved, 'dead-lettered message')} moved back to the queue\n"

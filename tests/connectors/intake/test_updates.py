@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from aggregation.errors import TemporarilyUnavailable
 from connectors.intake.registration import IntakeResult, UnknownUpload
 from connectors.intake.updates import UpdateIntake
-from connectors.runtime.events import MAX_SIZE, Upload
+from connectors.intake.upload import Upload
+from connectors.runtime.events import MAX_SIZE
 from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import Client, FederatedModel, ModelUpdate
 from tests import factories

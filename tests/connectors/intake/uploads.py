@@ -9,7 +9,7 @@ import safetensors.numpy
 from django.core.files.storage import default_storage
 
 from connectors.intake.updates import UpdateIntake
-from connectors.runtime.events import Upload
+from connectors.intake.upload import Upload
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 from tests import factories
 from tests.factories import SMALL, client_id

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.intake.updates import UpdateIntake
+from connectors.intake.upload import Upload
 from connectors.rounds.selectors import ready_updates
-from connectors.runtime.events import Upload
 from connectors.workflow.model_data import DjangoModelDataConnector
 from models_app.models import FederatedModel, ModelUpdate
 from tests.conftest import empty_tables, using_database
