@@ -32,9 +32,26 @@ def test_the_metadata_of_an_object(objects: S3Objects) -> None:
         version=found.version,
         metadata={"num-examples": "5"},
     )
-    assert objects.stat(key, version=found.version) == found
     assert abs(found.uploaded_on - datetime.now(UTC)) < timedelta(minutes=1)
     assert objects.stat(key, etag=etag) == found
+
+
+def test_a_replaced_object_is_read_in_its_version(objects: S3Objects) -> None:
+    """Its metadata and its bytes are those of the version; a version that does not exist is missing."""
+    key = "updates/1/versions.npz"
+    versions = [
+        objects.client.put_object(Bucket=objects.bucket, Key=key, Body=body)["VersionId"]
+        for body in (b"first", b"second")
+    ]
+    found = objects.stat(key, version=versions[0])
+    assert (found.size, found.version) == (5, versions[0])
+    source = objects.source(key, size=5, etag=found.etag, version=versions[0])
+    buffer = bytearray(5)
+    source.read_into(0, memoryview(buffer))
+    assert buffer == b"first"
+    assert objects.stat(key).version == versions[1]
+    with pytest.raises(ObjectMissing):
+        objects.stat(key, version="of-another-bucket")
 
 
 def test_a_missing_object_is_reported_as_missing(objects: S3Objects) -> None:
