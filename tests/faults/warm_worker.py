@@ -19,7 +19,6 @@ from typing import Any
 from botocore.client import BaseClient
 from django.core.files.storage import default_storage
 from django.db import connections
-from django.utils import timezone
 
 from tests.conftest import using_database
 from tests.faults.function import handler
@@ -194,11 +193,10 @@ def _warm_up() -> None:
     import django.db.backends.postgresql.base
     import django.db.backends.sqlite3.base  # noqa: F401
 
-    from connectors.application import round_queue
-    from connectors.usecases.after_round import COLLECT_EVERY, collecting
+    from connectors import application
 
-    round_queue()
-    collecting.next_on = timezone.now() + COLLECT_EVERY
+    application.prepare()
+    application.garbage.is_due()  # From now on it is not, for an hour.
     client = default_storage.connection.meta.client
     client.list_objects_v2(Bucket=default_storage.bucket_name, MaxKeys=1)
     client.close()

@@ -299,9 +299,8 @@ def test_a_size_over_the_limit_is_rejected_unread(intake: UpdateIntake, size: in
 @with_database
 def test_a_wrong_size_in_the_event_is_ignored(intake: UpdateIntake) -> None:
     """The size that storage states is the one that counts."""
-    upload = uploaded(make_model(1))
     for size in (1, 0, None):
-        ModelUpdate.objects.all().delete()
+        upload = uploaded(make_model(1))
         with override_settings(MAX_UPDATE_BYTES=len(GOOD) - 1):
             reason = rejection_of(intake, replace(upload, size=size))
         assert reason == f"{len(GOOD)} bytes, at most {len(GOOD) - 1} are accepted"
