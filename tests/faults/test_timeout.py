@@ -135,7 +135,7 @@ def test_a_function_killed_at_its_timeout_is_taken_over_from_its_last_part(
     s3.fault = hang
     model = slow_model()
     deliveries = run_to_the_end(
-        model, cloud, s3, tmp_path, {"connectors.runtime.dispatcher.LEASE_SLACK_SECONDS": 0}
+        model, cloud, s3, tmp_path, {"connectors.limits.LEASE_SLACK_SECONDS": 0}
     )
     # On a busy machine a later one may be too slow as well; it costs no more than the first.
     killed = [each for each in deliveries if each != "done"]
