@@ -128,8 +128,8 @@ def said(*arguments: Any, **options: Any) -> str:
     return out.getvalue()
 
 
-def test_a_dry_sweep_tells_and_does_nothing() -> None:
-    """`sweep --dry-run` names the rounds that are due and the leftovers, and changes nothing."""
+def test_a_dry_sweep_changes_nothing() -> None:
+    """`sweep --dry-run` names the rounds that are due and the orphans."""
     model = make_model(1)
     update = ready_update(model, 1, filled(1.0))
     factories.put("aggregates/1/orphan.safetensors", b"x")
@@ -141,14 +141,14 @@ def test_a_dry_sweep_tells_and_does_nothing() -> None:
 
 
 def test_a_sweep_runs_what_is_due() -> None:
-    """`sweep` publishes what is ready and removes what is left over."""
+    """`sweep` runs the rounds that are due and removes orphans."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     assert f"model {model.pk}: published" in said("sweep")
     assert model.aggregates.count() == 1
 
 
-def test_redrive_puts_dead_letters_back_and_asks_for_failed_updates(cloud: Any) -> None:
+def test_redrive_returns_dead_letters_and_requests_rounds(cloud: Any) -> None:
     """`redrive` moves every dead letter into the queue and asks for rounds of FAILED updates."""
     sqs = cloud.client("sqs")
     for number in range(12):
@@ -171,8 +171,8 @@ def test_redrive_puts_dead_letters_back_and_asks_for_failed_updates(cloud: Any) 
     assert bodies == {f"letter {n}" for n in range(12)} | {f'{{"model_id": {model.pk}}}'}
 
 
-def test_a_model_is_paused_and_resumed_by_name_of_its_reason() -> None:
-    """`pause` keeps rounds from starting and says why; `resume` lets them and forgets failures."""
+def test_a_model_is_paused_with_a_reason_and_resumed() -> None:
+    """`pause` keeps rounds from starting; `resume` allows them and resets the count of failures."""
     model = make_model(1, failed_rounds=2)
     said("pause", model.pk, reason="under review")
     model.refresh_from_db()
@@ -190,8 +190,8 @@ def test_a_model_that_does_not_exist_is_named(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["sweep", "run_round"])
-def test_a_command_that_gives_a_round_up_fails(command: str) -> None:
-    """A round that is given up is a failure, for whoever asked for it, too."""
+def test_a_command_fails_if_a_round_is_given_up(command: str) -> None:
+    """Both commands that run rounds report it as a failure."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     application.round_connector().claim_round(model.pk)
@@ -206,10 +206,8 @@ def test_a_command_that_gives_a_round_up_fails(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["sweep", "run_round"])
-def test_commands_keep_to_the_memory_that_the_settings_allow(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However a round is run, MEMORY_BUDGET_MB is what it may use."""
+def test_commands_respect_the_memory_budget(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that a command runs may use MEMORY_BUDGET_MB."""
     monkeypatch.setattr("django.conf.settings.MEMORY_BUDGET_MB", 77)
     used = []
 
