@@ -1,4 +1,4 @@
-"""The commands, from their parsers."""
+"""The page about the commands, from their parsers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from local.reference.markdown import code, page, table
 
 
 def commands_page() -> str:
-    """Every command of the project's own, from its parser."""
+    """Return the page about the project's commands."""
     own = sorted(
         name for name, app in get_commands().items() if app in ("connectors", "models_app")
     )
     return page(
         "Commands",
-        "`python manage.py COMMAND`, for whoever runs a federation; "
-        "[how to use them](../how-to/commands.md) is told elsewhere. They read the same "
-        "[settings](settings.md) as the function. Exit codes: 0, done; 1, it could not be done, and "
-        "standard error says why and what to do; 2, the arguments do not fit.",
-        "Besides its own options each takes Django's: `--help`, `--traceback`, `--no-color` and others.",
+        "`python manage.py COMMAND` runs a command; [a guide](../how-to/commands.md) shows how. "
+        "They read the same [settings](settings.md) as the function. Exit codes: 0, done; 1, it could "
+        "not be done, and standard error says why and what to do; 2, the arguments are not valid.",
+        "Each command also has Django's options: `--help`, `--traceback`, `--no-color` and others.",
         *(part for name in own for part in _command(name)),
         *_aggregation_command(),
     )
@@ -49,7 +48,7 @@ def _command(name: str) -> Iterator[str]:
 
 
 def _wrapped(command: str) -> str:
-    """A command on lines that need not be scrolled."""
+    """Return a command on lines that need no scrolling."""
     first, *options = re.split(r" (?=--)", command)
     lines = [first]
     for option in options:
@@ -61,7 +60,7 @@ def _wrapped(command: str) -> str:
 
 
 def _own_actions(command: Any, name: str) -> Iterator[argparse.Action]:
-    """What a command takes beside what every command of Django's takes."""
+    """Yield the arguments of a command that not every command of Django has."""
     usual = {
         (tuple(action.option_strings), action.help)
         for action in BaseCommand().create_parser("manage.py", name)._actions
@@ -72,7 +71,7 @@ def _own_actions(command: Any, name: str) -> Iterator[argparse.Action]:
 
 
 def _argument(action: argparse.Action) -> list[str]:
-    """A row: how an argument is given, what it is without, and what it means."""
+    """Return a row: how an argument is given, its default and its meaning."""
     default = _default_of(action)
     meaning = (action.help or "") % {"default": action.default, "prog": ""}
     if default:  # It has a column of its own.

@@ -222,7 +222,7 @@ def test_a_model_with_many_clients_can_be_saved(visitor: LogIn) -> None:
     form = someone.get(page(model)).text
     assert len(form) < 100_000
     fields = {"name": "renamed", "aggregator": "weighted_mean", "aggregator_args": "{}"}
-    assert someone.post(page(model), **fields).ok
+    assert someone.post(page(model), **fields, target_round_seconds="30").ok
     model.refresh_from_db()
     assert (model.name, model.clients.count()) == ("renamed", 1500)
     listing = f"/models_app/federatedmodel_clients/?federatedmodel__id__exact={model.pk}"
@@ -284,6 +284,7 @@ def test_a_form_opened_before_a_pause_does_not_resume(visitor: LogIn) -> None:
         name="renamed",
         aggregator="weighted_mean",
         aggregator_args="{}",
+        target_round_seconds="30",
         update_kind="weights",
         allow_aggregation="on",
     )

@@ -1,4 +1,4 @@
-"""Commands as they are typed: what they say, and what they refuse."""
+"""Run commands as they are typed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs a command and gives what it wrote to its standard output."""
+    """Return a function that runs a command and returns its standard output."""
     from django.core.management import call_command
 
     monkeypatch.setenv("COLUMNS", "250")
@@ -30,7 +30,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 @pytest.fixture
 def published() -> Callable[..., ModelAggregate]:
-    """Runs a round of a model in which client 1 sends one value everywhere; its aggregate."""
+    """Return a function that runs a round in which client 1 sends one value everywhere."""
     from aggregation.round import run_round
     from connectors import application
     from tests.factories import filled, ready_update
@@ -46,7 +46,7 @@ def published() -> Callable[..., ModelAggregate]:
 
 @pytest.fixture
 def lineage(published: Callable[..., ModelAggregate]) -> list[ModelAggregate]:
-    """The three aggregates of a model with one client; the values in them are 1, 2 and 3."""
+    """Return the three aggregates of a model with one client; their values are 1, 2 and 3."""
     from tests.factories import filled, make_model
 
     model = make_model(1, initial=filled(0.0), furthest_base_agg=1)

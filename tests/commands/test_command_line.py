@@ -1,4 +1,4 @@
-"""`manage.py` itself: what it runs without settings, and how it ends."""
+"""The command line of `manage.py`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WITHOUT_SETTINGS = {"PATH": os.environ["PATH"]}
     ("line", "told"),
     [
         ("rounds --help", "List a model's rounds"),
-        ("estimate_cost --params 25e6 --clients 100 --rounds-a-day 24", "A round, modelled by"),
+        ("estimate_cost --params 25e6 --clients 100 --rounds-a-day 24", "A round, modelled with"),
     ],
 )
 def test_help_and_estimates_need_no_settings(line: str, told: str) -> None:
-    """Who has neither database nor storage yet may ask what a command does and what AWS would cost."""
+    """Help and estimates need neither a database nor storage."""
     ended = subprocess.run(
         [*MANAGE, *line.split()],
         cwd=PROJECT,
@@ -37,8 +37,8 @@ def test_help_and_estimates_need_no_settings(line: str, told: str) -> None:
     assert told in ended.stdout
 
 
-def test_nobody_need_read_to_the_end() -> None:
-    """Where the reader of a pipe is gone, a command ends without complaint."""
+def test_a_closed_pipe_ends_a_command_quietly() -> None:
+    """If the reader of a pipe is gone, a command ends quietly."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as nobody:

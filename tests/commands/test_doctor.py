@@ -32,7 +32,7 @@ def keys(connector: DjangoAggConnector) -> set[str]:
     return {each.key for each in connector.model_data.objects.orphans("aggregates/")}
 
 
-def verdicts(run_command: RunCommand) -> dict[str, str]:
+def statuses_by_check(run_command: RunCommand) -> dict[str, str]:
     try:
         found = json.loads(run_command("doctor", "--json"))
     except CommandError as error:
@@ -40,23 +40,23 @@ def verdicts(run_command: RunCommand) -> dict[str, str]:
     return {each["check"]: each["status"] for each in found}
 
 
-def test_nothing_is_wrong_with_what_is_well(run_command: RunCommand) -> None:
-    """On a whole deployment every check is ok, and the check of storage leaves nothing behind."""
-    assert set(verdicts(run_command).values()) == {"ok"}
+def test_a_complete_deployment_passes_every_check(run_command: RunCommand) -> None:
+    """On a complete deployment every check is ok, and the check of storage leaves nothing behind."""
+    assert set(statuses_by_check(run_command).values()) == {"ok"}
     assert keys(application.workflow_connector()) == set()
 
 
 def test_dead_letters_and_paused_models_are_warnings(run_command: RunCommand, cloud: Any) -> None:
-    """What waits for somebody is told with the command that sees to it."""
+    """Dead letters and paused models are reported with the command that handles them."""
     model = make_model(1)
     run_command("pause", model.pk)
     cloud.client("sqs").send_message(QueueUrl=cloud.dead_letter_url, MessageBody="{}")
-    found = verdicts(run_command)
+    found = statuses_by_check(run_command)
     assert (found["dead letters"], found["models"]) == ("warning", "warning")
     assert f"manage.py resume {model.pk}" in run_command("doctor")
 
 
-def test_a_bucket_that_announces_nothing_is_wrong(run_command: RunCommand, cloud: Any) -> None:
+def test_a_bucket_without_notifications_fails(run_command: RunCommand, cloud: Any) -> None:
     """Without a notification no upload is ever seen: the doctor fails."""
     s3 = cloud.client("s3")
     before = s3.get_bucket_notification_configuration(Bucket=cloud.bucket)
@@ -71,49 +71,47 @@ def test_a_bucket_that_announces_nothing_is_wrong(run_command: RunCommand, cloud
         )
 
 
-def test_a_queue_that_is_not_there_is_wrong(
-    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A check that cannot be made is a finding, and stops no other."""
+def test_a_missing_queue_fails(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that raises an error is a finding, and the other checks run."""
     from django.conf import settings
 
     monkeypatch.setattr(settings, "QUEUE_URL", f"{settings.QUEUE_URL}-gone")
     with pytest.raises(CommandError, match="1 of 8 checks"):
         run_command("doctor")
     monkeypatch.setattr(settings, "QUEUE_URL", "")
-    assert verdicts(run_command)["queue"] == "warning"
+    assert statuses_by_check(run_command)["queue"] == "warning"
 
 
-def mends(run_command: RunCommand) -> set[str]:
-    """What would mend what is wrong, by the doctor."""
+def proposed_fixes(run_command: RunCommand) -> set[str]:
+    """Return the fixes that the doctor proposes."""
     with pytest.raises(CommandError, match="checks failed"):
         run_command("doctor")
     return {each.fix for each in diagnose() if each.status is Status.FAILED}
 
 
-def test_aws_that_does_not_answer_is_told_at_once(
+def test_aws_that_does_not_answer_is_reported_soon(
     run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The doctor tries each thing once, and where nothing answers asks for the network."""
+    """The doctor tries once, and proposes to check the network if nothing answers."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    (mend,) = mends(run_command)
+    (mend,) = proposed_fixes(run_command)
     assert "AWS_ENDPOINT_URL" in mend
 
 
 @pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_credentials_that_are_not_whole_are_told(
+def test_incomplete_credentials_are_reported(
     run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    """Half of a pair of keys is named as such, with what is missing."""
+    """If one of the two keys is missing, the finding names it."""
     monkeypatch.delenv(missing)
-    (mend,) = mends(run_command)
+    (mend,) = proposed_fixes(run_command)
     assert mend.startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     told = {each.message for each in diagnose() if each.status is Status.FAILED}
     assert all("credentials are incomplete: AWS_" in each for each in told)
     assert all(each.endswith(f"{missing} is not") for each in told)
 
 
-def test_a_directory_that_is_not_there_is_wrong_and_not_made(
+def test_a_missing_directory_fails_and_is_not_created(
     run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The doctor looks at storage, and does not create what is missing."""
@@ -125,10 +123,10 @@ def test_a_directory_that_is_not_there_is_wrong_and_not_made(
     assert not (tmp_path / "typo").exists()
 
 
-def test_a_database_without_tables_leads_to_the_doctor(
+def test_a_database_without_tables_points_to_the_doctor(
     run_command: RunCommand, tmp_path: Path
 ) -> None:
-    """A command that meets no tables says who tells more; the doctor names what mends it."""
+    """A command that finds no tables points to the doctor, which names the fix."""
     with using_database(f"sqlite:///{tmp_path / 'empty.sqlite3'}"):
         with pytest.raises(CommandError, match="doctor` finds the cause"):
             run_command("models")

@@ -23,7 +23,7 @@ Lineage = list[ModelAggregate]
 def test_an_aggregate_is_downloaded_whole(
     run_command: RunCommand, lineage: Lineage, tmp_path: Path
 ) -> None:
-    """`download` writes the object's bytes, and replaces a file only when told to."""
+    """`download` writes the object's bytes, and replaces a file only with `--force`."""
     out = tmp_path / "weights" / "model.safetensors"
     out.parent.mkdir()
     run_command("download", lineage[0].pk, "--out", out)
@@ -36,10 +36,10 @@ def test_an_aggregate_is_downloaded_whole(
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.NPZ"])
-def test_a_file_is_not_named_like_another_format(
+def test_the_suffix_of_another_format_is_refused(
     run_command: RunCommand, lineage: Lineage, tmp_path: Path, name: str
 ) -> None:
-    """`download` refuses a suffix that says what the file is not, and tells the one that fits."""
+    """`download` refuses the suffix of another format, and names the right one."""
     with pytest.raises(CommandError, match=r"name it model\.safetensors"):
         run_command("download", lineage[0].pk, "--out", tmp_path / name)
     assert not (tmp_path / name).exists()

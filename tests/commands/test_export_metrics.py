@@ -28,7 +28,7 @@ Lineage = list[ModelAggregate]
 
 
 def test_metrics_are_exported(run_command: RunCommand, lineage: Lineage, tmp_path: Path) -> None:
-    """Rounds, updates and scores come out as CSV, a row each."""
+    """Rounds, updates and scores are exported as CSV, one row each."""
     model = lineage[0].federated_model
     results = {"accuracy": 0.5, "num_examples": 10, "note": "text"}
     ClientAggregateScore.objects.create(
@@ -43,7 +43,7 @@ def test_metrics_are_exported(run_command: RunCommand, lineage: Lineage, tmp_pat
     assert lengths == {"rounds": 3, "updates": 3, "scores": 2}
 
 
-def test_text_of_strangers_is_no_formula(run_command: RunCommand, tmp_path: Path) -> None:
+def test_text_of_clients_is_not_a_formula(run_command: RunCommand, tmp_path: Path) -> None:
     """A cell that a spreadsheet would compute is exported as text."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0), rejection_reason="=cmd()")
@@ -55,7 +55,7 @@ def test_text_of_strangers_is_no_formula(run_command: RunCommand, tmp_path: Path
 def test_parquet_has_the_same_columns_of_the_same_types(
     run_command: RunCommand, lineage: Lineage, tmp_path: Path
 ) -> None:
-    """What is a number, a time or a text is one in Parquet, also where a column has no value yet."""
+    """Columns have their types in Parquet, even if they have no value yet."""
     parquet = importlib.import_module("pyarrow.parquet")
     model = lineage[0].federated_model
     results = {"accuracy": 0.5, "num_examples": 10}
@@ -84,7 +84,7 @@ def test_parquet_has_the_same_columns_of_the_same_types(
 def test_without_pyarrow_parquet_says_what_to_install(
     run_command: RunCommand, lineage: Lineage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where pyarrow is missing, the error names it, and the format that needs nothing."""
+    """If pyarrow is missing, the error names it, and the format that does not need it."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     out = tmp_path / "rounds.parquet"
     with pytest.raises(CommandError, match=r"pip install pyarrow, or export \.csv"):

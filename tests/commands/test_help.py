@@ -1,4 +1,4 @@
-"""Every command is documented, by itself and in the guide."""
+"""Every command is documented, in its help and in the guide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize(("app", "name"), COMMANDS)
 def test_the_example_in_the_help_is_one(app: str, name: str) -> None:
-    """A command's help ends with an example, which its own parser takes."""
+    """A command's help ends with an example, which its own parser accepts."""
     from django.core.management import load_command_class
 
     command = load_command_class(app, name)

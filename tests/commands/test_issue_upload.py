@@ -55,10 +55,8 @@ def test_a_signed_post_uploads_one_update(run_command: RunCommand) -> None:
 
 
 @pytest.mark.parametrize("told", [{}, {"x-amz-meta-num-examples": "7"}])
-def test_what_a_signed_post_uploads_passes_the_door(
-    run_command: RunCommand, told: dict[str, str]
-) -> None:
-    """The form as it was signed, with or without a count of the client's own, makes a ready update."""
+def test_an_upload_by_a_form_passes_intake(run_command: RunCommand, told: dict[str, str]) -> None:
+    """The form as it was signed, with or without a count of the client, makes a ready update."""
     from tests.test_lambda_handler import invoke
 
     model = make_model(1)
@@ -85,7 +83,7 @@ def _metadata(key: str) -> dict[str, str]:
 def test_a_form_is_based_on_what_is_the_latest(
     run_command: RunCommand, lineage: list[ModelAggregate]
 ) -> None:
-    """Whoever has nothing but the post sends an update that no model with a base distance refuses."""
+    """An unchanged form names the latest aggregate as its base."""
     (post,) = posts(run_command, lineage[0].federated_model)
     assert post["fields"]["x-amz-meta-base-aggregate"] == str(lineage[-1].pk)
     assert post["fields"]["x-amz-meta-num-examples"] == "1"
@@ -121,7 +119,7 @@ def test_a_post_allows_little_more_than_the_model(run_command: RunCommand) -> No
 
 
 def test_a_post_for_scores_may_be_added(run_command: RunCommand) -> None:
-    """With `--scores` there is one post more, for the client's own scores and nothing large."""
+    """`--scores` adds a form for the client's own scores, limited in size."""
     model = make_model(1)
     _, post = posts(run_command, model, "--scores")
     assert post["fields"]["key"] == f"scores/{model.pk}/{client_id(1)}/${{filename}}"
@@ -146,13 +144,13 @@ def test_a_post_for_scores_may_be_added(run_command: RunCommand) -> None:
 def test_posts_that_cannot_be_signed_are_refused(
     run_command: RunCommand, options: list[str], why: str
 ) -> None:
-    """What S3 would not sign, and a client that is no member, is refused."""
+    """Values that S3 would not sign, and a client that is not a member, are refused."""
     with pytest.raises(CommandError, match=why):
         posts(run_command, make_model(1), *options)
 
 
 def test_posts_are_for_buckets(run_command: RunCommand, settings_of_a_directory: None) -> None:
-    """Where storage is a directory there is nothing to post to."""
+    """If storage is a directory, there are no forms."""
     with pytest.raises(CommandError, match="set BUCKET"):
         posts(run_command, make_model(1))
 

@@ -28,8 +28,8 @@ def in_json(run_command: RunCommand, *arguments: Any) -> Any:
     return json.loads(run_command(*arguments, "--json"))
 
 
-def test_models_are_listed_with_how_they_do(run_command: RunCommand, lineage: Lineage) -> None:
-    """`models` tells members, ready updates, aggregates, and why a model is paused."""
+def test_models_are_listed_with_their_state(run_command: RunCommand, lineage: Lineage) -> None:
+    """`models` shows clients, ready updates, aggregates, and why a model is paused."""
     model = lineage[0].federated_model
     ready_update(model, 1, filled(4.0), base_aggregate=lineage[-1])
     run_command("pause", model.pk, "--reason", "review")
@@ -39,8 +39,8 @@ def test_models_are_listed_with_how_they_do(run_command: RunCommand, lineage: Li
     assert "paused: review" in run_command("models")
 
 
-def test_there_may_be_nothing_yet(run_command: RunCommand) -> None:
-    """Empty tables say so, and JSON is empty; not an error."""
+def test_empty_lists_are_not_errors(run_command: RunCommand) -> None:
+    """An empty list is not an error: the text says so, and the JSON is empty."""
     assert "create_model creates one" in run_command("models")
     assert in_json(run_command, "models") == []
     model = make_model(1)
@@ -50,7 +50,7 @@ def test_there_may_be_nothing_yet(run_command: RunCommand) -> None:
 
 
 def test_rejected_updates_are_listed_with_their_reasons(run_command: RunCommand) -> None:
-    """`updates --status invalid` shows the reason, and nothing a stranger put in it steers a terminal."""
+    """`updates --status invalid` shows the reason without control characters."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     status = ModelUpdate.Status.INVALID
@@ -63,10 +63,10 @@ def test_rejected_updates_are_listed_with_their_reasons(run_command: RunCommand)
     assert len(in_json(run_command, "updates", model.pk)) == 2
 
 
-def test_a_round_is_shown_with_its_terms_and_updates(
+def test_a_round_is_shown_with_its_settings_and_updates(
     run_command: RunCommand, lineage: Lineage
 ) -> None:
-    """`rounds` lists the latest first; `show_round` tells one in full."""
+    """`rounds` lists the latest first; `show_round` shows one in full."""
     model = lineage[0].federated_model
     rows = in_json(run_command, "rounds", model.pk, "--limit", 2)
     assert [(row["round"], row["state"], row["used"]) for row in rows] == [
@@ -80,7 +80,7 @@ def test_a_round_is_shown_with_its_terms_and_updates(
 
 
 def test_the_lineage_is_a_tree(run_command: RunCommand, lineage: Lineage) -> None:
-    """`lineage` draws the lineage of aggregates, with versions and with what was rolled back to."""
+    """`lineage` draws the aggregates with their versions and rollbacks."""
     model = lineage[0].federated_model
     run_command("publish", lineage[1].pk, "--version", "1.0")
     run_command("rollback", lineage[0].pk)
@@ -93,8 +93,8 @@ def test_the_lineage_is_a_tree(run_command: RunCommand, lineage: Lineage) -> Non
     assert [row["number"] for row in in_json(run_command, "lineage", model.pk)] == [1, 2, 3, 4]
 
 
-def test_what_was_not_accepted_counts_nothing(run_command: RunCommand) -> None:
-    """An update rejected at the door shows no count it never had; one that waits shows its own."""
+def test_an_update_rejected_at_intake_has_no_count(run_command: RunCommand) -> None:
+    """An update rejected at intake has no count; a ready one has its own."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     ready_update(model, 1, filled(1.0), status=ModelUpdate.Status.INVALID)

@@ -29,7 +29,7 @@ Lineage = list[ModelAggregate]
 
 
 def test_an_aggregate_becomes_a_version(run_command: RunCommand, lineage: Lineage) -> None:
-    """`publish` makes an artifact of the aggregate's own object, and it the model's current one."""
+    """`publish` makes an artifact of the aggregate's own object, which becomes the current one."""
     run_command("publish", lineage[1].pk, "--version", "1.2.0")
     artifact = FederatedModel.objects.get(pk=lineage[1].federated_model_id).current_artifact
     assert artifact
@@ -47,7 +47,7 @@ def test_versions_never_change(run_command: RunCommand, lineage: Lineage) -> Non
 
 
 def test_a_worse_aggregate_is_not_published(run_command: RunCommand, lineage: Lineage) -> None:
-    """Where the model limits how far a score may drop, `publish` keeps to it."""
+    """`publish` refuses a score that dropped by more than the model allows."""
     FederatedModel.objects.filter(pk=lineage[0].federated_model_id).update(max_score_drop=0.1)
     for aggregate, score in zip(lineage, (0.9, 0.5, 0.6), strict=True):
         aggregate.validation_score = score
@@ -59,8 +59,8 @@ def test_a_worse_aggregate_is_not_published(run_command: RunCommand, lineage: Li
     run_command("publish", lineage[2].pk, "--version", "1.0")
 
 
-def test_rolling_back_goes_on_with_the_line(run_command: RunCommand, lineage: Lineage) -> None:
-    """`rollback` makes an earlier aggregate's bytes the next; nothing in the lineage is changed."""
+def test_rolling_back_continues_the_lineage(run_command: RunCommand, lineage: Lineage) -> None:
+    """`rollback` makes an earlier aggregate's bytes the next; the lineage is not changed."""
     model = lineage[0].federated_model
     stale = ready_update(model, 1, filled(9.0), base_aggregate=lineage[2])
     run_command("rollback", lineage[0].pk)
@@ -72,7 +72,7 @@ def test_rolling_back_goes_on_with_the_line(run_command: RunCommand, lineage: Li
     assert statuses([stale]) == ["INVALID"]
 
 
-def test_training_goes_on_after_a_rollback(
+def test_training_continues_after_a_rollback(
     run_command: RunCommand, lineage: Lineage, published: Callable[..., ModelAggregate]
 ) -> None:
     """The round after a rollback succeeds the aggregate that it made, and can be verified."""
@@ -111,7 +111,7 @@ def test_the_latest_is_not_rolled_back_to(run_command: RunCommand, lineage: Line
 
 
 def test_a_version_needs_a_name(run_command: RunCommand, lineage: Lineage) -> None:
-    """An empty version is refused, and so is none."""
+    """An empty version is refused, and so is a missing one."""
     with pytest.raises(CommandError, match="is not a version"):
         run_command("publish", lineage[0].pk, "--version=")
     with pytest.raises(CommandError, match="--version"):

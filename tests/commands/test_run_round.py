@@ -28,8 +28,8 @@ RunCommand = Callable[..., str]
 Lineage = list[ModelAggregate]
 
 
-def test_a_round_is_run_here_and_now(run_command: RunCommand) -> None:
-    """`run_round` publishes what is ready and tells clients where the aggregate is."""
+def test_a_round_is_run_in_this_process(run_command: RunCommand) -> None:
+    """`run_round` publishes an aggregate and updates `latest.json`."""
     model = make_model(1)
     update = ready_update(model, 1, filled(1.0))
     answer = json.loads(run_command("run_round", model.pk, "--json"))
@@ -52,8 +52,8 @@ def test_a_round_that_cannot_be_run_says_why(run_command: RunCommand) -> None:
     assert statuses([update]) == ["FAILED"]
 
 
-def test_a_sweep_goes_on_after_a_round_that_fails(run_command: RunCommand) -> None:
-    """One model's failure is told, holds up no other, and makes the command fail in the end."""
+def test_a_sweep_continues_after_a_failed_round(run_command: RunCommand) -> None:
+    """One model's failure is reported, does not stop the others, and makes the command fail."""
     broken, well = (make_model(1, initial=filled(0.0)) for _ in range(2))
     assert broken.current_artifact
     put(str(broken.current_artifact.values.name), b"garbage")
@@ -68,7 +68,7 @@ def test_a_sweep_goes_on_after_a_round_that_fails(run_command: RunCommand) -> No
 def test_a_sweep_says_when_nothing_is_due(
     run_command: RunCommand, lineage: Lineage, options: list[str]
 ) -> None:
-    """What is due is told, and so is that nothing is any more."""
+    """The sweep prints what is due, or that nothing is."""
     model = lineage[0].federated_model
     ready_update(model, 1, filled(4.0), base_aggregate=lineage[2])
     assert "nothing is due" not in run_command("sweep", *options)
@@ -77,7 +77,7 @@ def test_a_sweep_says_when_nothing_is_due(
 
 
 def test_an_interrupt_stops_a_round_between_chunks() -> None:
-    """Ctrl-C is noted while a round runs, and ends the process again afterwards."""
+    """Ctrl-C stops a running round, and ends the process again afterwards."""
     with _stop_on_interrupt() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()

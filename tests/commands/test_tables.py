@@ -26,7 +26,7 @@ Lineage = list[ModelAggregate]
 
 
 def test_tables_need_no_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without rich, which production need not have, and without a terminal, a table is plain text."""
+    """Without rich, which production does not need, or without a terminal, a table is plain text."""
     rows = [{"id": 1, "name": "digits"}]
     assert tables.table(rows, None) == "id  name\n1   digits\n"
     assert "─" in tables.table(rows, 80)
@@ -38,8 +38,8 @@ REASON = "tensor 'fc.weight' is F32 [3, 4], the model's is F32 [3, 5], and so it
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 120, 137, 144, 150, 200])
-def test_no_terminal_is_too_narrow_for_a_table(width: int) -> None:
-    """Ids and heads are whole on one line, and of a reason every word, however wide the terminal is."""
+def test_nothing_is_cut_on_a_narrow_terminal(width: int) -> None:
+    """Ids and heads stay on one line, and no word of a reason is lost, whatever the width."""
     rows = [
         {
             "id": number,
@@ -59,17 +59,17 @@ def test_no_terminal_is_too_narrow_for_a_table(width: int) -> None:
 
 
 class Terminal(io.StringIO):
-    """What a command writes to, as if somebody looked at it."""
+    """Standard output that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 @pytest.mark.parametrize(("columns", "drawn"), [("60", False), ("200", True)])
-def test_a_terminal_gets_what_fits_it(
+def test_a_table_is_drawn_if_it_fits(
     monkeypatch: pytest.MonkeyPatch, columns: str, drawn: bool
 ) -> None:
-    """A command draws its table where there is a terminal with room for it."""
+    """A command draws its table if the terminal is wide enough."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     monkeypatch.setenv("COLUMNS", columns)

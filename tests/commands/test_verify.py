@@ -34,7 +34,7 @@ def test_aggregates_are_verified(run_command: RunCommand, lineage: Lineage) -> N
 @pytest.mark.parametrize(
     "change", [lambda b: b[:-1] + b"\x01", lambda b: b + b"\0", lambda b: b[:-1]]
 )
-def test_an_aggregate_that_was_changed_is_found_out(
+def test_a_changed_aggregate_is_detected(
     run_command: RunCommand, lineage: Lineage, change: Any
 ) -> None:
     """A byte that is changed, added or missing in storage is noticed."""
@@ -44,8 +44,8 @@ def test_an_aggregate_that_was_changed_is_found_out(
         run_command("verify", lineage[1].pk)
 
 
-def test_an_update_that_was_replaced_is_named(run_command: RunCommand, lineage: Lineage) -> None:
-    """If the bytes do not follow, the updates that are no longer what they were are told."""
+def test_a_replaced_update_is_named(run_command: RunCommand, lineage: Lineage) -> None:
+    """If the bytes differ, the message names the updates whose objects were replaced."""
     update = lineage[1].updates_applied.get()
     update.etag = "as it was"
     update.save()
@@ -54,7 +54,7 @@ def test_an_update_that_was_replaced_is_named(run_command: RunCommand, lineage: 
         run_command("verify", lineage[1].pk)
 
 
-def test_what_cannot_be_verified_is_told(run_command: RunCommand, lineage: Lineage) -> None:
+def test_an_unverifiable_aggregate_is_reported(run_command: RunCommand, lineage: Lineage) -> None:
     """Updates that are gone, and aggregates that workflows computed, are not verifiable."""
     update = lineage[1].updates_applied.get()
     update.data = "updates/gone.safetensors"

@@ -1,4 +1,4 @@
-"""What the database holds by itself, and what is refused when a model is saved."""
+"""The constraints of the database, and the validation of a model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def a_round(model: FederatedModel, **fields: Any) -> AggregationRound:
 
 
 def refused(create: Any) -> None:
-    """The database refuses, and is as it was."""
+    """Check that the database refuses a statement."""
     with pytest.raises(IntegrityError), transaction.atomic():
         create()
 
@@ -117,7 +117,7 @@ def test_an_aggregate_is_made_by_one_round() -> None:
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_an_update_counts_at_least_one_example(count: int) -> None:
-    """Whoever writes it, and however."""
+    """The database refuses another count, on insert and on update."""
     model = make_model(1)
     refused(lambda: update(model, num_examples=count))
     found = update(model)
@@ -127,7 +127,7 @@ def test_an_update_counts_at_least_one_example(count: int) -> None:
 @pytest.mark.parametrize("field", ["furthest_base_agg", "max_num_examples"])
 @pytest.mark.parametrize("count", [0, -1])
 def test_limits_count_from_one(field: str, count: int) -> None:
-    """A limit of nothing would stop a model for ever."""
+    """A limit of zero, which would stop the model, is refused."""
     refused(lambda: make_model(1, **{field: count}))
     model = make_model(1, **{field: 1})
     refused(lambda: FederatedModel.objects.filter(pk=model.pk).update(**{field: count}))
@@ -137,7 +137,7 @@ def test_limits_count_from_one(field: str, count: int) -> None:
 
 
 def history() -> dict[str, Model]:
-    """One of everything, each holding on to others."""
+    """Create one row of each kind, each referring to others."""
     model = make_model(1)
     model.developer = get_user_model().objects.create(username=f"developer {model.pk}")
     first = aggregate(model)
@@ -172,7 +172,7 @@ def test_deleting_does_not_cascade_into_the_lineage(name: str) -> None:
 
 
 def test_a_client_without_a_history_can_be_deleted() -> None:
-    """Membership alone holds nobody."""
+    """A membership alone does not protect a client."""
     model = make_model(2)
     Client.objects.get(pk=client_id(2)).delete()
     assert list(model.clients.all()) == [Client.objects.get(pk=client_id(1))]
@@ -213,7 +213,7 @@ def test_a_client_without_a_history_can_be_deleted() -> None:
 def test_what_a_round_could_not_run_with_is_not_saved(
     fields: dict[str, Any], field: str, message: str
 ) -> None:
-    """Whoever saves it is told which field is wrong, and what is expected: no round ever fails of it."""
+    """The error names the field and what is expected, so that no round fails because of it."""
     with pytest.raises(ValidationError) as problem:
         FederatedModel.objects.create(name="model", **fields)
     assert message in str(problem.value.message_dict[field])
@@ -226,7 +226,7 @@ def test_what_a_round_could_not_run_with_is_not_saved(
     assert (model.aggregator, model.requirement) == ("weighted_mean", "")
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_invalid_fields_are_reported_at_once() -> None:
     """Each field has its own message."""
     with pytest.raises(ValidationError) as problem:
         FederatedModel(aggregator="nope", requirement="nope").clean()
@@ -250,7 +250,7 @@ def test_every_known_name_fits_its_column() -> None:
     [("weighted_mean", {}), ("krum", {"f": 1}), ("trimmed_mean", {"beta": 0.1})],
 )
 def test_a_model_comes_back_with_its_rule(aggregator: str, arguments: dict[str, Any]) -> None:
-    """What was saved is what a round is run with."""
+    """A round runs with what was saved."""
     model = make_model(1, aggregator=aggregator, aggregator_args=arguments)
     found = FederatedModel.objects.get(pk=model.pk)
     assert found.rule() == model.rule()
@@ -269,8 +269,8 @@ def test_a_model_comes_back_with_its_requirement(arguments: Any) -> None:
 # What is shown
 
 
-def test_everything_says_what_it_is() -> None:
-    """Rows are told apart in the admin, in messages and in errors."""
+def test_rows_have_descriptive_names() -> None:
+    """Rows can be told apart in the admin, in messages and in errors."""
     shown = {name: str(found) for name, found in history().items()}
     name = shown["model"]
     assert shown["client"] == str(client_id(1))
@@ -281,7 +281,7 @@ def test_everything_says_what_it_is() -> None:
 
 
 def test_the_statuses_have_the_values_of_the_original() -> None:
-    """What reads the database of the original reads this one."""
+    """Programs that read the original's database can read this one."""
     assert [(status.name, status.value) for status in ModelUpdate.Status] == [
         ("PENDING", 0),
         ("RUNNING", 1),
