@@ -10,6 +10,7 @@ from django.db import connection
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
+import federated_client.status
 from aggregation.errors import TemporarilyUnavailable
 from connectors.publication import status
 from connectors.publication.status import (
@@ -223,6 +224,20 @@ def test_the_number_of_statements_is_constant(objects: Objects) -> None:
         counts.append(len(statements))
         assert all(len(each["sql"]) < 20_000 for each in statements)
     assert counts[1] <= counts[0] <= 9
+
+
+def test_the_client_package_reads_the_document(objects: Objects) -> None:
+    """Server and client agree on the format and on the key."""
+    model = make_model(3, requirement="all_clients")
+    update = ready_update(model, 1, filled(1.0))
+    write_statuses(objects, model.pk)
+    key = federated_client.status.status_key(model.pk, client_id(1))
+    read = federated_client.status.parse_status(get(key))
+    assert read
+    assert str(read) == "1 of 3 updates are ready"
+    own = read.of(str(update.data.name))
+    assert own
+    assert own.state == "ready"
 
 
 def test_a_rejected_client_learns_the_reason_at_once() -> None:
