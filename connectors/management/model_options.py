@@ -16,6 +16,7 @@ from django.core.management.base import CommandError
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
 from aggregation.sources import read
+from connectors.management.amounts import above_zero
 from connectors.management.files import FILE_OR_OBJECT, open_input
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
@@ -97,6 +98,10 @@ def _add_limit_options(parser: ArgumentParser, *, changing: bool) -> None:
             "--max-num-examples",
             "an update counts at most N examples; without it, a multiple of the median of its round",
         ),
+        (
+            "--max-functions",
+            "functions that may share a round; without it, as many as the deployment allows",
+        ),
     ):
         parser.add_argument(
             option,
@@ -104,6 +109,14 @@ def _add_limit_options(parser: ArgumentParser, *, changing: bool) -> None:
             metavar="N",
             help=meaning + _or_none(changing),
         )
+
+    parser.add_argument(
+        "--target-round-seconds",
+        type=above_zero(86_400),
+        metavar="X",
+        help="how long the reading of a round should take, if several functions may share it "
+        "(default of a new model: 30)",
+    )
 
 
 def _add_score_options(parser: ArgumentParser, *, changing: bool) -> None:
@@ -173,6 +186,8 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
     for field, option in (
         ("furthest_base_agg", "furthest_base"),
         ("max_num_examples", "max_num_examples"),
+        ("max_functions", "max_functions"),
+        ("target_round_seconds", "target_round_seconds"),
         ("max_score_drop", "max_score_drop"),
         ("score_metric", "score_metric"),
         ("lower_is_better", "lower_is_better"),

@@ -34,11 +34,13 @@ def test_the_given_settings_are_changed(run_command: RunCommand) -> None:
         *("--requirement", "quorum", "--requirement-arg", "x=2"),
         *("--requirement-arg", "after_minutes=5", "--score-metric", "loss", "--lower-is-better"),
         *("--max-score-drop", 0.5, "--developer", "ada", "--name", "renamed"),
+        *("--max-functions", 3, "--target-round-seconds", 12),
     )
     assert (after.aggregator, after.aggregator_args) == ("trimmed_mean", {"beta": 0.2})
     assert (after.requirement, after.requirement_args) == ("quorum", {"x": 2, "after_minutes": 5})
     assert (after.score_metric, after.lower_is_better, after.max_score_drop) == ("loss", True, 0.5)
     assert (after.name, after.max_num_examples, after.furthest_base_agg) == ("renamed", 500, 2)
+    assert (after.max_functions, after.target_round_seconds) == (3, 12.0)
     assert str(after.developer) == "ada"
     assert after.clients.count() == 3
 
