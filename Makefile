@@ -68,7 +68,7 @@ test: $(VENV)/.dev browser ## Run the test suite, without the exhaustive matrice
 	$(BIN)/python -m pytest -q $(POLICY)
 
 # SQLite only, and few examples of each property.
-FAST := tests/aggregation tests/connectors/intake tests/connectors/rounds tests/connectors/runtime tests/connectors/workflow tests/tools
+FAST := tests/aggregation tests/connectors/intake tests/connectors/rounds tests/connectors/runtime
 
 test-fast: $(VENV)/.dev ## Run the tests of the inner loop, without PostgreSQL, in under 40 s.
 	$(PYTEST) -q --hypothesis-profile quick -k "not postgres" $(FAST)
