@@ -93,7 +93,7 @@ def empty_cloud(cloud: Any) -> None:
     It is done in the memory of moto, which runs in this process: requests would take ten times as long,
     and SQS purges a queue only once a minute.
     """
-    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.core.models import DEFAULT_ACCOUNT_ID
     from moto.s3.models import s3_backends
     from moto.sqs.models import sqs_backends
 

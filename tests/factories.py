@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from models_app.models import Client, FederatedModel, ModelArtifact, ModelUpdate
+from tests.untyped import default_storage
 
 _numbers = itertools.count(1)
 
@@ -43,14 +44,14 @@ def filled(value: float, expected_layout: Mapping[str, Any] = SMALL) -> dict[str
     return {name: np.full_like(tensor, value) for name, tensor in expected_layout.items()}
 
 
-def put(key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
+def put(key: str | None, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
     """Store an object in the bucket, as a client does, and return its ETag."""
     client, bucket = _bucket()
     answer = client.put_object(Bucket=bucket, Key=key, Body=body, Metadata=dict(metadata or {}))
     return str(answer["ETag"].strip('"'))
 
 
-def get(key: str) -> bytes:
+def get(key: str | None) -> bytes:
     """Return the bytes of an object in the bucket."""
     client, bucket = _bucket()
     return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
@@ -58,10 +59,7 @@ def get(key: str) -> bytes:
 
 def _bucket() -> tuple[Any, str]:
     """Return boto3's S3 client and the name of the bucket."""
-    from django.core.files.storage import default_storage
-
-    storage: Any = default_storage
-    return storage.connection.meta.client, storage.bucket_name
+    return default_storage.connection.meta.client, default_storage.bucket_name
 
 
 def upload(
@@ -136,7 +134,7 @@ def ready_update(
     )
 
 
-def statuses(updates: Sequence[ModelUpdate]) -> list[str]:
+def statuses(updates: Iterable[ModelUpdate]) -> list[str]:
     """Return the names of the updates' current statuses in the database."""
     found = ModelUpdate.objects.in_bulk([update.pk for update in updates])
     return [ModelUpdate.Status(found[update.pk].status).name for update in updates]

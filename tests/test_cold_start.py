@@ -46,7 +46,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in distribution(name).files or ():
             link = folder / file.parts[0]
             if file.parts[0] != ".." and not link.exists():
-                link.symlink_to(distribution(name).locate_file(file.parts[0]))
+                link.symlink_to(str(distribution(name).locate_file(file.parts[0])))
     return folder
 
 

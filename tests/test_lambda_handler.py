@@ -168,10 +168,13 @@ def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.Monk
     what the bad one met."""
     monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     collected: list[bool] = []
+
+    def collect(*_: Any, **__: Any) -> list[Any]:
+        collected.append(True)
+        return []
+
     monkeypatch.setattr("connectors.application.garbage", GarbageSchedule())
-    monkeypatch.setattr(
-        "connectors.usecases.sweep.collect_garbage", lambda *_, **__: collected.append(True) or []
-    )
+    monkeypatch.setattr("connectors.usecases.sweep.collect_garbage", collect)
     bad, well = ready_models(2)
     assert stale_pointers()
     break_model(bad)

@@ -69,7 +69,10 @@ def with_password(url: str) -> str:
 def test_rounds_show_no_secret() -> None:
     """Rounds that are published, rejected and fail, S3 out of reach, and events nobody knows."""
     good, bad, failing = (make_model(1) for _ in range(3))
-    events = [{"Records": [upload(good, 1, filled(1.0))]}, {"Records": [upload(bad, 1, b"?")]}]
+    events: list[Any] = [
+        {"Records": [upload(good, 1, filled(1.0))]},
+        {"Records": [upload(bad, 1, b"?")]},
+    ]
     ready_update(failing, 1, filled(1.0))
     failing.model_updates.update(data="nowhere")
     events += [{"detail-type": "Scheduled Event", "detail": {"model_id": failing.pk}}]

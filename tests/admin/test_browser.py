@@ -104,7 +104,7 @@ def sent(page: Page, model: int, act: str) -> int:
     url = room(model).replace("change/", f"act/{act}/")
     token = page.locator("[name=csrfmiddlewaretoken]").first.input_value()
     form = {"reason": "because", "csrfmiddlewaretoken": token}
-    return page.request.post(url, form=form).status
+    return page.request.post(url, form={**form}).status
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

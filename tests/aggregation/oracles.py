@@ -15,7 +15,7 @@ def weighted_mean(w: Updates, n: Sequence[float], p: Updates) -> Updates:
 
 
 def unweighted_mean(w: Updates, n: Sequence[float], p: Updates) -> Updates:
-    return w.mean(axis=0)
+    return np.asarray(w.mean(axis=0))
 
 
 def coordinate_median(w: Updates, n: Sequence[float], p: Updates) -> Updates:
@@ -26,7 +26,7 @@ def trimmed_mean(
     w: Updates, n: Sequence[float], p: Updates, *, beta: float = 0, f: int | None = None
 ) -> Updates:
     cut = int(beta * len(w)) if f is None else f
-    return np.sort(w, axis=0)[cut : len(w) - cut].mean(axis=0)
+    return np.asarray(np.sort(w, axis=0)[cut : len(w) - cut].mean(axis=0))
 
 
 def krum_order(w: Updates, f: int) -> list[int]:
@@ -39,13 +39,13 @@ def krum_order(w: Updates, f: int) -> list[int]:
 
 
 def krum(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
-    return w[krum_order(w, f)[0]]
+    return np.asarray(w[krum_order(w, f)[0]])
 
 
 def multi_krum(
     w: Updates, n: Sequence[float], p: Updates, *, f: int, m: int | None = None
 ) -> Updates:
-    return w[krum_order(w, f)[: m or len(w) - f]].mean(axis=0)
+    return np.asarray(w[krum_order(w, f)[: m or len(w) - f]].mean(axis=0))
 
 
 def bulyan(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
@@ -56,11 +56,11 @@ def bulyan(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
     values = w[sorted(chosen)]
     distance = np.abs(values - np.median(values, axis=0))
     closest = np.argsort(distance, axis=0, kind="stable")[: len(values) - 2 * f]
-    return np.take_along_axis(values, closest, axis=0).mean(axis=0)
+    return np.asarray(np.take_along_axis(values, closest, axis=0).mean(axis=0))
 
 
 def geometric_median(w: Updates, n: Sequence[float], p: Updates) -> Updates:
-    v = w.mean(axis=0)
+    v: Updates = w.mean(axis=0)
     for _ in range(5000):
         closeness = 1 / np.maximum(1e-6, np.linalg.norm(w - v, axis=1))
         v = (closeness[:, None] * w).sum(axis=0) / closeness.sum()

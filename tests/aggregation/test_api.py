@@ -23,8 +23,12 @@ from aggregation.errors import (
 
 def test_mappings_give_a_mapping_in_the_models_order_and_dtypes() -> None:
     """Names, their order, shapes and dtypes are those of the first update."""
-    one = {"b": np.float16([[1, 2]]), "a": np.float32(3), "none": np.zeros((0, 2), np.float64)}
-    other = {"none": one["none"], "a": np.float32(5), "b": np.float16([[3, 6]])}
+    one = {
+        "b": np.array([[1, 2]], np.float16),
+        "a": np.float32(3),
+        "none": np.zeros((0, 2), np.float64),
+    }
+    other = {"none": one["none"], "a": np.float32(5), "b": np.array([[3, 6]], np.float16)}
     result = aggregation.aggregate("unweighted_mean", [one, other])
     assert list(result) == ["b", "a", "none"]
     assert [array.dtype for array in result.values()] == [np.float16, np.float32, np.float64]
@@ -38,10 +42,11 @@ def test_mappings_give_a_mapping_in_the_models_order_and_dtypes() -> None:
 def test_lists_and_tuples_give_lists_and_tuples(kind: type) -> None:
     """Layers by position are returned by position, in the same kind of sequence."""
     updates = [kind([[1.0, 2.0], [[3.0]]]), kind([[5.0, 6.0], [[7.0]]])]
-    result = aggregation.aggregate("weighted_mean", updates, [3, 1])
+    result: Any = aggregation.aggregate("weighted_mean", updates, [3, 1])
+    first, second = result
     assert type(result) is kind
-    np.testing.assert_array_equal(result[0], [2, 3])
-    np.testing.assert_array_equal(result[1], [[4]])
+    np.testing.assert_array_equal(first, [2, 3])
+    np.testing.assert_array_equal(second, [[4]])
 
 
 def test_the_mean_of_python_numbers_is_not_rounded() -> None:
@@ -203,7 +208,7 @@ class Module:
         ({"w": [[1.0], [1.0, 2.0]]}, "tensor 'w' is not an array"),
         ({"w": np.array([1j])}, "dtype complex128; known are float16"),
         ({"w": [10**400]}, "dtype object"),
-        ({"w": np.ma.array([1.0, 2.0], mask=[0, 1])}, "masked array: call its filled"),
+        ({"w": np.ma.array([1.0, 2.0], mask=[False, True])}, "masked array: call its filled"),
         ({1: [1.0], "1": [2.0]}, "two of the tensors have the same name"),
         ([("w", np.ones(2)), ("b", np.ones(3))], "tensor 'arr_0' is not an array"),
     ],
@@ -225,7 +230,7 @@ def test_the_keys_of_the_result_are_those_of_the_model() -> None:
 def test_the_names_and_the_number_of_tensors_are_free() -> None:
     """A result in memory has no header that could limit names or their number."""
     updates = [
-        {"__metadata__": np.float32([value]), "": np.float32([value])}
+        {"__metadata__": np.full(1, value, np.float32), "": np.full(1, value, np.float32)}
         | {f"layer.{number}": np.float16(value) for number in range(10_000)}
         for value in (1, 3)
     ]

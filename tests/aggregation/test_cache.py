@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from time import sleep
@@ -49,7 +50,7 @@ def test_one_large_key_is_kept_beside_the_small_ones() -> None:
 
 def test_errors_are_not_kept() -> None:
     """A key whose computation failed is computed again."""
-    answers = iter([ValueError("no"), 5])
+    answers: Iterator[ValueError | int] = iter([ValueError("no"), 5])
 
     @keep_recent(weigh=len, small=3)
     def function(key: str) -> int:

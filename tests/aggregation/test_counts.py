@@ -48,7 +48,14 @@ def test_invalid_counts_are_refused(counts: Any, message: str) -> None:
 
 @pytest.mark.parametrize(
     "counts",
-    [[3, 1], (3, 1), np.array([3, 1]), np.float32([3, 1]), iter([3, 1]), [3.0, np.int8(1)]],
+    [
+        [3, 1],
+        (3, 1),
+        np.array([3, 1]),
+        np.array([3, 1], np.float32),
+        iter([3, 1]),
+        [3.0, np.int8(1)],
+    ],
 )
 def test_any_sequence_of_numbers_is_accepted(counts: Any) -> None:
     """Lists, arrays and iterators of numbers give floats."""

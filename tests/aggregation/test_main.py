@@ -82,7 +82,7 @@ def test_bad_updates_are_named_and_left_out(
     for name in bad:
         assert f"left out: {folder / name}: " in errors
     np.testing.assert_array_equal(
-        safetensors.numpy.load_file(out)["arr_0"], np.float32([1.75, 1.75])
+        safetensors.numpy.load_file(out)["arr_0"], np.array([1.75, 1.75], np.float32)
     )
 
 
@@ -233,7 +233,7 @@ def test_paths_that_are_not_files_are_named_and_left_out(
     for name, reason in bad.items():
         assert re.search(f"left out: {folder / name}: .*{reason}", errors)
     with np.load(out) as archive:
-        np.testing.assert_array_equal(archive["arr_0"], np.float32([1.5, 1.5]))
+        np.testing.assert_array_equal(archive["arr_0"], np.array([1.5, 1.5], np.float32))
 
 
 def test_a_parent_that_cannot_be_used_is_named(

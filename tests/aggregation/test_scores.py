@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,10 @@ def test_what_is_not_a_score_is_left_out(value: object) -> None:
 @pytest.mark.parametrize("count", [None, "many", -5, 0, math.nan])
 def test_a_result_without_a_valid_count_counts_one_example(count: object) -> None:
     """A missing or invalid number of examples is taken as one."""
-    results = [{"m": 1.0, "num_examples": 3}, {"m": 5.0, "num_examples": count}]
+    results: list[dict[str, Any]] = [
+        {"m": 1.0, "num_examples": 3},
+        {"m": 5.0, "num_examples": count},
+    ]
     assert weighted_mean_score(results, "m").value == 2.0
 
 

@@ -39,6 +39,7 @@ def published() -> Callable[..., ModelAggregate]:
         latest = model.aggregates.order_by("-number").first()
         ready_update(model, 1, filled(value), base_aggregate=latest)
         answer = run_round(application.round_connector(), model.pk)
+        assert answer.aggregate_id is not None
         return model.aggregates.get(pk=answer.aggregate_id)
 
     return run

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,10 @@ def test_a_missing_cap_is_reported(options: str, warning: str) -> None:
 @pytest.mark.parametrize("name", ["w.safetensors", "w.npz", "w.json"])
 def test_initial_weights_are_finite(run_command: RunCommand, tmp_path: Path, name: str) -> None:
     """Initial weights that are not finite are refused with their place, and nothing is created."""
-    layers = {"v": np.zeros(3, np.float32), "w": np.array([[1, 2], [np.inf, 4]], np.float32)}
+    layers: dict[str, Any] = {
+        "v": np.zeros(3, np.float32),
+        "w": np.array([[1, 2], [np.inf, 4]], np.float32),
+    }
     path = tmp_path / name
     if name.endswith(".npz"):
         np.savez_compressed(path, **layers)

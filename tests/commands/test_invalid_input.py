@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from django.core.files.storage import default_storage
 
 from connectors.management.command_line import CommandLine
 from models_app.models import FederatedModel, ModelAggregate, ModelArtifact
 from tests.conftest import using_database
 from tests.factories import client_id, filled, make_model
+from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("cloud")
 

@@ -73,7 +73,7 @@ def test_an_upload_by_a_form_passes_intake(run_command: RunCommand, told: dict[s
 
 
 def _metadata(key: str) -> dict[str, str]:
-    from django.core.files.storage import default_storage
+    from tests.untyped import default_storage
 
     client, bucket = default_storage.connection.meta.client, default_storage.bucket_name
     stored: dict[str, str] = client.head_object(Bucket=bucket, Key=key)["Metadata"]
@@ -102,6 +102,7 @@ def test_a_signed_post_is_bound(run_command: RunCommand) -> None:
 def test_a_post_allows_little_more_than_the_model(run_command: RunCommand) -> None:
     """It can be used many times, so that its size is limited by the model's; and it expires."""
     large = make_model(1, initial={"w": np.zeros(10 << 20, np.float32)})
+    assert large.current_artifact is not None
     size = len(get(large.current_artifact.values.name))
     limits = []
     for model in (large, make_model(1, initial=filled(0.0)), make_model(1)):

@@ -295,8 +295,7 @@ def written(text: str, name: str) -> str:
 def rewritten(text: str) -> str:
     """Return the page with every block computed."""
     for name, compute in BLOCKS.items():
-        block = compute()
-        text = _pattern(name).sub(lambda _, block=block: block, text)
+        text = _pattern(name).sub(compute().replace("\\", r"\\"), text)
     return text
 
 

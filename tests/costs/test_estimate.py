@@ -7,6 +7,7 @@ import runpy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from django.conf import settings
-from django.core.files.storage import default_storage
 from django.test import override_settings
 
 from aggregation.engine import Resources
@@ -32,6 +32,7 @@ from federated_client import Bucket
 from models_app.models import FederatedModel
 from tests.factories import client_id, make_model, ready_update, s3_record
 from tests.test_lambda_handler import invoke
+from tests.untyped import default_storage
 
 FLOAT32 = np.dtype("<f4")
 
@@ -135,7 +136,7 @@ def test_the_requests_of_a_resumed_round_are_estimated() -> None:
                 application.round_connector(),
                 model.pk,
                 resources=Resources(memory_bytes=memory),
-                out_of_time=lambda stop=stop: stop,
+                out_of_time=partial(bool, stop),
             )
     read_ahead = Counter(GetObject=updates)
     assert asked == work(params, updates, memory=memory).requests(2) + read_ahead

@@ -139,7 +139,7 @@ def _in_project(filename: str) -> tuple[str, ...]:
 
 recorder = Recorder()
 # Every session of botocore that is created from now on calls it.
-handlers.BUILTIN_HANDLERS += [  # type: ignore[attr-defined]
+handlers.BUILTIN_HANDLERS += [
     ("provide-client-params", recorder.record),
     ("choose-signer.s3.PutObject", recorder.record_post),
 ]

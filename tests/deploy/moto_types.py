@@ -57,6 +57,7 @@ def register() -> None:
 
 
 def _subclass(resource_type: str, creator: Creator) -> type[ApiResource]:
+    @classmethod  # type: ignore[misc]  # It becomes a method of the type below.
     def create(
         cls: type[ApiResource],
         resource_name: str,
@@ -72,7 +73,7 @@ def _subclass(resource_type: str, creator: Creator) -> type[ApiResource]:
         (ApiResource,),
         {
             "cloudformation_type": staticmethod(lambda: resource_type),
-            "create_from_cloudformation_json": classmethod(create),
+            "create_from_cloudformation_json": create,
         },
     )
 
@@ -88,7 +89,7 @@ def _without_none(value: Any) -> Any:
 
 def call(service: str, operation: str, **parameters: Any) -> dict[str, Any]:
     """Make an API call, with numbers and booleans parsed from strings as CloudFormation does."""
-    client = boto3.client(service)
+    client: Any = boto3.client(service)  # type: ignore[call-overload]
     shape = client.meta.service_model.operation_model(
         client.meta.method_to_api_mapping[operation]
     ).input_shape

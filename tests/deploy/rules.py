@@ -95,4 +95,4 @@ def _is_allowed(parameter: dict[str, Any], value: str) -> bool:
         return False
     if "MinValue" in parameter:
         return bool(parameter["MinValue"] <= float(value) <= parameter["MaxValue"])
-    return len(value) <= parameter.get("MaxLength", len(value))
+    return bool(len(value) <= parameter.get("MaxLength", len(value)))

@@ -172,8 +172,8 @@ def _upload_artifacts() -> None:
     s3 = boto3.client("s3")
     if ARTIFACTS in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:
         return
-    region = boto3.session.Session().region_name
-    s3.create_bucket(Bucket=ARTIFACTS, CreateBucketConfiguration={"LocationConstraint": region})
+    location: Any = {"LocationConstraint": boto3.session.Session().region_name}
+    s3.create_bucket(Bucket=ARTIFACTS, CreateBucketConfiguration=location)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as code:
         code.writestr("lambda_handler.py", "")

@@ -15,7 +15,6 @@ import pytest
 import requests
 import safetensors.numpy
 from django.conf import settings
-from django.core.files.storage import default_storage
 from django.core.management import CommandError
 from django.utils.timezone import now
 
@@ -30,6 +29,7 @@ from tests.deploy.policy import Need
 from tests.deploy.stack import ROOT
 from tests.factories import client_id, filled, get, make_model, put, ready_update, s3_record, upload
 from tests.test_lambda_handler import Context, invoke
+from tests.untyped import default_storage
 
 TEXT = (ROOT / "docs" / "deploy.md").read_text()
 WEIGHTS = safetensors.numpy.save(filled(0.0))
@@ -153,7 +153,8 @@ ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
 def test_each_command_does_its_work(name: str) -> None:
     """Every command reports what it did, and its AWS calls are allowed by its role."""
     model = make_model(1)
-    assert run(name, *ARGUMENTS.get(name, lambda model: [model.pk])(model))
+    arguments = ARGUMENTS[name](model) if name in ARGUMENTS else [model.pk]
+    assert run(name, *arguments)
 
 
 @on_sqlite

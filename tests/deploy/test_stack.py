@@ -248,7 +248,9 @@ def test_an_upload_travels_into_a_round(
         assert pump.pump_once() == 1
         assert pump.last_error is None, (tmp_path / "log").read_text()
         aggregate = model.aggregates.get()
-    result = boto3.client("s3").get_object(Bucket=bucket, Key=aggregate.result.name)["Body"].read()
+    result = (
+        boto3.client("s3").get_object(Bucket=bucket, Key=str(aggregate.result.name))["Body"].read()
+    )
     assert safetensors.numpy.load(result)["w"].tolist() == filled(2.0)["w"].tolist()
 
 

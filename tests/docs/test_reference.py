@@ -24,10 +24,10 @@ def test_no_generated_page_is_left_over() -> None:
     assert {name for name, path in pages.items() if NOTICE in path.read_text()} == PAGES.keys()
 
 
-@pytest.mark.parametrize("rule", sorted(set(known_rules().values()), key=lambda rule: rule.name))
-def test_guide_to_rules_mentions_every_rule(rule: type) -> None:
+@pytest.mark.parametrize("rule", sorted({rule.name for rule in known_rules().values()}))
+def test_guide_to_rules_mentions_every_rule(rule: str) -> None:
     """The guide "Choose a rule" mentions each registered rule."""
-    assert f"`{rule.name}`" in (FOLDER / "how-to" / "choose-a-rule.md").read_text()  # type: ignore[attr-defined]
+    assert f"`{rule}`" in (FOLDER / "how-to" / "choose-a-rule.md").read_text()
 
 
 def test_migration_guide_mentions_every_method() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from django.core.files.storage import default_storage
 from django.utils import timezone
 
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from tests import factories
+from tests.untyped import default_storage
 
 #: Tensors that make a model of two and of three parts: see `tests.faults.processes.PART_BYTES`.
 TWO_PARTS = {"w": np.zeros((2, 3000), np.float32)}

@@ -50,8 +50,9 @@ class Functions:
     ) -> None:
         self.main = main
         self._arn = arn
+        credentials: dict[str, Any] = {**ANY_CREDENTIALS}
         self._step_functions = boto3.client(
-            "stepfunctions", endpoint_url=endpoint, region_name=REGION, **ANY_CREDENTIALS
+            "stepfunctions", endpoint_url=endpoint, region_name=REGION, **credentials
         )
         self._workers = FunctionPool(workers)
         self.invocations: Counter[str] = Counter()
@@ -60,7 +61,7 @@ class Functions:
 
     def await_executions(self) -> None:
         """Wait until no execution is running, so that none meets functions that have been stopped."""
-        running = {"stateMachineArn": self._arn, "statusFilter": "RUNNING"}
+        running: dict[str, Any] = {"stateMachineArn": self._arn, "statusFilter": "RUNNING"}
         while self._step_functions.list_executions(**running)["executions"]:
             time.sleep(0.1)
 
@@ -143,7 +144,7 @@ def test_several_functions_give_the_bytes_of_one(rule: str, cloud: Any, tmp_path
     with running_functions(cloud, tmp_path) as functions:
         expected = bytes_of(run(functions, model_with_updates(rule, max_functions=1)))
         assert not functions.invocations
-        killed = []
+        killed: list[Any] = []
 
         def kill_first_worker(event: dict[str, Any]) -> None:
             if event["task"] == "combine" and not killed:

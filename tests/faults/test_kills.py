@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from django.core.files.storage import default_storage
 from django.core.management import call_command
 
 from models_app.models import AggregationRound, FederatedModel
 from tests.factories import client_id, make_model, ready_update, sqs_event, upload
 from tests.faults.federation import TWO_PARTS, end_state, expire_leases, orphans, tensors
 from tests.faults.processes import WarmFunction
+from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 

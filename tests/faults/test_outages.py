@@ -38,7 +38,7 @@ def an_upload() -> tuple[FederatedModel, Any]:
 
 
 FAILED = {"batchItemFailures": [{"itemIdentifier": "message-1"}]}
-DONE = {"batchItemFailures": []}
+DONE: dict[str, list[Any]] = {"batchItemFailures": []}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from django.conf import settings
-from django.core.files.storage import default_storage
 from django.db import connection
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -24,6 +23,7 @@ from tests.factories import client_id, filled, make_model, ready_update, upload
 from tests.faults.federation import tensors
 from tests.faults.processes import PART_BYTES
 from tests.test_lambda_handler import invoke, scheduled
+from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from botocore.client import BaseClient
-from django.core.files.storage import default_storage
 from django.db import connections
 
 from tests.conftest import using_database
 from tests.faults.function import handler
+from tests.untyped import default_storage
 
 #: No process needs as long; one that hangs is ended, so that its test fails rather than hangs, too.
 PATIENCE_SECONDS = 60
@@ -85,18 +85,22 @@ class Steps:
             self.take(f"{verb} {table}".strip())
             return run(sql, params, many, context)
 
+        untyped: Any = connection
+
         def commit() -> None:
             self.take("COMMIT")
-            type(connection)._commit(connection)
+            type(untyped)._commit(untyped)
 
         def call(client: Any, operation: str, parameters: Any) -> Any:
             self.take(operation)
             return request(client, operation, parameters)
 
-        request = BaseClient._make_api_call
+        # Private methods, which the types do not have.
+        client_class: Any = BaseClient
+        request = client_class._make_api_call
         connection.execute_wrappers.append(execute)
-        connection._commit = commit
-        BaseClient._make_api_call = call
+        untyped._commit = commit
+        client_class._make_api_call = call
 
 
 def invoke(event: Any, seconds: float = 300) -> Any:

@@ -15,7 +15,9 @@ def rng() -> np.random.Generator:
 
 def test_gradient_agrees_with_finite_differences(rng: np.random.Generator) -> None:
     """Backpropagation gives the slope of the loss in every tensor."""
-    model = {name: each.astype(np.float64) for name, each in initial_model(5, 3, rng).items()}
+    model: Model = {
+        name: each.astype(np.float64) for name, each in initial_model(5, 3, rng).items()
+    }
     features, labels = rng.standard_normal((6, 5)), rng.integers(0, 3, 6)
 
     def loss(shifted: Model) -> float:

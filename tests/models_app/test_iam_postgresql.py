@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -46,9 +47,12 @@ def test_each_connection_gets_its_own_token(monkeypatch: pytest.MonkeyPatch) -> 
     """A token is made when a connection is, not kept: it is good for fifteen minutes."""
     database = wrapper()
     made = []
-    monkeypatch.setattr(
-        database._rds, "generate_db_auth_token", lambda **asked: made.append(asked) or "token"
-    )
+
+    def generate(**request: Any) -> str:
+        made.append(request)
+        return "token"
+
+    monkeypatch.setattr(database._rds, "generate_db_auth_token", generate)
     database.get_connection_params()
     database.get_connection_params()
     assert len(made) == 2

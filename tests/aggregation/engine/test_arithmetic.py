@@ -34,6 +34,6 @@ def test_a_value_beside_a_tie_is_not_rounded_twice(
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 def test_a_tie_goes_to_even(dtype: Any) -> None:
     """Of the two neighbours of a tie, the one whose last bit is 0 is stored."""
-    eps = float(ml_dtypes.finfo(dtype).eps)
+    eps = float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
     stored = as_stored(np.array([1 + eps / 2, 1 + 3 * eps / 2]), np.dtype(dtype))
     np.testing.assert_array_equal(stored.astype(float), [1, 1 + 2 * eps])

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -136,7 +137,7 @@ def test_work_that_runs_out_of_time_again_and_again_ends(
                 resources=resources,
                 resume=resume,
                 checkpoint=kept.append,
-                out_of_time=lambda kept=kept: bool(kept),
+                out_of_time=partial(bool, kept),
             )
             break
         except OutOfTime:
@@ -175,7 +176,7 @@ def test_measuring_can_be_interrupted(
                 Resources(memory_bytes=200_000),
                 resume=resume,
                 checkpoint=kept.append,
-                out_of_time=lambda kept=kept: bool(kept),
+                out_of_time=partial(bool, kept),
             )
         resume = json.loads(json.dumps(kept[-1]))
     assert attempts > 4
@@ -187,7 +188,8 @@ def test_work_that_runs_out_of_time_reports_the_bad_updates() -> None:
     """If bad values were found when the time is up, they are reported, or no attempt would get
     further."""
     updates = [*bunched(4), {"w": np.full(9000, np.nan, np.float32)}]
-    for name, arguments in (("krum", {"f": 1}), ("weighted_mean", {})):
+    cases: list[tuple[str, dict[str, Any]]] = [("krum", {"f": 1}), ("weighted_mean", {})]
+    for name, arguments in cases:
         with pytest.raises(UpdatesRejected) as rejected:
             run(
                 work_of(name, updates, **arguments),
@@ -350,7 +352,7 @@ def test_a_float16_difference_that_overflows_the_model_is_blamed() -> None:
 @pytest.mark.parametrize("name", ["weighted_mean", "krum"])
 def test_a_file_that_shrinks_while_it_is_read_is_rejected(name: str, tmp_path: Path) -> None:
     """A truncated or replaced file rejects its own update; the others are read to the end."""
-    arguments = {"f": 1} if name == "krum" else {}
+    arguments: dict[str, Any] = {"f": 1} if name == "krum" else {}
     updates = mixed_models(6)
     work = work_of(name, updates, **arguments)
     paths = []
@@ -428,7 +430,9 @@ def test_formats_may_be_mixed(tmp_path: Path) -> None:
         "arr_1": np.ones(2, np.float32),
     }
     archive = io.BytesIO()
-    np.savez_compressed(archive, **{name: tensor * 2 for name, tensor in tensors.items()})
+    np.savez_compressed(
+        archive, **cast("Any", {name: tensor * 2 for name, tensor in tensors.items()})
+    )
     model = opened(safetensors.numpy.save(tensors))
     text = json.dumps([(tensor * 3).tolist() for tensor in tensors.values()]).encode()
     with Spool() as spool:

@@ -36,7 +36,7 @@ MARGIN = 4 * MIB
 def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """Return the peak of allocated bytes by rule, format and number of updates."""
     folder = tmp_path_factory.mktemp("memory")
-    tensors = {"w": np.arange(UPDATE_BYTES // 4, dtype=np.float32)}
+    tensors: dict[str, Any] = {"w": np.arange(UPDATE_BYTES // 4, dtype=np.float32)}
     safetensors.numpy.save_file(tensors, folder / "update.safetensors")
     np.savez(folder / "update.npz", **tensors)
     done = subprocess.run(
@@ -80,6 +80,11 @@ def update_of(tensors: list[Tensor]) -> Weights:
     return Weights(index=index, source=Remote(ends[-1]), format="npz")
 
 
+def opener_of(update: Weights) -> Opener:
+    """Return a function that opens these weights, whatever layout is expected."""
+    return lambda expected_layout, spool: update
+
+
 @pytest.mark.parametrize("orders", [1, 4])
 @pytest.mark.parametrize("rule", ["weighted_mean", "krum"])
 def test_memory_does_not_grow_with_the_number_of_tensors(rule: str, orders: int) -> None:
@@ -96,7 +101,7 @@ def test_memory_does_not_grow_with_the_number_of_tensors(rule: str, orders: int)
         order = list(tensors)
         Random(client % orders).shuffle(order)
         update = update_of(order)
-        openers[client] = lambda expected_layout, spool, update=update: update
+        openers[client] = opener_of(update)
     model = TensorLayout(tuple(tensors))
     header = len(encode_header(model, {}))
     tracemalloc.start()

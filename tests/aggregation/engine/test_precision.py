@@ -24,9 +24,9 @@ DTYPES = {
 
 def half_unit(value: float, dtype: Any) -> Fraction:
     """Return half a unit in the last place of a value in a dtype."""
-    info: Any = ml_dtypes.finfo(dtype)
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     _, exponent = np.frexp(max(abs(value), float(info.tiny)))
-    return Fraction(2) ** (int(exponent) - 2 - info.nmant)
+    return Fraction(2) ** int(exponent - 2 - info.nmant)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

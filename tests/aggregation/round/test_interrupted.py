@@ -165,7 +165,8 @@ def test_a_superseded_attempt_changes_nothing(world: TwinWorld) -> None:
     def sleep() -> bool:
         if not model.aggregates:
             world.pass_time()
-            assert run_round(world.process(), model.id).status is Status.PUBLISHED
+            other: Any = world.process()
+            assert run_round(other, model.id).status is Status.PUBLISHED
         return False
 
     answer = run_round(world.connector, model.id, out_of_time=sleep)

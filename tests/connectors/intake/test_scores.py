@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.core.files.storage import default_storage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from connectors.usecases.publish import score_refusal
 from models_app.models import Client, ClientAggregateScore, FederatedModel, ModelAggregate
 from tests.factories import client_id, make_model, put, s3_record
 from tests.test_lambda_handler import invoke
+from tests.untyped import default_storage
 
 SCHEMA = {
     "type": "object",

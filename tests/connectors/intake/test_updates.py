@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from botocore.exceptions import ClientError
-from django.core.files.storage import default_storage
 from django.db import connection
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -41,6 +40,7 @@ from tests.connectors.intake.uploads import (
 from tests.connectors.rounds.test_concurrent_rounds import in_thread
 from tests.connectors.workflow.backends import as_npz
 from tests.factories import SMALL, client_id, filled, make_model
+from tests.untyped import default_storage
 
 with_database = pytest.mark.usefixtures("database", "shared_cloud")
 
@@ -102,6 +102,7 @@ def test_an_update_without_metadata_counts_one_example_of_the_initial_model(
 def test_an_unreadable_initial_model_does_not_reject_updates(intake: UpdateIntake) -> None:
     """The updates are kept, and the round fails."""
     model = make_model(1, initial=SMALL)
+    assert model.current_artifact is not None
     factories.put(model.current_artifact.values.name, b"broken")
     accepted(intake, uploaded(model))
 
@@ -392,9 +393,9 @@ def test_an_object_encrypted_with_its_uploaders_key_is_rejected(
 ) -> None:
     """It is not delivered again and again, and does not stop a round."""
     model = make_model(1)
-    key = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/the-uploaders"}
+    key: dict[str, Any] = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/the-uploaders"}
     upload = uploaded(model, **key)
-    denied = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    denied: Any = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
 
     def get_object(**asked: Any) -> None:
         raise ClientError(denied, "GetObject")
@@ -435,6 +436,7 @@ def test_the_layout_of_a_model_is_read_once(intake: UpdateIntake) -> None:
     """An aggregate never changes, so its layout is cached."""
     model = make_model(2, initial=SMALL)
     accepted(intake, uploaded(model, 1))
+    assert model.current_artifact is not None
     default_storage.delete(model.current_artifact.values.name)
     assert "is missing" in rejection_of(intake, uploaded(model, 2, {"w": SMALL["w"]}))
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import safetensors.numpy
-from django.core.files.storage import default_storage
 
 from connectors.intake.updates import UpdateIntake
 from connectors.intake.upload import Upload
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 from tests import factories
 from tests.factories import SMALL, client_id
+from tests.untyped import default_storage
 
 Status = ModelUpdate.Status
 

@@ -144,7 +144,8 @@ def test_the_event_of_a_workflows_aggregate_says_so(bus: Bus) -> None:
     connector = application.workflow_connector()
     connector.register_model_updates_for_aggregation([update])
     (loaded,) = connector.pull_model_updates_data([update])
-    results = connector.prep_model_data_for_storage(loaded.data)
+    data: Any = loaded.data
+    results = connector.prep_model_data_for_storage(data)
     aggregate = connector.post_new_model_aggregate(model, None, results)
     connector.register_model_update_used_in_aggregate([update], aggregate)
     invoke(payload("schedule-sweep"))
@@ -214,7 +215,7 @@ def test_a_failed_round_and_the_pause_it_causes_are_two_events(bus: Bus) -> None
     assert model.current_artifact
     ready_update(model, 1, filled(1.0))
     FederatedModel.objects.filter(pk=model.pk).update(failed_rounds=2)
-    model.current_artifact.values.storage.delete(model.current_artifact.values.name)
+    model.current_artifact.values.storage.delete(str(model.current_artifact.values.name))
     with pytest.raises(Exception, match="cannot be read"):
         invoke(scheduled(model))
     (failed, paused) = bus.received()

@@ -182,7 +182,7 @@ def test_a_client_who_left_is_neither_heard_nor_waited_for(ledger: RoundLedger) 
     """What somebody uploaded who is no member any more is not ready."""
     model = make_model(2, requirement="all_clients")
     heard, _ = ready(model, 1), ready(model, 2)
-    model.clients.remove(client_id(2))
+    model.clients.remove(Client.objects.get(pk=client_id(2)))
     assert [update.id for update in claimed(ledger, model).updates] == [heard.pk]
 
 

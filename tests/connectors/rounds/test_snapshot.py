@@ -26,6 +26,7 @@ def aggregate(
     for client, (value, count) in enumerate(zip(values, counts, strict=True), 1):
         ready_update(model, client, filled(value), num_examples=count)
     answer = run_round(application.round_connector(), model.pk)
+    assert answer.aggregate_id is not None
     made = ModelAggregate.objects.get(pk=answer.aggregate_id)
     tensors = safetensors.numpy.load(get(str(made.result.name)))
     (value,) = {float(each) for tensor in tensors.values() for each in np.ravel(tensor)}

@@ -96,7 +96,8 @@ def test_a_notification_may_name_several_uploads() -> None:
     (record,) = PAYLOADS["s3-put"]["Records"]
     other = changed(record, ("s3", "object", "key"), "updates/3/x/%C3%BC+%2B.npz")
     found = parse({"Records": [record, other]})
-    assert [each.key for each in found] == [f"{KEY}/round-1.safetensors", "updates/3/x/ü +.npz"]
+    keys = [each.key for each in found if isinstance(each, Upload)]
+    assert keys == [f"{KEY}/round-1.safetensors", "updates/3/x/ü +.npz"]
 
 
 @pytest.mark.parametrize("name", ["Put", "Post", "Copy", "CompleteMultipartUpload"])

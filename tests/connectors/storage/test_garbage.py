@@ -15,7 +15,7 @@ from aggregation.engine import DEFAULT_RESOURCES, Combined, Resources
 from aggregation.round import RoundResult, run_round
 from aggregation.rules import Selection
 from connectors import application
-from connectors.rounds.ledger import MAX_ATTEMPTS_WITHOUT_PROGRESS
+from connectors.limits import MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.storage.filesystem import FileObjects
 from connectors.storage.garbage import collect_garbage
 from models_app.models import FederatedModel, ModelUpdate

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from django.core.files.storage import default_storage
 
 from connectors import application
 from connectors.usecases.verify import AuditMismatch, verify
 from models_app.models import FederatedModel, ModelUpdate
 from tests.factories import filled, make_model, upload
 from tests.test_lambda_handler import invoke
+from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 

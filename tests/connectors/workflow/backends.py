@@ -110,7 +110,8 @@ class TwinWorld(World):
 
     def process(self) -> InMemoryRoundConnector:
         # Its dictionaries are the database; every process has the same.
-        return self.connector
+        connector: InMemoryRoundConnector = self.connector
+        return connector
 
     def pass_time(self, time: timedelta = BEYOND_THE_LEASE) -> None:
         self.connector.now += time
@@ -135,7 +136,7 @@ class TwinWorld(World):
         return model.latest
 
     def bytes_of(self, aggregate: Any) -> bytes:
-        return self.connector.storage.bodies[aggregate.result.name]
+        return bytes(self.connector.storage.bodies[aggregate.result.name])
 
     def now(self, update: Any) -> Any:
         return next(each for each in update.federated_model.updates if each.id == update.id)

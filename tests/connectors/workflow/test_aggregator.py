@@ -78,6 +78,7 @@ def test_what_another_round_has_is_left_to_it(connector: Any) -> None:
 def test_a_model_that_cannot_be_read_is_not_the_clients_fault(connector: Any) -> None:
     """Where the initial model is broken, no update is rejected for it."""
     model = make_model(1, initial=SMALL)
+    assert model.current_artifact is not None
     factories.put(model.current_artifact.values.name, b"broken")
     update = ready_update(model, 1, filled(1.0))
     with pytest.raises(InvalidWeights, match="weights of our own, cannot be read") as error:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aggregation.errors import Conflict, LeaseLost
-from aggregation.round import Claim, Status, run_round
+from aggregation.round import Claim, RoundAnswer, Status, run_round
 from tests.connectors.workflow.backends import DjangoWorld
 from tests.connectors.workflow.test_steps import hook, ids, workflow
 
@@ -111,6 +111,7 @@ def test_killed_before_posting_its_updates_are_ready_again(world: DjangoWorld) -
     world.workflow.register_model_updates_for_aggregation(updates)
     world.pass_time()
     claim = world.process().claim_round(model.id)
+    assert isinstance(claim, Claim)
     assert [each.id for each in claim.updates] == ids(updates)
     assert world.states(*updates) == [("RUNNING", None), ("RUNNING", None)]
 
@@ -121,7 +122,9 @@ def taken_from_its_workflow(world: DjangoWorld, initial: Any = None) -> tuple[An
     updates = [world.update(model, n, [[float(n)]]) for n in (1, 2)]
     world.workflow.register_model_updates_for_aggregation(updates)
     world.pass_time()
-    assert world.process().claim_round(model.id).status is Status.WAITING
+    answer = world.process().claim_round(model.id)
+    assert isinstance(answer, RoundAnswer)
+    assert answer.status is Status.WAITING
     assert world.states(*updates) == [("FAILED", None)] * 2
     return model, updates
 
@@ -144,7 +147,9 @@ def test_what_was_taken_is_not_posted_after_a_round_that_failed(world: DjangoWor
     model, updates = taken_from_its_workflow(world)
     world.update(model, 3, [[6.0]])
     other = world.process()
-    other.fail_round(other.claim_round(model.id), RuntimeError("no luck"))
+    claim = other.claim_round(model.id)
+    assert isinstance(claim, Claim)
+    other.fail_round(claim, RuntimeError("no luck"))
     with pytest.raises(Conflict):
         world.workflow.post_new_model_aggregate(model, None, [[1.5]])
     assert world.states(*updates) == [("FAILED", None)] * 2

@@ -141,7 +141,9 @@ def test_each_aggregate_succeeds_the_one_before(world: DjangoWorld) -> None:
         aggregate = workflow(world.another_workflow(), model.id)
         assert aggregate.number == number
         assert (aggregate.parent.number if aggregate.parent else 0) == number - 1
-        assert world.workflow.pull_latest_model_aggregate(model).id == aggregate.id
+        latest = world.workflow.pull_latest_model_aggregate(model)
+    assert latest is not None
+    assert latest.id == aggregate.id
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,9 @@ def test_a_model_that_does_not_exist_is_none(world: DjangoWorld) -> None:
 def test_a_model_is_found_by_its_id(world: DjangoWorld) -> None:
     """The model with that id is given, whatever others there are."""
     model = [world.model(1), world.model(1)][0]
-    assert world.workflow.pull_federated_model_w_id(model.id).id == model.id
+    found = world.workflow.pull_federated_model_w_id(model.id)
+    assert found is not None
+    assert found.id == model.id
 
 
 def test_before_the_first_round_there_is_no_aggregate(world: DjangoWorld) -> None:
@@ -439,4 +443,6 @@ def test_the_database_can_be_migrated_at_any_time(world: DjangoWorld) -> None:
     """Bringing a database that is up to date to the newest structure changes nothing."""
     model = world.model(1)
     world.workflow.update_metadata_database_arch()
-    assert world.workflow.pull_federated_model_w_id(model.id).id == model.id
+    found = world.workflow.pull_federated_model_w_id(model.id)
+    assert found is not None
+    assert found.id == model.id
