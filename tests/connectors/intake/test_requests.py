@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from django.core.files.storage import default_storage
 
 from connectors.intake.updates import UpdateIntake
 from tests.connectors.intake.uploads import uploaded
 from tests.factories import make_model
+from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("database", "shared_cloud")
 

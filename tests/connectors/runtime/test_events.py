@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.intake.upload import Upload
 from connectors.runtime.events import (
     RoundRequest,
     StorageTest,
     SweepRequest,
     UnknownEvent,
-    Upload,
     is_sqs_batch,
     parse,
     parse_body,

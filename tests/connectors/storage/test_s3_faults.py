@@ -120,7 +120,7 @@ class Operations:
         begun.write_part(1, b"1")
         sink = again(self.bad, begun.state())
         sink.write_part(2, b"2")
-        return sink.state()["parts"] == 2
+        return bool(sink.state()["parts"] == 2)
 
     def complete(self) -> bool:
         begun = self.well.sink(new_key(), None)
