@@ -49,7 +49,7 @@ shell: $(VENV)/.run ## Start the embedded cloud in mine/, and a shell that is co
 	@$(BIN)/python -m local.shell mine
 
 ##@ Test it
-.PHONY: test test-fast test-all test-examples browser fuzz
+.PHONY: test test-fast test-all coverage test-examples browser fuzz
 
 # `make test-examples` runs the examples, all of them.
 SUITE = --ignore tests/examples $(SLOWEST) tests
@@ -73,10 +73,14 @@ FAST := tests/aggregation tests/connectors/intake tests/connectors/rounds tests/
 test-fast: $(VENV)/.dev ## Run the tests of the inner loop, without PostgreSQL, in under 40 s.
 	$(PYTEST) -q --hypothesis-profile quick -k "not postgres" $(FAST)
 
-test-all: $(VENV)/.dev browser ## Run every test, and measure the coverage of branches.
-	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS) .coverage*
-	$(PYTEST) --cov --cov-report= $(SUITE)
+test-all: $(VENV)/.dev browser ## Run every test, the exhaustive matrices too.
+	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
+	$(PYTEST) $(SUITE)
 	$(BIN)/python -m pytest -q $(POLICY)
+
+coverage: $(VENV)/.dev browser ## Run every test, and report the coverage of branches.
+	@rm -f .coverage*
+	$(PYTEST) --cov --cov-report= $(SUITE)
 	$(BIN)/python -m coverage report
 
 test-examples: export EXAMPLES_PYTHON := $(CURDIR)/$(EXAMPLES)/bin/python
