@@ -114,7 +114,7 @@ def test_a_round_that_kills_its_function_is_given_up(function: WarmFunction) -> 
         assert function.run("invoke", at="CreateMultipartUpload", event=event).ended == "SIGKILL"
         expire_leases()
     function.answer("invoke", event=event)
-    assert model.rounds.get().error == "given up: 5 attempts in a row got no further"
+    assert model.rounds.get().error == "given up: 5 attempts in a row made no progress"
     function.answer("tick")
     assert [update[1] for update in end_state(model)["updates"]] == ["COMPLETE"] * 3
 
