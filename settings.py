@@ -79,6 +79,8 @@ MAX_FAILED_ROUNDS = env.integer("MAX_FAILED_ROUNDS", 3, min=1)
 #: How long a round belongs to a process that is not a Lambda function; in a function, as long as the
 #: invocation may last.
 LEASE_SECONDS = env.integer("LEASE_SECONDS", 900, min=1, max=86_400)
+#: Times that a request to AWS is sent in all; every AWS SDK reads this variable.
+AWS_MAX_ATTEMPTS = env.integer("AWS_MAX_ATTEMPTS", limits.AWS_ATTEMPTS, min=1)
 
 SPOOL_BYTES = (EPHEMERAL_STORAGE_MB << 20) // 10 * 9
 
@@ -153,7 +155,7 @@ if BUCKET:
                 max_pool_connections=READ_THREADS + limits.SPARE_CONNECTIONS,
                 connect_timeout=limits.AWS_CONNECT_SECONDS,
                 read_timeout=limits.S3_READ_SECONDS,
-                retries={"total_max_attempts": limits.AWS_ATTEMPTS},
+                retries={"total_max_attempts": AWS_MAX_ATTEMPTS},
             ),
         },
     }

@@ -59,6 +59,25 @@ def seed(size: Size) -> FederatedModel:
             f'INSERT INTO "{through}" (federatedmodel_id, client_id) '
             f"SELECT {model.pk}, {CLIENT_ID.format('c')} FROM {clients}"
         )
+    _insert_rounds(model, size, rounds, start)
+    _insert_updates(model, clients, rounds, start)
+    score = {
+        "aggregate_id": "r",
+        "client_id": CLIENT_ID.format("c"),
+        "validation_results": """json_build_object('accuracy', 0.5 + r * 0.001, 'num_examples', c)""",
+    }
+    latest = f"generate_series({max(1, size.rounds - SCORED + 1)}, {size.rounds}) AS r"
+    _insert(ClientAggregateScore, score, f"{latest}, {clients}")
+    artifact = ModelArtifact.objects.create(
+        federated_model=model, values="aggregates/1/1.safetensors", version="1.0.0"
+    )
+    FederatedModel.objects.filter(pk=model.pk).update(current_artifact=artifact)
+    _reset_sequences()
+    return model
+
+
+def _insert_rounds(model: FederatedModel, size: Size, rounds: str, start: str) -> None:
+    """Insert a published round and its aggregate for each number."""
     aggregate = {
         "id": "r",
         "federated_model_id": str(model.pk),
@@ -81,20 +100,6 @@ def seed(size: Size) -> FederatedModel:
         "lease_expires_at": start,
     }
     _insert(AggregationRound, made_by, rounds)
-    _insert_updates(model, clients, rounds, start)
-    score = {
-        "aggregate_id": "r",
-        "client_id": CLIENT_ID.format("c"),
-        "validation_results": """json_build_object('accuracy', 0.5 + r * 0.001, 'num_examples', c)""",
-    }
-    latest = f"generate_series({max(1, size.rounds - SCORED + 1)}, {size.rounds}) AS r"
-    _insert(ClientAggregateScore, score, f"{latest}, {clients}")
-    artifact = ModelArtifact.objects.create(
-        federated_model=model, values="aggregates/1/1.safetensors", version="1.0.0"
-    )
-    FederatedModel.objects.filter(pk=model.pk).update(current_artifact=artifact)
-    _reset_sequences()
-    return model
 
 
 def _insert_updates(model: FederatedModel, clients: str, rounds: str, start: str) -> None:

@@ -16,8 +16,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import FloatField, QuerySet, Value
-from django.db.models.functions import Cast, Now
+from django.db.models import QuerySet
+from django.db.models.functions import Now
 
 from aggregation.counts import capped_examples
 from aggregation.errors import Conflict, LeaseLost, RuleError
@@ -43,7 +43,7 @@ from connectors.rounds.selectors import (
     registered_updates,
 )
 from connectors.rounds.snapshot import config_snapshot_of
-from connectors.rounds.sql import ValueById
+from connectors.rounds.sql import norms_of
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
 
@@ -202,7 +202,7 @@ class RoundLedger:
             )
             transitions.reject_updates(registered_updates(held), result.rejected)
             registered_updates(held).order_by().update(
-                status=UpdateStatus.COMPLETE, applied_aggregate=aggregate, norm=_norms(result)
+                status=UpdateStatus.COMPLETE, applied_aggregate=aggregate, norm=norms_of(result)
             )
             transitions.publish_round(
                 held,
@@ -296,12 +296,3 @@ def _claimed(update: ModelUpdate, cap: int | None) -> ClaimedUpdate:
         etag=update.etag,
         version=update.version_id,
     )
-
-
-def _norms(result: RoundResult) -> Cast | Value:
-    """Return the norm of each update that was used, where norms were measured."""
-    norms = result.combined.norms
-    if not norms:
-        return Value(None, output_field=FloatField())
-    finite = {pk: norm for pk, norm in zip(result.used, norms, strict=True) if math.isfinite(norm)}
-    return Cast(ValueById(finite), FloatField())

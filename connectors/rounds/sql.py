@@ -7,14 +7,17 @@ any number of updates and makes the same statements for all of them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db import connection
 from django.db.models import Func, Value
 from django.db.models.expressions import RawSQL
-from django.db.models.fields import TextField
+from django.db.models.fields import FloatField, TextField
 from django.db.models.functions import Cast, Concat
+
+from aggregation.round import RoundResult
 
 
 def ids_in(ids: Iterable[int]) -> RawSQL:
@@ -54,3 +57,12 @@ class ValueById(Func):
         copy = self.copy()
         copy.set_source_expressions([document, path])
         return Func.as_sql(copy, compiler, connection, function="JSON_EXTRACT", **context)
+
+
+def norms_of(result: RoundResult) -> Cast | Value:
+    """Return the norm of each update that was used, where norms were measured."""
+    norms = result.combined.norms
+    if not norms:
+        return Value(None, output_field=FloatField())
+    finite = {pk: norm for pk, norm in zip(result.used, norms, strict=True) if math.isfinite(norm)}
+    return Cast(ValueById(finite), FloatField())

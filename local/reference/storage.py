@@ -13,51 +13,17 @@ def storage_page() -> str:
     """Return the page about keys, metadata, formats and dtypes."""
     # Imported here because Django must be set up first.
     from connectors.intake.scores import MAX_SCORE_BYTES
-    from connectors.storage.keys import (
-        MAX_KEY_BYTES,
-        SCORE_KEY_FORM,
-        UPDATE_KEY_FORM,
-        aggregate_key,
-        pointer_key,
-    )
+    from connectors.storage.keys import MAX_KEY_BYTES
 
-    result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
-    keys = [
-        [code(UPDATE_KEY_FORM), "the client", "an update; each has a new name"],
-        [code(SCORE_KEY_FORM), "the client", "what it measured of an aggregate"],
-        [code(result), "the function", "the weights of round 5 of model 3; they never change"],
-        [code(pointer_key(3)), "the function", "which weights of model 3 to train from"],
-        [
-            code("status/<federated_model_id>/<client_uuid>.json"),
-            "the function",
-            "what became of its updates",
-        ],
-        [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
-    ]
     return page(
         "Storage",
         "The objects in the bucket, or below `STORAGE_ROOT`.",
         "## Keys",
-        table(["key", "written by", ""], keys),
+        table(["key", "written by", ""], _keys()),
         f"A client's id is in lower case, with hyphens. A key has at most {MAX_KEY_BYTES} bytes. The "
         "operator decides who may write where: see the [threat model](../security.md).",
         "## Metadata of an update",
-        table(
-            ["name", "value", "absent"],
-            [
-                ["`num-examples`", "a whole number from 1 to `MAX_NUM_EXAMPLES`", "1"],
-                [
-                    "`base-aggregate`",
-                    "id of the aggregate it was trained from",
-                    "the initial model",
-                ],
-                [
-                    "`update-kind`",
-                    "`weights` or `differences`, as the model expects",
-                    "not checked",
-                ],
-            ],
-        ),
+        _metadata_table(),
         "In S3's headers each name begins with `x-amz-meta-`. An update whose metadata have a name that "
         "resembles one of these, such as `num_examples`, is rejected. Other names are ignored.",
         "## Formats",
@@ -73,6 +39,49 @@ def storage_page() -> str:
         "[Sending an update](../clients.md#what-lies-where) lists their fields. A score has at most "
         f"{MAX_SCORE_BYTES >> 10} KiB.",
     )
+
+
+def _metadata_table() -> str:
+    return table(
+        ["name", "value", "absent"],
+        [
+            ["`num-examples`", "a whole number from 1 to `MAX_NUM_EXAMPLES`", "1"],
+            [
+                "`base-aggregate`",
+                "id of the aggregate it was trained from",
+                "the initial model",
+            ],
+            [
+                "`update-kind`",
+                "`weights` or `differences`, as the model expects",
+                "not checked",
+            ],
+        ],
+    )
+
+
+def _keys() -> list[list[str]]:
+    # Imported here because Django must be set up first.
+    from connectors.storage.keys import (
+        SCORE_KEY_FORM,
+        UPDATE_KEY_FORM,
+        aggregate_key,
+        pointer_key,
+    )
+
+    result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
+    return [
+        [code(UPDATE_KEY_FORM), "the client", "an update; each has a new name"],
+        [code(SCORE_KEY_FORM), "the client", "what it measured of an aggregate"],
+        [code(result), "the function", "the weights of round 5 of model 3; they never change"],
+        [code(pointer_key(3)), "the function", "which weights of model 3 to train from"],
+        [
+            code("status/<federated_model_id>/<client_uuid>.json"),
+            "the function",
+            "what became of its updates",
+        ],
+        [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
+    ]
 
 
 def _formats(max_json_bytes: int) -> list[list[str]]:

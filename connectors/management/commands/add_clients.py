@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from connectors.management.arguments import add_model_argument, add_new_client_arguments
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
-from connectors.usecases.clients import add_clients, client_rows
+from connectors.usecases.administration.clients import add_clients, client_rows
 
 
 class Command(ReportCommand):

@@ -8,7 +8,7 @@ from typing import Any
 from connectors.management.arguments import add_limit_argument
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
-from connectors.usecases.listings import list_clients
+from connectors.usecases.administration.listings import list_clients
 
 
 class Command(ReportCommand):

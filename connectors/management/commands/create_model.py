@@ -15,9 +15,9 @@ from connectors.management.model_options import (
 )
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import plural, to_json
-from connectors.usecases.clients import client_rows
-from connectors.usecases.initial_weights import check_initial_weights
-from connectors.usecases.models import create_model, model_warnings
+from connectors.usecases.administration.clients import client_rows
+from connectors.usecases.administration.initial_weights import check_initial_weights
+from connectors.usecases.administration.models import create_model, model_warnings
 from models_app.models import FederatedModel
 
 

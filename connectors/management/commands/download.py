@@ -15,7 +15,7 @@ from connectors.management.arguments import add_aggregate_argument, add_out_argu
 from connectors.management.files import check_output, whole_file
 from connectors.management.lookup import find_aggregate
 from connectors.management.reports import ReportCommand
-from connectors.usecases.download import save_object, sign_link
+from connectors.usecases.administration.download import save_object, sign_link
 
 
 class Command(ReportCommand):

@@ -14,8 +14,8 @@ from connectors.management.arguments import add_model_argument, add_out_argument
 from connectors.management.files import check_output, whole_file
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
-from connectors.usecases.export import write_csv, write_parquet
-from connectors.usecases.listings import EXPORTS
+from connectors.usecases.administration.export import write_csv, write_parquet
+from connectors.usecases.administration.listings import EXPORTS
 
 SUFFIXES = (".csv", ".parquet")
 

@@ -11,7 +11,7 @@ from connectors.management.arguments import add_model_argument
 from connectors.management.lookup import find_client, find_model
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import to_json
-from connectors.usecases.upload_forms import (
+from connectors.usecases.administration.upload_forms import (
     MAX_FORMS,
     max_minutes,
     max_upload_bytes,

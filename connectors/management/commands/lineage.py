@@ -9,7 +9,7 @@ from connectors.management.arguments import add_limit_argument, add_model_argume
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import cell, plural, to_json
-from connectors.usecases.listings import list_lineage
+from connectors.usecases.administration.listings import list_lineage
 
 
 class Command(ReportCommand):

@@ -7,7 +7,7 @@ from typing import Any
 
 from connectors.management.arguments import add_limit_argument
 from connectors.management.reports import ReportCommand
-from connectors.usecases.listings import list_models
+from connectors.usecases.administration.listings import list_models
 
 
 class Command(ReportCommand):

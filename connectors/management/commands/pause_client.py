@@ -8,7 +8,7 @@ from typing import Any
 from connectors.management.arguments import add_client_argument
 from connectors.management.lookup import find_client
 from connectors.management.reports import ReportCommand
-from connectors.usecases.clients import set_paused
+from connectors.usecases.administration.clients import set_paused
 
 
 class Command(ReportCommand):

@@ -9,7 +9,7 @@ from typing import Any
 
 from connectors.management.arguments import age
 from connectors.management.reports import ReportCommand
-from connectors.usecases.prune import prune
+from connectors.usecases.administration.prune import prune
 
 
 class Command(ReportCommand):

@@ -7,7 +7,7 @@ from typing import Any
 from connectors import application
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import plural
-from connectors.usecases.redrive import redrive
+from connectors.usecases.administration.redrive import redrive
 
 
 class Command(ReportCommand):

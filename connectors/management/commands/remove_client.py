@@ -9,7 +9,7 @@ from connectors.management.arguments import add_client_argument, add_model_argum
 from connectors.management.lookup import find_client, find_model
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import plural
-from connectors.usecases.clients import remove_client
+from connectors.usecases.administration.clients import remove_client
 
 
 class Command(ReportCommand):

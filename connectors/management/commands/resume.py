@@ -8,7 +8,7 @@ from typing import Any
 from connectors.management.arguments import add_model_argument
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
-from connectors.usecases.models import resume_model
+from connectors.usecases.administration.models import resume_model
 
 
 class Command(ReportCommand):

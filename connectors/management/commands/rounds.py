@@ -8,7 +8,7 @@ from typing import Any
 from connectors.management.arguments import add_limit_argument, add_model_argument
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
-from connectors.usecases.listings import list_rounds
+from connectors.usecases.administration.listings import list_rounds
 
 
 class Command(ReportCommand):

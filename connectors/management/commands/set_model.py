@@ -16,7 +16,7 @@ from connectors.management.model_options import (
 )
 from connectors.management.reports import ReportCommand
 from connectors.management.tables import to_json
-from connectors.usecases.models import change_model, model_warnings
+from connectors.usecases.administration.models import change_model, model_warnings
 
 
 class Command(ReportCommand):

@@ -8,7 +8,7 @@ from typing import Any
 from connectors.management.arguments import add_id_argument, add_limit_argument
 from connectors.management.lookup import find_round
 from connectors.management.reports import ReportCommand
-from connectors.usecases.listings import list_round_updates, round_row
+from connectors.usecases.administration.listings import list_round_updates, round_row
 
 
 class Command(ReportCommand):

@@ -14,7 +14,7 @@ from aggregation.requirements import Readiness
 from aggregation.sources import ByteSource
 from connectors.storage.port import copy_to_sink
 from connectors.storage.weights import default_objects
-from connectors.usecases.clients import add_clients
+from connectors.usecases.administration.clients import add_clients
 from models_app.models import Client, FederatedModel, ModelArtifact, pause_changes
 from models_app.scores import DECIDES_SCORES, rescore
 

@@ -1,0 +1,1 @@
+"""What operators do by commands: models, clients, records and files. The function does none of it."""
