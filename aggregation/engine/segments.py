@@ -69,7 +69,8 @@ def measure_segments(
     ------
     end : int
     array of float64
-        Shape (n, n) or (n,). The segments' products are added in order to those of the whole model.
+        Shape (n, n) or (n,), valid until the next segment. The segments' products are added in order to
+        those of the whole model.
 
     Raises
     ------
@@ -95,7 +96,7 @@ def measure_segments(
         if block.stop in is_end:
             if not bad:
                 yield block.stop, running
-            running = no_products(passes.work.rule, len(passes.work.updates))
+            running.fill(0)  # Not another matrix: of many updates it is large.
         try:
             passes.check_time(block)
         except OutOfTime:
