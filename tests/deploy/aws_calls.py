@@ -109,15 +109,30 @@ def _caller() -> str | None:
     """Return the role of the current call; None if it does not belong to a function."""
     stack = list(_project_frames(sys._getframe(3)))
     nearest = stack[0][0] if stack else ""
-    if any(
-        parts == ("lambda_handler.py", "migrate")
-        for frame in sys._current_frames().values()
-        for parts in _project_frames(frame)
-    ):
+    if _is_operating(stack):
         # A thread of the SDK has no frame of this project, but works for one that has.
         return OPERATOR if nearest in DEPLOYED or not stack else None
     typed = any("commands" in parts for parts in stack)
     return AGGREGATOR if nearest in DEPLOYED and not typed else None
+
+
+def _is_operating(stack: list[tuple[str, ...]]) -> bool:
+    """Return whether a stack, or that of the thread that started this one, is in the operators' handler."""
+    inherited = getattr(threading.current_thread(), "started_by_operator", False)
+    return inherited or ("lambda_handler.py", "migrate") in stack
+
+
+_start_thread = threading.Thread.start
+
+
+def _start_noting_operator(thread: threading.Thread) -> None:
+    # The frames of other running threads cannot be read safely, so that a thread notes this as it starts.
+    stack = list(_project_frames(sys._getframe(1)))
+    thread.started_by_operator = _is_operating(stack)  # type: ignore[attr-defined]
+    _start_thread(thread)
+
+
+setattr(threading.Thread, "start", _start_noting_operator)  # noqa: B010 (mypy refuses the assignment)
 
 
 def _project_frames(frame: FrameType | None) -> Iterator[tuple[str, ...]]:
