@@ -30,6 +30,7 @@ DRY_RUN = {"MAKEFLAGS": "n"}
 #: Patterns whose matches differ between runs, with their replacements.
 VOLATILE = {
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?": "<time>",
+    r"(?<=<time>)\s+\d+(\.\d+)?(?=\s)": " <seconds>",
     r"\d+\.\d{3,}": "<seconds>",
     r"─{2,}": "",  # The line below the head of a table, in a terminal.
     r"\s+": " ",

@@ -10,7 +10,6 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from connectors.limits import AWS_ATTEMPTS
 from connectors.storage.retries import TRIES
 from local.event_pump import EventPump
 from local.postgres import EmbeddedPostgres
@@ -97,7 +96,7 @@ class TestS3:
         behind_proxy.answer("invoke", event=event)
         expected = end_state(model)
         model, event = an_upload()
-        s3.fault = outage(TRIES * AWS_ATTEMPTS + 1, FAULTS[fault], only=only)
+        s3.fault = outage(TRIES + 2, FAULTS[fault], only=only)
         assert behind_proxy.answer("invoke", event=event) == FAILED
         assert behind_proxy.answer("invoke", event=event) == DONE
         assert end_state(model) == expected

@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from aggregation.errors import TemporarilyUnavailable
+from connectors import application
 from connectors.errors import ServiceRefused
 from connectors.runtime.queue import RoundQueue, backoff_seconds
 
@@ -83,8 +84,10 @@ def test_access_to_the_queue_that_is_denied_is_not_temporary(cloud: Any) -> None
 @pytest.mark.usefixtures("database")
 def test_without_dead_letters_there_is_nothing_to_put_back(cloud: Any) -> None:
     """A queue that has no dead-letter queue is named."""
+    application.round_queue.cache_clear()
     with (
         override_settings(QUEUE_URL=cloud.dead_letter_url),
         pytest.raises(CommandError, match="has no dead-letter queue"),
     ):
         call_command("redrive")
+    application.round_queue.cache_clear()

@@ -162,7 +162,7 @@ def test_redrive_returns_dead_letters_and_requests_rounds(cloud: Any) -> None:
         status=ModelUpdate.Status.FAILED,
     )
     out = said("redrive")
-    assert "12 dead letters are back" in out
+    assert "12 dead-lettered messages moved back to the queue" in out
     bodies = set()
     while letters := sqs.receive_message(QueueUrl=cloud.queue_url, MaxNumberOfMessages=10).get(
         "Messages"
@@ -177,7 +177,7 @@ def test_a_model_is_paused_with_a_reason_and_resumed() -> None:
     said("pause", model.pk, reason="under review")
     model.refresh_from_db()
     assert (model.allow_aggregation, model.pause_reason) == (False, "under review")
-    assert "it had been paused: under review" in said("resume", model.pk)
+    assert "it was paused: under review" in said("resume", model.pk)
     model.refresh_from_db()
     assert (model.allow_aggregation, model.pause_reason, model.failed_rounds) == (True, "", 0)
 
