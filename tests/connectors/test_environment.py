@@ -1,4 +1,4 @@
-"""Variables of the environment: their types, and what is told of those that are wrong."""
+"""Environment variables: their types, and the error for wrong ones."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from connectors.environment import Environment
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"),
+    ("text", "expected"),
     [("true", True), ("True", True), ("1", True), ("YES", True), ("off", False), ("0", False)],
 )
-def test_a_flag_may_be_called_as_people_call_it(
-    monkeypatch: pytest.MonkeyPatch, told: str, meant: bool
+def test_a_flag_accepts_several_spellings(
+    monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
 ) -> None:
-    """Yes, on, true and 1 are one thing, in any case; and so are their contraries."""
-    monkeypatch.setenv("DEBUG", told)
-    assert Environment().flag("DEBUG", not meant) is meant
+    """A flag accepts yes, on, true, 1 and their opposites in upper and lower case."""
+    monkeypatch.setenv("DEBUG", text)
+    assert Environment().flag("DEBUG", not expected) is expected
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"), [("", []), ("a", ["a"]), ("a,b", ["a", "b"]), (" a , b ", ["a", "b"])]
+    ("text", "expected"), [("", []), ("a", ["a"]), ("a,b", ["a", "b"]), (" a , b ", ["a", "b"])]
 )
-def test_names_have_commas_between(
-    monkeypatch: pytest.MonkeyPatch, told: str, meant: list[str]
+def test_names_are_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, text: str, expected: list[str]
 ) -> None:
-    """Spaces around a name are not of it, and an empty text has no name."""
-    monkeypatch.setenv("ALLOWED_HOSTS", told)
-    assert Environment().names("ALLOWED_HOSTS", ["localhost"]) == meant
+    """Spaces around a name are ignored, and an empty text contains no name."""
+    monkeypatch.setenv("ALLOWED_HOSTS", text)
+    assert Environment().names("ALLOWED_HOSTS", ["localhost"]) == expected
 
 
-def test_what_is_not_set_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A default is given as it is, whatever would be said of it as a variable."""
+def test_a_variable_that_is_not_set_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default is returned unchanged, even if the limits forbid it as a value of the variable."""
     for name in ("READ_THREADS", "BUCKET", "ADMIN", "ALLOWED_HOSTS"):
         monkeypatch.delenv(name, raising=False)
     env = Environment()
@@ -43,10 +43,10 @@ def test_what_is_not_set_has_its_default(monkeypatch: pytest.MonkeyPatch) -> Non
     env.seal()
 
 
-def test_each_variable_is_told_with_what_is_wrong_and_without_its_value(
+def test_the_error_names_each_wrong_variable_without_its_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A value may be a secret that was put into the wrong variable."""
+    """The error omits values, since a value may be a secret in the wrong variable."""
     wrong = {
         "DATABASE_URL": "secret",
         "DEBUG": "secret",

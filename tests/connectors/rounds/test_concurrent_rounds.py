@@ -1,4 +1,4 @@
-"""Processes that want the same round at the same moment, each with its own connection."""
+"""Several processes request the same round at the same time, each with its own connection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ on_postgres = pytest.mark.parametrize("database", ["postgres"], indirect=True)
 
 
 def in_thread(act: Callable[[], Any]) -> Callable[[], Any]:
-    """With a connection to the database of its own, which is closed in the end."""
+    """Return a function that closes the database connection of its thread at the end."""
 
     def run() -> Any:
         try:
@@ -47,15 +47,15 @@ def in_thread(act: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def eight_times(act: Callable[[], Any]) -> list[Any]:
-    """What eight rivals get, or are refused with, who do the same at the same moment."""
+    """Return the results, or the conflicts, of eight threads that act at the same time."""
     barrier = threading.Barrier(8)
 
     def rival() -> Any:
         barrier.wait()
         try:
             return act()
-        except Conflict as lost:
-            return lost
+        except Conflict as conflict:
+            return conflict
 
     with ThreadPoolExecutor(8) as pool:
         rivals = [pool.submit(in_thread(rival)) for _ in range(8)]
@@ -63,31 +63,30 @@ def eight_times(act: Callable[[], Any]) -> list[Any]:
 
 
 def wait_until_blocked() -> None:
-    """Until some other connection waits for a lock."""
+    """Wait until another connection waits for a lock."""
     for _ in range(1000):
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
             if cursor.fetchone()[0]:
                 return
         time.sleep(0.01)
-    raise AssertionError("nobody waits for a lock")
+    raise AssertionError("no connection waits for a lock")
 
 
 @pytest.mark.parametrize("model_number", [1, 2, 3])
-def test_of_eight_rivals_one_has_the_round(model_number: int) -> None:
-    """Claimed by eight at the same moment, there is one round with every update, and seven are told
-    that it is running, or that nothing is ready any more."""
+def test_one_of_eight_rivals_claims_the_round(model_number: int) -> None:
+    """Of eight simultaneous claims, one gets a round with every update; the others are busy or waiting."""
     model = ready_model(4)
     answers = eight_times(lambda: a_ledger().claim(model.pk))
     (claim,) = [each for each in answers if isinstance(each, Claim)]
     assert len(claim.updates) == 4
-    told = {each.status for each in answers if each is not claim}
-    assert told <= {Status.BUSY, Status.WAITING}
+    statuses_of_others = {each.status for each in answers if each is not claim}
+    assert statuses_of_others <= {Status.BUSY, Status.WAITING}
     assert only_round(model).attempt == 1
 
 
-def test_of_eight_rivals_one_takes_a_dead_round_over() -> None:
-    """A round left behind gets one new attempt, not eight."""
+def test_one_of_eight_rivals_takes_over_an_expired_round() -> None:
+    """A round with an expired lease gets one new attempt, not eight."""
     model = ready_model(4)
     claimed(a_ledger(), model)
     pass_time(BEYOND_THE_LEASE)
@@ -96,8 +95,8 @@ def test_of_eight_rivals_one_takes_a_dead_round_over() -> None:
     assert only_round(model).attempt == 2
 
 
-def test_of_eight_rivals_one_publishes() -> None:
-    """The same attempt, awake eight times, makes one aggregate."""
+def test_one_of_eight_rivals_publishes() -> None:
+    """An attempt that publishes eight times at once creates one aggregate."""
     model = ready_model(4)
     claim = claimed(a_ledger(), model)
     answers = eight_times(lambda: a_ledger().publish(claim, result_of(claim)))
@@ -105,8 +104,8 @@ def test_of_eight_rivals_one_publishes() -> None:
     assert model.aggregates.count() == 1
 
 
-def test_of_eight_workflows_one_registers() -> None:
-    """Registered by eight workflows at once, the updates are one's."""
+def test_one_of_eight_workflows_registers() -> None:
+    """Of eight simultaneous registrations of the same updates, one succeeds."""
     model = ready_model(4)
     updates = list(model.model_updates.all())
 
@@ -124,8 +123,7 @@ def test_of_eight_workflows_one_registers() -> None:
 
 @on_postgres
 def test_an_upload_during_a_claim_waits_for_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update that is registered while a round is being claimed is not rejected as superseded by the
-    older one that the claim had seen: its insertion waits for the model's lock."""
+    """An update that arrives during a claim waits for the lock of the model, and is not rejected."""
     model = make_model(1)
     older = ready(model, 1)
     reject_superseded = transitions.reject_superseded
@@ -145,9 +143,8 @@ def test_an_upload_during_a_claim_waits_for_the_next_round(monkeypatch: pytest.M
 
 
 @on_postgres
-def test_a_latecomer_and_its_successor_do_not_block_each_other() -> None:
-    """Whoever changes a round locks its model first: publishing late while another takes over is lost,
-    rather than a deadlock."""
+def test_a_late_attempt_and_its_successor_do_not_deadlock() -> None:
+    """A publication during a takeover loses the lease, and both do not deadlock."""
     model = ready_model()
     late = claimed(a_ledger(), model)
 
@@ -167,10 +164,10 @@ def test_a_latecomer_and_its_successor_do_not_block_each_other() -> None:
 
 
 @on_postgres
-def test_a_request_that_comes_too_soon_waits_for_nobody() -> None:
-    """What has nothing to start does not queue behind whoever holds the model's lock."""
+def test_a_request_without_a_round_does_not_wait_for_the_lock() -> None:
+    """A request that starts no round does not wait for the model's lock."""
     model = make_model(1)
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
         transitions.lock_model(model.pk)
-        asked = pool.submit(in_thread(lambda: a_ledger().claim(model.pk)))
-        assert asked.result(timeout=10).status is Status.WAITING
+        request = pool.submit(in_thread(lambda: a_ledger().claim(model.pk)))
+        assert request.result(timeout=10).status is Status.WAITING

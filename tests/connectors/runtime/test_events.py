@@ -1,4 +1,4 @@
-"""What the function may be invoked with: every payload in `events/`, and whatever else there is."""
+"""The events of the function: every payload in `events/`, and arbitrary JSON."""
 
 from __future__ import annotations
 
@@ -68,31 +68,31 @@ EXPECTED: dict[str, Any] = {
 
 
 def requests_in(event: Any) -> list[Any]:
-    """What an event asks for, as the handler finds it."""
+    """Return the requests in an event, parsed as the handler parses them."""
     if is_sqs_batch(event):
         return [each for record in event["Records"] for each in parse_body(record["body"])]
     return list(parse(event))
 
 
-def test_every_payload_is_expected_to_mean_something() -> None:
-    """There is no payload without a test, and one that is to be unknown."""
+def test_every_payload_has_an_expected_request() -> None:
+    """Every payload has an expected request, except the one that is unknown."""
     assert PAYLOADS.keys() == EXPECTED.keys() | {"unknown"}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_each_payload_is_the_request_it_should_be(name: str) -> None:
-    """Real payloads are understood, with keys as S3 has them, however the event encodes them."""
+def test_each_payload_is_parsed_to_its_request(name: str) -> None:
+    """Real payloads are parsed, and object keys are decoded to those in S3."""
     assert requests_in(PAYLOADS[name]) == [EXPECTED[name]]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_batch_is_told_by_its_records(name: str) -> None:
-    """What comes through a queue is a batch, and nothing else is."""
+def test_a_batch_is_recognised_by_its_records(name: str) -> None:
+    """Only events from a queue are batches."""
     assert is_sqs_batch(PAYLOADS[name]) is name.startswith("sqs-")
 
 
 def test_a_notification_may_name_several_uploads() -> None:
-    """Each record is an upload of its own, in order."""
+    """Each record is a separate upload, in the order of the records."""
     (record,) = PAYLOADS["s3-put"]["Records"]
     other = changed(record, ("s3", "object", "key"), "updates/3/x/%C3%BC+%2B.npz")
     found = parse({"Records": [record, other]})
@@ -102,19 +102,19 @@ def test_a_notification_may_name_several_uploads() -> None:
 
 @pytest.mark.parametrize("name", ["Put", "Post", "Copy", "CompleteMultipartUpload"])
 def test_every_way_of_creating_an_object_is_an_upload(name: str) -> None:
-    """It does not matter how an object came into being."""
+    """Every event name for a created object is parsed to the same upload."""
     record = changed(PAYLOADS["s3-put"]["Records"][0], ("eventName",), f"ObjectCreated:{name}")
     assert parse({"Records": [record]}) == [EXPECTED["s3-put"]]
 
 
 def test_the_input_of_a_scheduler_is_text() -> None:
-    """EventBridge Scheduler hands its input on as text; it is read like any other detail."""
+    """EventBridge Scheduler passes its input as text, which is parsed like any other detail."""
     event = {**PAYLOADS["schedule-sweep-scheduler"], "detail": '{"model_id": 5}'}
     assert parse(event) == [RoundRequest(5)]
 
 
 def changed(event: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy of an event with one value set; REMOVED takes it away."""
+    """Return a copy of an event with one value replaced, or removed for REMOVED."""
     event = copy.deepcopy(event)
     inner = event
     for step in path[:-1]:
@@ -178,10 +178,10 @@ WRONG: list[tuple[str, tuple[Any, ...], Any]] = [
 
 
 @pytest.mark.parametrize(("name", "path", "value"), WRONG)
-def test_a_payload_with_something_wrong_is_unknown(
+def test_a_payload_with_a_wrong_value_is_unknown(
     name: str, path: tuple[Any, ...], value: Any
 ) -> None:
-    """What a payload should tell, and does not, makes it an unknown event, and no other error."""
+    """A missing or wrong value in a payload raises UnknownEvent and no other error."""
     with pytest.raises(UnknownEvent):
         parse(changed(PAYLOADS[name], path, value))
 
@@ -200,29 +200,29 @@ def test_a_payload_with_something_wrong_is_unknown(
         "[" * 10**5,
     ],
 )
-def test_a_message_that_asks_for_nothing_known_is_unknown(body: str) -> None:
-    """The body of a message is JSON that asks for something, or refused."""
+def test_a_message_without_a_known_request_is_unknown(body: str) -> None:
+    """A message whose body is not JSON with a known request is refused."""
     with pytest.raises(UnknownEvent):
         parse_body(body)
 
 
 @pytest.mark.parametrize("event", [None, 3, "text", [], [PAYLOADS["s3-put"]], {}])
-def test_what_is_no_event_is_unknown(event: Any) -> None:
-    """An invocation with something else is refused for what it is, never taken for an empty success."""
+def test_an_invocation_that_is_not_an_event_is_unknown(event: Any) -> None:
+    """An invocation without an event is refused instead of treated as an empty success."""
     assert not is_sqs_batch(event)
     with pytest.raises(UnknownEvent):
         parse(event)
 
 
-def test_a_batch_with_a_foreign_record_is_no_batch() -> None:
-    """Records that came from elsewhere are not answered as if they had come from a queue."""
+def test_records_from_other_sources_are_not_a_batch() -> None:
+    """An event with a record from another source is not a batch."""
     (record,) = PAYLOADS["sqs-model"]["Records"]
     assert not is_sqs_batch({"Records": [record, {**record, "eventSource": "aws:kafka"}]})
     assert not is_sqs_batch({"Records": [record, None]})
 
 
-def test_the_error_names_what_was_received_and_nothing_that_could_break_a_log() -> None:
-    """A stranger's text is escaped and cut short in the message."""
+def test_the_error_shows_the_event_escaped_and_shortened() -> None:
+    """Untrusted text in the error message is escaped and shortened."""
     event = {"source": "evil\n\x1b[31m" + "x" * 1000, "detail-type": "\u202eObject Created"}
     with pytest.raises(UnknownEvent, match="source") as refused:
         parse(event)
@@ -240,7 +240,7 @@ JSON = st.recursive(
 
 
 def places(event: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values in an event."""
+    """Yield the paths of all values in an event."""
     if path:
         yield path
     inner: Any = ()
@@ -255,8 +255,8 @@ def places(event: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 PLACES = [(name, path) for name, event in PAYLOADS.items() for path in places(event)]
 
 
-def understood(event: Any) -> None:
-    """Parse an event as the handler does; what it asks for has the types it says."""
+def assert_parsed_or_unknown(event: Any) -> None:
+    """Parse an event as the handler does, and check the types of the requests."""
     try:
         found = requests_in(event)
     except UnknownEvent:
@@ -272,42 +272,42 @@ def understood(event: Any) -> None:
 
 @given(st.sampled_from(PLACES), JSON)
 @settings(deadline=None, max_examples=500)
-def test_any_value_anywhere_is_understood_or_unknown(
+def test_any_value_anywhere_is_parsed_or_unknown(
     place: tuple[str, tuple[Any, ...]], value: Any
 ) -> None:
-    """A real payload with anything in place of one of its values raises UnknownEvent and nothing else."""
+    """A real payload with one value replaced raises UnknownEvent or nothing."""
     name, path = place
     event = changed(PAYLOADS[name], path, value)
     if name.startswith("sqs-") and path[-1] == "body" and not isinstance(value, str):
         return  # SQS bodies are text.
-    understood(event)
+    assert_parsed_or_unknown(event)
 
 
 @given(JSON)
 @settings(deadline=None, max_examples=300)
-def test_any_json_is_understood_or_unknown(event: Any) -> None:
-    """Anything at all, as an event or as the body of a message, raises UnknownEvent and nothing else."""
-    understood(event)
-    understood({"Records": [{"eventSource": "aws:sqs", "body": json.dumps(event)}]})
+def test_any_json_is_parsed_or_unknown(event: Any) -> None:
+    """Any JSON, as an event or as the body of a message, raises UnknownEvent or nothing."""
+    assert_parsed_or_unknown(event)
+    assert_parsed_or_unknown({"Records": [{"eventSource": "aws:sqs", "body": json.dumps(event)}]})
 
 
 @given(st.sampled_from(PLACES), JSON)
 @settings(deadline=None, max_examples=300)
-def test_any_value_in_the_body_of_a_message_is_understood_or_unknown(
+def test_any_value_in_the_body_of_a_message_is_parsed_or_unknown(
     place: tuple[str, tuple[Any, ...]], value: Any
 ) -> None:
-    """So does such an event that came through a queue."""
+    """A changed payload in the body of a queue message raises UnknownEvent or nothing."""
     name, path = place
     body = json.dumps(changed(PAYLOADS[name], path, value))
-    understood({"Records": [{"eventSource": "aws:sqs", "body": body}]})
+    assert_parsed_or_unknown({"Records": [{"eventSource": "aws:sqs", "body": body}]})
 
 
 @pytest.mark.parametrize("depth", [900, 950, 970, 980, 985, 990, 995, 1000, 10_000])
-def test_nesting_is_understood_or_unknown(depth: int) -> None:
-    """Brackets that just can be read, and no deeper, end in UnknownEvent as well."""
+def test_deep_nesting_is_parsed_or_unknown(depth: int) -> None:
+    """Nesting around the limit of the JSON parser raises UnknownEvent or nothing."""
     for inner in ("{}", '{"Records": %s}', '{"detail-type": "Scheduled Event", "detail": %s}'):
         nested = "[" * depth + "]" * depth
-        understood(
+        assert_parsed_or_unknown(
             {
                 "Records": [
                     {

@@ -1,5 +1,5 @@
-"""SnapStart: AWS's own runtime client, started as it is where a snapshot is taken. The emulator knows no
-snapshots, so that the runtime API it talks to is the test's."""
+"""SnapStart with the runtime client of AWS. The emulator has no snapshots, so the test implements the
+runtime API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from local.lambda_runtime import PROJECT
 from tests.test_lambda_handler import payload
 
-#: The function, after an INIT that does what must not get into a snapshot.
+#: The function, with an INIT whose state must not get into a snapshot.
 FUNCTION = """
 import random, uuid
 from django.db import connection
@@ -46,22 +46,22 @@ DEADLINE_SECONDS = 60
 
 @dataclass
 class Runtime:
-    """What Lambda does for one environment: it waits for INIT, restores it, and invokes it once.
+    """The Lambda service for one environment: wait for INIT, restore it, and invoke it once.
 
     Attributes
     ----------
-    asked : list of str
-        The last words of the paths that were asked for, in order.
+    requested : list of str
+        The last segments of the requested paths, in order.
     connections : int
-        Those the environment had when the snapshot was taken, but for those to the runtime itself.
+        The connections at the time of the snapshot, except those to the runtime API.
     """
 
     event: Any
     process: subprocess.Popen[bytes] | None = None
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     connections: int = -1
     answer: Any = None
-    told: threading.Event = field(default_factory=threading.Event)
+    responded: threading.Event = field(default_factory=threading.Event)
 
     def take_snapshot(self, port: int) -> None:
         assert self.process
@@ -70,8 +70,8 @@ class Runtime:
         self.connections = len(sockets - sockets_to(port))
 
     def credentials(self) -> dict[str, str]:
-        """Those of INIT are nearly over, as they are when a snapshot is restored."""
-        restored = "restore/next" in self.asked
+        """Return credentials; those of INIT expire soon, as they have after a restore."""
+        restored = "restore/next" in self.requested
         ends = datetime.now(UTC) + (timedelta(hours=6) if restored else timedelta(minutes=1))
         return {
             "AccessKeyId": "local",
@@ -82,14 +82,14 @@ class Runtime:
 
 
 def sockets_to(port: int) -> set[str]:
-    """The sockets of this machine that are connected to a port of it; see proc(5)."""
+    """Return the local sockets that are connected to a local port; see proc(5)."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = (line.split() for line in lines)
     return {f"socket:[{each[9]}]" for each in fields if each[2] == f"0100007F:{port:04X}"}
 
 
 class Api(BaseHTTPRequestHandler):
-    """Lambda's runtime API, and its endpoint for credentials."""
+    """The runtime API of Lambda, and its endpoint for credentials."""
 
     protocol_version = "HTTP/1.1"
     runtime: ClassVar[Runtime]
@@ -98,20 +98,20 @@ class Api(BaseHTTPRequestHandler):
         runtime, words = self.runtime, "/".join(self.path.split("/")[-2:])
         if words == "restore/next":
             runtime.take_snapshot(self.server.server_port)  # type: ignore[attr-defined]
-        runtime.asked.append(words)
+        runtime.requested.append(words)
         if words == "function/credentials":
             self._answer(200, runtime.credentials())
-        elif words == "invocation/next" and runtime.asked.count(words) > 1:
-            runtime.told.wait()  # There is no other event: the process is ended meanwhile.
+        elif words == "invocation/next" and runtime.requested.count(words) > 1:
+            runtime.responded.wait()  # There is no other event; the process is killed while it waits.
         else:
             self._answer(200, runtime.event)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.runtime.asked.append(self.path.rpartition("/")[2])
+        self.runtime.requested.append(self.path.rpartition("/")[2])
         self.runtime.answer = json.loads(body)
         self._answer(202, {})
-        self.runtime.told.set()
+        self.runtime.responded.set()
 
     def _answer(self, status: int, body: Any) -> None:
         text = json.dumps(body).encode()
@@ -125,11 +125,11 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the test looks at what was asked."""
+        """Log nothing; the test checks the requests."""
 
 
 def restored(environment: dict[str, str], folder: Path) -> Runtime:
-    """An environment that was initialised, taken a snapshot of, restored, and swept with once."""
+    """Initialise, snapshot and restore an environment, and invoke it with one sweep."""
     (folder / "function.py").write_text(FUNCTION)
     runtime = Runtime(payload("schedule-sweep"))
     api = type("ApiOfOne", (Api,), {"runtime": runtime})
@@ -147,7 +147,7 @@ def restored(environment: dict[str, str], folder: Path) -> Runtime:
             },
         )
         try:
-            assert runtime.told.wait(DEADLINE_SECONDS), runtime.asked
+            assert runtime.responded.wait(DEADLINE_SECONDS), runtime.requested
         finally:
             runtime.process.kill()
             runtime.process.wait()
@@ -161,7 +161,7 @@ def environments(
     shared_cloud: Any,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Runtime]:
-    """Two environments that are restored from the same snapshot, as far as two processes can be."""
+    """Return two environments restored from equal snapshots; each one is a process."""
     environment = shared_cloud.environment() | {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(PROJECT),
@@ -178,34 +178,33 @@ def environments(
         return list(pool.map(lambda folder: restored(environment, folder), folders))
 
 
-def test_a_restored_environment_answers(environments: list[Runtime]) -> None:
-    """What is restored from a snapshot does what the function does."""
+def test_a_restored_environment_responds(environments: list[Runtime]) -> None:
+    """An environment restored from a snapshot handles an event."""
     for runtime in environments:
-        assert "response" in runtime.asked, runtime.answer
+        assert "response" in runtime.requested, runtime.answer
         assert runtime.answer["answer"] == {"requested": []}
 
 
-def test_no_connection_is_in_a_snapshot(environments: list[Runtime]) -> None:
-    """When the snapshot is taken, the environment is connected to nothing but the runtime, though its INIT
-    had a connection to the database."""
+def test_a_snapshot_contains_no_connection(environments: list[Runtime]) -> None:
+    """A snapshot contains no connection to the database, although INIT had opened one."""
     assert [runtime.connections for runtime in environments] == [0, 0]
 
 
-def test_a_restored_environment_makes_its_own_connection(environments: list[Runtime]) -> None:
-    """After the restore the database is spoken to over a new connection."""
+def test_a_restored_environment_opens_a_new_connection(environments: list[Runtime]) -> None:
+    """After the restore, the function uses a new connection to the database."""
     for runtime in environments:
         assert runtime.answer["before"] != runtime.answer["after"]
 
 
 def test_restored_environments_differ_in_their_random_numbers(environments: list[Runtime]) -> None:
-    """Whatever the generator's state in the snapshot, no two environments go on from it alike."""
+    """Two environments restored from the same generator state produce different random numbers."""
     for name in ("random", "uuid"):
         assert len({runtime.answer[name] for runtime in environments}) == 2
 
 
 def test_the_clients_in_a_snapshot_fetch_new_credentials(environments: list[Runtime]) -> None:
-    """The clients are made before the snapshot, by INIT's credentials, and do not go on with those."""
+    """The clients are created before the snapshot, and fetch new credentials after the restore."""
     for runtime in environments:
-        restore = runtime.asked.index("restore/next")
-        assert "function/credentials" in runtime.asked[:restore]
-        assert "function/credentials" in runtime.asked[restore:]
+        restore = runtime.requested.index("restore/next")
+        assert "function/credentials" in runtime.requested[:restore]
+        assert "function/credentials" in runtime.requested[restore:]
