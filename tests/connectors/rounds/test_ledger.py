@@ -1,4 +1,4 @@
-"""The round protocol in the database, beyond the contract: records, limits, statements and rivals."""
+"""The round protocol in the database, beyond the contract: records, limits, statements and outages."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def ledger() -> RoundLedger:
 
 
 def a_ledger() -> RoundLedger:
-    """As another process has it."""
+    """Return a ledger as another process creates it."""
     return RoundLedger(lambda: LEASE, "request-1")
 
 
 def ready(model: FederatedModel, client: int, **fields: Any) -> ModelUpdate:
-    """A ready update without an object: the protocol does not look at bytes."""
+    """Create a ready update without an object, since the protocol reads no bytes."""
     return ModelUpdate.objects.create(
         federated_model=model,
         client_id=client_id(client),
@@ -53,7 +53,7 @@ def ready(model: FederatedModel, client: int, **fields: Any) -> ModelUpdate:
 
 
 def ready_model(clients: int = 1, **fields: Any) -> FederatedModel:
-    """A model, every client of which has an update that is ready."""
+    """Create a model with a ready update of each client."""
     model = make_model(clients, **fields)
     ModelUpdate.objects.bulk_create(
         ModelUpdate(federated_model=model, client=client, data=f"updates/{model.pk}/{client}.npz")
@@ -69,7 +69,7 @@ def claimed(ledger: RoundLedger, model: FederatedModel) -> Claim:
 
 
 def result_of(claim: Claim, rejected: dict[int, str] | None = None) -> RoundResult:
-    """As if the claim's updates had been combined; each one's norm is its id."""
+    """Return a result that combines the updates of a claim; the norm of each is its id."""
     used = [update.id for update in claim.updates if update.id not in (rejected or {})]
     return RoundResult(
         used=tuple(used),
@@ -94,8 +94,8 @@ def only_round(model: FederatedModel) -> AggregationRound:
 # What is recorded
 
 
-def test_a_published_round_tells_what_happened(ledger: RoundLedger) -> None:
-    """Who ran it and when, what came of it, and the norm of each update that was used."""
+def test_a_published_round_records_its_outcome(ledger: RoundLedger) -> None:
+    """A published round records its request, times and counts, and the norm of each used update."""
     model = ready_model(2)
     claim = claimed(ledger, model)
     good, bad = (update.id for update in claim.updates)
@@ -115,8 +115,8 @@ def test_a_published_round_tells_what_happened(ledger: RoundLedger) -> None:
     assert set(model.model_updates.values_list("round", flat=True)) == {found.pk}
 
 
-def test_a_failed_round_tells_the_error(ledger: RoundLedger) -> None:
-    """The kind of the error and its message are kept with the round."""
+def test_a_failed_round_records_the_error(ledger: RoundLedger) -> None:
+    """A failed round records the type and the message of the error."""
     model = ready_model()
     ledger.fail(claimed(ledger, model), ValueError("no luck"))
     found = only_round(model)
@@ -124,8 +124,8 @@ def test_a_failed_round_tells_the_error(ledger: RoundLedger) -> None:
     assert found.finished_on
 
 
-def test_a_rejected_round_tells_why(ledger: RoundLedger) -> None:
-    """Too few usable updates are no failure, and do not count as one."""
+def test_a_rejected_round_records_the_reason(ledger: RoundLedger) -> None:
+    """A round with too few usable updates is rejected and does not count as failed."""
     model = ready_model()
     claim = claimed(ledger, model)
     ledger.reject(claim, {claim.updates[0].id: "nan"}, "0 of 1 clients ready")
@@ -135,9 +135,8 @@ def test_a_rejected_round_tells_why(ledger: RoundLedger) -> None:
     assert model.failed_rounds == 0
 
 
-def test_a_claim_holds_the_terms_under_which_it_was_made(ledger: RoundLedger) -> None:
-    """What an operator changes while a round runs holds from the next round on: whoever takes it over
-    computes the same."""
+def test_a_claim_keeps_the_settings_it_was_made_with(ledger: RoundLedger) -> None:
+    """Settings that change during a round apply from the next round on, also after a takeover."""
     model = make_model(2, aggregator="trimmed_mean", aggregator_args={"f": 0}, max_num_examples=5)
     for client in (1, 2):
         ready(model, client, num_examples=100)
@@ -157,9 +156,8 @@ def test_a_claim_holds_the_terms_under_which_it_was_made(ledger: RoundLedger) ->
     assert [update.num_examples for update in taken.updates] == [5, 5]
 
 
-def test_the_newest_of_a_client_is_told_by_storage(ledger: RoundLedger) -> None:
-    """Events may come in any order: the upload that was stored last counts, not the one that was
-    registered last."""
+def test_the_newest_update_is_the_one_stored_last(ledger: RoundLedger) -> None:
+    """A round takes the upload that was stored last, not the one that was registered last."""
     model, now = make_model(1), timezone.now()
     newest = ready(model, 1, uploaded_on=now)
     older = ready(model, 1, uploaded_on=now - timedelta(seconds=1))
@@ -169,25 +167,25 @@ def test_the_newest_of_a_client_is_told_by_storage(ledger: RoundLedger) -> None:
     assert older.rejection_reason == f"superseded by update {newest.pk}"
 
 
-def test_a_paused_client_is_neither_heard_nor_waited_for(ledger: RoundLedger) -> None:
-    """Its updates are not ready, stay as they are, and the others are all the clients there are."""
+def test_a_paused_client_is_not_part_of_a_round(ledger: RoundLedger) -> None:
+    """The updates of a paused client stay pending, and the requirement does not count the client."""
     model = make_model(2, requirement="all_clients")
-    heard, silent = ready(model, 1), ready(model, 2)
+    active, paused = ready(model, 1), ready(model, 2)
     Client.objects.filter(pk=client_id(2)).update(paused=True)
-    assert [update.id for update in claimed(ledger, model).updates] == [heard.pk]
-    assert statuses([silent]) == ["PENDING"]
+    assert [update.id for update in claimed(ledger, model).updates] == [active.pk]
+    assert statuses([paused]) == ["PENDING"]
 
 
-def test_a_client_who_left_is_neither_heard_nor_waited_for(ledger: RoundLedger) -> None:
-    """What somebody uploaded who is no member any more is not ready."""
+def test_a_removed_client_is_not_part_of_a_round(ledger: RoundLedger) -> None:
+    """The updates of a removed client are not ready, and the requirement does not count the client."""
     model = make_model(2, requirement="all_clients")
-    heard, _ = ready(model, 1), ready(model, 2)
+    member, _ = ready(model, 1), ready(model, 2)
     model.clients.remove(Client.objects.get(pk=client_id(2)))
-    assert [update.id for update in claimed(ledger, model).updates] == [heard.pk]
+    assert [update.id for update in claimed(ledger, model).updates] == [member.pk]
 
 
 def test_a_rule_waits_for_as_many_updates_as_it_needs(ledger: RoundLedger) -> None:
-    """A rule that is not defined for so few updates waits for more, rather than fail."""
+    """A round waits if its rule is not defined for so few updates."""
     model = ready_model(2, aggregator="krum", aggregator_args={"f": 1})
     answer = ledger.claim(model.pk)
     assert isinstance(answer, RoundAnswer)
@@ -196,7 +194,7 @@ def test_a_rule_waits_for_as_many_updates_as_it_needs(ledger: RoundLedger) -> No
 
 
 def test_a_quorum_is_met_once_the_oldest_update_has_waited(ledger: RoundLedger) -> None:
-    """Time alone makes the round start that a missing client kept from starting."""
+    """A quorum starts a round without the missing client after the waiting time."""
     model = make_model(3, requirement="quorum", requirement_args=[2, 10])
     for client in (1, 2):
         ready(model, client)
@@ -209,7 +207,7 @@ def test_a_quorum_is_met_once_the_oldest_update_has_waited(ledger: RoundLedger) 
 
 
 def test_failed_rounds_in_a_row_pause_the_model(ledger: RoundLedger) -> None:
-    """After the third the model is paused, with what went wrong; its updates are as ready as ever."""
+    """The third failed round in a row pauses the model with the error; its updates stay ready."""
     model = ready_model()
     for count in (1, 2, 3):
         model.refresh_from_db()
@@ -224,8 +222,8 @@ def test_failed_rounds_in_a_row_pause_the_model(ledger: RoundLedger) -> None:
     assert statuses(model.model_updates.all()) == ["FAILED"]
 
 
-def test_a_published_round_forgets_failures(ledger: RoundLedger) -> None:
-    """Only failures in a row count."""
+def test_a_published_round_resets_the_count_of_failures(ledger: RoundLedger) -> None:
+    """A published round resets the count of failed rounds to zero."""
     model = ready_model()
     for _ in range(2):
         ledger.fail(claimed(ledger, model), ValueError("no luck"))
@@ -235,8 +233,8 @@ def test_a_published_round_forgets_failures(ledger: RoundLedger) -> None:
     assert (model.failed_rounds, model.allow_aggregation) == (0, True)
 
 
-def test_a_model_paused_by_hand_keeps_its_reason(ledger: RoundLedger) -> None:
-    """What an operator has said is not written over by a round that fails later."""
+def test_a_model_paused_by_an_operator_keeps_its_reason(ledger: RoundLedger) -> None:
+    """A round that fails later does not overwrite the pause reason of an operator."""
     model = ready_model()
     claim = claimed(ledger, model)
     FederatedModel.objects.filter(pk=model.pk).update(
@@ -247,8 +245,8 @@ def test_a_model_paused_by_hand_keeps_its_reason(ledger: RoundLedger) -> None:
     assert model.pause_reason == "under review"
 
 
-def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger) -> None:
-    """Five attempts that got no further are enough: the round fails, and counts as failed."""
+def test_a_round_without_progress_fails(ledger: RoundLedger) -> None:
+    """After five attempts without progress the round fails and counts as failed."""
     model = ready_model()
     for attempt in range(1, MAX_ATTEMPTS_WITHOUT_PROGRESS + 1):
         assert claimed(ledger, model).attempt == attempt
@@ -264,8 +262,8 @@ def test_a_round_that_gets_nowhere_is_given_up(ledger: RoundLedger) -> None:
 
 
 @pytest.mark.parametrize("leave", ["save_checkpoint", "release_lease"])
-def test_a_round_that_gets_on_is_not_given_up(ledger: RoundLedger, leave: str) -> None:
-    """A round may take as many attempts as it likes while each of them stores something."""
+def test_a_round_with_progress_does_not_fail(ledger: RoundLedger, leave: str) -> None:
+    """The number of attempts is unlimited while each one stores a checkpoint."""
     model = ready_model()
     for attempt in range(1, 3 * MAX_ATTEMPTS_WITHOUT_PROGRESS):
         claim = claimed(ledger, model)
@@ -274,8 +272,8 @@ def test_a_round_that_gets_on_is_not_given_up(ledger: RoundLedger, leave: str) -
         pass_time(BEYOND_THE_LEASE)
 
 
-def test_letting_go_without_progress_is_fruitless(ledger: RoundLedger) -> None:
-    """An attempt that ends where it began has stored nothing, though there is a checkpoint."""
+def test_a_release_without_a_new_checkpoint_is_no_progress(ledger: RoundLedger) -> None:
+    """An attempt that stores the checkpoint it started with makes no progress."""
     model = ready_model()
     ledger.release_lease(claimed(ledger, model), checkpoint())
     for _ in range(MAX_ATTEMPTS_WITHOUT_PROGRESS - 1):
@@ -283,11 +281,10 @@ def test_letting_go_without_progress_is_fruitless(ledger: RoundLedger) -> None:
     assert isinstance(ledger.claim(model.pk), RoundAnswer)
 
 
-def test_checkpoints_are_not_written_all_the_time(
+def test_checkpoints_are_written_at_intervals(
     ledger: RoundLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of checkpoints that come quickly the first is kept, and then none for a while; the last one is
-    kept when the lease is released."""
+    """Checkpoints within the interval after the first are skipped; a release always writes the last."""
     seconds = itertools.count(step=CHECKPOINT_SECONDS / 2)
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
     monkeypatch.setattr("connectors.rounds.ledger.time", clock)
@@ -303,8 +300,8 @@ def test_checkpoints_are_not_written_all_the_time(
     assert only_round(model).checkpoint == checkpoint(4)
 
 
-def test_a_rule_that_is_gone_fails_the_round_that_names_it(ledger: RoundLedger) -> None:
-    """Whoever takes over a round whose terms are not known any more gives it up, and says why."""
+def test_a_round_with_an_unknown_rule_fails(ledger: RoundLedger) -> None:
+    """A takeover of a round whose rule no longer exists fails the round and names the rule."""
     model = ready_model()
     claimed(ledger, model)
     only = model.rounds.filter(state=State.RUNNING)
@@ -319,8 +316,8 @@ def test_a_rule_that_is_gone_fails_the_round_that_names_it(ledger: RoundLedger) 
     assert claimed(ledger, model).attempt == 1
 
 
-def test_a_lease_is_as_long_as_it_is_when_the_round_begins() -> None:
-    """The lease of a process that ends soon is short, by the clock of the database."""
+def test_the_length_of_a_lease_is_read_when_the_round_starts() -> None:
+    """A process that ends soon gets a short lease, measured by the clock of the database."""
     left = timedelta(seconds=300)
     ledger = RoundLedger(lambda: left)
     early, late = ready_model(), ready_model()
@@ -332,11 +329,10 @@ def test_a_lease_is_as_long_as_it_is_when_the_round_begins() -> None:
 
 
 @pytest.mark.parametrize("offset", [timedelta(minutes=-10), timedelta(minutes=10)])
-def test_the_clock_of_a_process_does_not_judge_leases(
+def test_leases_do_not_depend_on_the_clock_of_the_process(
     monkeypatch: pytest.MonkeyPatch, offset: timedelta
 ) -> None:
-    """A process whose clock is ten minutes off neither takes a live round over, nor leaves a released
-    one waiting: only the database's clock counts."""
+    """Leases are judged by the clock of the database, even if that of the process is ten minutes off."""
     now = timezone.now
     busy, released = ready_model(), ready_model()
     claimed(a_ledger(), busy)
@@ -349,8 +345,8 @@ def test_the_clock_of_a_process_does_not_judge_leases(
     assert due_models() == []
 
 
-def test_the_first_checkpoint_of_each_round_is_kept(ledger: RoundLedger) -> None:
-    """However soon after another round's: a round has nothing of what was kept of the one before."""
+def test_the_first_checkpoint_of_each_round_is_written(ledger: RoundLedger) -> None:
+    """The first checkpoint of a round is written, however recent that of another round is."""
     for model in (ready_model(), ready_model()):
         ledger.save_checkpoint(claimed(ledger, model), checkpoint())
         assert only_round(model).checkpoint == checkpoint()
@@ -359,30 +355,30 @@ def test_the_first_checkpoint_of_each_round_is_kept(ledger: RoundLedger) -> None
 # What is due
 
 
-def test_due_are_models_with_ready_updates_or_a_dead_round(ledger: RoundLedger) -> None:
-    """A sweep sees to what is ready or was left behind, and to nothing that is paused, busy or done."""
-    waiting, dead, busy, paused, done = (ready_model() for _ in range(5))
-    claimed(ledger, dead)
+def test_models_with_ready_updates_or_an_expired_round_are_due(ledger: RoundLedger) -> None:
+    """Models with ready updates or an expired round are due; paused, busy and finished ones are not."""
+    waiting, expired, busy, paused, done = (ready_model() for _ in range(5))
+    claimed(ledger, expired)
     pass_time(BEYOND_THE_LEASE)
     claimed(ledger, busy)
     claim = claimed(ledger, done)
     ledger.publish(claim, result_of(claim))
     FederatedModel.objects.filter(pk=paused.pk).update(allow_aggregation=False)
-    assert due_models() == [waiting.pk, dead.pk]
+    assert due_models() == [waiting.pk, expired.pk]
 
 
 # Statements
 
 
 def test_statements_of_a_round_do_not_grow_with_updates(ledger: RoundLedger) -> None:
-    """Claiming, publishing and failing cost as many statements for 500 updates as for ten."""
+    """Claiming, publishing and failing take as many statements for 500 updates as for ten."""
     few, many = (statements_of_a_round(ledger, clients) for clients in (10, 500))
     assert few == many
     assert sum(few) < 30
 
 
 def statements_of_a_round(ledger: RoundLedger, clients: int) -> list[int]:
-    """Of claiming, failing, and publishing with half of the updates rejected."""
+    """Count the statements of claiming, failing, and publishing with half of the updates rejected."""
     model = ready_model(clients, requirement="all_clients", furthest_base_agg=2)
     with CaptureQueriesContext(connection) as claiming:
         claim = claimed(ledger, model)
@@ -398,10 +394,10 @@ def statements_of_a_round(ledger: RoundLedger, clients: int) -> list[int]:
 
 
 @pytest.mark.parametrize("reason", ["nothing ready", "unmet", "busy", "paused"])
-def test_a_request_that_changes_nothing_costs_three_statements_at_most(
+def test_a_request_without_effect_takes_at_most_three_statements(
     ledger: RoundLedger, reason: str
 ) -> None:
-    """Most requests for a round come too soon; they neither write nor lock."""
+    """A request for a round that does not start neither writes nor locks."""
     model = make_model(2, requirement="all_clients", allow_aggregation=reason != "paused")
     if reason != "nothing ready":
         ready(model, 1)
@@ -415,11 +411,11 @@ def test_a_request_that_changes_nothing_costs_three_statements_at_most(
     assert not any("FOR UPDATE" in each["sql"] for each in statements)
 
 
-# Out of reach
+# Outages
 
 
-def test_a_database_that_is_away_is_temporarily_unavailable(ledger: RoundLedger) -> None:
-    """Whatever is asked of a database that does not answer ends as the core's own error."""
+def test_an_unreachable_database_is_temporarily_unavailable(ledger: RoundLedger) -> None:
+    """Every operation on an unreachable database raises TemporarilyUnavailable."""
     claim = claimed(ledger, ready_model())
     acts: list[Callable[[], Any]] = [
         lambda: ledger.claim(1),

@@ -1,4 +1,4 @@
-"""Which update of a client a round takes, however the events of its uploads are delivered."""
+"""A round takes the newest update of a client in any order of event delivery."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def newest_after(deliveries: list[Upload]) -> str:
 def test_the_latest_event_wins_in_any_order_of_delivery(
     uploads: list[Upload], order: list[int]
 ) -> None:
-    """Events a millisecond apart may be shuffled and repeated."""
+    """The upload with the latest event time is taken, however events are shuffled and repeated."""
     timed = [
         _at(upload, NOON + timedelta(milliseconds=number)) for number, upload in enumerate(uploads)
     ]
@@ -62,7 +62,7 @@ def test_the_latest_event_wins_in_any_order_of_delivery(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
 @given(order=st.permutations(range(4)))
 def test_of_equal_times_the_latest_arrival_wins(uploads: list[Upload], order: list[int]) -> None:
-    """EventBridge's events have seconds only; keys say nothing about the order."""
+    """Among equal event times the latest arrival is taken, regardless of the keys."""
     timed = [_at(upload, NOON) for upload in uploads]
     deliveries = [timed[number] for number in order]
     assert newest_after([*deliveries, deliveries[0]]) == deliveries[-1].key

@@ -1,6 +1,6 @@
-"""What a round asks of a connector (`aggregation.round.RoundConnector`), of the Django one and its twin.
+"""The contract of `aggregation.round.RoundConnector`, for the Django connector and its in-memory twin.
 
-The steps are taken one by one, as attempts that get in each other's way take them.
+Steps are called one by one, in the orders in which conflicting attempts call them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def ids(claim: Claim) -> list[int]:
 
 
 def result_of(claim: Claim, rejected: dict[int, str] | None = None) -> RoundResult:
-    """As if the claim's updates had been combined."""
+    """Return a result that combines the updates of a claim."""
     used = [update for update in ids(claim) if update not in (rejected or {})]
     return RoundResult(
         used=tuple(used),
@@ -43,15 +43,15 @@ def some_checkpoint(number: int = 1) -> Any:
 # Claiming
 
 
-def test_nothing_ready_is_waiting(world: World) -> None:
-    """Without a ready update there is no round, and no trace of one."""
+def test_a_model_without_ready_updates_waits(world: World) -> None:
+    """Without a ready update no round is created."""
     model = world.model(1)
     answer = world.connector.claim_round(model.id)
     assert (answer.status, answer.model_id, answer.round) == (Status.WAITING, model.id, None)
 
 
-def test_an_unmet_requirement_is_waiting_and_says_what_it_waits_for(world: World) -> None:
-    """The answer names how many clients are ready of how many; the updates stay as they are."""
+def test_an_unmet_requirement_waits_and_gives_the_reason(world: World) -> None:
+    """The answer gives the number of ready clients, and the updates stay pending."""
     model = world.model(3, requirement="all_clients")
     update = world.update(model, 1, [1.0])
     answer = world.connector.claim_round(model.id)
@@ -63,7 +63,7 @@ def test_an_unmet_requirement_is_waiting_and_says_what_it_waits_for(world: World
 
 
 def test_a_paused_model_is_paused(world: World) -> None:
-    """A model that does not allow aggregation starts no round, and its updates wait."""
+    """A model that does not allow aggregation starts no round, and its updates stay pending."""
     model = world.model(1, allow_aggregation=False)
     update = world.update(model, 1, [1.0])
     assert world.connector.claim_round(model.id).status is Status.PAUSED
@@ -71,13 +71,13 @@ def test_a_paused_model_is_paused(world: World) -> None:
 
 
 def test_a_model_that_does_not_exist_is_an_error(world: World) -> None:
-    """A round of no model is not a round that waits."""
+    """A claim for an unknown model raises LookupError."""
     with pytest.raises(LookupError, match="4711"):
         world.connector.claim_round(4711)
 
 
 def test_a_claim_registers_the_newest_update_of_each_client(world: World) -> None:
-    """In the order of clients, whatever the order of arrival; older uploads are INVALID, and say why."""
+    """A claim has the newest update of each client, in client order; older ones become INVALID."""
     model = world.model(2)
     second = world.update(model, 2, [2.0], num_examples=20)
     older = world.update(model, 1, [0.0])
@@ -95,7 +95,7 @@ def test_a_claim_registers_the_newest_update_of_each_client(world: World) -> Non
 
 
 def test_the_parent_is_the_initial_model_and_then_the_latest_aggregate(world: World) -> None:
-    """What a result succeeds is fixed with the claim."""
+    """The claim names the parent: the initial model, and later the latest aggregate."""
     model = world.model(1, initial=SMALL)
     world.update(model, 1, filled(1.0))
     claim = world.connector.claim_round(model.id)
@@ -105,8 +105,8 @@ def test_the_parent_is_the_initial_model_and_then_the_latest_aggregate(world: Wo
     assert world.connector.claim_round(model.id).parent == result_of(claim).location
 
 
-def test_a_round_that_runs_makes_the_next_request_busy(world: World) -> None:
-    """While a lease lives there is no second round, and what has become ready meanwhile waits."""
+def test_a_request_during_a_running_round_is_busy(world: World) -> None:
+    """While a lease is valid no second round starts, and new updates stay pending."""
     model = world.model(2)
     world.update(model, 1, [1.0])
     world.connector.claim_round(model.id)
@@ -116,9 +116,8 @@ def test_a_round_that_runs_makes_the_next_request_busy(world: World) -> None:
     assert world.states(late) == [("PENDING", None)]
 
 
-def test_a_dead_round_is_taken_over_with_the_same_updates(world: World) -> None:
-    """After its lease, and whatever has arrived since, the round goes on as it was claimed, under the
-    next attempt number."""
+def test_an_expired_round_is_taken_over_with_the_same_updates(world: World) -> None:
+    """After its lease a round resumes with the claimed updates and the next attempt number."""
     model = world.model(3, requirement="require_fraction", requirement_args=[0.5])
     first, second = (world.update(model, n, [float(n)]) for n in (1, 2))
     claim = world.connector.claim_round(model.id)
@@ -132,8 +131,8 @@ def test_a_dead_round_is_taken_over_with_the_same_updates(world: World) -> None:
     assert world.process().claim_round(model.id).status is Status.BUSY
 
 
-def test_members_who_join_later_do_not_change_a_claim(world: World) -> None:
-    """A requirement that was met when the round was claimed is met for whoever takes it over."""
+def test_members_that_join_later_do_not_change_a_claim(world: World) -> None:
+    """A requirement that was met at the claim is also met after a takeover."""
     model = world.model(2, requirement="all_clients")
     for client in (1, 2):
         world.update(model, client, [1.0])
@@ -151,7 +150,7 @@ def test_members_who_join_later_do_not_change_a_claim(world: World) -> None:
 
 
 def test_publishing_settles_every_update_of_the_round(world: World) -> None:
-    """The aggregate, what is in it and what was left out become known at once."""
+    """Publishing creates the aggregate and settles used and rejected updates."""
     model = world.model(2)
     good, bad = (world.update(model, n, [float(n)]) for n in (1, 2))
     claim = world.connector.claim_round(model.id)
@@ -173,7 +172,7 @@ def test_publishing_settles_every_update_of_the_round(world: World) -> None:
     ("furthest", "status"), [(1, "INVALID"), (2, "PENDING"), (None, "PENDING")]
 )
 def test_publishing_makes_older_bases_stale(world: World, furthest: Any, status: str) -> None:
-    """What was trained from an aggregate that the model allows no more, nor ever will, is INVALID."""
+    """Publishing makes updates INVALID whose base aggregate is no longer allowed."""
     model = world.model(2, furthest_base_agg=furthest)
     world.update(model, 1, [1.0])
     claim = world.connector.claim_round(model.id)
@@ -184,7 +183,7 @@ def test_publishing_makes_older_bases_stale(world: World, furthest: Any, status:
 
 
 def test_a_rejected_round_frees_its_usable_updates(world: World) -> None:
-    """Bad updates are INVALID with their reasons, good ones as ready as before, and no number is lost."""
+    """A rejected round makes bad updates INVALID, frees the good ones, and reuses its number."""
     model = world.model(2)
     good, bad = (world.update(model, n, [float(n)]) for n in (1, 2))
     claim = world.connector.claim_round(model.id)
@@ -200,8 +199,8 @@ def test_a_rejected_round_frees_its_usable_updates(world: World) -> None:
     assert again.round_id != claim.round_id
 
 
-def test_a_failed_round_gives_its_updates_back(world: World) -> None:
-    """They are FAILED, which is ready, and the next round has the number of the one that failed."""
+def test_a_failed_round_frees_its_updates(world: World) -> None:
+    """The updates of a failed round are FAILED and ready, and the next round has the same number."""
     model = world.model(1)
     update = world.update(model, 1, [1.0])
     claim = world.connector.claim_round(model.id)
@@ -211,8 +210,8 @@ def test_a_failed_round_gives_its_updates_back(world: World) -> None:
     assert (again.number, again.attempt, ids(again)) == (1, 1, [update.id])
 
 
-def test_a_round_that_was_let_go_is_gone_on_with_at_once(world: World) -> None:
-    """Suspended or released, a round has no lease any more, and the next attempt has its checkpoint."""
+def test_a_suspended_or_released_round_resumes_at_once(world: World) -> None:
+    """A suspended or released round has no lease, and the next attempt gets its checkpoint."""
     model = world.model(1)
     world.update(model, 1, [1.0])
     claim = world.connector.claim_round(model.id)
@@ -227,7 +226,7 @@ def test_a_round_that_was_let_go_is_gone_on_with_at_once(world: World) -> None:
 
 
 def test_a_checkpoint_survives_the_attempt_that_made_it(world: World) -> None:
-    """What an attempt kept is there for the one that takes over when it has died."""
+    """After a takeover the new attempt gets the checkpoint of the old one."""
     model = world.model(1)
     world.update(model, 1, [1.0])
     world.connector.save_checkpoint(world.connector.claim_round(model.id), some_checkpoint())
@@ -235,12 +234,12 @@ def test_a_checkpoint_survives_the_attempt_that_made_it(world: World) -> None:
     assert world.process().claim_round(model.id).checkpoint == some_checkpoint()
 
 
-# Coming late
+# Late attempts
 
 LATE: dict[str, Callable[[Any, Claim], Any]] = {
     "publish": lambda connector, claim: connector.publish_round(claim, result_of(claim)),
     "reject": lambda connector, claim: connector.reject_round(claim, {}, "too few"),
-    "keep": lambda connector, claim: connector.save_checkpoint(claim, some_checkpoint()),
+    "save": lambda connector, claim: connector.save_checkpoint(claim, some_checkpoint()),
     "suspend": lambda connector, claim: connector.suspend_round(claim, None),
 }
 QUIETLY_LATE: dict[str, Callable[[Any, Claim], Any]] = {
@@ -259,8 +258,8 @@ def taken_over(world: World) -> tuple[Any, Any, Claim, Claim]:
 
 
 @pytest.mark.parametrize("act", LATE)
-def test_who_was_taken_over_is_refused(world: World, act: str) -> None:
-    """An attempt that wakes up after its lease changes nothing, and the other one publishes."""
+def test_an_attempt_that_was_taken_over_is_refused(world: World, act: str) -> None:
+    """An attempt whose lease was taken over changes nothing, and the new one publishes."""
     _, update, late, holder = taken_over(world)
     with pytest.raises(LeaseLost):
         LATE[act](world.connector, late)
@@ -270,8 +269,8 @@ def test_who_was_taken_over_is_refused(world: World, act: str) -> None:
 
 
 @pytest.mark.parametrize("act", LATE)
-def test_who_comes_after_the_end_is_refused(world: World, act: str) -> None:
-    """Once the other attempt has published, there is one aggregate and there will be no other."""
+def test_a_late_attempt_after_the_end_is_refused(world: World, act: str) -> None:
+    """After another attempt has published, a late attempt creates no second aggregate."""
     model, update, late, holder = taken_over(world)
     world.connector.publish_round(holder, result_of(holder))
     with pytest.raises(LeaseLost):
@@ -281,8 +280,8 @@ def test_who_comes_after_the_end_is_refused(world: World, act: str) -> None:
 
 
 @pytest.mark.parametrize("act", QUIETLY_LATE)
-def test_who_only_gives_up_is_not_told(world: World, act: str) -> None:
-    """Failing or releasing a round that another attempt holds, or has ended, does nothing at all."""
+def test_a_late_failure_or_release_is_ignored(world: World, act: str) -> None:
+    """Failing or releasing a round that another attempt holds or has ended changes nothing."""
     model, update, late, holder = taken_over(world)
     QUIETLY_LATE[act](world.connector, late)
     assert world.process().claim_round(model.id).status is Status.BUSY
@@ -292,8 +291,8 @@ def test_who_only_gives_up_is_not_told(world: World, act: str) -> None:
     assert world.states(update) == [("COMPLETE", 1)]
 
 
-def test_who_was_taken_over_has_not_failed_the_round(world: World) -> None:
-    """Who fails late is told so, and leaves what is stored of the result to whoever holds the round."""
+def test_a_late_failure_returns_false(world: World) -> None:
+    """A late failure returns False, so that the stored result is left to the new attempt."""
     _, _, late, holder = taken_over(world)
     assert world.connector.fail_round(late, RuntimeError("too late")) is False
     world.connector.publish_round(holder, result_of(holder))
@@ -301,7 +300,7 @@ def test_who_was_taken_over_has_not_failed_the_round(world: World) -> None:
 
 
 def test_an_attempt_publishes_once(world: World) -> None:
-    """Publishing again what was published, as after a lost answer, is refused."""
+    """A second publication by the same attempt, as after a lost response, is refused."""
     model = world.model(1)
     world.update(model, 1, [1.0])
     claim = world.connector.claim_round(model.id)
@@ -311,12 +310,12 @@ def test_an_attempt_publishes_once(world: World) -> None:
     assert world.latest(model).number == 1
 
 
-# All of it
+# A whole round
 
 
 @pytest.mark.parametrize("initial", [None, SMALL])
 def test_a_round_publishes_the_weighted_mean(world: World, initial: Any) -> None:
-    """From claim to settled updates, on every connector alike, and again on top of it."""
+    """Two rounds in a row publish the weighted mean and settle their updates."""
     model = world.model(2, initial=initial, requirement="all_clients")
     for value in (1.0, 2.0):
         updates = [

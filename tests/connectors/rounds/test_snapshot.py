@@ -1,4 +1,4 @@
-"""The default cap of what an update counts."""
+"""The default cap of the number of examples of an update."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_two_large_claims_do_not_take_over_a_robust_rule(
 
 
 def test_a_mean_counts_at_most_ten_times_the_median() -> None:
-    """Usual differences between clients count in full, a mistake by orders of magnitude does not."""
+    """Example counts are capped at ten times their median."""
     value, _ = aggregate([0.0, 1.0, 1.0], [10, 30, 60])
     assert value == pytest.approx(0.9)
     value, made = aggregate([0.0, 0.0, 1.0], [10, 10, 10**9])
@@ -61,7 +61,7 @@ def test_a_mean_counts_at_most_ten_times_the_median() -> None:
 
 
 def test_a_cap_of_the_model_replaces_the_default() -> None:
-    """`max_num_examples` is used as it is, also if it is larger than the default cap."""
+    """`max_num_examples` of the model replaces the default cap, even if it is larger."""
     value, made = aggregate([0.0, 0.0, 1.0], [10, 10, 980], max_num_examples=10_000)
     assert made.round.config_snapshot["max_num_examples"] == 10_000
     assert value == pytest.approx(0.98)

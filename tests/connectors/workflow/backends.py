@@ -22,7 +22,7 @@ from tests.twin import InMemoryRoundConnector
 
 STATUS = ModelUpdate.Status
 
-#: A lease in the worlds, and longer than one.
+#: The lease of the worlds, and a time that exceeds it.
 LEASE = timedelta(seconds=60)
 BEYOND_THE_LEASE = LEASE + timedelta(seconds=1)
 
@@ -34,7 +34,7 @@ def as_npz(tensors: Mapping[str, Any]) -> bytes:
 
 
 def encoded(data: Any) -> tuple[bytes, str]:
-    """Bytes as they are, tensors by name as safetensors, anything else as JSON; with the extension."""
+    """Return bytes unchanged, named tensors as safetensors, other data as JSON; and the extension."""
     if isinstance(data, bytes):
         return data, "safetensors"
     if isinstance(data, Mapping):
@@ -43,7 +43,7 @@ def encoded(data: Any) -> tuple[bytes, str]:
 
 
 def decoded(body: bytes, name: str) -> Any:
-    """What the format's own library reads: lists, or tensors by name."""
+    """Return lists or named tensors, read by the library of the format."""
     if name.endswith(".json"):
         return json.loads(body)
     if name.endswith(".npz"):
@@ -52,51 +52,51 @@ def decoded(body: bytes, name: str) -> Any:
 
 
 class World(ABC):
-    """Where models and updates are made, for a connector to find."""
+    """A database and a storage with a connector, in which tests create models and updates."""
 
-    #: The connector of one process; `process` gives that of another.
+    #: The connector of one process; `process` returns that of another.
     connector: Any
 
     @abstractmethod
     def process(self) -> Any:
-        """A round connector as another process has it."""
+        """Return the round connector of another process."""
 
     @abstractmethod
     def pass_time(self, time: timedelta = BEYOND_THE_LEASE) -> None:
-        """Let time pass: leases that were granted before end earlier."""
+        """Let time pass for the leases and updates that exist."""
 
     @abstractmethod
     def model(self, clients: int = 3, *, initial: Any = None, **fields: Any) -> Any:
-        """A model with this many members."""
+        """Create a model with this many members."""
 
     @abstractmethod
     def update(
         self, model: Any, client: int, data: Any, suffix: str | None = None, **fields: Any
     ) -> Any:
-        """A pending update of a client, which need not be a member."""
+        """Create a pending update of a client, which need not be a member."""
 
     @abstractmethod
     def join(self, model: Any, client: int) -> None:
-        """Make a client a member."""
+        """Add a client to the members of a model."""
 
     @abstractmethod
     def latest(self, model: Any) -> Any:
-        """The model's latest aggregate, or None."""
+        """Return the latest aggregate of a model, or None."""
 
     @abstractmethod
     def bytes_of(self, aggregate: Any) -> bytes:
-        """What is stored of an aggregate."""
+        """Return the stored bytes of an aggregate."""
 
     def read(self, aggregate: Any) -> Any:
-        """What the format's own library reads of an aggregate."""
+        """Return an aggregate, read by the library of its format."""
         return decoded(self.bytes_of(aggregate), aggregate.result.name)
 
     @abstractmethod
     def now(self, update: Any) -> Any:
-        """The update as it is kept now."""
+        """Return the current record of an update."""
 
     def states(self, *updates: Any) -> list[tuple[str, int | None]]:
-        """The name of each update's status now, and the number of the aggregate it is in."""
+        """Return the current status of each update, and the number of its aggregate."""
         found = [self.now(update) for update in updates]
         return [
             (STATUS(u.status).name, u.applied_aggregate and u.applied_aggregate.number)
@@ -109,7 +109,7 @@ class TwinWorld(World):
         self.connector = InMemoryRoundConnector(LEASE)
 
     def process(self) -> InMemoryRoundConnector:
-        # Its dictionaries are the database; every process has the same.
+        # The dictionaries of the connector are the database, which all processes share.
         connector: InMemoryRoundConnector = self.connector
         return connector
 
@@ -145,14 +145,14 @@ class TwinWorld(World):
 class DjangoWorld(World):
     def __init__(self) -> None:
         self.connector = self.process()
-        #: The connector of one workflow; `another_workflow` gives that of another.
+        #: The connector of one workflow; `another_workflow` returns that of another.
         self.workflow = self.another_workflow()
 
     def process(self) -> DjangoRoundConnector:
         return application.round_connector(lambda: LEASE)
 
     def another_workflow(self) -> DjangoAggConnector:
-        """The connector of a workflow in another process."""
+        """Return the connector of a workflow in another process."""
         settings = {"lease_seconds": LEASE.total_seconds()}
         return DjangoAggConnector(
             {"metadata_connector": {"type": "DjangoMetadataConnector", "settings": settings}}
@@ -185,6 +185,6 @@ class DjangoWorld(World):
 
 
 def pass_time(time: timedelta) -> None:
-    """Move what the database knows into the past, since its clock cannot be set."""
+    """Move the times in the database into the past, since its clock cannot be set."""
     AggregationRound.objects.update(lease_expires_at=F("lease_expires_at") - time)
     ModelUpdate.objects.update(created_on=F("created_on") - time)

@@ -1,4 +1,4 @@
-"""`DjangoAggConnector` beyond the contract: what workflows written for Django do with it."""
+"""`DjangoAggConnector` beyond the contract, as workflows written for Django use it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def connector() -> DjangoAggConnector:
     return application.workflow_connector()
 
 
-def test_querysets_are_taken_where_lists_are(connector: Any) -> None:
-    """A workflow may pass the querysets it makes for itself, lazy as they are, at every step."""
+def test_querysets_are_accepted_like_lists(connector: Any) -> None:
+    """Every step accepts lazy querysets."""
     model = make_model(2)
     for client in (1, 2):
         ready_update(model, client, b"[[1.0]]", suffix="json")
@@ -46,8 +46,8 @@ def test_querysets_are_taken_where_lists_are(connector: Any) -> None:
     assert statuses(updates) == ["COMPLETE", "COMPLETE"]
 
 
-def test_the_names_of_the_original_are_there(connector: Any) -> None:
-    """A workflow finds the statuses where the original had them, and clients through the model."""
+def test_the_names_of_the_original_exist(connector: Any) -> None:
+    """Statuses and clients are available under the names of the original system."""
     model = make_model(2)
     update = ready_update(model, 1, b"[1]", suffix="json")
     (pulled,) = connector.pull_model_updates_ready_for_aggregation(model, None)
@@ -59,14 +59,14 @@ def test_the_names_of_the_original_are_there(connector: Any) -> None:
 
 
 def test_loading_reads_every_model_with_its_own_layout(connector: Any) -> None:
-    """Updates of two models can be loaded at once; each is held to its own."""
+    """Updates of two models load together, and each is checked against the layout of its own model."""
     one, other = make_model(1, initial=SMALL), make_model(1, initial={"a": SMALL["b"]})
     updates = [ready_update(one, 1, filled(1.0)), ready_update(other, 1, {"a": SMALL["b"]})]
     assert [len(each.data) for each in connector.pull_model_updates_data(updates)] == [2, 1]
 
 
-def test_what_another_round_has_is_left_to_it(connector: Any) -> None:
-    """Looking at a bad update that a round of the function holds tells what is wrong, and no more."""
+def test_loading_does_not_change_the_updates_of_another_round(connector: Any) -> None:
+    """Loading a bad update of a round of the function raises an error and does not reject it."""
     model = make_model(1)
     update = ready_update(model, 1, b"not safetensors")
     application.round_connector().claim_round(model.pk)
@@ -75,8 +75,8 @@ def test_what_another_round_has_is_left_to_it(connector: Any) -> None:
     assert statuses([update]) == ["RUNNING"]
 
 
-def test_a_model_that_cannot_be_read_is_not_the_clients_fault(connector: Any) -> None:
-    """Where the initial model is broken, no update is rejected for it."""
+def test_an_unreadable_model_does_not_reject_updates(connector: Any) -> None:
+    """If the initial model is broken, no update is rejected."""
     model = make_model(1, initial=SMALL)
     assert model.current_artifact is not None
     factories.put(model.current_artifact.values.name, b"broken")
@@ -88,7 +88,7 @@ def test_a_model_that_cannot_be_read_is_not_the_clients_fault(connector: Any) ->
 
 
 def test_a_large_result_of_lists_fits_into_a_model_of_tensors(connector: Any) -> None:
-    """The limit on JSON is for strangers: what a workflow has computed may be longer."""
+    """The size limit on JSON applies to uploads, not to results of a workflow."""
     weights = {"w": np.random.default_rng(0).normal(size=900_000).astype(np.float32)}
     model = make_model(1, initial=weights)
     results = connector.prep_model_data_for_storage(list(weights.values()))
@@ -99,7 +99,7 @@ def test_a_large_result_of_lists_fits_into_a_model_of_tensors(connector: Any) ->
 
 
 def test_statements_do_not_grow_with_updates(connector: Any) -> None:
-    """A workflow's steps cost the same number of statements for three updates as for thirty."""
+    """The steps of a workflow take as many statements for thirty updates as for three."""
     counts = []
     for clients in (3, 30):
         model = make_model(clients)
@@ -123,7 +123,7 @@ def test_statements_do_not_grow_with_updates(connector: Any) -> None:
 
 
 def test_a_failed_workflow_leaves_no_round_open(connector: Any) -> None:
-    """When all updates of a round by hand have failed, another round may begin at once."""
+    """After all updates of an external round have failed, another round can start at once."""
     model = make_model(2)
     updates = [ready_update(model, n, b"[1]", suffix="json") for n in (1, 2)]
     connector.register_model_updates_for_aggregation(updates)
@@ -134,17 +134,16 @@ def test_a_failed_workflow_leaves_no_round_open(connector: Any) -> None:
     connector.register_model_updates_for_aggregation(updates)
 
 
-def test_an_empty_database_is_given_its_structure(connector: Any, tmp_path: Any) -> None:
-    """Bringing an empty database to the newest structure applies every migration there is."""
+def test_an_empty_database_is_migrated(connector: Any, tmp_path: Any) -> None:
+    """Updating an empty database applies every migration."""
     with using_database(f"sqlite:///{tmp_path / 'empty.sqlite3'}"):
         connector.update_metadata_database_arch()
         executor = MigrationExecutor(connection)
         assert executor.migration_plan(executor.loader.graph.leaf_nodes()) == []
 
 
-def test_a_workflow_that_failed_does_not_keep_a_model_from_its_way_back(connector: Any) -> None:
-    """Rolling back makes the next aggregate, though a round by hand that was to make it has failed: its
-    updates are in no aggregate, and stay ready."""
+def test_a_failed_workflow_does_not_prevent_a_rollback(connector: Any) -> None:
+    """A rollback after a failed external round creates the next aggregate; the updates stay ready."""
     model = make_model(1)
     first = connector.post_new_model_aggregate(model, None, [[1.0]])
     connector.post_new_model_aggregate(model, first, [[2.0]])

@@ -1,4 +1,4 @@
-"""External rounds: whose they are, what is refused, how they are recovered, continued and fenced off."""
+"""External rounds: ownership, refusals, recovery, continuation and fencing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.factories import SMALL, filled
 
 
 def registered(world: DjangoWorld, clients: int = 2) -> tuple[Any, list[Any]]:
-    """A model, and updates of all its clients that a workflow has registered."""
+    """Create a model, and updates of all its clients that a workflow has registered."""
     model = world.model(clients)
     updates = [world.update(model, n, [float(n)]) for n in range(1, clients + 1)]
     world.workflow.register_model_updates_for_aggregation(updates)
@@ -33,7 +33,7 @@ def running_round(model: FederatedModel) -> AggregationRound:
 
 
 def test_a_late_workflow_does_not_post_into_the_round_of_another(world: DjangoWorld) -> None:
-    """Its updates are in another round by now, or ready: in an aggregate they would count twice."""
+    """A workflow that lost its lease cannot post, since its updates would count twice."""
     model, (first, second) = registered(world)
     world.pass_time()
     other = world.another_workflow()
@@ -54,7 +54,7 @@ def test_a_late_workflow_does_not_post_into_the_round_of_another(world: DjangoWo
 
 
 def test_a_late_workflow_does_not_settle_the_round_of_another(world: DjangoWorld) -> None:
-    """Whatever it says of its updates, they are registered for the other round."""
+    """A workflow that lost its lease cannot settle updates that are registered for another round."""
     model, updates = registered(world)
     world.pass_time()
     other = world.another_workflow()
@@ -73,7 +73,7 @@ def test_a_late_workflow_does_not_settle_the_round_of_another(world: DjangoWorld
 
 
 def test_a_workflow_that_was_refused_settles_nothing(world: DjangoWorld) -> None:
-    """The failure hook of a tick that overlaps with another leaves the round of the other alone."""
+    """The failure hook of a refused workflow does not change the round of the other one."""
     model, updates = registered(world)
     overlapping = world.another_workflow()
     with pytest.raises(Conflict):
@@ -86,8 +86,8 @@ def test_a_workflow_that_was_refused_settles_nothing(world: DjangoWorld) -> None
     world.workflow.register_model_update_used_in_aggregate(updates, aggregate)
 
 
-def test_who_has_changed_a_round_fences_off_whoever_has_read_it_before(world: DjangoWorld) -> None:
-    """A result that was computed with an update which another process gave back is not posted."""
+def test_a_change_of_a_round_fences_off_earlier_readers(world: DjangoWorld) -> None:
+    """A result that contains an update released by another process is not posted."""
     model, (first, _) = registered(world)
     later = world.another_workflow()
     later.pull_model_updates_registered_for_aggregation(model)
@@ -101,7 +101,7 @@ def test_who_has_changed_a_round_fences_off_whoever_has_read_it_before(world: Dj
 
 
 def test_after_a_failed_round_an_unknown_workflow_does_not_post(world: DjangoWorld) -> None:
-    """It may be the one whose updates are ready again, as if it had called from a new process."""
+    """A workflow without a round cannot post after a failed round, whose updates are ready again."""
     model, updates = registered(world)
     world.pass_time()
     other = world.another_workflow()
@@ -117,7 +117,7 @@ def test_after_a_failed_round_an_unknown_workflow_does_not_post(world: DjangoWor
 
 
 def test_a_later_connector_continues_a_round(world: DjangoWorld) -> None:
-    """A process that died between two calls leaves its round to the next, as long as the lease lasts."""
+    """A later process continues the round of a dead one while the lease is valid."""
     model, updates = registered(world)
     later = world.another_workflow()
     found = later.pull_model_updates_registered_for_aggregation(model)
@@ -132,7 +132,7 @@ def test_a_later_connector_continues_a_round(world: DjangoWorld) -> None:
 def test_the_closing_hook_settles_the_models_open_round(
     world: DjangoWorld, is_successful: bool
 ) -> None:
-    """It is a separate call that knows only the id of the model."""
+    """The closing hook, which knows only the id of the model, settles its open round."""
     model, updates = registered(world)
     if is_successful:
         world.workflow.post_new_model_aggregate(model, None, [1.5])
@@ -143,7 +143,7 @@ def test_the_closing_hook_settles_the_models_open_round(
 
 
 def test_the_closing_hook_settles_no_round_whose_lease_has_expired(world: DjangoWorld) -> None:
-    """Such a round is recovered, and counts as failed, whatever the hook says."""
+    """A round with an expired lease is recovered and counts as failed, whatever the hook reports."""
     model, updates = registered(world)
     world.pass_time()
     hook(world.another_workflow(), model.pk, True)
@@ -159,10 +159,10 @@ def test_the_closing_hook_settles_no_round_whose_lease_has_expired(world: Django
     ],
     ids=["pending", "ready"],
 )
-def test_pulling_recovers_the_updates_of_a_workflow_that_died(
+def test_pulling_recovers_the_updates_of_a_dead_workflow(
     world: DjangoWorld, pull: Callable[..., Any]
 ) -> None:
-    """Where only such workflows run, nobody else would."""
+    """Pulling updates recovers those of a dead workflow, also if no round of the function runs."""
     model, updates = registered(world)
     other = world.another_workflow()
     assert list(pull(other, model)) == []
@@ -174,7 +174,7 @@ def test_pulling_recovers_the_updates_of_a_workflow_that_died(
 
 
 def test_a_round_takes_the_newest_update_of_each_member(world: DjangoWorld) -> None:
-    """Of two updates of a client the older is superseded; a stranger's is not registered at all."""
+    """The older of two updates of a client is superseded, and one of a nonmember is not registered."""
     model = world.model(1)
     older, newer = world.update(model, 1, [1.0]), world.update(model, 1, [2.0])
     stranger = world.update(model, 3, [3.0])
@@ -188,7 +188,7 @@ def test_a_round_takes_the_newest_update_of_each_member(world: DjangoWorld) -> N
 
 
 def test_a_published_external_round_makes_older_bases_stale(world: DjangoWorld) -> None:
-    """As a round of the function does."""
+    """A published external round rejects stale updates, like a round of the function."""
     model = world.model(2, furthest_base_agg=1)
     used, waiting = (world.update(model, n, [1.0]) for n in (1, 2))
     world.workflow.register_model_updates_for_aggregation([used])
@@ -200,8 +200,8 @@ def test_a_published_external_round_makes_older_bases_stale(world: DjangoWorld) 
 # Contradictions
 
 
-def test_an_update_is_not_in_the_aggregate_of_another_model(world: DjangoWorld) -> None:
-    """Each model has aggregates of its own updates only."""
+def test_an_update_cannot_be_in_the_aggregate_of_another_model(world: DjangoWorld) -> None:
+    """An update cannot be registered as used in an aggregate of another model."""
     _, (update, _) = registered(world)
     other = world.model(1)
     foreign = world.another_workflow().post_new_model_aggregate(other, None, [1.0])
@@ -234,7 +234,7 @@ def test_an_update_that_is_not_registered_is_not_settled(
 
 
 def test_nothing_is_posted_on_a_paused_model(world: DjangoWorld) -> None:
-    """With or without a round of its own, a workflow waits until the model is resumed."""
+    """A workflow cannot post on a paused model, with or without an open round."""
     model, updates = registered(world)
     FederatedModel.objects.filter(pk=model.pk).update(allow_aggregation=False)
     with pytest.raises(Conflict, match="paused"):
@@ -248,7 +248,7 @@ def test_nothing_is_posted_on_a_paused_model(world: DjangoWorld) -> None:
 
 
 def test_a_refused_result_leaves_no_object(world: DjangoWorld) -> None:
-    """What is refused is refused before it is stored."""
+    """A result is checked before it is stored."""
     from connectors import application
 
     model, _ = registered(world)
@@ -260,8 +260,8 @@ def test_a_refused_result_leaves_no_object(world: DjangoWorld) -> None:
     assert {each.key for each in application.objects().orphans("aggregates/")} == before
 
 
-def test_part_of_a_posted_round_is_not_confirmed_as_complete(world: DjangoWorld) -> None:
-    """Which of the others are in the aggregate only its workflow knows."""
+def test_a_posted_round_cannot_be_completed_in_part(world: DjangoWorld) -> None:
+    """Only part of the updates cannot be completed, since the use of the others is unknown."""
     model, updates = registered(world)
     world.workflow.post_new_model_aggregate(model, None, [1.5])
     with pytest.raises(Conflict, match="other updates"):
@@ -274,7 +274,7 @@ def test_part_of_a_posted_round_is_not_confirmed_as_complete(world: DjangoWorld)
 
 @pytest.mark.parametrize("end", ["says so", "dies"])
 def test_failed_external_rounds_pause_the_model(world: DjangoWorld, end: str) -> None:
-    """They count as the function's do: after the third in a row somebody must look."""
+    """The third failed external round in a row pauses the model."""
     model = world.model(1)
     update = world.update(model, 1, [1.0])
     for _ in range(settings.MAX_FAILED_ROUNDS):
@@ -293,8 +293,8 @@ def test_failed_external_rounds_pause_the_model(world: DjangoWorld, end: str) ->
     assert world.states(update) == [("FAILED", None)]
 
 
-def test_a_posted_external_round_ends_a_row_of_failures(world: DjangoWorld) -> None:
-    """Only failures in a row count."""
+def test_a_posted_external_round_resets_the_count_of_failures(world: DjangoWorld) -> None:
+    """A posted external round resets the count of failed rounds."""
     model, updates = registered(world)
     FederatedModel.objects.filter(pk=model.pk).update(failed_rounds=2)
     aggregate = world.workflow.post_new_model_aggregate(model, None, [1.5])
@@ -316,7 +316,7 @@ def test_a_posted_external_round_ends_a_row_of_failures(world: DjangoWorld) -> N
     ids=["float32", "infinity", "integer", "null", "ragged", "mapping"],
 )
 def test_a_result_that_overflows_is_rejected(world: DjangoWorld, result: Any) -> None:
-    """It is an `UpdateRejected`, as documented, and never Python's own error; the round stays open."""
+    """A result that overflows raises UpdateRejected, and the round stays open."""
     model = world.model(1, initial=SMALL)
     update = world.update(model, 1, filled(1.0))
     world.workflow.register_model_updates_for_aggregation([update])

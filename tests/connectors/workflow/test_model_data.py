@@ -1,4 +1,4 @@
-"""The model-data connector: any storage of Django's that it can read, any format."""
+"""The model-data connector with several Django storages and all formats."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ STATIC = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 
 
 def storage(backend: str, **options: Any) -> Any:
-    """Settings with another default storage."""
+    """Return settings with another default storage."""
     chosen = {"BACKEND": backend, "OPTIONS": options}
     return override_settings(STORAGES={"default": chosen, "staticfiles": STATIC})
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
-    """A directory that Django's default storage is."""
+    """Use a directory as the default storage of Django."""
     with storage("django.core.files.storage.FileSystemStorage", location=str(tmp_path)):
         yield tmp_path
 
 
 @pytest.mark.usefixtures("database")
 def test_rounds_run_on_a_directory(directory: Path) -> None:
-    """Offline, a round reads its updates from files, and its aggregate is one, the next round's parent."""
+    """On a directory, rounds read updates from files, and store aggregates as files."""
     model = make_model(2)
     for number in (1, 2):
         for client in (1, 2):
@@ -67,14 +67,14 @@ def test_rounds_run_on_a_directory(directory: Path) -> None:
 
 @pytest.mark.usefixtures("database")
 def test_a_workflow_runs_on_a_directory(directory: Path) -> None:
-    """Posting writes a file as it writes an object."""
+    """On a directory, a workflow posts its result as a file."""
     model = make_model(1)
     aggregate = application.workflow_connector().post_new_model_aggregate(model, None, [[1.0]])
     assert json.loads((directory / str(aggregate.result.name)).read_text()) == [[1.0]]
 
 
 def test_a_storage_of_another_kind_is_refused() -> None:
-    """Storage that knows neither ranges nor parts is named when the connector is made."""
+    """A storage without ranges and parts is refused when the connector is created."""
     with (
         storage("django.core.files.storage.InMemoryStorage"),
         pytest.raises(TypeError, match="InMemoryStorage"),
@@ -83,8 +83,8 @@ def test_a_storage_of_another_kind_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("database", "shared_cloud")
-def test_results_are_stored_as_the_storage_is_configured() -> None:
-    """What django-storages is told to add to every object is added to aggregates, too."""
+def test_results_are_stored_with_the_options_of_the_storage() -> None:
+    """Object parameters of django-storages are also applied to aggregates."""
     with storage(
         "storages.backends.s3.S3Storage",
         bucket_name="federation",
@@ -100,7 +100,7 @@ def test_results_are_stored_as_the_storage_is_configured() -> None:
 
 @pytest.mark.usefixtures("database", "shared_cloud")
 class TestUnpacking:
-    """Updates that must be unpacked, with room for one of them."""
+    """Compressed updates, with disk space for one of them."""
 
     TENSORS = {"w": np.zeros(1000, np.float32)}
     ROOM = 6000
@@ -111,8 +111,8 @@ class TestUnpacking:
         (np.savez_compressed if compressed else np.savez)(file, **tensors)
         return ready_update(model, client, file.getvalue(), suffix="npz")
 
-    def test_a_round_goes_on_without_what_does_not_fit(self) -> None:
-        """The one that finds no room is rejected and told what to do; the model is not held up."""
+    def test_a_round_rejects_an_update_that_does_not_fit(self) -> None:
+        """An update that exceeds the disk space is rejected with a fix, and the round publishes."""
         model = make_model(10)
         updates = [self.update(model, n, compressed=n in (3, 7)) for n in range(1, 11)]
         with override_settings(SPOOL_BYTES=self.ROOM):
@@ -125,8 +125,8 @@ class TestUnpacking:
         stored = decoded(factories.get(key), key)["w"]
         np.testing.assert_array_equal(stored, np.full(1000, expected, np.float32))
 
-    def test_a_workflow_goes_by_the_same_room(self) -> None:
-        """What a workflow loads is rejected by the setting, not by the disk of the day."""
+    def test_a_workflow_has_the_same_limit_of_disk_space(self) -> None:
+        """A workflow rejects updates by the configured space, not by the free space."""
         model = make_model(2)
         updates = [self.update(model, n, compressed=True) for n in (1, 2)]
         with override_settings(SPOOL_BYTES=self.ROOM):
@@ -137,8 +137,7 @@ class TestUnpacking:
 
 @pytest.mark.usefixtures("database", "shared_cloud")
 def test_an_aggregate_may_be_longer_than_any_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean of short numbers has all its digits: what strangers' text may take does not bind it,
-    in the next round, at the door, in a workflow and where it is verified."""
+    """The size limit of updates does not apply to aggregates, wherever they are read."""
     monkeypatch.setattr(
         "aggregation.formats.limits_for",
         lambda layout, trusted: TRUSTED if trusted else Limits(json_bytes=1000),
@@ -162,8 +161,8 @@ def test_an_aggregate_may_be_longer_than_any_update(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("format", ["safetensors", "npz", "json"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i8", "u4"])
-def test_what_is_encoded_is_read_by_the_formats_own_library(format: str, dtype: str) -> None:
-    """Scalars, empty tensors and any layout in memory come back as they were."""
+def test_encoded_data_is_readable_by_the_library_of_the_format(format: str, dtype: str) -> None:
+    """Scalars, empty tensors and every memory layout survive encoding."""
     arrays: dict[str, Any] = {
         "matrix": np.asfortranarray(np.arange(6).reshape(2, 3).astype(dtype)),
         "strided": np.arange(10).astype(dtype)[::3],
@@ -180,7 +179,7 @@ def test_what_is_encoded_is_read_by_the_formats_own_library(format: str, dtype: 
 
 
 def test_bfloat16_is_kept() -> None:
-    """The dtype that numpy does not have is written as what it is."""
+    """A tensor in bfloat16, which numpy lacks, is written as bfloat16."""
     array = np.asarray([1.5, -2.0], ml_dtypes.bfloat16)
     ((name, found),) = safetensors.deserialize(  # type: ignore[no-untyped-call]
         encoded({"w": array}, "safetensors")
@@ -190,14 +189,14 @@ def test_bfloat16_is_kept() -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros(1, bool), np.zeros(1, complex), np.array([None])])
-def test_a_dtype_that_no_model_has_is_refused(array: Any) -> None:
-    """It is named, with those that are known."""
+def test_an_unsupported_dtype_is_refused(array: Any) -> None:
+    """The error names the unsupported dtype and the supported ones."""
     with pytest.raises(UpdateRejected, match=re.escape(f"'w' has dtype {array.dtype}; known are")):
         encoded({"w": array}, "safetensors")
 
 
 def test_a_prepared_result_is_a_file(directory: Path) -> None:
-    """It can be read like any uploaded file, again and again."""
+    """A prepared result can be read repeatedly, like an uploaded file."""
     file = DjangoModelDataConnector().prep_model_data_for_storage(SMALL)
     with io.BytesIO(file.read()) as copy:
         assert safetensors.numpy.load(copy.read()).keys() == {"w", "b"}

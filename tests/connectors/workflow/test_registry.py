@@ -1,4 +1,4 @@
-"""Connectors are made by the names of their classes, those of third parties included."""
+"""Connectors are created by class name, including those of third parties."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ SETTINGS = {"metadata_connector": {"type": "DjangoMetadataConnector"}}
 
 
 @pytest.mark.parametrize("name", ["DjangoAggConnector", "djangoaggconnector", "DJANGOAGGCONNECTOR"])
-def test_a_connector_is_known_by_its_name_in_any_case(name: str) -> None:
-    """Upper and lower case make no difference to a type."""
+def test_the_name_of_a_connector_is_case_insensitive(name: str) -> None:
+    """Connector types are found in upper and lower case."""
     connector = BaseAggConnector.create(name, SETTINGS)
     assert type(connector) is DjangoAggConnector
     assert connector.settings == SETTINGS
 
 
 @pytest.mark.parametrize("name", ["", "Django", "object", "DjangoMetadataConnector", None])
-def test_an_unknown_connector_is_refused_with_the_known(name: Any) -> None:
-    """A type there is not is refused, and the message lists those there are."""
+def test_an_unknown_connector_is_refused_with_the_known_ones(name: Any) -> None:
+    """An unknown type is refused, and the message lists the known types."""
     with pytest.raises(ValueError, match=r"unknown aggregation connector .*DjangoAggConnector"):
         BaseAggConnector.create(name, SETTINGS)
 
 
 @pytest.mark.parametrize("settings", [None, {}, {"metadata_connector": {}}])
 def test_a_missing_metadata_connector_is_named(settings: Any) -> None:
-    """Without metadata_connector there is no connector, and the message shows what is expected."""
+    """A missing metadata_connector is refused with the expected setting."""
     with pytest.raises(ValueError, match=r"metadata_connector is not specified .*DjangoMetadata"):
         BaseAggConnector.create("DjangoAggConnector", settings)
     with pytest.raises(ValueError, match="metadata_connector is not specified"):
@@ -46,14 +46,14 @@ def test_a_missing_metadata_connector_is_named(settings: Any) -> None:
         ("model_data_connector", "DjangoModelDataConnector"),
     ],
 )
-def test_the_parts_of_a_connector_are_refused_by_name(part: str, known: str) -> None:
-    """An unknown type of metadata or model data connector is refused with those there are."""
+def test_an_unknown_part_of_a_connector_is_refused_by_name(part: str, known: str) -> None:
+    """An unknown type of a metadata or model-data connector is refused with the known types."""
     with pytest.raises(ValueError, match=f"'Nope'; known are .*{known}"):
         DjangoAggConnector({**SETTINGS, part: {"type": "Nope"}})
 
 
-def test_the_parts_of_a_connector_are_known_in_any_case_and_have_settings() -> None:
-    """The parts are chosen by name, too, and given their own settings."""
+def test_the_parts_of_a_connector_are_case_insensitive_and_have_settings() -> None:
+    """Parts are found in any case and get their own settings."""
     chosen = {
         "metadata_connector": {
             "type": "djangometadataconnector",
@@ -67,11 +67,11 @@ def test_the_parts_of_a_connector_are_known_in_any_case_and_have_settings() -> N
 
 
 class OtherMetadataConnector(BaseMetadataConnector):
-    """A third party's, that shares nothing with Django's."""
+    """A connector of a third party, independent of the Django one."""
 
 
 class OtherModelDataConnector(BaseModelDataConnector):
-    """A third party's, that shares nothing with Django's."""
+    """A connector of a third party, independent of the Django one."""
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,16 @@ class OtherModelDataConnector(BaseModelDataConnector):
         ("model_data_connector", "OtherModelDataConnector"),
     ],
 )
-def test_a_part_that_the_connector_cannot_use_is_refused_when_it_is_made(
+def test_an_incompatible_part_is_refused_when_the_connector_is_created(
     part: str, kind: str
 ) -> None:
-    """What lacks all that is asked of a part is refused by its name, not by an attribute in a round."""
+    """A part without the required methods is refused by name when the connector is created."""
     with pytest.raises(ValueError, match=f"'{kind}'; known are Django"):
         DjangoAggConnector({**SETTINGS, part: {"type": kind}})
 
 
 class Family(Registered):
-    """A family of its own, so that the project's is left as it is."""
+    """A separate family, so that those of the project stay unchanged."""
 
     family = "test family"
 
@@ -107,7 +107,7 @@ class Grandchild(Member):
 
 
 def test_a_subclass_of_a_member_is_a_member() -> None:
-    """Defining a class is all it takes to be known, at any depth; the base itself is not a member."""
+    """Defining a subclass at any depth registers it; the base class is not registered."""
     assert Family.known() == ["Grandchild", "Member"]
     assert Family._member("grandchild") is Grandchild
     assert Member.known() == ["Grandchild", "Member"]
@@ -118,8 +118,8 @@ def test_a_subclass_of_a_member_is_a_member() -> None:
         Family._member("Family")
 
 
-def test_families_do_not_know_each_other() -> None:
-    """A metadata connector is no model data connector."""
+def test_families_are_separate() -> None:
+    """A metadata connector is not registered as a model-data connector."""
     assert "DjangoMetadataConnector" in BaseMetadataConnector.known()
     assert "DjangoMetadataConnector" not in BaseModelDataConnector.known()
     assert "Member" not in BaseAggConnector.known()
@@ -143,7 +143,7 @@ except ValueError as error:
 
 
 def test_a_third_party_registers_by_subclassing() -> None:
-    """In a process that has imported nothing but the package, a subclass is made by its name."""
+    """A subclass of a third party is created by name in a fresh process."""
     done = subprocess.run(
         [sys.executable, "-c", THIRD_PARTY], capture_output=True, text=True, check=True
     )

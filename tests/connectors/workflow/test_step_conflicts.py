@@ -1,4 +1,4 @@
-"""Steps of workflows that contradict the state of a model: settling, dying, overlapping, waking up late."""
+"""Workflow steps that contradict the state of a model: repeated, overlapping and late calls."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.connectors.workflow.test_steps import hook, ids, workflow
 
 
 def posted_round(world: DjangoWorld) -> tuple[Any, list[Any], Any]:
-    """A model, two updates registered for a round, and the aggregate it has posted."""
+    """Create a model, two updates registered for a round, and its posted aggregate."""
     model = world.model(2)
     updates = [world.update(model, n, [n]) for n in (1, 2)]
     world.workflow.register_model_updates_for_aggregation(updates)
     return model, updates, world.workflow.post_new_model_aggregate(model, None, [1.5])
 
 
-def test_saying_twice_that_updates_were_used_changes_nothing(world: DjangoWorld) -> None:
-    """Settling is idempotent, in whichever order the closing calls come again."""
+def test_registering_used_updates_again_changes_nothing(world: DjangoWorld) -> None:
+    """Settling is idempotent, in every order of the closing calls."""
     _, updates, aggregate = posted_round(world)
     for _ in range(2):
         world.workflow.register_model_update_used_in_aggregate(updates, aggregate)
@@ -29,8 +29,8 @@ def test_saying_twice_that_updates_were_used_changes_nothing(world: DjangoWorld)
         assert world.states(*updates) == [("COMPLETE", 1), ("COMPLETE", 1)]
 
 
-def test_an_update_is_used_in_one_aggregate(world: DjangoWorld) -> None:
-    """An update that is part of an aggregate cannot become part of another, nor can those with it."""
+def test_an_update_is_used_in_at_most_one_aggregate(world: DjangoWorld) -> None:
+    """Updates cannot be used in an aggregate if one of them is in another."""
     model, updates, aggregate = posted_round(world)
     world.workflow.register_model_update_used_in_aggregate(updates[:1], aggregate)
     second = world.workflow.post_new_model_aggregate(model, aggregate, [2])
@@ -40,7 +40,7 @@ def test_an_update_is_used_in_one_aggregate(world: DjangoWorld) -> None:
 
 
 def test_updates_that_were_left_out_are_ready_again(world: DjangoWorld) -> None:
-    """A workflow that leaves an update out does not lose it."""
+    """An update that a workflow left out is ready for the next round."""
     model, (used, left_out), aggregate = posted_round(world)
     world.workflow.register_model_update_used_in_aggregate([used], aggregate)
     ready = world.workflow.pull_model_updates_ready_for_aggregation(model, aggregate)
@@ -49,8 +49,8 @@ def test_updates_that_were_left_out_are_ready_again(world: DjangoWorld) -> None:
 
 
 @pytest.mark.parametrize("say", ["complete", "failed"])
-def test_what_failed_is_ready_again(world: DjangoWorld, say: str) -> None:
-    """Said to have failed, in either way, updates are FAILED, and the next workflow takes them."""
+def test_failed_updates_are_ready_again(world: DjangoWorld, say: str) -> None:
+    """Updates reported as failed are FAILED, and the next workflow takes them."""
     model = world.model(1)
     update = world.update(model, 1, [1])
     connector = world.workflow
@@ -65,8 +65,8 @@ def test_what_failed_is_ready_again(world: DjangoWorld, say: str) -> None:
     assert world.states(update) == [("COMPLETE", 1)]
 
 
-def test_what_was_never_registered_can_be_said_to_have_failed(world: DjangoWorld) -> None:
-    """A pending update that is said to have failed is as ready as before."""
+def test_a_pending_update_can_be_reported_as_failed(world: DjangoWorld) -> None:
+    """A pending update that is reported as failed stays ready."""
     model = world.model(1)
     update = world.update(model, 1, [1])
     world.workflow.register_model_updates_use_in_aggregation_failed([update])
@@ -74,15 +74,15 @@ def test_what_was_never_registered_can_be_said_to_have_failed(world: DjangoWorld
 
 
 def test_a_rejected_update_stays_rejected(world: DjangoWorld) -> None:
-    """What is INVALID does not become ready again because a workflow failed."""
+    """An INVALID update does not become ready when a workflow fails."""
     model = world.model(1)
     update = world.update(model, 1, [1], status=4)
     world.workflow.register_model_updates_use_in_aggregation_failed([update])
     assert world.states(update) == [("INVALID", None)]
 
 
-def test_updates_in_no_aggregate_are_not_complete(world: DjangoWorld) -> None:
-    """Complete without an aggregate would lose the update: refused, and nothing is changed."""
+def test_updates_in_no_aggregate_cannot_be_completed(world: DjangoWorld) -> None:
+    """Completing updates without an aggregate is refused and changes nothing."""
     model = world.model(1)
     update = world.update(model, 1, [1])
     world.workflow.register_model_updates_for_aggregation([update])
@@ -91,8 +91,8 @@ def test_updates_in_no_aggregate_are_not_complete(world: DjangoWorld) -> None:
     assert world.states(update) == [("RUNNING", None)]
 
 
-def test_updates_in_an_aggregate_have_not_failed(world: DjangoWorld) -> None:
-    """Failed though in an aggregate would count the update twice: refused, and nothing is changed."""
+def test_updates_in_an_aggregate_cannot_fail(world: DjangoWorld) -> None:
+    """Failing updates of an aggregate is refused, since they would count twice."""
     _, updates, aggregate = posted_round(world)
     world.workflow.register_model_update_used_in_aggregate(updates, aggregate)
     with pytest.raises(Conflict, match="aggregate"):
@@ -100,12 +100,11 @@ def test_updates_in_an_aggregate_have_not_failed(world: DjangoWorld) -> None:
     assert world.states(*updates) == [("COMPLETE", 1), ("COMPLETE", 1)]
 
 
-# What went wrong with the original
+# Faults of the original system
 
 
-def test_killed_before_posting_its_updates_are_ready_again(world: DjangoWorld) -> None:
-    """A workflow that died made no aggregate, so that none of its updates is complete: the next one
-    takes them all, once its lease is over."""
+def test_updates_of_a_workflow_killed_before_posting_are_ready_again(world: DjangoWorld) -> None:
+    """The next workflow takes all updates of a killed one after the lease has expired."""
     model = world.model(2)
     updates = [world.update(model, 1, [1]), world.update(model, 2, [3])]
     world.workflow.register_model_updates_for_aggregation(updates)
@@ -117,7 +116,7 @@ def test_killed_before_posting_its_updates_are_ready_again(world: DjangoWorld) -
 
 
 def taken_from_its_workflow(world: DjangoWorld, initial: Any = None) -> tuple[Any, list[Any]]:
-    """A model of three clients, and two updates whose workflow was late: they are ready again."""
+    """Create a model of three clients, and two updates that a late workflow has lost."""
     model = world.model(3, requirement="require_x_updates", requirement_args=[3], initial=initial)
     updates = [world.update(model, n, [[float(n)]]) for n in (1, 2)]
     world.workflow.register_model_updates_for_aggregation(updates)
@@ -129,9 +128,8 @@ def taken_from_its_workflow(world: DjangoWorld, initial: Any = None) -> tuple[An
     return model, updates
 
 
-def test_what_was_taken_from_a_workflow_is_not_posted_late(world: DjangoWorld) -> None:
-    """After its lease a workflow's updates went back, to wait for a third: its aggregate comes too late,
-    and each of the three is counted once, in the function's."""
+def test_lost_updates_cannot_be_posted_late(world: DjangoWorld) -> None:
+    """A late aggregate is refused, and each update counts once, in the round of the function."""
     model, updates = taken_from_its_workflow(world)
     with pytest.raises(LeaseLost, match="has ended"):
         world.workflow.post_new_model_aggregate(model, None, [[1.5]])
@@ -142,8 +140,8 @@ def test_what_was_taken_from_a_workflow_is_not_posted_late(world: DjangoWorld) -
     assert world.read(world.workflow.pull_latest_model_aggregate(model)) == [[3.0]]
 
 
-def test_what_was_taken_is_not_posted_after_a_round_that_failed(world: DjangoWorld) -> None:
-    """A round of the function that took the updates and failed has not given them to the workflow."""
+def test_lost_updates_cannot_be_posted_after_a_failed_round(world: DjangoWorld) -> None:
+    """A failed round of the function does not return its updates to the late workflow."""
     model, updates = taken_from_its_workflow(world)
     world.update(model, 3, [[6.0]])
     other = world.process()
@@ -155,9 +153,8 @@ def test_what_was_taken_is_not_posted_after_a_round_that_failed(world: DjangoWor
     assert world.states(*updates) == [("FAILED", None)] * 2
 
 
-def test_what_was_taken_may_be_registered_and_posted_again(world: DjangoWorld) -> None:
-    """A workflow that registers its updates anew holds them again, and its aggregate is taken; the next
-    may be posted by one that never registers."""
+def test_lost_updates_can_be_registered_and_posted_again(world: DjangoWorld) -> None:
+    """A workflow that registers lost updates again can post, and so can one that never registers."""
     model, updates = taken_from_its_workflow(world)
     world.workflow.register_model_updates_for_aggregation(updates)
     aggregate = world.workflow.post_new_model_aggregate(model, None, [[1.5]])
@@ -166,8 +163,8 @@ def test_what_was_taken_may_be_registered_and_posted_again(world: DjangoWorld) -
     assert world.workflow.post_new_model_aggregate(model, aggregate, [[2.0]]).number == 2
 
 
-def test_a_paused_model_is_not_registered_for(world: DjangoWorld) -> None:
-    """No round of a paused model starts, by hand or otherwise; its updates stay as they are."""
+def test_updates_of_a_paused_model_cannot_be_registered(world: DjangoWorld) -> None:
+    """No round of a paused model starts, and its updates stay pending."""
     model = world.model(1, allow_aggregation=False)
     update = world.update(model, 1, [1])
     with pytest.raises(Conflict, match="paused"):
@@ -175,8 +172,8 @@ def test_a_paused_model_is_not_registered_for(world: DjangoWorld) -> None:
     assert world.states(update) == [("PENDING", None)]
 
 
-def test_killed_after_posting_its_updates_are_counted_once(world: DjangoWorld) -> None:
-    """An aggregate that was posted has its updates, though nobody said so: 9.0 stays 9.0."""
+def test_updates_of_a_workflow_killed_after_posting_count_once(world: DjangoWorld) -> None:
+    """Updates of a posted aggregate do not count again, even if they were not settled."""
     model = world.model(1)
     update = world.update(model, 1, [[9.0]])
     world.workflow.register_model_updates_for_aggregation([update])
@@ -190,7 +187,7 @@ def test_killed_after_posting_its_updates_are_counted_once(world: DjangoWorld) -
 
 
 def test_a_workflow_takes_over_from_one_that_died(world: DjangoWorld) -> None:
-    """Registering settles what a dead workflow left, too."""
+    """Registering settles the round of a dead workflow."""
     model = world.model(1)
     update = world.update(model, 1, [[9.0]])
     world.workflow.register_model_updates_for_aggregation([update])
@@ -202,8 +199,8 @@ def test_a_workflow_takes_over_from_one_that_died(world: DjangoWorld) -> None:
     assert world.states(update) == [("COMPLETE", 1)]
 
 
-def test_a_round_makes_one_aggregate(world: DjangoWorld) -> None:
-    """A workflow that begins anew after it has posted cannot count the same updates again."""
+def test_a_round_creates_one_aggregate(world: DjangoWorld) -> None:
+    """A workflow that restarts after posting cannot count the same updates again."""
     model, updates, aggregate = posted_round(world)
     with pytest.raises(Conflict):
         world.another_workflow().post_new_model_aggregate(model, aggregate, [1.5])
@@ -211,8 +208,8 @@ def test_a_round_makes_one_aggregate(world: DjangoWorld) -> None:
     assert world.states(*updates) == [("COMPLETE", 1), ("COMPLETE", 1)]
 
 
-def test_of_two_overlapping_workflows_one_makes_the_aggregate(world: DjangoWorld) -> None:
-    """The second is told that another is running; no client is counted twice or dropped."""
+def test_one_of_two_overlapping_workflows_creates_the_aggregate(world: DjangoWorld) -> None:
+    """The second workflow gets a conflict, and every client counts exactly once."""
     model = world.model(2)
     updates = [world.update(model, n, [n]) for n in (1, 2)]
     other = world.another_workflow()
@@ -229,8 +226,8 @@ def test_of_two_overlapping_workflows_one_makes_the_aggregate(world: DjangoWorld
     assert world.states(*updates) == [("COMPLETE", 1), ("COMPLETE", 1)]
 
 
-def test_a_failing_hook_does_not_take_back_an_aggregate(world: DjangoWorld) -> None:
-    """A workflow that fails after it has posted has used its updates: they are not ready again."""
+def test_a_failure_hook_does_not_revoke_an_aggregate(world: DjangoWorld) -> None:
+    """Updates of a workflow that fails after posting do not become ready again."""
     model, updates, _ = posted_round(world)
     with pytest.raises(Conflict, match="aggregate"):
         hook(world.workflow, model.id, False)
@@ -240,7 +237,7 @@ def test_a_failing_hook_does_not_take_back_an_aggregate(world: DjangoWorld) -> N
 
 
 def own_round(world: DjangoWorld) -> tuple[Any, list[Any]]:
-    """A model, and its updates, which a round of the function has claimed."""
+    """Create a model whose updates a round of the function has claimed."""
     model = world.model(2)
     updates = [world.update(model, n, [float(n)]) for n in (1, 2)]
     assert isinstance(world.process().claim_round(model.id), Claim)
@@ -251,15 +248,15 @@ def own_round(world: DjangoWorld) -> tuple[Any, list[Any]]:
 def test_a_hook_does_not_settle_the_updates_of_another_round(
     world: DjangoWorld, is_successful: bool
 ) -> None:
-    """While a round of the function runs, a workflow's hook changes none of its updates."""
+    """The hook of a workflow does not change the updates of a running round of the function."""
     model, updates = own_round(world)
     with pytest.raises(Conflict):
         hook(world.workflow, model.id, is_successful)
     assert world.states(*updates) == [("RUNNING", None), ("RUNNING", None)]
 
 
-def test_a_workflow_does_not_use_the_updates_of_another_round(world: DjangoWorld) -> None:
-    """Updates that a round of the function holds cannot be said to be in some other aggregate."""
+def test_a_workflow_cannot_use_the_updates_of_another_round(world: DjangoWorld) -> None:
+    """Updates of a running round of the function cannot be registered in another aggregate."""
     model = world.model(2)
     aggregate = world.workflow.post_new_model_aggregate(model, None, [1.5])
     updates = [world.update(model, n, [float(n)]) for n in (1, 2)]
@@ -269,10 +266,10 @@ def test_a_workflow_does_not_use_the_updates_of_another_round(world: DjangoWorld
     assert world.states(*updates) == [("RUNNING", None), ("RUNNING", None)]
 
 
-def test_a_workflow_neither_registers_nor_posts_while_another_round_runs(
+def test_a_workflow_cannot_register_or_post_while_another_round_runs(
     world: DjangoWorld,
 ) -> None:
-    """The round that runs makes the next aggregate, and no workflow gets in its way."""
+    """While a round runs, no workflow can register updates or post an aggregate."""
     model, updates = own_round(world)
     with pytest.raises(Conflict):
         world.workflow.register_model_updates_for_aggregation(updates)
@@ -282,7 +279,7 @@ def test_a_workflow_neither_registers_nor_posts_while_another_round_runs(
 
 
 def test_a_workflow_that_wakes_up_late_changes_nothing(world: DjangoWorld) -> None:
-    """After its lease its updates went to the function's round; what it has computed is refused."""
+    """The result of a late workflow is refused after a round of the function took its updates."""
     model = world.model(1)
     update = world.update(model, 1, [9.0])
     world.workflow.register_model_updates_for_aggregation([update])

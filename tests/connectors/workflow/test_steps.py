@@ -1,4 +1,4 @@
-"""The interface that was taken over, on SQLite and PostgreSQL.
+"""The interface of the original system, on SQLite and PostgreSQL.
 
 The fifteen methods of the interface that was taken over, each alone, in the order in which a
 third-party workflow calls them, and where such workflows went wrong with the original.
@@ -34,7 +34,7 @@ REQUIREMENTS: dict[str, Callable[..., bool]] = {
 
 
 def average(updates: Any) -> Any:
-    """The mean of each layer, as lists; of flat JSON lists, the mean of each number."""
+    """Return the mean of each layer as lists, or of each number of flat JSON lists."""
     if np.ndim(updates[0].data[0]) == 0:
         return np.average([update.data for update in updates], axis=0).tolist()
     layers = range(len(updates[0].data))
@@ -42,7 +42,7 @@ def average(updates: Any) -> Any:
 
 
 def workflow(connector: Any, model_id: int) -> Any:
-    """A round as it was written for the original system; the aggregate, or None where it is too soon."""
+    """Run a workflow of the original system; return the aggregate, or None if none is due."""
     model = connector.pull_federated_model_w_id(model_id)
     parent = connector.pull_latest_model_aggregate(model)
     updates = connector.pull_model_updates_ready_for_aggregation(model, parent)
@@ -59,7 +59,7 @@ def workflow(connector: Any, model_id: int) -> Any:
 
 
 def hook(connector: Any, model_id: int, is_successful: bool) -> None:
-    """What the original called when a workflow had ended."""
+    """Call the closing hook, as the original system does after a workflow."""
     model = connector.pull_federated_model_w_id(model_id)
     registered = connector.pull_model_updates_registered_for_aggregation(model)
     connector.register_model_updates_use_in_aggregation_complete(registered, is_successful)
@@ -81,7 +81,7 @@ def ids(updates: Any) -> list[int]:
     ],
 )
 def test_json_in_is_json_out(world: DjangoWorld, one: Any, two: Any, mean: Any) -> None:
-    """Lists go in, their mean comes out as lists, and the updates are part of it, once."""
+    """JSON updates produce a JSON aggregate, and each update is used once."""
     model = world.model(2, requirement="all_clients")
     updates = [world.update(model, 1, one), world.update(model, 2, two)]
     aggregate = workflow(world.workflow, model.id)
@@ -97,7 +97,7 @@ def test_json_in_is_json_out(world: DjangoWorld, one: Any, two: Any, mean: Any) 
 def test_an_aggregate_has_the_names_dtypes_and_format_of_its_model(
     world: DjangoWorld, initial: Any, encode: Any
 ) -> None:
-    """A workflow's lists become the tensors that the clients, or the initial model, have."""
+    """Lists of a workflow become the tensors of the clients or of the initial model."""
     model = world.model(2, initial=initial)
     suffix = {dict: "safetensors", as_npz: "npz"}[encode]
     for client, value in ((1, 1.0), (2, 2.0)):
@@ -113,7 +113,7 @@ def test_an_aggregate_has_the_names_dtypes_and_format_of_its_model(
 
 
 def test_a_list_of_results_is_stored_as_the_models_tensors(world: DjangoWorld) -> None:
-    """A workflow's list of layers is in the order in which it got them, and takes names and dtypes."""
+    """A list of layers, in the order of loading, gets the names and dtypes of the model."""
     model = world.model(1, initial=filled(0.0))
     world.update(model, 1, filled(0.1))
     result = world.read(workflow(world.workflow, model.id))
@@ -133,8 +133,8 @@ def test_a_json_update_of_a_model_with_names_is_refused(world: DjangoWorld) -> N
         world.workflow.pull_model_updates_data([update])
 
 
-def test_each_aggregate_succeeds_the_one_before(world: DjangoWorld) -> None:
-    """The lineage is a line: numbers count up, and each parent is the aggregate before."""
+def test_each_aggregate_follows_the_previous_one(world: DjangoWorld) -> None:
+    """Aggregate numbers increase by one, and each parent is the previous aggregate."""
     model = world.model(1)
     for number in (1, 2, 3):
         world.update(model, 1, [[float(number)]])
@@ -152,7 +152,7 @@ def test_each_aggregate_succeeds_the_one_before(world: DjangoWorld) -> None:
 def test_a_workflow_that_waits_changes_nothing(
     world: DjangoWorld, requirement: str, arguments: Any
 ) -> None:
-    """Until the requirement is met a workflow sees the same updates again and again."""
+    """A workflow whose requirement is not met leaves the updates pending."""
     model = world.model(2, requirement=requirement, requirement_args=arguments)
     update = world.update(model, 1, [1])
     assert workflow(world.workflow, model.id) is None
@@ -161,24 +161,24 @@ def test_a_workflow_that_waits_changes_nothing(
     assert workflow(world.workflow, model.id)
 
 
-def test_one_client_is_no_quorum(world: DjangoWorld) -> None:
-    """A client that uploads three times is one update of three."""
+def test_uploads_of_one_client_count_once(world: DjangoWorld) -> None:
+    """Three uploads of one client count as one update of three."""
     model = world.model(3, requirement="require_x_updates", requirement_args=[3])
     for value in (1, 2, 3):
         world.update(model, 1, [value])
     assert workflow(world.workflow, model.id) is None
 
 
-# Each method alone
+# Single methods
 
 
 def test_a_model_that_does_not_exist_is_none(world: DjangoWorld) -> None:
-    """There is no error in asking for a model that is not there."""
+    """Pulling an unknown model returns None."""
     assert world.workflow.pull_federated_model_w_id(4711) is None
 
 
 def test_a_model_is_found_by_its_id(world: DjangoWorld) -> None:
-    """The model with that id is given, whatever others there are."""
+    """Pulling a model returns the one with the id, also if there are others."""
     model = [world.model(1), world.model(1)][0]
     found = world.workflow.pull_federated_model_w_id(model.id)
     assert found is not None
@@ -186,14 +186,14 @@ def test_a_model_is_found_by_its_id(world: DjangoWorld) -> None:
 
 
 def test_before_the_first_round_there_is_no_aggregate(world: DjangoWorld) -> None:
-    """The latest aggregate of a model without any is None, whatever others have."""
+    """The latest aggregate is None before the first round, also if other models have one."""
     other = world.model(1)
     world.workflow.post_new_model_aggregate(other, None, [[1.0]])
     assert world.workflow.pull_latest_model_aggregate(world.model(1)) is None
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         ({}, [None, []]),
         ({"requirement": "all_clients"}, ["all_clients", []]),
@@ -207,15 +207,15 @@ def test_before_the_first_round_there_is_no_aggregate(world: DjangoWorld) -> Non
         ),
     ],
 )
-def test_a_requirement_is_told_by_name_and_position(
-    world: DjangoWorld, fields: Any, told: Any
+def test_a_requirement_is_returned_by_name_and_position(
+    world: DjangoWorld, fields: Any, expected: Any
 ) -> None:
-    """However the arguments were given, they come in the order in which a workflow splats them."""
-    assert list(world.workflow.pull_model_requirements(world.model(1, **fields))) == told
+    """The arguments are returned in positional order, also if they were saved by name."""
+    assert list(world.workflow.pull_model_requirements(world.model(1, **fields))) == expected
 
 
 def test_pending_counts_uploads_and_ready_counts_clients(world: DjangoWorld) -> None:
-    """Pending are all uploads of members, ready the newest of each, by client; strangers are neither."""
+    """All uploads of members are pending, and the newest of each is ready; nonmembers have none."""
     model, other = world.model(2), world.model(3)
     second = world.update(model, 2, [3])
     first = world.update(model, 1, [1])
@@ -233,11 +233,10 @@ def test_pending_counts_uploads_and_ready_counts_clients(world: DjangoWorld) -> 
 @pytest.mark.parametrize(
     ("furthest", "allowed"), [(1, [2]), (2, [1, 2]), (3, [0, 1, 2]), (None, [0, 1, 2])]
 )
-def test_a_base_may_be_as_far_back_as_the_model_says(
+def test_furthest_base_agg_limits_the_age_of_a_base(
     world: DjangoWorld, furthest: int | None, allowed: list[int]
 ) -> None:
-    """furthest_base_agg N allows the N latest aggregates; an update without a base counts as based on
-    the initial model, which comes before the first."""
+    """The N latest aggregates are allowed; an update without a base is based on the initial model."""
     model = world.model(3, furthest_base_agg=furthest)
     bases: list[Any] = [None]
     for value in (1.0, 2.0):
@@ -251,17 +250,17 @@ def test_a_base_may_be_as_far_back_as_the_model_says(
 
 
 @pytest.mark.parametrize("furthest", [1, 2, None])
-def test_the_first_round_takes_updates_of_the_initial_model(
+def test_the_first_round_accepts_updates_of_the_initial_model(
     world: DjangoWorld, furthest: int | None
 ) -> None:
-    """Before there is an aggregate, an update without a base is as fresh as can be."""
+    """Before the first aggregate, an update without a base is not stale."""
     model = world.model(1, furthest_base_agg=furthest)
     update = world.update(model, 1, [1])
     assert ids(world.workflow.pull_model_updates_ready_for_aggregation(model, None)) == [update.id]
 
 
 def test_a_stale_upload_does_not_hide_a_fresh_one(world: DjangoWorld) -> None:
-    """Of a client's uploads the newest with an allowed base is ready, though a stale one came later."""
+    """The newest update with an allowed base is ready, even if a stale one came later."""
     model = world.model(1, furthest_base_agg=1)
     latest = world.workflow.post_new_model_aggregate(model, None, [[1.0]])
     fresh = world.update(model, 1, [[2.0]], base_aggregate=latest)
@@ -270,8 +269,8 @@ def test_a_stale_upload_does_not_hide_a_fresh_one(world: DjangoWorld) -> None:
     assert ids(ready) == [fresh.id]
 
 
-def test_registered_updates_are_running_and_ready_no_more(world: DjangoWorld) -> None:
-    """Registering is all that makes an update running; they are told by client."""
+def test_registered_updates_are_running_and_no_longer_ready(world: DjangoWorld) -> None:
+    """Registered updates are RUNNING and are returned in client order."""
     model = world.model(2)
     second, first = (world.update(model, n, [n]) for n in (2, 1))
     assert list(world.workflow.pull_model_updates_registered_for_aggregation(model)) == []
@@ -284,21 +283,21 @@ def test_registered_updates_are_running_and_ready_no_more(world: DjangoWorld) ->
 
 
 def test_all_updates_are_registered_or_none(world: DjangoWorld) -> None:
-    """Where one of them has been taken, the others are as ready as before, and no round is open."""
+    """If one update is not available, the others stay ready and no round is opened."""
     model = world.model(2)
-    taken, free = world.update(model, 1, [1]), world.update(model, 2, [2])
-    world.workflow.register_model_updates_for_aggregation([taken])
+    used, free = world.update(model, 1, [1]), world.update(model, 2, [2])
+    world.workflow.register_model_updates_for_aggregation([used])
     aggregate = world.workflow.post_new_model_aggregate(model, None, [1])
-    world.workflow.register_model_update_used_in_aggregate([taken], aggregate)
+    world.workflow.register_model_update_used_in_aggregate([used], aggregate)
     with pytest.raises(Conflict):
-        world.workflow.register_model_updates_for_aggregation([free, taken])
-    assert world.states(taken, free) == [("COMPLETE", 1), ("PENDING", None)]
+        world.workflow.register_model_updates_for_aggregation([free, used])
+    assert world.states(used, free) == [("COMPLETE", 1), ("PENDING", None)]
     world.workflow.register_model_updates_for_aggregation([free])
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_round_is_of_one_model(world: DjangoWorld, count: int) -> None:
-    """Updates of two models, or of none, are refused before anything is registered."""
+def test_a_round_has_updates_of_one_model(world: DjangoWorld, count: int) -> None:
+    """Updates of two models, or no updates, are refused and not registered."""
     updates = [world.update(world.model(1), 1, [1]) for _ in range(count)]
     with pytest.raises(ValueError, match="one federated model"):
         world.workflow.register_model_updates_for_aggregation(updates)
@@ -314,7 +313,7 @@ def test_a_round_is_of_one_model(world: DjangoWorld, count: int) -> None:
     ],
 )
 def test_loaded_data_is_a_list_of_arrays(world: DjangoWorld, data: Any, suffix: str) -> None:
-    """Every format loads as arrays, a layer each, in copies: what was pulled is left as it was."""
+    """Every format loads as a list of arrays, and pulled objects are not changed."""
     update = world.update(world.model(1), 1, data, suffix)
     (loaded,) = world.workflow.pull_model_updates_data([update])
     assert sorted(np.shape(layer) for layer in loaded.data) == [(2, 3), (3,)]
@@ -324,20 +323,20 @@ def test_loaded_data_is_a_list_of_arrays(world: DjangoWorld, data: Any, suffix: 
     assert len(again.data) == 2
 
 
-def test_no_updates_load_as_none(world: DjangoWorld) -> None:
-    """Loading nothing gives nothing."""
+def test_loading_no_updates_returns_an_empty_list(world: DjangoWorld) -> None:
+    """Loading no updates returns no data."""
     assert list(world.workflow.pull_model_updates_data([])) == []
 
 
 def test_an_update_that_cannot_be_loaded_is_named(world: DjangoWorld) -> None:
-    """Loading a broken update tells which one it is, and why."""
+    """Loading a broken update raises an error with its id and the reason."""
     update = world.update(world.model(1), 1, b"not safetensors")
     with pytest.raises(UpdateRejected, match=f"^update {update.id}: "):
         world.workflow.pull_model_updates_data([update])
 
 
 def test_an_update_that_cannot_be_loaded_fails_one_round(world: DjangoWorld) -> None:
-    """A workflow that met a bad update goes without it from then on, though it says that all failed."""
+    """After a bad update fails one workflow, the next one runs without it."""
     model = world.model(2)
     good, bad = world.update(model, 1, filled(1.0)), world.update(model, 2, b"not safetensors")
     with pytest.raises(UpdateRejected, match=f"^update {bad.id}: "):
@@ -358,11 +357,10 @@ def test_an_update_that_cannot_be_loaded_fails_one_round(world: DjangoWorld) -> 
         ({**SMALL, "b": np.zeros((1, 3), np.float32)}, r"\[1, 3\]"),
     ],
 )
-def test_layers_that_others_do_not_have_are_not_dropped(
+def test_an_update_with_a_differing_layout_is_rejected(
     world: DjangoWorld, initial: Any, other: Any, difference: str
 ) -> None:
-    """Without a model to compare with, what most clients have is the model's; one who differs, be it
-    the first, is told in what."""
+    """An update whose layout differs from the model or the majority is rejected with the difference."""
     model = world.model(3, initial=initial)
     updates = [
         world.update(model, n, tensors) for n, tensors in enumerate((other, SMALL, SMALL), 1)
@@ -372,9 +370,8 @@ def test_layers_that_others_do_not_have_are_not_dropped(
 
 
 @pytest.mark.parametrize("initial", [None, filled(0.0)])
-def test_layers_come_in_one_order(world: DjangoWorld, initial: Any) -> None:
-    """Files that hold the same tensors in another order load in the same order, so that a workflow can
-    average them layer by layer, and the result has them under their names."""
+def test_layers_are_loaded_in_the_same_order(world: DjangoWorld, initial: Any) -> None:
+    """Files with the same tensors in different orders load their layers in the same order."""
     model = world.model(2, initial=initial)
     one = {"w": np.full((2, 3), 1.0, np.float32), "b": np.full(3, 10.0, np.float32)}
     two = {"b": np.full(3, 20.0, np.float32), "w": np.full((2, 3), 2.0, np.float32)}
@@ -385,7 +382,7 @@ def test_layers_come_in_one_order(world: DjangoWorld, initial: Any) -> None:
 
 
 def test_lists_are_prepared_as_json_and_tensors_as_safetensors(world: DjangoWorld) -> None:
-    """A result becomes an uploaded file, whose name tells the format."""
+    """A prepared result is an uploaded file whose extension is the format."""
     layers = world.workflow.prep_model_data_for_storage([np.ones((2, 1)), [0.5]])
     tensors = world.workflow.prep_model_data_for_storage(SMALL)
     assert isinstance(layers, UploadedFile)
@@ -394,15 +391,15 @@ def test_lists_are_prepared_as_json_and_tensors_as_safetensors(world: DjangoWorl
 
 
 def test_a_result_of_tensors_keeps_its_names(world: DjangoWorld) -> None:
-    """A mapping of arrays is posted as the model's tensors, whatever their order."""
+    """A mapping of arrays is posted under its names, in any order."""
     model = world.model(1, initial=filled(0.0))
     results = world.workflow.prep_model_data_for_storage(dict(reversed(filled(2.0).items())))
     aggregate = world.workflow.post_new_model_aggregate(model, None, results)
     np.testing.assert_array_equal(world.read(aggregate)["w"], filled(2.0)["w"])
 
 
-def test_a_list_that_is_not_finite_is_not_prepared(world: DjangoWorld) -> None:
-    """NaN is no JSON: it is refused before it becomes a file nobody can read."""
+def test_a_list_with_nan_is_rejected(world: DjangoWorld) -> None:
+    """A list with NaN is rejected, since it is not valid JSON."""
     with pytest.raises(UpdateRejected, match="not JSON compliant"):
         world.workflow.prep_model_data_for_storage([[float("nan")]])
 
@@ -418,10 +415,10 @@ def test_a_list_that_is_not_finite_is_not_prepared(world: DjangoWorld) -> None:
         ([[1.0, 2.0], [3.0]], r"'arr_0' is F32"),
     ],
 )
-def test_a_result_unlike_its_model_is_not_posted(
+def test_a_result_that_does_not_fit_its_model_is_rejected(
     world: DjangoWorld, result: Any, reason: str
 ) -> None:
-    """A result that is not finite, or laid out otherwise, is refused and the lineage stays as it is."""
+    """A result that is not finite or has another layout is rejected and creates no aggregate."""
     model = world.model(1, initial=SMALL)
     with pytest.raises(UpdateRejected, match=reason):
         world.workflow.post_new_model_aggregate(model, None, result)
@@ -429,7 +426,7 @@ def test_a_result_unlike_its_model_is_not_posted(
 
 
 def test_the_lineage_does_not_fork(world: DjangoWorld) -> None:
-    """An aggregate can only succeed the latest: two with the same parent are impossible."""
+    """Posting an aggregate whose parent is not the latest one raises a conflict."""
     model = world.model(1)
     first = world.workflow.post_new_model_aggregate(model, None, [[1.0]])
     with pytest.raises(Conflict, match="latest"):
@@ -440,7 +437,7 @@ def test_the_lineage_does_not_fork(world: DjangoWorld) -> None:
 
 
 def test_the_database_can_be_migrated_at_any_time(world: DjangoWorld) -> None:
-    """Bringing a database that is up to date to the newest structure changes nothing."""
+    """Updating a current database changes nothing."""
     model = world.model(1)
     world.workflow.update_metadata_database_arch()
     found = world.workflow.pull_federated_model_w_id(model.id)
