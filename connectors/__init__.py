@@ -1,6 +1,6 @@
-"""Adapters between the aggregation core and the world: Django, storage, events.
+"""Adapters between the aggregation core and its surroundings: Django, storage, events.
 
-What is exported is imported when it is first asked for: Django imports this package, as the home of
+Exported names are imported when they are first accessed: Django imports this package, as the home of
 management commands, before its models can be.
 """
 

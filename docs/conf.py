@@ -102,7 +102,7 @@ def unlink_what_is_not_here(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def refuse_requests_outside(app: Sphinx, error: Exception | None) -> None:
-    """Whoever reads the site asks nobody else for anything."""
+    """Fail the build if a page loads anything from another host."""
     for page in [] if error else Path(app.outdir).rglob("*.html"):
         found = OUTSIDE.search(page.read_text())
         if found:

@@ -1,4 +1,4 @@
-"""The learning curve as an image."""
+"""Draw the learning curve as an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON schemas that a model's developer writes, and that clients' documents are held to."""
+"""Compile the JSON schemas that a model's developer writes, to validate clients' documents."""
 
 from __future__ import annotations
 
@@ -11,32 +11,30 @@ Check = Callable[[Any], None]
 
 
 class SchemaError(ValueError):
-    """A schema is none, or a document does not fit it; the message says where."""
+    """A schema is invalid, or a document does not match it; the message says where."""
 
 
-def compiled(schema: Any) -> Check | None:
-    """A schema as a function that raises `SchemaError`; None where there is no schema.
+def compile_schema(schema: Any) -> Check | None:
+    """Return a function that raises `SchemaError` for an invalid document; None without a schema.
 
     Raises
     ------
     SchemaError
-        If it is no JSON schema (draft 4, 6 or 7), or refers to a document elsewhere.
+        If it is not a JSON schema (draft 4, 6 or 7), or refers to a document elsewhere.
     """
-    return None if schema is None else _compiled(json.dumps(schema))
+    return None if schema is None else _compile(json.dumps(schema))
 
 
 @lru_cache(maxsize=64)
-def _compiled(text: str) -> Check:
+def _compile(text: str) -> Check:
     import fastjsonschema  # Only models that have a schema pay for the import.
 
     schema = json.loads(text)
     if not isinstance(schema, dict):
         raise SchemaError("expected a JSON schema, which is an object")
     try:
-        check = fastjsonschema.compile(schema, handlers=_Nowhere(), use_default=False)
-    except (
-        Exception
-    ) as error:  # The compiler meets some mistakes with a TypeError or an IndexError.
+        check = fastjsonschema.compile(schema, handlers=_NoDownloads(), use_default=False)
+    except Exception as error:  # The compiler raises TypeError or IndexError for some mistakes.
         raise SchemaError(f"not a JSON schema: {error}") from error
 
     def checked(document: Any) -> None:
@@ -48,8 +46,8 @@ def _compiled(text: str) -> Check:
     return checked
 
 
-class _Nowhere(dict[str, Any]):
-    """Takes the place of the compiler's downloads: a schema is whole, or it is refused."""
+class _NoDownloads(dict[str, Any]):
+    """Replaces the compiler's downloads: a schema that refers to other documents is refused."""
 
     def __contains__(self, scheme: object) -> bool:
         return True

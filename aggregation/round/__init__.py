@@ -1,4 +1,4 @@
-"""One round: claim, read, combine, publish, settle. `run.py` tells the story."""
+"""One round: claim, read, combine, publish, settle. `run.py` runs these steps."""
 
 from aggregation.round.port import ResultSink, RoundConnector
 from aggregation.round.run import run_round

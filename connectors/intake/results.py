@@ -12,7 +12,7 @@ from aggregation.errors import UpdateRejected, quoted
 from aggregation.scores import MAX_VALUE, is_score
 from connectors.intake.metadata import misspelt_name
 from models_app.models import FederatedModel
-from models_app.schemas import SchemaError, compiled
+from models_app.schemas import SchemaError, compile_schema
 
 #: Levels of nesting in a score. SQLite's JSON functions accept 1000.
 MAX_DEPTH = 20
@@ -59,7 +59,7 @@ def check_results(results: Mapping[str, Any], model: FederatedModel) -> None:
             f"num_examples is {quoted(count)}, expected a whole number from 1 to "
             f"{settings.MAX_NUM_EXAMPLES}"
         )
-    check = compiled(model.client_agg_results_schema)
+    check = compile_schema(model.client_agg_results_schema)
     if check:
         try:
             check(results)

@@ -1,4 +1,4 @@
-"""Numbers as they are typed, within limits; what argparse takes as a ``type``."""
+"""Parse numbers on the command line within limits: values for ``type`` of argparse."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable
 
 
-def whole(at_least: int, at_most: int) -> Callable[[str], int]:
-    """Reads a whole number, which may be written as 25e6."""
+def whole_number(at_least: int, at_most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers, which may be written as 25e6."""
 
-    def read(text: str) -> int:
+    def parse(text: str) -> int:
         value = _number(text)
         if not (at_least <= value <= at_most and value == int(value)):
             raise ArgumentTypeError(
@@ -18,31 +18,31 @@ def whole(at_least: int, at_most: int) -> Callable[[str], int]:
             )
         return int(value)
 
-    return read
+    return parse
 
 
-def above_zero(at_most: float) -> Callable[[str], float]:
-    """Reads a number above zero."""
+def positive_number(at_most: float) -> Callable[[str], float]:
+    """Return a parser of numbers above zero."""
 
-    def read(text: str) -> float:
+    def parse(text: str) -> float:
         value = _number(text)
         if not 0 < value <= at_most:
             raise ArgumentTypeError(f"{text} given, expected a number above 0, at most {at_most:g}")
         return value
 
-    return read
+    return parse
 
 
-def zero_or_more(at_most: float) -> Callable[[str], float]:
-    """Reads a number that is not negative."""
+def nonnegative_number(at_most: float) -> Callable[[str], float]:
+    """Return a parser of numbers that are not negative."""
 
-    def read(text: str) -> float:
+    def parse(text: str) -> float:
         value = _number(text)
         if not 0 <= value <= at_most:
             raise ArgumentTypeError(f"{text} given, expected a number from 0 to {at_most:g}")
         return value
 
-    return read
+    return parse
 
 
 def _number(text: str) -> float:

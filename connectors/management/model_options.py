@@ -16,11 +16,11 @@ from django.core.management.base import CommandError
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
 from aggregation.sources import read
-from connectors.management.amounts import above_zero
+from connectors.management.amounts import positive_number
 from connectors.management.files import FILE_OR_OBJECT, open_input
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
-from models_app.schemas import compiled
+from models_app.schemas import compile_schema
 
 #: What an option is given to remove its value.
 NONE = "none"
@@ -112,7 +112,7 @@ def _add_limit_options(parser: ArgumentParser, *, changing: bool) -> None:
 
     parser.add_argument(
         "--target-round-seconds",
-        type=above_zero(86_400),
+        type=positive_number(86_400),
         metavar="X",
         help="how long the reading of a round should take, if several functions may share it "
         "(default of a new model: 30)",
@@ -265,7 +265,7 @@ def _read_schema(option: str, name: str) -> Any:
         text = read(source, 0, source.size)
     try:
         schema = json.loads(text)
-        compiled(schema)
+        compile_schema(schema)
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{option}: {name} is not a JSON schema: {error}") from error
     return schema

@@ -2,7 +2,7 @@
 
 A row of the database owns each of them, under the protocol of the function's own rounds: its updates name
 it, and every step acts on the round that its arguments name. `connectors.rounds.settlement` settles them.
-Whatever contradicts the state of the model raises `Conflict` and changes nothing.
+A request that contradicts the state of the model raises `Conflict` and changes nothing.
 """
 
 from __future__ import annotations

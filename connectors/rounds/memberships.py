@@ -127,7 +127,7 @@ class Memberships:
             )
 
     def change(self, held: AggregationRound) -> None:
-        """Fence off whoever else knows a round whose updates the workflow has changed."""
+        """Fence off other processes that hold a round whose updates the workflow has changed."""
         AggregationRound.objects.filter(pk=held.pk).update(attempt=F("attempt") + 1)
         held.attempt += 1
         self.see(held)

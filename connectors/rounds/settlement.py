@@ -1,6 +1,6 @@
 """Settling external rounds: which updates are in an aggregate, which are ready again or rejected.
 
-Whatever contradicts the state of the model raises `Conflict` and changes nothing.
+A request that contradicts the state of the model raises `Conflict` and changes nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the function may be invoked with, as what is to be done about it.
+"""Parse the events that invoke the function into requests and tasks.
 
 Wire shapes: Amazon S3 User Guide, "Event message structure" and "EventBridge event message structure";
 Amazon EventBridge, "Scheduled Event"; `events/` holds one real payload of each.
@@ -19,24 +19,24 @@ from connectors.storage.keys import is_plan_folder
 
 
 class UnknownEvent(ValueError):
-    """The function was invoked with something it does not know; the message names it."""
+    """The function was invoked with something it does not know; the message describes it."""
 
 
 @dataclass(frozen=True)
 class RoundRequest:
-    """A round of this federated model is wanted."""
+    """Requests a round of one federated model."""
 
     model_id: int
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """Whatever is due is wanted, of all models."""
+    """Requests a sweep: everything that is due, for all models."""
 
 
 @dataclass(frozen=True)
 class StorageTest:
-    """S3 tries whether its notifications arrive; nothing is to be done."""
+    """The test event that S3 sends when notifications are configured; it is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class RoundTask:
         The fencing token, and the number of the task; 0 where they are not needed.
     centre : str
     error : mapping
-        What Step Functions says of the error of a task.
+        The error of a task, as Step Functions reports it.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class RoundTask:
     error: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: The fields that each kind of task has beside its plan.
+#: The fields that each kind of task has in addition to its plan.
 TASK_FIELDS = {
     "measure": {"item", "centre"},
     "combine": {"item", "centre"},
@@ -77,7 +77,7 @@ Request = Upload | RoundRequest | SweepRequest | StorageTest
 
 
 def is_sqs_batch(event: Any) -> bool:
-    """Whether an event is a batch of messages from a queue."""
+    """Return whether an event is a batch of messages from a queue."""
     records = event.get("Records") if isinstance(event, Mapping) else None
     return (
         isinstance(records, list)
@@ -90,7 +90,7 @@ def is_sqs_batch(event: Any) -> bool:
 
 
 def parse_body(body: str) -> list[Request]:
-    """The requests in the body of one message.
+    """Return the requests in the body of one message.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def parse_body(body: str) -> list[Request]:
 
 
 def parse(event: Any) -> list[Request]:
-    """The requests in an event that did not come through a queue.
+    """Return the requests in an event that did not come through a queue.
 
     Raises
     ------
@@ -127,9 +127,9 @@ def _requests(event: Mapping[str, Any]) -> Iterator[Request]:
         yield StorageTest()
     elif event.get("Records"):
         for record in event["Records"]:
-            yield _s3_record(record)
+            yield _upload_of_s3_record(record)
     elif event.get("detail-type") == "Object Created" and event.get("source") == "aws.s3":
-        yield _eventbridge_object(event)
+        yield _upload_of_eventbridge_event(event)
     elif event.get("detail-type") == "Scheduled Event":
         yield _schedule(event.get("detail") or {})
     else:
@@ -139,14 +139,14 @@ def _requests(event: Mapping[str, Any]) -> Iterator[Request]:
         )
 
 
-def _s3_record(record: Mapping[str, Any]) -> Upload:
-    """A record of an S3 notification: its key is encoded as a form's field is."""
+def _upload_of_s3_record(record: Mapping[str, Any]) -> Upload:
+    """Return the upload in a record of an S3 notification, whose key is URL-encoded."""
     if record.get("eventSource") != "aws:s3" or not record["eventName"].startswith(
         "ObjectCreated:"
     ):
         raise UnknownEvent(f"expected an ObjectCreated record of aws:s3, got {_described(record)}")
     stored = record["s3"]["object"]
-    return _upload(
+    return _checked_upload(
         bucket=record["s3"]["bucket"]["name"],
         key=unquote_plus(stored["key"]),
         etag=stored.get("eTag", ""),
@@ -156,11 +156,11 @@ def _s3_record(record: Mapping[str, Any]) -> Upload:
     )
 
 
-def _eventbridge_object(event: Mapping[str, Any]) -> Upload:
-    """An "Object Created" event: its key is not encoded."""
+def _upload_of_eventbridge_event(event: Mapping[str, Any]) -> Upload:
+    """Return the upload in an "Object Created" event, whose key is not encoded."""
     detail = event["detail"]
     stored = detail["object"]
-    return _upload(
+    return _checked_upload(
         bucket=detail["bucket"]["name"],
         key=stored["key"],
         etag=stored.get("etag", ""),
@@ -170,11 +170,13 @@ def _eventbridge_object(event: Mapping[str, Any]) -> Upload:
     )
 
 
-def _upload(*, bucket: Any, key: Any, etag: Any, version: Any, size: Any, time: Any) -> Upload:
-    """An upload, if what is told of it has the types that S3 tells it with."""
-    for told in (bucket, key, etag, version):
-        if not isinstance(told, str):
-            raise UnknownEvent(f"expected a text in an upload's event, got {quoted(told)}")
+def _checked_upload(
+    *, bucket: Any, key: Any, etag: Any, version: Any, size: Any, time: Any
+) -> Upload:
+    """Return an upload whose fields have the types that S3 documents, or raise `UnknownEvent`."""
+    for text in (bucket, key, etag, version):
+        if not isinstance(text, str):
+            raise UnknownEvent(f"expected a text in an upload's event, got {quoted(text)}")
     if size is not None and (type(size) is not int or not 0 <= size <= MAX_SIZE):
         raise UnknownEvent(f"expected a size in bytes, got {quoted(size)}")
     return Upload(
@@ -203,7 +205,7 @@ MAX_SIZE = (1 << 63) - 1
 
 
 def _schedule(detail: Mapping[str, Any] | str) -> Request:
-    # EventBridge Scheduler hands its input on as text.
+    # EventBridge Scheduler passes its input on as text.
     try:
         fields = json.loads(detail) if isinstance(detail, str) else detail
     except ValueError as error:
@@ -220,14 +222,14 @@ def _model_id(value: Any) -> int:
 
 
 def _described(event: Mapping[str, Any]) -> str:
-    """Enough of an event to know it by: its keys, and what it says it is."""
-    told = {name: event[name] for name in _TELLING if name in event}
+    """Return a short description of an event: its keys and the fields that identify its kind."""
+    fields = {name: event[name] for name in _IDENTIFYING_FIELDS if name in event}
     return (
-        f"{quoted(json.dumps(told, default=str))} with the keys {quoted(sorted(map(str, event)))}"
+        f"{quoted(json.dumps(fields, default=str))} with the keys {quoted(sorted(map(str, event)))}"
     )
 
 
-_TELLING = ("source", "detail-type", "eventSource", "eventName", "Event")
+_IDENTIFYING_FIELDS = ("source", "detail-type", "eventSource", "eventName", "Event")
 
 
 def parse_task(event: Any) -> RoundTask:

@@ -59,10 +59,10 @@ class RoundQueue:
                 moved += len(letters)
 
     def _dead_letter_url(self) -> str:
-        asked = self._client.get_queue_attributes(
+        response = self._client.get_queue_attributes(
             QueueUrl=self._url, AttributeNames=["RedrivePolicy"]
         )
-        policy = asked.get("Attributes", {}).get("RedrivePolicy")
+        policy = response.get("Attributes", {}).get("RedrivePolicy")
         if not policy:
             raise LookupError(f"{self._url} has no dead-letter queue: its RedrivePolicy is not set")
         name = json.loads(policy)["deadLetterTargetArn"].rsplit(":", 1)[1]

@@ -1,4 +1,4 @@
-"""Operators' commands inside the network: the function that migrates runs them for who may invoke it."""
+"""Run operators' commands in the function that migrates the database, inside the network."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from aggregation.errors import quoted
 #: The app whose commands may be run; Django's own can do anything.
 APP = "connectors"
 
-#: What the aggregating function does itself, within its own time: how it is asked.
-ASKED_OF_THE_AGGREGATOR: dict[str, dict[str, Any]] = {
+#: Commands that the aggregating function runs itself, with the events that invoke it.
+AGGREGATOR_EVENTS: dict[str, dict[str, Any]] = {
     "run_round": {"detail-type": "Scheduled Event", "detail": {"model_id": 3}},
     "sweep": {"detail-type": "Scheduled Event", "detail": {}},
 }
@@ -31,7 +31,7 @@ def handle_remote_command(event: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     Exception
-        Whatever prevented a migration: the deployment must fail.
+        If a migration fails, so that the deployment fails too.
     ValueError, CommandError
         As by `run_remote_command`.
     """
@@ -58,13 +58,13 @@ def run_remote_command(command: Any, arguments: Any) -> dict[str, str]:
     Raises
     ------
     ValueError
-        If there is no such command here, or the arguments are no list.
+        If the command does not exist or may not be run here, or the arguments are not a list.
     CommandError
-        If the command fails: what it had written, and why.
+        If the command fails. The message has its output and the reason.
     """
-    _check(command, arguments)
+    _check_command(command, arguments)
     if {"-h", "--help"} & set(map(str, arguments)):
-        return {"output": _help(command)}
+        return {"output": _help_text(command)}
     output, notes = io.StringIO(), io.StringIO()
     try:
         with suppress(SystemExit):  # after an option of Django's that only prints
@@ -75,20 +75,20 @@ def run_remote_command(command: Any, arguments: Any) -> dict[str, str]:
     return answer | ({"notes": notes.getvalue()} if notes.getvalue() else {})
 
 
-def _help(command: str) -> str:
-    """What argparse would print, into the function's log, before it ends the process."""
+def _help_text(command: str) -> str:
+    """Return the help text, which argparse would print to the function's log before it exits."""
     return load_command_class(APP, command).create_parser("manage.py", command).format_help()
 
 
 def remote_commands() -> list[str]:
-    """The commands that may be run."""
+    """Return the names of the commands that may be run."""
     own = {name for name, app in get_commands().items() if app == APP}
-    return sorted(own - ASKED_OF_THE_AGGREGATOR.keys() - LOCAL)
+    return sorted(own - AGGREGATOR_EVENTS.keys() - LOCAL)
 
 
-def _check(command: Any, arguments: Any) -> None:
-    if str(command) in ASKED_OF_THE_AGGREGATOR:
-        payload = json.dumps(ASKED_OF_THE_AGGREGATOR[command])
+def _check_command(command: Any, arguments: Any) -> None:
+    if str(command) in AGGREGATOR_EVENTS:
+        payload = json.dumps(AGGREGATOR_EVENTS[command])
         raise ValueError(f"{command} is the aggregating function's: invoke that one with {payload}")
     if command not in remote_commands():
         raise ValueError(f"no command {quoted(command)}; there are {', '.join(remote_commands())}")

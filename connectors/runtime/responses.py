@@ -1,4 +1,4 @@
-"""The function's responses, as EventBridge, SQS and whoever invokes it directly receive them."""
+"""The function's responses, as EventBridge, SQS and direct callers receive them."""
 
 from __future__ import annotations
 

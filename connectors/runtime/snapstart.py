@@ -1,4 +1,4 @@
-"""SnapStart: what must not be in a snapshot, and what each environment restored from it needs of its own.
+"""SnapStart hooks: what a snapshot must not contain, and what each restored environment must renew.
 
 Lambda takes one snapshot when a version is published and starts many environments from it.
 docs/decisions/2026-11-24-cold-start.md says why nothing else needs to be done.

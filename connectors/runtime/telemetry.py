@@ -37,34 +37,34 @@ class Telemetry(Observer):
     # Intake
 
     def upload_ignored(self, key: str, reason: Exception) -> None:
-        """An upload belongs to no known model and client."""
+        """Log an upload that belongs to no known model and client."""
         logger.warning("upload ignored", key=ascii(key), reason=str(reason))
         _count("UploadsIgnored")
 
     def update_registered(self, result: IntakeResult) -> None:
-        """An update was registered, or rejected with a reason."""
+        """Log an update that was registered, or rejected with a reason."""
         _log_intake(result, "update")
         if result.reason:
             _count("UpdatesRejected")
 
     def score_registered(self, result: IntakeResult) -> None:
-        """A score was registered, or rejected with a reason."""
+        """Log a score that was registered, or rejected with a reason."""
         _log_intake(result, "score")
         _count("ScoresRejected" if result.reason else "ScoresRegistered")
 
     def storage_test_received(self) -> None:
-        """S3 has tested its notifications."""
+        """Log a test event of S3."""
         logger.info("S3 test event ignored")
 
     # Messages
 
     def message_refused(self, message_id: str, reason: Exception) -> None:
-        """A message can never be processed, so that it is not retried."""
+        """Log a message that can never be processed and is not retried."""
         logger.error("message refused", message_id=message_id, reason=str(reason))
         _count("MessagesRefused")
 
     def message_failed(self, message_id: str) -> None:
-        """A message failed and will be delivered again; called while the error is handled."""
+        """Log a message that failed and will be delivered again; called while the error is handled."""
         logger.exception("message failed", message_id=message_id)
 
     # Rounds
@@ -109,7 +109,7 @@ class Telemetry(Observer):
     # Afterwards
 
     def swept(self, due: Sequence[int]) -> None:
-        """A sweep found the rounds that were due."""
+        """Log the rounds that a sweep found due."""
         logger.info("swept", due=list(due))
 
     def orphan_removed(self, orphan: Orphan) -> None:

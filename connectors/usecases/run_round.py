@@ -60,7 +60,7 @@ class RoundRunner:
         How much memory and how many threads a round may use; they do not change its result.
     observer : Observer
     queue : RequestsRounds, optional
-        Is asked for rounds that must be resumed or were not begun.
+        Receives requests for rounds that must be resumed or have not begun.
     out_of_time : callable
         Returns whether the process must stop; it is called after every chunk.
     distribute : callable

@@ -47,15 +47,15 @@ class DjangoModelDataConnector(BaseModelDataConnector):
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(settings)
-        # The storage makes another client in each thread, which takes longer than a small round: here
-        # it is the one of the thread that makes the connector, not of each reader.
+        # The storage creates a client per thread, which takes longer than a small round. All readers
+        # therefore share the client of the thread that creates the connector.
         self.objects = objects_in(default_storage)
         self.weights = WeightStore(self.objects)
 
     def load(
         self, updates: Sequence[ModelUpdate], expected_layout: TensorLayout | None
     ) -> tuple[list[ModelUpdate], dict[int, str]]:
-        """Updates in memory, as workflows that run a round step by step want them.
+        """Read updates into memory, for workflows that run a round step by step.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         loaded : list of ModelUpdate
             Copies whose ``data`` is a list of arrays, one a layer, in the same order for all.
         rejected : dict of int to str
-            Why others cannot be used, by their ids.
+            The reasons why the other updates cannot be used, by their ids.
         """
         with Spool(django_settings.SPOOL_BYTES) as spool:
             openers = {update.pk: self._opener(update) for update in updates}
@@ -136,7 +136,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         kind = model.format if model else extension
         key = aggregate_key(model_id, number, kind)
         sink = self.objects.sink(key, None)
-        sink.write_part(1, encoded(arrays, kind), last=True)
+        sink.write_part(1, encode_arrays(arrays, kind), last=True)
         sink.complete()
         return key
 
@@ -152,7 +152,7 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         """
         if isinstance(data, Mapping):
             arrays = {str(name): np.asarray(array) for name, array in data.items()}
-            return SimpleUploadedFile("aggregate.safetensors", encoded(arrays, "safetensors"))
+            return SimpleUploadedFile("aggregate.safetensors", encode_arrays(arrays, "safetensors"))
         try:
             layers = [np.asarray(layer).tolist() for layer in data]
             text = json.dumps(layers, allow_nan=False)
@@ -205,10 +205,10 @@ def _result_layout(model: Weights | None, extension: str) -> TensorLayout | None
     return TensorLayout.of_layers(model.layout.tensors) if extension == "json" else model.layout
 
 
-def encoded(
+def encode_arrays(
     arrays: Mapping[str, NDArray[Any]], format: str, metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Arrays as a weights object of that format, in memory."""
+    """Return arrays encoded in memory as a weights object of a format."""
     tensors = []
     for name, array in arrays.items():
         if array.dtype not in DTYPE_NAMES:

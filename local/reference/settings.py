@@ -11,7 +11,7 @@ from local.reference.markdown import ROOT, code, page, table
 def settings_page() -> str:
     """Return the page: each variable with its type, default and bounds, and the comment before it."""
     source = (ROOT / "settings.py").read_text()
-    comments = _comments(source)
+    comments = _comments_by_line(source)
     rows = []
     for statement in ast.parse(source).body:
         call = getattr(statement, "value", None)
@@ -33,8 +33,8 @@ def settings_page() -> str:
     )
 
 
-def _comments(source: str) -> dict[int, str]:
-    """The ``#:`` comment that ends before a line, by the line's number."""
+def _comments_by_line(source: str) -> dict[int, str]:
+    """Return each ``#:`` comment by the number of the line that follows it."""
     found: dict[int, str] = {}
     gathered: list[str] = []
     for number, line in enumerate(source.splitlines(), start=1):
@@ -78,7 +78,7 @@ def _range(call: ast.Call) -> str:
 
 
 def _default(expression: ast.expr) -> str:
-    """A default as it would be written into the environment; computed ones are told in the meaning."""
+    """Return a default as it would be written in the environment, or "computed"."""
     try:
         value = ast.literal_eval(expression)
     except ValueError:

@@ -23,7 +23,7 @@ class ClientAdmin(ProtectedAdmin):
     protected_by = ("model_updates", "aggregate_scores")
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Whoever adds clients to a model has to find them.
+        # Users who add clients to a model have to find them.
         changes_models = request.user.has_perm("models_app.change_federatedmodel")
         return changes_models or super().has_view_permission(request, obj)
 

@@ -1,8 +1,8 @@
-"""PostgreSQL where the password is an IAM token, made anew for each connection.
+"""Connect to PostgreSQL with a new IAM token as the password of each connection.
 
-Amazon RDS User Guide, "IAM database authentication": a token is good for fifteen minutes and only for
+Amazon RDS User Guide, "IAM database authentication": a token is valid for fifteen minutes and only for
 connecting; it is computed locally from the function's credentials, without a request. TLS is required, and
-verified against RDS' certificates: without that, whoever answers would be given the token.
+verified against RDS' certificates: otherwise an impostor could receive the token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class DatabaseWrapper(PostgresWrapper):
     """Connects with a fresh token over verified TLS."""
 
     def get_connection_params(self) -> dict[str, Any]:
-        """What psycopg connects with."""
+        """Return the parameters of psycopg's connection, with a new token as the password."""
         params: dict[str, Any] = super().get_connection_params()
         missing = [name for name in ("host", "user") if not params.get(name)]
         if missing:

@@ -14,7 +14,7 @@ from aggregation.errors import RuleError
 from aggregation.requirements import Requirement, create_requirement
 from aggregation.rules import Rule, create_rule
 from models_app.models.client import Client
-from models_app.schemas import SchemaError, compiled
+from models_app.schemas import SchemaError, compile_schema
 
 
 class FederatedModel(models.Model):
@@ -145,7 +145,7 @@ class FederatedModel(models.Model):
             except RuleError as error:
                 problems[field] = str(error)
         try:
-            compiled(self.client_agg_results_schema)
+            compile_schema(self.client_agg_results_schema)
         except SchemaError as error:
             problems["client_agg_results_schema"] = str(error)
         if problems:

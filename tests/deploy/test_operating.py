@@ -20,7 +20,7 @@ from django.utils.timezone import now
 
 import connectors.storage.port
 from connectors import application
-from connectors.runtime.remote_commands import ASKED_OF_THE_AGGREGATOR, remote_commands
+from connectors.runtime.remote_commands import AGGREGATOR_EVENTS, remote_commands
 from connectors.storage.keys import pointer_key
 from local.cloud import Cloud
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
@@ -174,8 +174,8 @@ def test_differences_in_the_function_are_documented() -> None:
     section = TEXT.split("\n## Operate\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)[` ]", row)}
-    assert named <= {*remote_commands(), *ASKED_OF_THE_AGGREGATOR}
-    assert named >= ASKED_OF_THE_AGGREGATOR.keys()
+    assert named <= {*remote_commands(), *AGGREGATOR_EVENTS}
+    assert named >= AGGREGATOR_EVENTS.keys()
 
 
 @on_sqlite
@@ -383,7 +383,7 @@ def test_an_invalid_command_is_refused(event: Any, why: str) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize("name", ASKED_OF_THE_AGGREGATOR)
+@pytest.mark.parametrize("name", AGGREGATOR_EVENTS)
 def test_rounds_are_requested_from_the_aggregating_function(name: str) -> None:
     """The refusal of a round names an event, which the aggregating function accepts."""
     with pytest.raises(ValueError, match="invoke that one with") as failure:

@@ -26,7 +26,7 @@ class _Crc32:
 
 
 class Checksums:
-    """The checksums of a body that its headers tell, as far as the standard library computes them.
+    """Verifies the checksums in the headers of a body that the standard library can compute.
 
     Parameters
     ----------

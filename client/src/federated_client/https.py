@@ -181,7 +181,7 @@ def _copy(answer: http.client.HTTPResponse, file: IO[bytes], key: str) -> None:
     if expected is None and not answer.chunked:
         raise DownloadRefused(f"the server does not say how long {key} is")
     if answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadRefused(f"the server sends {key} in an encoding that was not asked for")
+        raise DownloadRefused(f"the server sends {key} in an encoding that was not requested")
     checksums = Checksums(answer.headers if answer.status == http.client.OK else Message())
     copied = 0
     while piece := answer.read(limits.COPY_BYTES):

@@ -48,7 +48,7 @@ class Storage(Protocol):
     def put(
         self, key: str, body: BinaryIO, metadata: Mapping[str, str], progress: Progress | None
     ) -> str:
-        """Store an object and return its key, which is not always the one that was asked for.
+        """Store an object and return its key, which is not always the requested one.
 
         Raises
         ------

@@ -110,7 +110,7 @@ def _check(
     update: Update,
 ) -> tuple[Latest | None, TensorLayout | None]:
     """Check an update as it is; return what is known of its model: the pointer and the layout."""
-    if layout is None:  # What cannot be an update of any model is refused before storage is asked.
+    if layout is None:  # Invalid for any model: refused without a request to storage.
         check_file(update.body, update.name, None, any_size=True)
     latest = lookup() or base
     check_base(base, latest)

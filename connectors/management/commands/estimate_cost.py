@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from aggregation.errors import RuleError
 from aggregation.layout import DTYPE_NAMES
 from aggregation.rules import Rule, create_rule
-from connectors.management.amounts import above_zero, whole, zero_or_more
+from connectors.management.amounts import nonnegative_number, positive_number, whole_number
 from connectors.management.reports import ReportCommand
 from costs.duration import (
     MEASURED_MB_A_SECOND,
@@ -73,10 +73,10 @@ class Command(ReportCommand):
 
 
 def _add_federation_arguments(parser: ArgumentParser) -> None:
-    count = whole(1, MAX_CLIENTS)
+    count = whole_number(1, MAX_CLIENTS)
     parser.add_argument(
         "--params",
-        type=whole(1, MAX_MODEL_BYTES),
+        type=whole_number(1, MAX_MODEL_BYTES),
         required=True,
         metavar="N",
         help="values in the model",
@@ -86,7 +86,7 @@ def _add_federation_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rounds-a-day",
-        type=above_zero(86_400),
+        type=positive_number(86_400),
         required=True,
         metavar="X",
         help="can be a fraction",
@@ -96,7 +96,7 @@ def _add_federation_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--upload-minutes",
-        type=zero_or_more(525_600),
+        type=nonnegative_number(525_600),
         default=0.0,
         metavar="X",
         help="time over which the uploads of a round arrive, which keep the database active; default: 0",
@@ -130,7 +130,7 @@ def _add_stack_arguments(parser: ArgumentParser) -> None:
     )
     add(
         "--memory-mb",
-        type=whole(512, 10_240),
+        type=whole_number(512, 10_240),
         default=stack.memory_mb,
         metavar="N",
         help="memory of the function; default: %(default)s",
@@ -156,7 +156,7 @@ def _add_stack_arguments(parser: ArgumentParser) -> None:
 def _add_throughput_argument(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--throughput",
-        type=above_zero(100_000),
+        type=positive_number(100_000),
         default=default_rate(),
         metavar="X",
         help=(

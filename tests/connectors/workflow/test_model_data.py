@@ -22,7 +22,7 @@ from aggregation.round import Status, run_round
 from connectors import DjangoModelDataConnector, application
 from connectors.storage.port import stored_layout
 from connectors.usecases.verify import verify
-from connectors.workflow.model_data import encoded
+from connectors.workflow.model_data import encode_arrays
 from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
 from tests.connectors.workflow.backends import decoded
@@ -169,7 +169,7 @@ def test_encoded_data_is_readable_by_the_library_of_the_format(format: str, dtyp
         "scalar": np.asarray(7, dtype),
         "empty": np.zeros((0, 2), dtype),
     }
-    found = decoded(encoded(arrays, format), f"x.{format}")
+    found = decoded(encode_arrays(arrays, format), f"x.{format}")
     if format == "json":
         assert found == [array.tolist() for array in arrays.values()]
         return
@@ -182,7 +182,7 @@ def test_bfloat16_is_kept() -> None:
     """A tensor in bfloat16, which numpy lacks, is written as bfloat16."""
     array = np.asarray([1.5, -2.0], ml_dtypes.bfloat16)
     ((name, found),) = safetensors.deserialize(  # type: ignore[no-untyped-call]
-        encoded({"w": array}, "safetensors")
+        encode_arrays({"w": array}, "safetensors")
     )
     assert (name, found["dtype"], found["shape"]) == ("w", "BF16", [2])
     assert found["data"] == array.tobytes()
@@ -192,7 +192,7 @@ def test_bfloat16_is_kept() -> None:
 def test_an_unsupported_dtype_is_refused(array: Any) -> None:
     """The error names the unsupported dtype and the supported ones."""
     with pytest.raises(UpdateRejected, match=re.escape(f"'w' has dtype {array.dtype}; known are")):
-        encoded({"w": array}, "safetensors")
+        encode_arrays({"w": array}, "safetensors")
 
 
 def test_a_prepared_result_is_a_file(directory: Path) -> None:
