@@ -36,7 +36,7 @@ def storage_page() -> str:
         + ". The aggregate has the "
         "format, names, shapes and dtypes of the model.",
         "## latest.json and scores",
-        "[Sending an update](../clients.md#what-lies-where) lists their fields. A score has at most "
+        "[Sending an update](../clients.md#the-objects) lists their fields. A score has at most "
         f"{MAX_SCORE_BYTES >> 10} KiB.",
     )
 
