@@ -1,4 +1,4 @@
-"""The page `results.md`: the figures beside their targets."""
+"""The page `results.md`: the figures next to their targets."""
 
 from __future__ import annotations
 

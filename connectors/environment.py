@@ -63,7 +63,7 @@ class Environment:
         return self._read(name, None, _database, {}, "is not the URL of a database")
 
     def refuse(self, name: str, problem: str) -> None:
-        """Let `seal` refuse a variable for a problem that is found elsewhere."""
+        """Record a problem of a variable that is found elsewhere, so that `seal` reports it."""
         self._problems[name] = problem
 
     def _read(
@@ -96,7 +96,7 @@ class Environment:
 
 
 def _integer(text: str) -> int:
-    """CloudFormation may write the value of a Number parameter in exponential notation."""
+    """Return an integer in decimal notation, or in the exponential notation of CloudFormation."""
     try:
         number = Decimal(text)
     except InvalidOperation:

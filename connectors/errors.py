@@ -35,7 +35,7 @@ NETWORK_ERRORS = (NoConnection, HTTPClientError, IncompleteReadError, ResponseSt
 #: The process has no, or incomplete, credentials.
 CREDENTIAL_ERRORS = (NoCredentialsError, PartialCredentialsError)
 
-#: Codes with which AWS services ask the caller to try again, beside the status codes 429 and 5xx.
+#: Codes with which AWS services ask the caller to try again, in addition to the status codes 429 and 5xx.
 TEMPORARY_CODES = {
     "SlowDown",
     "RequestTimeout",

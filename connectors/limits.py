@@ -70,7 +70,7 @@ EVENTS_CONNECT_SECONDS = 2
 EVENTS_READ_SECONDS = 5
 EVENTS_ATTEMPTS = 2
 
-#: Connections that are kept open beside those of the reading threads: for parts and small objects.
+#: Connections that are kept open in addition to those of the reading threads: for parts and small objects.
 SPARE_CONNECTIONS = 4
 
 # The queue

@@ -143,9 +143,9 @@ class Federation:
         return [line("SQS", requests, "requests", self.prices.sqs_request)]
 
     def _database(self) -> list[Line]:
-        if not self.stack.pauses:
+        if not self.stack.can_pause:
             return []
-        acu_hours = AWAKE_ACU * self.hours_awake_a_round
+        acu_hours = AWAKE_ACU * self.active_hours_per_round
         return [line("Aurora, active for the round", acu_hours, "ACU-hours", self.prices.acu_hour)]
 
     def _logs(self) -> list[Line]:
@@ -154,7 +154,7 @@ class Federation:
         return [line("CloudWatch, logs", logged / GIB, "GB", self.prices.log_gb)]
 
     @property
-    def round_alone(self) -> float:
+    def round_dollars(self) -> float:
         """Dollars for the round itself: the function while it runs, and its requests to S3."""
         requests = self.work.requests(self.duration.invocations)
         reads = sum(requests[name] for name in READS)
@@ -162,21 +162,21 @@ class Federation:
         return self.lines[0].dollars + s3
 
     @property
-    def hours_awake_a_round(self) -> float:
-        """How long a round keeps a database active that can pause.
+    def active_hours_per_round(self) -> float:
+        """Hours for which a round keeps a database active that can pause.
 
         Each upload resumes the database or keeps it active, and a round may find it active.
         """
-        linger = self.stack.linger_hours
+        linger = self.stack.active_hours_after_call
         waiting = min(self.upload_hours, (self.work.updates - 1) * linger)
         awake = waiting + self.duration.billed_seconds / 3600 + linger
         return min(awake, 24 / self.rounds_a_day)
 
     @cached_property
     def month(self) -> Costs:
-        """The costs of a month with constant rounds, once as many updates are kept as ever will be."""
+        """The costs of a month, once the number of updates in the bucket no longer grows."""
         rounds = self.rounds_a_month
-        woken = self.stack.sweep_acu_hours(rounds * self.hours_awake_a_round)
+        woken = self.stack.sweep_acu_hours(rounds * self.active_hours_per_round)
         metrics = METRICS * self.prices.metric_month * min(self.rounds_a_day / 24, 1)
         return {
             **{each.what: each.dollars * rounds for each in self.lines},

@@ -85,7 +85,7 @@ def _compare(published: Sharded, federation: Federation) -> Row:
     modelled = same_work(published, federation)
     try:
         row["modelled_seconds"] = modelled.duration.billed_seconds
-        row["modelled_dollars_a_thousand"] = 1000 * modelled.round_alone
+        row["modelled_dollars_a_thousand"] = 1000 * modelled.round_dollars
     except NoProgress:
         row["modelled_seconds"] = row["modelled_dollars_a_thousand"] = None
     return row

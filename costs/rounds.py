@@ -15,7 +15,7 @@ from aggregation.layout import Tensor, TensorLayout
 from aggregation.rules import Rule
 from aggregation.rules.krum import Bulyan, Krum, MultiKrum
 
-#: While no more updates are ready, each new one is shown to all clients that wait.
+#: While no more updates are ready, each new one is written to the documents of all clients that wait.
 STATUS_REFRESHED = 16
 
 #: boto3 uploads an object of this size or more in parts of this size.
@@ -80,7 +80,7 @@ class Work:
         return TensorLayout((Tensor("model", self.dtype, (self.params,)),))
 
     @property
-    def measures(self) -> bool:
+    def has_measuring_pass(self) -> bool:
         """Whether the rule reads all updates before it combines any."""
         return self.rule.needs_gram or self.rule.needs_norms
 
@@ -88,7 +88,7 @@ class Work:
     def passes(self) -> tuple[Pass, ...]:
         """The passes in their order; the last one combines."""
         combining = self._pass(members(self.rule, self.updates), parent=self.rule.on_differences)
-        if not self.measures:
+        if not self.has_measuring_pass:
             return (combining,)
         return self._pass(self.updates, parent=True, on_grid=True), combining
 
@@ -163,9 +163,9 @@ def intake_requests(updates: int) -> Counter[str]:
 
 
 def status_requests(updates: int) -> Counter[str]:
-    """Return the requests to S3 that tell clients what became of their updates, at intake and by the round.
+    """Return the requests to S3 that write the clients' status documents, at intake and by the round.
 
-    While few updates are ready, each new one is shown to all clients that wait.
+    While few updates are ready, each new one is written to the documents of all clients that wait.
     """
     few = min(updates, STATUS_REFRESHED)
     at_intake = few * (few + 1) // 2 + (updates - few)

@@ -80,14 +80,14 @@ class Stack:
         return HOURS_A_MONTH / self.sweep_hours
 
     @property
-    def linger_hours(self) -> float:
-        """How long a paused database stays active for a call, in addition to the call itself."""
+    def active_hours_after_call(self) -> float:
+        """Hours for which a paused database stays active for a call, in addition to the call itself."""
         session = self.timeout_seconds + IDLE_SESSION_SLACK_SECONDS
         return (RESUME_SECONDS + session + self.database_pause_seconds) / 3600
 
     @property
-    def pauses(self) -> bool:
-        """Whether the stack creates a database that pauses without connections."""
+    def can_pause(self) -> bool:
+        """Whether the stack creates a database that pauses when it has no connections."""
         return self.aurora and not self.database_min_capacity
 
     def sweep_acu_hours(self, hours_awake: float = 0.0) -> float:
@@ -98,9 +98,9 @@ class Stack:
         hours_awake : float
             Hours per month for which rounds keep it active; a sweep in this time costs no more.
         """
-        for_sweeps = min(self.sweeps_a_month * self.linger_hours, HOURS_A_MONTH)
+        for_sweeps = min(self.sweeps_a_month * self.active_hours_after_call, HOURS_A_MONTH)
         asleep = 1 - hours_awake / HOURS_A_MONTH
-        return self.pauses * AWAKE_ACU * for_sweeps * asleep
+        return self.can_pause * AWAKE_ACU * for_sweeps * asleep
 
     def standing(self, prices: Prices) -> Costs:
         """Return the costs of a month that do not depend on uploads."""

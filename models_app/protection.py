@@ -1,4 +1,4 @@
-"""What the protocol has settled cannot be deleted.
+"""Protect records of the protocol from deletion.
 
 A settled update is the record that its object has been used or rejected: without it, an event of S3 that is
 delivered again would count the object a second time. `manage.py prune` deletes old records safely.

@@ -71,7 +71,7 @@ class Statistics:
     def squared_distances(self) -> Float64s:
         """(n, n) squared Euclidean distances between updates; zero on the diagonal.
 
-        ``|a - b|^2 = <a, a> + <b, b> - 2 <a, b>``, whatever the centre. A distance that overflows
+        ``|a - b|^2 = <a, a> + <b, b> - 2 <a, b>``, for any centre. A distance that overflows
         float64 is infinite.
         """
         norms = np.diagonal(self.inner_products)
@@ -226,10 +226,10 @@ class LinearRule(Rule):
 def weighted_sum(
     block: Rows, coefficients: Sequence[float], centre: Float64s | None = None
 ) -> Float64s:
-    """``sum_i coefficients[i] * (block[i] - centre)``, added up in float64 from first row to last.
+    """Return ``sum_i coefficients[i] * (block[i] - centre)``, added in float64 from first row to last.
 
     Elementwise operations in a fixed order, without BLAS: the bits of an element must not depend on the
-    elements beside it.
+    neighbouring elements.
 
     Parameters
     ----------

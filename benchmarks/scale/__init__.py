@@ -1,1 +1,1 @@
-"""What pages and commands cost beside a large federation, on an embedded PostgreSQL."""
+"""Measure pages and commands of a large federation, on an embedded PostgreSQL."""

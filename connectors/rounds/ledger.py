@@ -143,7 +143,7 @@ class RoundLedger:
     # Continuing
 
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
-        """Keep how far a round is, unless that was done a moment ago.
+        """Save the progress of a round, unless it was saved a moment ago.
 
         Raises
         ------

@@ -146,7 +146,7 @@ class Settlement:
         return held
 
     def _close_or_fence(self, held: AggregationRound, reason: str) -> None:
-        """Close a round that has no updates left as failed; otherwise fence off who knew its updates."""
+        """Close a round without updates as failed; otherwise fence off other processes that hold it."""
         if registered_updates(held).exists():
             self._memberships.change(held)
         else:
@@ -154,7 +154,7 @@ class Settlement:
             self._memberships.leave(held)
 
     def reject(self, updates: Iterable[ModelUpdate], reasons: Mapping[int, str]) -> None:
-        """Mark updates INVALID that a workflow cannot use, so that the next round goes without them.
+        """Mark updates INVALID that a workflow cannot use, so that the next round excludes them.
 
         Updates that are registered for a round of the function or of another workflow are left to it.
         """

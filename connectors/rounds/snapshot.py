@@ -10,9 +10,10 @@ from models_app.models import AggregationRound, FederatedModel
 
 
 class ConfigSnapshot(TypedDict):
-    """What the result of a round depends on beside its updates, as it was when they were claimed.
+    """The model's settings that determine a round's result, as they were when its updates were claimed.
 
-    An attempt that takes the round over computes the same result, whatever an operator has changed since.
+    An attempt that takes the round over computes the same result, even if an operator
+    has changed the settings since.
     """
 
     rule: str

@@ -1,4 +1,4 @@
-"""Many values in one statement: they are sent as one JSON parameter, not as one parameter each.
+"""Send many values in one statement as a single JSON parameter, instead of one parameter each.
 
 PostgreSQL allows 65,535 parameters and SQLite 250,000, and both plan long lists slowly; a round may have
 any number of updates and makes the same statements for all of them.
@@ -30,7 +30,7 @@ def ids_in(ids: Iterable[int]) -> RawSQL:
 
 
 class ValueById(Func):
-    """The value of each row in a mapping by primary keys, as text; NULL for rows that are not in it.
+    """Looks up each row's primary key in a mapping; the value is text, or NULL for other rows.
 
     Parameters
     ----------

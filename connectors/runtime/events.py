@@ -119,7 +119,7 @@ def parse(event: Any) -> list[Request]:
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownEvent(f"an event that lacks {error}: {_described(event)}") from error
     except RecursionError as error:
-        raise UnknownEvent("an event that is nested too deeply to be looked at") from error
+        raise UnknownEvent("an event that is nested too deeply to be parsed") from error
 
 
 def _requests(event: Mapping[str, Any]) -> Iterator[Request]:

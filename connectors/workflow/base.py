@@ -1,4 +1,4 @@
-"""The interface that was taken over: what a third-party workflow calls to run a round step by step.
+"""The interface that third-party workflows call to run a round step by step.
 
 `BaseAggConnector` has the method names, arguments and meanings of an existing open-source aggregator. A
 workflow calls them in this order: pull the model, its latest aggregate, the ready updates and the
@@ -102,7 +102,7 @@ class BaseAggConnector(Registered, ABC):
         ------
         aggregation.errors.UpdateRejected
             If some cannot be read, or are not laid out as the model is; the message names them. They
-            become INVALID, so that the next round goes without them.
+            become INVALID, so that the next round excludes them.
         """
 
     @abstractmethod

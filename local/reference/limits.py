@@ -1,4 +1,4 @@
-"""The reference page of waits, pools and caps, generated from the comments beside the constants."""
+"""The reference page of waits, pools and caps, generated from the comments of the constants."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _rows(path: str) -> list[list[str]]:
 
 
 def _is_value(text: str) -> bool:
-    """Return whether an expression is made of numbers alone, or is a duration."""
+    """Return whether an expression consists only of numbers, or is a duration."""
     try:
         expression = ast.parse(text, mode="eval")
     except SyntaxError:

@@ -1,4 +1,4 @@
-"""What all pages have in common: they cost the same for ten rows as for a million."""
+"""Base classes of the pages, whose cost does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_PAGES = 400
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Offers the first `MAX_PAGES` pages; what is further back is found with a filter or a search."""
+    """Offers the first `MAX_PAGES` pages; older rows are found with a filter or a search."""
 
     @property
     def num_pages(self) -> int:
@@ -35,8 +35,7 @@ class PagedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class RecordAdmin(PagedAdmin):
-    """Shows what the protocol has written. Nobody may change it: with another status, an update would
-    count twice."""
+    """Shows records of the protocol read-only: with another status, an update could count twice."""
 
     def has_add_permission(self, request: Any) -> bool:
         return False
@@ -49,7 +48,7 @@ class RecordAdmin(PagedAdmin):
 
 
 class ProtectedAdmin(PagedAdmin):
-    """Deletes rows only while nothing refers to them, and finds out without reading what refers to them."""
+    """Deletes rows only while nothing refers to them, and checks that without loading other rows."""
 
     #: Names of the relations that protect a row.
     protected_by: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Clients, and of which models they are members."""
+"""Clients and their memberships in models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Membership._meta.verbose_name_plural = "memberships"
 
 @admin.register(Membership)
 class MembershipAdmin(PagedAdmin):
-    """Memberships: who may change federated models may add and remove them."""
+    """Memberships: users who may change federated models may add and remove them."""
 
     list_display = ("client", "federatedmodel")
     list_filter = ("federatedmodel",)

@@ -151,8 +151,8 @@ def idle_facts() -> str:
             "- A small server that always runs, with its PostgreSQL and without a standby: "
             f"{money(server(p) - disk)} for the t4g.medium and {money(disk)} for "
             f"{SERVER_DISK_GB} GB of disk, **{money(server(p))}** a month.",
-            f"- A sweep keeps the database active for {stack.linger_hours * 60:.0f} minutes. Every 6 hours "
-            f"{woken[0]} a month, hourly {woken[1]}, every quarter of an hour {woken[2]}.",
+            f"- A sweep keeps the database active for {60 * stack.active_hours_after_call:.0f} minutes. "
+            f"Every 6 hours {woken[0]} a month, hourly {woken[1]}, every quarter of an hour {woken[2]}.",
             f"- RDS Proxy: {money(proxy)} a month, and the database never pauses.",
         ]
     )
@@ -179,7 +179,7 @@ def rules() -> str:
                 f"{sum(each.reads for each in of.work.passes)}",
                 f"{of.duration.seconds:.0f} s",
                 of.duration.invocations,
-                money(1000 * of.round_alone),
+                money(1000 * of.round_dollars),
             )
         )
     head = ["rule", "read", "ranged GETs", "time", "invocations", "a thousand rounds"]
@@ -196,7 +196,7 @@ def sharded() -> str:
             row += [
                 f"{took.billed_seconds:.1f} s"
                 + (f", {took.invocations} invocations" if took.invocations > 1 else ""),
-                money(1000 * same.round_alone),
+                money(1000 * same.round_dollars),
             ]
         rows.append(row)
     head = [
@@ -264,10 +264,10 @@ def month() -> str:
 
 def month_facts() -> str:
     of = federation()
-    woken = 0.5 * of.hours_awake_a_round * PRICES.acu_hour
+    woken = 0.5 * of.active_hours_per_round * PRICES.acu_hour
     return (
         f"A round reads {of.work.nbytes / 1e9:.0f} GB in {of.duration.seconds:.0f} s. The function and its "
-        f"requests to S3 cost {of.round_alone:.4f}; the database that is active for it, {woken:.4f}."
+        f"requests to S3 cost {of.round_dollars:.4f}; the database that is active for it, {woken:.4f}."
     )
 
 

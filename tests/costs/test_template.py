@@ -91,7 +91,9 @@ def test_times_agree_with_the_template() -> None:
         seconds = int(timeout) + stack.IDLE_SESSION_SLACK_SECONDS
         assert row["IdleSession"] == 1000 * seconds
         lingers = stack.RESUME_SECONDS + seconds + 300
-        assert Stack(timeout_seconds=int(timeout)).linger_hours * 3600 == pytest.approx(lingers)
+        assert Stack(timeout_seconds=int(timeout)).active_hours_after_call * 3600 == pytest.approx(
+            lingers
+        )
     ((_, bucket),) = of_type(template(), "AWS::S3::Bucket")
     rules = {rule["Id"]: rule for rule in bucket["LifecycleConfiguration"]["Rules"]}
     replaced: Any = rules["replaced-versions"]["NoncurrentVersionExpiration"]

@@ -1,4 +1,4 @@
-"""What a client of a federation needs: the latest weights, a place for its update, and the round's end.
+"""The client of a federation: fetch the latest weights, upload an update, wait for the next aggregate.
 
     from federated_client import Bucket, Client
 

@@ -24,7 +24,7 @@ from .scores import encode_score
 from .status import Status, describe, parse_status, status_key
 from .storage import Progress, Storage
 from .update import Update, prepare
-from .waiting import Look, wait_for_aggregate
+from .waiting import StorageState, wait_for_aggregate
 from .weights import FORMAT, Arrays, Weights, as_arrays, decode_with_layout, encode, layout_of_file
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class Client:
             If the credentials expired or are wrong: waiting does not help.
         """
         return wait_for_aggregate(
-            self._look,
+            self._storage_state,
             after=self.base.number if self.base else 0,
             timeout=timeout,
             poll=poll,
@@ -259,7 +259,7 @@ class Client:
             if self.base and self.base.aggregate_id is not None:
                 metadata["base-aggregate"] = str(self.base.aggregate_id)
             number = self.base.number + 1 if self.base else 1
-            # Each update has a key of its own, so that none takes the place of another.
+            # Each update has its own key, so that no update overwrites another.
             unique = f"round-{number:06d}-{uuid.uuid4().hex[:12]}{ready.suffix}"
             key = f"updates/{self._model_id}/{self._client_id}/{unique}"
             self._sent_key = self._storage.put(key, ready.body, metadata, progress)
@@ -274,8 +274,8 @@ class Client:
         except (NotThere, AccessDenied):
             return None
 
-    def _look(self) -> Look:
-        """Look what became of the update that was sent, and whether there is a newer aggregate."""
+    def _storage_state(self) -> StorageState:
+        """Return the status of the update that was sent and the latest aggregate."""
         progress, is_running = "", False
         try:
             status = self.status() if self._sent_key else None
@@ -285,5 +285,5 @@ class Client:
         except CredentialsInvalid:
             raise
         except (NotThere, AccessDenied, StorageUnreachable) as error:
-            return Look(progress=progress, is_running=is_running, problem=str(error))
-        return Look(latest=latest, progress=progress, is_running=is_running)
+            return StorageState(progress=progress, is_running=is_running, problem=str(error))
+        return StorageState(latest=latest, progress=progress, is_running=is_running)

@@ -68,7 +68,7 @@ def retry(request: Callable[[], T], attempts: int = limits.ATTEMPTS) -> T:
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the place of ``path`` when the block ends without an error."""
+    """Open a temporary file that replaces ``path`` when the block ends without an error."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What one look at storage showed.
+class StorageState:
+    """The state of storage at one moment, as far as a waiting client needs it.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ class Look:
 
 
 def wait_for_aggregate(
-    look: Callable[[], Look],
+    look: Callable[[], StorageState],
     *,
     after: int,
     timeout: float,
     poll: float,
     on_progress: Callable[[str], None] | None,
 ) -> Latest:
-    """Look again and again until there is an aggregate with a higher number than ``after``.
+    """Poll storage until there is an aggregate with a higher number than ``after``.
 
     Raises
     ------
@@ -77,9 +77,9 @@ def wait_for_aggregate(
         time.sleep(min(poll, left))
 
 
-def _within(seconds: float, look: Callable[[], Look]) -> Look:
+def _within(seconds: float, look: Callable[[], StorageState]) -> StorageState:
     """Return the result of a look, which is abandoned if storage takes longer to answer."""
-    results: list[Look | BaseException] = []
+    results: list[StorageState | BaseException] = []
 
     def run() -> None:
         try:
@@ -91,7 +91,7 @@ def _within(seconds: float, look: Callable[[], Look]) -> Look:
     thread.start()
     thread.join(seconds)
     if not results:
-        return Look(problem=f"storage did not answer within {seconds:g} seconds")
+        return StorageState(problem=f"storage did not answer within {seconds:g} seconds")
     if isinstance(results[0], BaseException):
         raise results[0]
     return results[0]
