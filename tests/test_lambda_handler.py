@@ -1,4 +1,4 @@
-"""The function: each row of the event table, against moto's S3 and SQS and both databases."""
+"""The function: each row of the event table, with the S3 and SQS of moto and both databases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 
 class Context:
-    """What the runtime hands to a handler beside the event."""
+    """The context that the runtime passes to a handler."""
 
     function_name = "aggregator"
     memory_limit_in_mb = 512
@@ -44,7 +44,7 @@ class Context:
 
 
 class ShortContext(Context):
-    """Of an invocation whose time is up as soon as there is an aggregate."""
+    """The context of an invocation whose time is up as soon as there is an aggregate."""
 
     def get_remaining_time_in_millis(self) -> int:
         return 0 if ModelAggregate.objects.exists() else super().get_remaining_time_in_millis()
@@ -71,13 +71,13 @@ def result_of(aggregate: ModelAggregate) -> dict[str, Any]:
 
 
 def round_requests(cloud: Any) -> list[Any]:
-    """The messages in the queue that ask for rounds; the others announce the test's own uploads."""
+    """Return the round requests in the queue, without the notifications of uploads."""
     answer = cloud.client("sqs").receive_message(QueueUrl=cloud.queue_url, MaxNumberOfMessages=10)
     bodies = [json.loads(message["Body"]) for message in answer.get("Messages", ())]
     return [body for body in bodies if "model_id" in body]
 
 
-def test_a_schedule_with_a_model_runs_one_round_of_it() -> None:
+def test_a_schedule_with_a_model_runs_one_round() -> None:
     """A schedule that names a model publishes the mean of its updates, weighted by their counts."""
     model = make_model(2, requirement="all_clients")
     ready_update(model, 1, filled(1.0), num_examples=1)
@@ -110,7 +110,7 @@ def test_an_upload_is_registered_and_starts_the_round_it_completes(wrap: Any) ->
 
 
 def test_an_object_created_event_of_eventbridge_registers_an_update() -> None:
-    """EventBridge's form of an upload, whose key is not encoded, is an upload like any other."""
+    """An upload event of EventBridge, whose key is not encoded, registers an update."""
     model = make_model(1)
     record = upload(model, 1, filled(1.0), name="round 1+2.safetensors")
     event = payload("eventbridge-object-created")
@@ -123,7 +123,7 @@ def test_an_object_created_event_of_eventbridge_registers_an_update() -> None:
     assert invoke(event)["rounds"][0]["status"] == "published"
 
 
-def test_a_sweep_asks_the_queue_for_a_round_of_each_model_that_is_due(cloud: Any) -> None:
+def test_a_sweep_requests_a_round_of_each_due_model(cloud: Any) -> None:
     """A schedule without a model sends one message for each model with ready updates."""
     due, idle, paused = make_model(1), make_model(1), make_model(1, allow_aggregation=False)
     ready_update(due, 1, filled(1.0))
@@ -134,7 +134,7 @@ def test_a_sweep_asks_the_queue_for_a_round_of_each_model_that_is_due(cloud: Any
 
 
 def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no queue is configured, the sweep runs the rounds itself."""
+    """If no queue is configured, the sweep runs the rounds itself."""
     monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     models = [make_model(1), make_model(1)]
     for model in models:
@@ -144,7 +144,7 @@ def test_without_a_queue_a_sweep_runs_the_rounds_in_turn(monkeypatch: pytest.Mon
 
 
 def ready_models(count: int) -> list[FederatedModel]:
-    """Models of one client each, whose update is ready."""
+    """Create models of one client each, with a ready update."""
     models = [make_model(1, initial=filled(0.0)) for _ in range(count)]
     for model in models:
         ready_update(model, 1, filled(1.0))
@@ -152,20 +152,21 @@ def ready_models(count: int) -> list[FederatedModel]:
 
 
 def break_model(model: FederatedModel) -> None:
-    """From now on, every round of it fails."""
+    """Make every later round of a model fail."""
     assert model.current_artifact
     factories.put(str(model.current_artifact.values.name), b"garbage")
 
 
 def counted(output: str, name: str) -> float:
-    """What an output adds to a metric."""
-    told = [json.loads(line) for line in output.splitlines() if '"_aws"' in line]
-    return sum(sum(each.get(name, [])) for each in told)
+    """Return the sum of a metric in an output."""
+    metrics = [json.loads(line) for line in output.splitlines() if '"_aws"' in line]
+    return sum(sum(each.get(name, [])) for each in metrics)
 
 
-def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each model that is due has its round, what else a sweep does is done, and the invocation fails with
-    what the bad one met."""
+def test_without_a_queue_a_failing_model_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sweep runs the round of every due model, and then raises the error of the one that failed."""
     monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     collected: list[bool] = []
 
@@ -185,10 +186,10 @@ def test_without_a_queue_one_bad_model_starves_no_other(monkeypatch: pytest.Monk
     assert well.pk not in stale_pointers()
 
 
-def test_without_a_queue_a_sweep_that_is_out_of_time_begins_no_round(
+def test_without_a_queue_a_sweep_out_of_time_starts_no_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A round that could only be claimed and left is not begun, and the invocation says so by failing."""
+    """A sweep without time for a round does not start one, and the invocation fails."""
     monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     done, left = ready_models(2)
     with pytest.raises(OutOfTime, match="no time was left"):
@@ -196,8 +197,8 @@ def test_without_a_queue_a_sweep_that_is_out_of_time_begins_no_round(
     assert (done.aggregates.count(), left.rounds.count()) == (1, 0)
 
 
-def test_a_batch_that_is_out_of_time_asks_the_queue_for_the_rest(cloud: Any) -> None:
-    """The rounds that were not begun are asked for by new messages; the old ones are done."""
+def test_a_batch_out_of_time_requests_the_remaining_rounds(cloud: Any) -> None:
+    """Rounds that were not started are requested by new messages, and the old ones are deleted."""
     done, left = ready_models(2)
     batch = sqs_event({"model_id": done.pk}, {"model_id": left.pk})
     assert invoke(batch, context=ShortContext()) == {"batchItemFailures": []}
@@ -205,8 +206,8 @@ def test_a_batch_that_is_out_of_time_asks_the_queue_for_the_rest(cloud: Any) -> 
     assert {"model_id": left.pk} in round_requests(cloud)
 
 
-def test_a_batch_that_cannot_ask_gives_its_messages_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a queue of the function's own, the messages whose rounds were not begun come again."""
+def test_a_batch_without_a_queue_returns_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a configured queue, messages whose rounds were not started are delivered again."""
     monkeypatch.setattr("connectors.application.round_queue", lambda: None)
     done, left = ready_models(2)
     batch = sqs_event({"model_id": done.pk}, {"model_id": left.pk})
@@ -214,8 +215,8 @@ def test_a_batch_that_cannot_ask_gives_its_messages_back(monkeypatch: pytest.Mon
     assert answer == {"batchItemFailures": [{"itemIdentifier": "message-2"}]}
 
 
-def test_uploads_of_several_models_share_no_fate() -> None:
-    """One event may name several models: the round of each is run, whatever another's meets."""
+def test_uploads_of_several_models_are_independent() -> None:
+    """An event with several models runs the round of each, even if another one fails."""
     models = [make_model(1, initial=filled(0.0)) for _ in range(2)]
     break_model(models[0])
     ready_update(models[0], 1, filled(1.0))
@@ -226,9 +227,8 @@ def test_uploads_of_several_models_share_no_fate() -> None:
     assert [model.aggregates.count() for model in models] == [0, 1]
 
 
-def test_what_follows_a_sweep_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep that may not list the bucket, or cannot look for models to tell of, has still asked for its
-    rounds."""
+def test_a_sweep_survives_failures_after_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep requests its rounds even if it cannot list the bucket or find stale pointers."""
 
     def denied(*args: Any) -> Any:
         raise PermissionError("AccessDenied")
@@ -241,15 +241,15 @@ def test_what_follows_a_sweep_does_not_fail_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 class RunningContext(Context):
-    """Of an invocation whose time passes by a hundred seconds with the first round."""
+    """The context of an invocation whose first round takes a hundred seconds."""
 
     def get_remaining_time_in_millis(self) -> int:
         passed = 100_000 if AggregationRound.objects.exists() else 0
         return super().get_remaining_time_in_millis() - passed
 
 
-def test_rounds_of_one_invocation_are_held_until_its_end() -> None:
-    """A lease ends with the invocation: that of a round which begins later is shorter."""
+def test_leases_of_one_invocation_end_with_it() -> None:
+    """Leases end with the invocation, so that of a later round is shorter."""
     models = ready_models(2)
     messages = sqs_event(*({"model_id": model.pk} for model in models))
     invoke(messages, context=RunningContext())
@@ -257,10 +257,10 @@ def test_rounds_of_one_invocation_are_held_until_its_end() -> None:
     assert leases == [timedelta(seconds=300 + LEASE_SLACK_SECONDS - passed) for passed in (0, 100)]
 
 
-def test_a_round_that_is_given_up_is_told_as_a_failure(
+def test_a_round_without_progress_counts_as_a_failure(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is counted as the others that fail are, and so is the pause that it may bring."""
+    """A round without progress is counted as failed, and so is the pause of its model."""
     (model,) = ready_models(1)
     FederatedModel.objects.filter(pk=model.pk).update(failed_rounds=settings.MAX_FAILED_ROUNDS - 1)
     application.round_connector().claim_round(model.pk)
@@ -271,12 +271,12 @@ def test_a_round_that_is_given_up_is_told_as_a_failure(
     capsys.readouterr()
     answer = invoke(scheduled(model))
     assert (answer["status"], answer["round"]) == ("failed", 1)
-    told = capsys.readouterr().out
-    assert (counted(told, "RoundsFailed"), counted(told, "ModelsPaused")) == (1, 1)
+    output = capsys.readouterr().out
+    assert (counted(output, "RoundsFailed"), counted(output, "ModelsPaused")) == (1, 1)
 
 
 def test_a_message_that_names_a_model_runs_a_round() -> None:
-    """The message {"model_id": n} is a request for one round."""
+    """The message {"model_id": n} runs one round."""
     model = make_model(1)
     ready_update(model, 1, filled(2.0))
     assert invoke(sqs_event({"model_id": model.pk})) == {"batchItemFailures": []}
@@ -285,28 +285,28 @@ def test_a_message_that_names_a_model_runs_a_round() -> None:
 
 @pytest.mark.parametrize("name", ["s3-test-event", "sqs-s3-test-event"])
 def test_the_test_event_of_s3_is_ignored(name: str) -> None:
-    """S3's own test of a notification does nothing and is answered as done."""
+    """The test event of S3 has no effect and succeeds."""
     assert invoke(payload(name)) in ({"rounds": []}, {"batchItemFailures": []})
 
 
 @pytest.mark.parametrize(
     "event", [payload("unknown"), {}, {"Records": []}, [], "text", {"detail": {"model_id": 1}}]
 )
-def test_an_unknown_event_is_refused_by_what_it_is(event: Any) -> None:
-    """What the function does not know is an error, never an empty success."""
+def test_an_unknown_event_is_refused(event: Any) -> None:
+    """An unknown event raises an error instead of an empty success."""
     with pytest.raises(UnknownEvent):
         invoke(event)
 
 
 def test_an_unknown_model_is_a_clear_error() -> None:
-    """A round of a model that does not exist is refused with the id that was asked for."""
+    """A round of an unknown model is refused with its id."""
     event = {**payload("schedule-model"), "detail": {"model_id": 4711}}
     with pytest.raises(UnknownModel, match="4711"):
         invoke(event)
 
 
 def test_one_bad_message_does_not_block_its_batch() -> None:
-    """Only the messages that failed are named to SQS; the others have had their effect."""
+    """Only failed messages are returned to SQS, and the others take effect."""
     bad, well = ready_models(2)
     break_model(bad)
     answer = invoke(sqs_event({"model_id": bad.pk}, {"model_id": well.pk}))
@@ -317,7 +317,7 @@ def test_one_bad_message_does_not_block_its_batch() -> None:
 def test_a_message_that_can_never_be_processed_is_refused_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A malformed message, or one for an unknown model, is logged and counted, not delivered again."""
+    """A malformed message, or one for an unknown model, is logged, counted and not redelivered."""
     model = make_model(1)
     good = {"Records": [upload(model, 1, filled(1.0))]}
     capsys.readouterr()
@@ -328,16 +328,15 @@ def test_a_message_that_can_never_be_processed_is_refused_once(
 
 
 class SlowContext(Context):
-    """Of an invocation whose time is up once an update has been registered."""
+    """The context of an invocation whose time is up once an update has been registered."""
 
     def get_remaining_time_in_millis(self) -> int:
         registered = ModelUpdate.objects.exists()
         return 0 if registered else super().get_remaining_time_in_millis()
 
 
-def test_messages_for_which_no_time_is_left_are_returned_unread() -> None:
-    """A batch looks at the time between messages: what is left is delivered again, and nothing is cut
-    off half-way."""
+def test_messages_without_remaining_time_are_returned() -> None:
+    """A batch checks the time between messages, and returns the remaining ones unprocessed."""
     model = make_model(2, requirement="all_clients")
     messages = [{"Records": [upload(model, client, filled(1.0))]} for client in (1, 2)]
     answer = invoke(sqs_event(*messages), context=SlowContext())
@@ -346,7 +345,7 @@ def test_messages_for_which_no_time_is_left_are_returned_unread() -> None:
 
 
 def received(cloud: Any, body: str) -> dict[str, Any] | None:
-    """A message with this body as SQS hands it to the function, if it is visible now."""
+    """Return the message with this body as SQS delivers it, if it is visible."""
     answer = cloud.client("sqs").receive_message(
         QueueUrl=cloud.queue_url,
         MaxNumberOfMessages=10,
@@ -359,10 +358,10 @@ def received(cloud: Any, body: str) -> dict[str, Any] | None:
     return None
 
 
-def test_a_failed_message_returns_after_a_backoff_of_its_own(
+def test_a_failed_message_returns_after_its_backoff(
     cloud: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not wait for the visibility timeout of the queue, which outlasts the function."""
+    """A failed message returns after its backoff, before the visibility timeout of the queue."""
     monkeypatch.setattr("connectors.runtime.queue.RETRY_FIRST_SECONDS", 0)
     (bad,) = ready_models(1)
     break_model(bad)
@@ -380,7 +379,7 @@ def test_a_failed_message_returns_after_a_backoff_of_its_own(
 
 
 def test_a_message_seen_twice_counts_once() -> None:
-    """The same notification delivered again registers nothing and changes no aggregate."""
+    """A notification that is delivered again registers no update and changes no aggregate."""
     model = make_model(1)
     event = sqs_event({"Records": [upload(model, 1, filled(1.0))]})
     assert invoke(event) == invoke(event) == {"batchItemFailures": []}
@@ -388,15 +387,15 @@ def test_a_message_seen_twice_counts_once() -> None:
 
 
 def test_a_paused_model_waits_and_keeps_its_updates() -> None:
-    """No round of a paused model starts, and its updates are as ready as before."""
+    """No round of a paused model starts, and its updates stay ready."""
     model = make_model(1, allow_aggregation=False)
     update = ready_update(model, 1, filled(1.0))
     assert invoke(scheduled(model))["status"] == "paused"
     assert factories.statuses([update]) == ["PENDING"]
 
 
-def test_a_round_that_is_running_makes_the_next_request_busy() -> None:
-    """While one round holds its lease, another request is answered busy and changes nothing."""
+def test_a_request_during_a_running_round_is_busy() -> None:
+    """While a round holds its lease, another request returns busy and changes nothing."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     application.round_connector().claim_round(model.pk)
@@ -405,7 +404,7 @@ def test_a_round_that_is_running_makes_the_next_request_busy() -> None:
 
 
 def test_bad_updates_are_left_out_and_named() -> None:
-    """A NaN keeps its update out of the aggregate, with the tensor's name and place as the reason."""
+    """An update with NaN is left out, with the name and place of the value as the reason."""
     model = make_model(3, requirement="require_x_updates", requirement_args=[2])
     poisoned = filled(1.0)
     poisoned["w"][1, 2] = np.nan
@@ -426,8 +425,8 @@ def test_bad_updates_are_left_out_and_named() -> None:
     np.testing.assert_array_equal(result_of(model.aggregates.get())["w"], filled(2.0)["w"])
 
 
-def test_a_round_left_with_too_few_updates_is_rejected_and_frees_the_good_ones() -> None:
-    """The requirement is checked again after rejections; what is left is ready for another round."""
+def test_a_round_with_too_few_usable_updates_is_rejected() -> None:
+    """The requirement is checked again after rejections, and the good updates are freed."""
     model = make_model(2, requirement="all_clients")
     updates = [ready_update(model, 1, filled(1.0)), ready_update(model, 2, filled(np.inf))]
     answer = invoke(scheduled(model))
@@ -437,8 +436,8 @@ def test_a_round_left_with_too_few_updates_is_rejected_and_frees_the_good_ones()
     assert model.rounds.get().state == AggregationRound.State.REJECTED
 
 
-def test_updates_that_arrive_during_a_round_get_the_next_one() -> None:
-    """After publishing, the function looks again: what became ready meanwhile is not left lying."""
+def test_updates_that_arrive_during_a_round_start_the_next_one() -> None:
+    """After publishing, the function runs a round of the updates that became ready meanwhile."""
     model = make_model(2)
     ready_update(model, 1, filled(1.0))
     from aggregation.round.attempt import Attempt
@@ -458,8 +457,8 @@ def test_updates_that_arrive_during_a_round_get_the_next_one() -> None:
     assert model.aggregates.count() == 2
 
 
-def test_a_round_that_is_out_of_time_asks_to_be_continued(cloud: Any) -> None:
-    """A round that cannot finish gives up its lease and sends itself a message; the next one ends it."""
+def test_a_round_out_of_time_requests_its_continuation(cloud: Any) -> None:
+    """A round out of time releases its lease and sends a message, which finishes it."""
     model = make_model(1, initial=filled(0.0))
     ready_update(model, 1, filled(1.0))
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Settings come from the environment; what is missing or wrong is refused by name."""
+"""Settings come from the environment; missing and wrong variables are refused by name."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from connectors import limits
 
 PROJECT = Path(__file__).parents[1]
 
-#: What a function needs at least.
+#: The minimal configuration of a function.
 ENOUGH = {"DATABASE_URL": "postgres://u:secret@db.example:5432/federation", "BUCKET": "federation"}
 
 
 @pytest.fixture
 def settings_with(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs the settings in an environment of nothing but these variables."""
+    """Return a function that runs the settings with only the given variables."""
 
     def run(**variables: str | None) -> dict[str, Any]:
         for name in list(os.environ):
@@ -41,7 +41,7 @@ def settings_with(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_database_and_a_bucket_are_enough(settings_with: Any) -> None:
-    """Everything else has a value that is right for most."""
+    """Every setting except the database and the bucket has a default."""
     found = settings_with()
     database = found["DATABASES"]["default"]
     assert (database["ENGINE"], database["HOST"]) == (
@@ -94,30 +94,30 @@ def test_a_database_and_a_bucket_are_enough(settings_with: Any) -> None:
         ("LEASE_SECONDS", "9" * 30),
     ],
 )
-def test_what_is_missing_or_wrong_is_refused_by_name(
+def test_missing_and_wrong_variables_are_refused_by_name(
     settings_with: Any, name: str, value: str | None
 ) -> None:
-    """The message names the variable, and no secret that stands beside it."""
+    """The message names the variable and contains no secret."""
     with pytest.raises(ImproperlyConfigured, match=name) as refused:
         settings_with(**{name: value})
     assert "secret" not in str(refused.value)
 
 
-def test_all_that_is_wrong_is_named_at_once(settings_with: Any) -> None:
-    """Whoever sets up a function need not find out one by one."""
+def test_all_wrong_variables_are_named_at_once(settings_with: Any) -> None:
+    """One error names all missing and wrong variables."""
     with pytest.raises(ImproperlyConfigured) as refused:
         settings_with(DATABASE_URL=None, READ_THREADS="none", ADMIN="maybe")
     for name in ("DATABASE_URL", "READ_THREADS", "ADMIN"):
         assert name in str(refused.value)
 
 
-#: A key as long as Django's own check requires.
+#: A key of the length that Django requires.
 SECRET_KEY = "abcde" * 10
 
 
 @pytest.mark.parametrize("secret", [None, ""])
 def test_the_admin_needs_a_secret(settings_with: Any, secret: str | None) -> None:
-    """There is no default to sign sessions with."""
+    """The admin has no default for the key that signs sessions."""
     with pytest.raises(ImproperlyConfigured, match="SECRET_KEY"):
         settings_with(ADMIN="true", SECRET_KEY=secret)
     found = settings_with(ADMIN="true", SECRET_KEY=SECRET_KEY)
@@ -130,13 +130,13 @@ def test_the_admin_needs_a_secret(settings_with: Any, secret: str | None) -> Non
 def test_a_secret_that_can_be_guessed_is_refused(
     settings_with: Any, admin: str, secret: str
 ) -> None:
-    """With it, anybody can sign a session of an administrator."""
+    """A weak secret, with which anyone could sign a session, is refused."""
     with pytest.raises(ImproperlyConfigured, match="at least 50 characters"):
         settings_with(ADMIN=admin, SECRET_KEY=secret)
 
 
-def test_sessions_of_the_admin_travel_over_https_only(settings_with: Any) -> None:
-    """Cookies are secure and browsers are told to use HTTPS, except while debugging."""
+def test_sessions_of_the_admin_use_https_only(settings_with: Any) -> None:
+    """Cookies are secure and browsers must use HTTPS, except in debug mode."""
     served = settings_with(ADMIN="true", SECRET_KEY=SECRET_KEY)
     assert (served["SESSION_COOKIE_SECURE"], served["CSRF_COOKIE_SECURE"]) == (True, True)
     assert served["SECURE_HSTS_SECONDS"] >= 365 * 24 * 3600
@@ -145,7 +145,7 @@ def test_sessions_of_the_admin_travel_over_https_only(settings_with: Any) -> Non
 
 
 def test_storage_is_a_bucket_or_a_directory(settings_with: Any) -> None:
-    """Offline, a directory takes the bucket's place."""
+    """A directory can replace the bucket."""
     found = settings_with(BUCKET=None, STORAGE_ROOT="/srv/federation")
     assert found["STORAGES"]["default"] == {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
@@ -155,7 +155,7 @@ def test_storage_is_a_bucket_or_a_directory(settings_with: Any) -> None:
 
 
 def test_every_thread_has_a_connection_to_s3(settings_with: Any) -> None:
-    """Threads that share a connection wait for each other, or open a new one for each request."""
+    """The pool of S3 connections has one for each thread."""
     options = settings_with(READ_THREADS="40")["STORAGES"]["default"]["OPTIONS"]
     assert options["client_config"].max_pool_connections == 44
 
@@ -166,28 +166,28 @@ def test_every_thread_has_a_connection_to_s3(settings_with: Any) -> None:
 def test_the_budget_follows_the_functions_memory(
     settings_with: Any, memory: str, budget: int
 ) -> None:
-    """A share of what the function has; what is set explicitly wins."""
+    """The budget is a share of the memory of the function, unless it is set."""
     found = settings_with(AWS_LAMBDA_FUNCTION_MEMORY_SIZE=memory)
     assert found["MEMORY_BUDGET_MB"] == budget
-    told = settings_with(AWS_LAMBDA_FUNCTION_MEMORY_SIZE=memory, MEMORY_BUDGET_MB="100")
-    assert told["MEMORY_BUDGET_MB"] == 100
+    explicit = settings_with(AWS_LAMBDA_FUNCTION_MEMORY_SIZE=memory, MEMORY_BUDGET_MB="100")
+    assert explicit["MEMORY_BUDGET_MB"] == 100
 
 
-def test_sqlite_waits_for_its_turn(settings_with: Any) -> None:
-    """Writers queue from the start of a transaction, rather than fail in its middle."""
+def test_sqlite_transactions_lock_at_their_start(settings_with: Any) -> None:
+    """Writers wait at the start of a transaction instead of failing during it."""
     found = settings_with(DATABASE_URL="sqlite:////srv/federation.sqlite3")
     options = found["DATABASES"]["default"]["OPTIONS"]
     assert (options["transaction_mode"], options["timeout"]) == ("IMMEDIATE", 30)
 
 
-def test_connections_are_kept_and_tried_before_use(settings_with: Any) -> None:
-    """An environment that has slept finds out before a statement fails."""
+def test_connections_are_reused_and_checked(settings_with: Any) -> None:
+    """Connections are kept between invocations and checked before use."""
     database = settings_with()["DATABASES"]["default"]
     assert (database["CONN_MAX_AGE"], database["CONN_HEALTH_CHECKS"]) == (None, True)
 
 
-def test_a_database_host_that_dies_silently_is_noticed(settings_with: Any) -> None:
-    """Sent data must be acknowledged, an idle connection answer its probes: both within 30 seconds."""
+def test_a_dead_database_host_is_detected(settings_with: Any) -> None:
+    """Unacknowledged data or keepalive probes end a connection within 30 seconds."""
     options = settings_with()["DATABASES"]["default"]["OPTIONS"]
     assert options["connect_timeout"] == 10
     assert options["tcp_user_timeout"] <= 30_000
@@ -197,7 +197,7 @@ def test_a_database_host_that_dies_silently_is_noticed(settings_with: Any) -> No
 
 @contextmanager
 def reached_by_tcp(url: str) -> Iterator[str]:
-    """The URL at which a PostgreSQL server that listens on a Unix socket is reached by TCP."""
+    """Yield a TCP URL of a PostgreSQL server that listens on a Unix socket."""
     folder = parse_qs(urlsplit(url).query)["host"][0]
 
     def copy(source: socket.socket, sink: socket.socket) -> None:
@@ -225,7 +225,7 @@ def reached_by_tcp(url: str) -> Iterator[str]:
 def test_the_socket_of_a_connection_has_the_limits(
     migrated_postgres: str, settings_with: Any
 ) -> None:
-    """What settings name is what the operating system does: a dead host is noticed by the kernel."""
+    """The socket of a connection has the timeouts of the settings."""
     import psycopg
 
     options = settings_with()["DATABASES"]["default"]["OPTIONS"]
@@ -248,20 +248,20 @@ def test_the_socket_of_a_connection_has_the_limits(
 
 
 def test_statements_of_the_functions_role_are_limited() -> None:
-    """RDS Proxy rejects startup options: the SQL of the template sets the limit for the role."""
+    """The SQL of the template limits statements of the role, since RDS Proxy rejects options."""
     template = (PROJECT / "template.yaml").read_text()
     assert f"SET statement_timeout = '{limits.DATABASE_STATEMENT_SECONDS}s'" in template
 
 
 def test_options_of_the_url_are_kept(settings_with: Any) -> None:
-    """What an operator asks of the driver in the URL is not lost."""
+    """Driver options in the URL of the database are kept."""
     url = ENOUGH["DATABASE_URL"] + "?sslmode=require&connect_timeout=3"
     options = settings_with(DATABASE_URL=url)["DATABASES"]["default"]["OPTIONS"]
     assert (options["sslmode"], options["connect_timeout"]) == ("require", 3)
 
 
 def test_iam_authentication_is_for_postgresql(settings_with: Any) -> None:
-    """It replaces the engine, and is refused where there is none to replace, or nothing to verify with."""
+    """IAM authentication replaces the PostgreSQL engine, and requires it and a certificate."""
     found = settings_with(DATABASE_IAM_AUTH="true")
     assert found["DATABASES"]["default"]["ENGINE"] == "models_app.iam_postgresql"
     with pytest.raises(ImproperlyConfigured, match="DATABASE_IAM_AUTH"):
@@ -271,7 +271,7 @@ def test_iam_authentication_is_for_postgresql(settings_with: Any) -> None:
 
 
 def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command in an environment of nothing but these variables."""
+    """Run a command with only these environment variables."""
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=PROJECT,
@@ -282,8 +282,8 @@ def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_process_that_is_half_configured_does_not_start() -> None:
-    """It ends with the name of the variable, before anything is done."""
+def test_a_process_with_a_missing_variable_does_not_start() -> None:
+    """A process with a missing variable ends at once with its name."""
     done = manage("check", DATABASE_URL=ENOUGH["DATABASE_URL"])
     assert done.returncode != 0
     assert "BUCKET" in done.stderr.splitlines()[-1]
@@ -291,8 +291,8 @@ def test_a_process_that_is_half_configured_does_not_start() -> None:
 
 
 @pytest.mark.parametrize("admin", ["true", "false"])
-def test_django_has_nothing_to_complain_about(admin: str) -> None:
-    """`manage.py check` is clean, with the admin and without."""
+def test_the_checks_of_django_pass(admin: str) -> None:
+    """`manage.py check` reports no issue, with and without the admin."""
     done = manage("check", ADMIN=admin, DATABASE_URL="sqlite:///:memory:", BUCKET="federation")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no issues" in done.stdout

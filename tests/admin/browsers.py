@@ -89,15 +89,15 @@ def _version() -> str:
 
 @dataclass
 class Watch:
-    """What a page asked for, and what went wrong on it."""
+    """The requests of a page, and its errors."""
 
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     @classmethod
     def over(cls, page: Page) -> Watch:
         watch = cls()
-        page.on("request", lambda request: watch.asked.append(request.url))
+        page.on("request", lambda request: watch.requested.append(request.url))
         page.on("pageerror", lambda error: watch.wrong.append(str(error)))
         page.on("requestfailed", lambda request: watch.wrong.append(f"failed: {request.url}"))
         page.on("console", watch.heard)
@@ -108,10 +108,10 @@ class Watch:
             self.wrong.append(f"{line.text}: {line.location['url']}")
 
     def outside(self, site: str) -> list[str]:
-        """What was asked of anyone but the site."""
+        """Return the requested URLs of other sites."""
         own = urlsplit(site).netloc
-        asked = (urlsplit(url) for url in self.asked)
-        return [each.geturl() for each in asked if each.scheme != "data" and each.netloc != own]
+        urls = (urlsplit(url) for url in self.requested)
+        return [each.geturl() for each in urls if each.scheme != "data" and each.netloc != own]
 
 
 def tab_to(page: Page, selector: str, presses: int = 150) -> None:

@@ -1,4 +1,4 @@
-"""The admin as it is served, with its own database; asked over HTTP as a browser asks."""
+"""The served admin with its own database, and its visitors over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START_SECONDS = 30.0
 
 
 class Visitor:
-    """One who may be logged in, and does not follow redirects unless told to."""
+    """A visitor of the site, who does not follow redirects by default."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -45,7 +45,7 @@ class Visitor:
 
 
 def messages(answer: requests.Response) -> list[str]:
-    """What the site says on top of a page."""
+    """Return the messages at the top of a page."""
     import html
 
     found = re.findall(r'<li class="(?:success|error|warning|info)">(.*?)</li>', answer.text, re.S)
@@ -105,7 +105,7 @@ def admin_database(site: tuple[str, str], cloud: Any) -> Iterator[None]:
 
 @pytest.fixture
 def visitor(site: tuple[str, str], admin_database: None) -> Callable[..., Visitor]:
-    """Logs in a new user with these permissions on federated models; staff unless told otherwise."""
+    """Return a function that logs in a new user with permissions on models; staff by default."""
     from django.contrib.auth.models import Permission, User
 
     def log_in(name: str, *permissions: str, superuser: bool = False) -> Visitor:

@@ -40,7 +40,7 @@ def browser(federation: Federation) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def watched() -> list[Watch]:
-    """What each page asked for, and what went wrong on it."""
+    """Return the requests and errors of each page."""
     return []
 
 
@@ -137,7 +137,7 @@ def test_every_plot_has_words(pages: dict[str, Page]) -> None:
 
 
 def test_an_outlier_is_seen_at_a_glance(pages: dict[str, Page], federation: Federation) -> None:
-    """The client that pushes hardest has the first row, is named in words, and alone is marked."""
+    """The client with the outlying norm has the first row, is named, and alone is marked."""
     plot = pages["room"].locator(".plot", has_text="Norms of the updates")
     assert f"far out: {federation.attacker}." in plot.locator("p").inner_text()
     assert plot.locator("text.far").all_text_contents() == [federation.attacker[:8], "far out"]
@@ -165,7 +165,7 @@ def test_axe_finds_nothing(pages: dict[str, Page], width: int, scheme: str) -> N
     assert found.response["violations"] == [], found.generate_report()
 
 
-def test_all_acts_are_done_by_keyboard(opened: Open, federation: Federation) -> None:
+def test_all_actions_work_by_keyboard(opened: Open, federation: Federation) -> None:
     """Pause, resume, a round, a version and a rollback, on a phone's width, without a mouse."""
     page = opened(room(federation.paused))
 
@@ -207,10 +207,10 @@ def test_all_acts_are_done_by_keyboard(opened: Open, federation: Federation) -> 
     assert [row.locator("td").nth(7).inner_text() for row in lineage] == ["", "", "1.0.0"]
 
 
-def test_who_may_not_act_sees_no_button_and_is_refused(
+def test_users_without_permission_see_no_button_and_are_refused(
     opened: Open, federation: Federation
 ) -> None:
-    """With the right to view alone there is no button; a form sent all the same is forbidden."""
+    """A user who may only view sees no button, and a submitted form is forbidden."""
     page = opened(room(federation.model), "viewer")
     assert page.locator(".control-room .plot").count() == 5
     assert page.locator(".control-room button, .control-room form, .submit-row input").count() == 0
@@ -232,10 +232,10 @@ def test_developers_see_their_own_models(opened: Open, federation: Federation) -
     assert page.locator(".control-room").count() == 0
 
 
-def test_no_page_asks_others_or_complains(
+def test_no_page_requests_other_sites_or_has_errors(
     site: tuple[str, str], pages: dict[str, Page], watched: list[Watch]
 ) -> None:
-    """Of all pages that were opened, none asked another site for anything, and none had an error."""
-    assert all("/static/" in " ".join(watch.asked) for watch in watched)
+    """No opened page requested another site or had an error."""
+    assert all("/static/" in " ".join(watch.requested) for watch in watched)
     assert [url for watch in watched for url in watch.outside(site[0])] == []
     assert [what for watch in watched for what in watch.wrong] == []

@@ -1,4 +1,4 @@
-"""Plots are whole SVG, whatever the values."""
+"""Plots are well-formed SVG for all values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_point_lies_in_the_picture(values: list[float | None]) -> None:
 
 
 def test_bars_are_stacked() -> None:
-    """The second series stands on the first, and the words tell both sums."""
+    """The second series is stacked on the first, and the text contains both sums."""
     used = Series(name="used", kind="good", values=[3.0, 4.0])
     rejected = Series(name="rejected", kind="bad", values=[1.0, None])
     plot = bar_plot(AXES, ["1", "2"], [used, rejected])
@@ -61,7 +61,7 @@ def test_bars_are_stacked() -> None:
 
 @given(low=st.floats(-1e300, 1e300), span=st.floats(0, 1e300), whole=st.booleans())
 def test_ticks_are_few_even_and_around_the_values(low: float, span: float, whole: bool) -> None:
-    """Whatever the values, two to eight ticks hold them; those of counts are whole."""
+    """Two to eight ticks enclose all values, and ticks of counts are integers."""
     high = low + span
     ticks, hair = round_ticks(low, high, whole=whole), 1e-9 * max(abs(low), abs(high))
     assert 2 <= len(ticks) <= 8
@@ -83,8 +83,8 @@ def dots(*values: float) -> list[Dot]:
     return [Dot(value, f"round 1: {value}") for value in values]
 
 
-def test_an_outlier_is_seen_and_named() -> None:
-    """A norm far from all others has the first row, is drawn apart, and told in words."""
+def test_an_outlier_is_marked_and_named() -> None:
+    """An outlying norm has the first row, is drawn apart, and is named in the text."""
     honest = {f"client-{n}": dots(1.0 + n / 100) for n in range(9)}
     plot = strip_plot(AXES, {**honest, "attacker": dots(50.0)}, 2.0, 10)
     assert re.findall(r'class="bad"', plot) == ['class="bad"']
@@ -109,15 +109,15 @@ def test_the_fence_withstands_attackers() -> None:
     assert fence([quartiles(0.0, 0.0)]) == 2.0
 
 
-def test_many_clients_are_told_and_some_drawn() -> None:
-    """Of more clients than have room, those with the greatest values are drawn."""
+def test_only_some_of_many_clients_are_drawn() -> None:
+    """If there are too many clients, those with the greatest values are drawn."""
     plot = strip_plot(AXES, {f"client-{n:03}": dots(1.0 + n) for n in range(ROWS + 5)}, 1e9, 99)
     assert f"Drawn are the {ROWS} clients with the greatest." in plot
     assert len(ElementTree.fromstring(plot).findall(".//circle")) == ROWS
 
 
 def test_names_are_text() -> None:
-    """What strangers may have written is escaped."""
+    """Untrusted names are escaped."""
     plot = strip_plot(AXES, {"<script>": [Dot(1.0, "<i>")]}, 2.0, 1)
     assert "<script>" not in plot
     assert ElementTree.fromstring(plot) is not None

@@ -17,13 +17,13 @@ WITHOUT_SETTINGS = {"PATH": os.environ["PATH"]}
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("rounds --help", "List a model's rounds"),
         ("estimate_cost --params 25e6 --clients 100 --rounds-a-day 24", "A round, modelled with"),
     ],
 )
-def test_help_and_estimates_need_no_settings(line: str, told: str) -> None:
+def test_help_and_estimates_need_no_settings(line: str, expected: str) -> None:
     """Help and estimates need neither a database nor storage."""
     ended = subprocess.run(
         [*MANAGE, *line.split()],
@@ -34,7 +34,7 @@ def test_help_and_estimates_need_no_settings(line: str, told: str) -> None:
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert told in ended.stdout
+    assert expected in ended.stdout
 
 
 def test_a_closed_pipe_ends_a_command_quietly() -> None:

@@ -106,9 +106,9 @@ def test_incomplete_credentials_are_reported(
     monkeypatch.delenv(missing)
     (mend,) = proposed_fixes(run_command)
     assert mend.startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    told = {each.message for each in diagnose() if each.status is Status.FAILED}
-    assert all("credentials are incomplete: AWS_" in each for each in told)
-    assert all(each.endswith(f"{missing} is not") for each in told)
+    messages = {each.message for each in diagnose() if each.status is Status.FAILED}
+    assert all("credentials are incomplete: AWS_" in each for each in messages)
+    assert all(each.endswith(f"{missing} is not") for each in messages)
 
 
 def test_a_missing_directory_fails_and_is_not_created(

@@ -54,22 +54,24 @@ def test_a_signed_post_uploads_one_update(run_command: RunCommand) -> None:
     assert get(keys[0].replace("${filename}", "mine.safetensors")) == body
 
 
-@pytest.mark.parametrize("told", [{}, {"x-amz-meta-num-examples": "7"}])
-def test_an_upload_by_a_form_passes_intake(run_command: RunCommand, told: dict[str, str]) -> None:
+@pytest.mark.parametrize("metadata", [{}, {"x-amz-meta-num-examples": "7"}])
+def test_an_upload_by_a_form_passes_intake(
+    run_command: RunCommand, metadata: dict[str, str]
+) -> None:
     """The form as it was signed, with or without a count of the client, makes a ready update."""
     from tests.test_lambda_handler import invoke
 
     model = make_model(1)
     (post,) = posts(run_command, model)
     body = safetensors.numpy.save(filled(1.0))
-    form = post["fields"] | told
+    form = post["fields"] | metadata
     file = ("mine.safetensors", body)
     requests.post(post["url"], data=form, files={"file": file}, timeout=10).raise_for_status()
     key = post["fields"]["key"].replace("${filename}", "mine.safetensors")
     invoke({"Records": [s3_record(key, put(key, body, _metadata(key)), len(body))]})
     update = model.model_updates.get()
     assert (update.rejection_reason, update.base_aggregate) == ("", None)
-    assert update.num_examples == int(told.get("x-amz-meta-num-examples", 1))
+    assert update.num_examples == int(metadata.get("x-amz-meta-num-examples", 1))
 
 
 def _metadata(key: str) -> dict[str, str]:
@@ -100,7 +102,7 @@ def test_a_signed_post_is_bound(run_command: RunCommand) -> None:
 
 
 def test_a_post_allows_little_more_than_the_model(run_command: RunCommand) -> None:
-    """It can be used many times, so that its size is limited by the model's; and it expires."""
+    """A post expires, and its size is limited by that of the model."""
     large = make_model(1, initial={"w": np.zeros(10 << 20, np.float32)})
     assert large.current_artifact is not None
     size = len(get(large.current_artifact.values.name))

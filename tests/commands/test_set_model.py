@@ -70,7 +70,7 @@ def test_settings_are_removed(run_command: RunCommand) -> None:
 
 
 def test_arguments_of_an_unchanged_rule_are_merged(run_command: RunCommand) -> None:
-    """An argument that is given replaces one; a rule that is given begins without any."""
+    """An argument that is given replaces one; a new rule starts without arguments."""
     model = make_model(1, aggregator="centered_clipping", aggregator_args={"tau": 1.0})
     after = changed(run_command, model, "--rule-arg", "iterations=3")
     assert after.aggregator_args == {"tau": 1.0, "iterations": 3}
@@ -111,7 +111,7 @@ def test_the_change_is_printed_as_json(run_command: RunCommand) -> None:
 
 
 def test_a_name_must_be_unambiguous(run_command: RunCommand) -> None:
-    """Two models with one name are told apart by their ids; an id takes precedence over a name."""
+    """An ambiguous name is refused, and an id takes precedence over a name."""
     first, second = (FederatedModel.objects.create(name="twin") for _ in range(2))
     with pytest.raises(CommandError, match=f"give one of the ids {first.pk}, {second.pk}"):
         run_command("pause", "twin")

@@ -1,4 +1,4 @@
-"""What the world looks like after a round: what the tests of faults compare."""
+"""The state after a round, which the fault tests compare."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THREE_PARTS = {"w": np.zeros((3, 3000), np.float32), "b": np.zeros(100, np.float
 
 
 def tensors(seed: int, expected_layout: dict[str, Any] = THREE_PARTS) -> dict[str, Any]:
-    """Values no two of which are equal."""
+    """Return tensors without equal values."""
     rng = np.random.default_rng(seed)
     return {
         name: rng.standard_normal(each.shape).astype(each.dtype)
@@ -26,7 +26,7 @@ def tensors(seed: int, expected_layout: dict[str, Any] = THREE_PARTS) -> dict[st
 
 
 def end_state(model: FederatedModel) -> dict[str, Any]:
-    """All that a model's clients and operators can see, but for ids and names."""
+    """Return the visible state of a model, without ids and names."""
     aggregates = model.aggregates.order_by("number").select_related("parent")
     updates = model.model_updates.select_related("applied_aggregate").order_by("client", "data")
     return {
@@ -49,13 +49,13 @@ def end_state(model: FederatedModel) -> dict[str, Any]:
 
 
 def expire_leases() -> int:
-    """As if the time of whoever holds a round had passed; how many there are."""
+    """Let the leases of all running rounds expire; return their number."""
     running = AggregationRound.objects.filter(state=AggregationRound.State.RUNNING)
     return running.update(lease_expires_at=timezone.now())
 
 
 def orphans() -> list[str]:
-    """Keys of the results, and of unfinished uploads, that belong to no aggregate."""
+    """Return keys of results and unfinished uploads that belong to no aggregate."""
     client, bucket = default_storage.connection.meta.client, default_storage.bucket_name
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="aggregates/")
     stored = {each["Key"] for page in pages for each in page.get("Contents", ())}

@@ -12,11 +12,11 @@ from aggregation.round import RoundAnswer, run_round
 
 
 class Killed(BaseException):
-    """The process is gone: nothing catches this."""
+    """Ends a simulated process; no code catches it."""
 
 
 class Interrupted:
-    """A connector to whose process something happens before one of the calls to it.
+    """A connector that calls a function before one of the calls to it.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Interrupted:
 
 
 def raising(error: BaseException) -> Callable[[], None]:
-    """What raises an error when it is called."""
+    """Return a function that raises an error."""
 
     def act() -> None:
         raise error

@@ -24,18 +24,18 @@ PART_BYTES = 1 << 14
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a process.
+    """The outcome of a process.
 
     Parameters
     ----------
     ended : str or int
         The name of the signal that ended or stopped it, or its exit code.
     answer
-        What the function answered, where it came so far.
+        The response of the function, if there is one.
     at : str
         The step before which it was ended or stopped.
     steps : list of str
-        Those it had begun.
+        The steps that it had started.
     """
 
     ended: str | int
@@ -53,13 +53,15 @@ class Invocation:
         self.pid = pid
 
     def wait(self) -> Outcome:
-        """Wait until it has ended, or was stopped."""
+        """Wait until the process has ended or was stopped."""
         ended = self._function.command(wait=self.pid)
-        told = json.loads(self._outcome.read_text()) if self._outcome.exists() else {"steps": []}
-        return Outcome(ended=ended, **told)
+        recorded = (
+            json.loads(self._outcome.read_text()) if self._outcome.exists() else {"steps": []}
+        )
+        return Outcome(ended=ended, **recorded)
 
-    def go_on(self) -> Outcome:
-        """Continue it after it was stopped, and wait for its end."""
+    def resume(self) -> Outcome:
+        """Resume a stopped process, and wait for its end."""
         os.kill(self.pid, signal.SIGCONT)
         return self.wait()
 
@@ -112,13 +114,13 @@ class WarmFunction:
         return self.start(do, **options).wait()
 
     def answer(self, do: str, **options: Any) -> Any:
-        """What comes of a process that nothing happens to."""
+        """Return the response of an undisturbed process."""
         outcome = self.run(do, **options)
         assert outcome.ended == 0, self.log.read_text()[-2000:]
         return outcome.answer
 
     def logged(self, message: str) -> list[dict[str, Any]]:
-        """The lines the function has logged with this message."""
+        """Return the log records of the function with this message."""
         lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in map(json.loads, lines) if line.get("message") == message]
 
@@ -127,14 +129,14 @@ class WarmFunction:
 def warm_function(
     folder: Path, *, constants: Mapping[str, float] | None = None, **environment: str
 ) -> Iterator[WarmFunction]:
-    """A warm function, with constants of the code and variables of the environment set."""
-    told = {**os.environ, CONSTANTS: json.dumps(dict(constants or {})), **environment}
+    """Yield a warm function with the given constants and environment variables."""
+    variables = {**os.environ, CONSTANTS: json.dumps(dict(constants or {})), **environment}
     with (
         (folder / "function.log").open("ab") as log,
         subprocess.Popen(
             [sys.executable, "-u", "-m", "tests.faults.warm_worker"],
             cwd=PROJECT,
-            env=told,
+            env=variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -1,4 +1,4 @@
-"""S3 on a bad day: a proxy before moto that is slow, refuses, resets and truncates as it is told."""
+"""A proxy before moto that delays, refuses, resets or truncates requests as a test demands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "date", "server"}
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for.
+    """A request to S3.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ class Request:
 
 
 class Proxy:
-    """Passes requests on, unless it is told otherwise.
+    """A proxy that passes requests on, unless a fault is set.
 
     Attributes
     ----------
     requests : list of Request
-        All that came.
+        All requests so far.
     fault : callable
         Given a request, does something about it: sleeps, or returns one of `refuse`, `reset` and
         `truncate`. None passes it on.
@@ -63,7 +63,7 @@ Fault = Callable[["_Handler", Request], None]
 
 
 def slow(seconds: float) -> Callable[[Request], None]:
-    """Every request for bytes takes this long."""
+    """Delay every request for bytes."""
 
     def wait(request: Request) -> None:
         if request.range:
@@ -73,7 +73,7 @@ def slow(seconds: float) -> Callable[[Request], None]:
 
 
 def at_first(count: int, fault: Fault) -> Callable[[Request], Fault | None]:
-    """Every request for an object fails so many times before it works."""
+    """Let every request for an object fail this many times before it succeeds."""
     seen: Counter[Request] = Counter()
 
     def look(request: Request) -> Fault | None:
@@ -84,7 +84,7 @@ def at_first(count: int, fault: Fault) -> Callable[[Request], Fault | None]:
 
 
 def outage(count: int, fault: Fault, *, only: str) -> Callable[[Request], Fault | None]:
-    """The next so many requests for objects whose keys begin so fail, whatever is asked."""
+    """Let the next requests for objects with this key prefix fail."""
     left = iter(range(count))
     return lambda request: (
         fault if request.key.startswith(only) and next(left, None) is not None else None
@@ -92,7 +92,7 @@ def outage(count: int, fault: Fault, *, only: str) -> Callable[[Request], Fault 
 
 
 def refuse(status: int, code: str) -> Fault:
-    """S3 answers with an error."""
+    """Respond with an error of S3."""
 
     def answer(handler: _Handler, request: Request) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
@@ -102,21 +102,21 @@ def refuse(status: int, code: str) -> Fault:
 
 
 def reset(handler: _Handler, request: Request) -> None:
-    """The connection is reset before an answer."""
+    """Reset the connection before a response."""
     handler.close_connection = True
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
 
 
 def truncate(handler: _Handler, request: Request) -> None:
-    """The answer breaks off in its middle; what was asked has been done."""
+    """Execute the request, and truncate the response."""
     status, headers, body = handler.ask()
     handler.answer(status, headers, body, cut_to=len(body) // 2)
     handler.close_connection = True
 
 
 def swallow(handler: _Handler, request: Request) -> None:
-    """What was asked is done, and the answer is lost."""
+    """Execute the request, and send no response."""
     handler.ask()
     reset(handler, request)
 
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def ask(self) -> tuple[int, Mapping[str, str], bytes]:
-        """What moto answers."""
+        """Return the response of moto."""
         target = http.client.HTTPConnection(urlsplit(self.proxy.target).netloc)
         try:
             target.request(self.command, self.path, self._body, dict(self.headers))

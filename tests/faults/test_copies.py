@@ -1,4 +1,4 @@
-"""Many copies of the function at once, and one that wakes up late."""
+"""Many concurrent copies of the function, and one that resumes late."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 COPIES = 8
 CLIENTS = 4
 
-#: Half a minute is for ever.
+#: Longer than any wait in these tests takes.
 PATIENCE_SECONDS = 30
 
 
 def upload_all(model: FederatedModel, wave: int) -> list[Any]:
-    """Updates of all clients for one round, as S3 announces them."""
+    """Upload updates of all clients for one round; return the events of S3."""
     return [
         {"Records": [upload(model, n, tensors(10 * wave + n, SMALL), name=f"{wave}.safetensors")]}
         for n in range(1, CLIENTS + 1)
@@ -52,9 +52,10 @@ def wait_until_quiet(cloud: Any) -> None:
         time.sleep(0.1)
 
 
-def test_eight_copies_end_as_one_does(function: WarmFunction, cloud: Any, tmp_path: Path) -> None:
-    """Eight copies that work one queue of shuffled messages, each there three times beside the requests
-    for rounds, end where a single copy ends that sees each message once."""
+def test_eight_copies_end_in_the_state_of_one(
+    function: WarmFunction, cloud: Any, tmp_path: Path
+) -> None:
+    """Eight copies with shuffled and repeated messages end in the state of a single copy."""
     alone, *models = [make_model(CLIENTS, requirement="all_clients") for _ in range(3)]
     sqs = cloud.client("sqs")
     for wave in (1, 2):
@@ -67,7 +68,7 @@ def test_eight_copies_end_as_one_does(function: WarmFunction, cloud: Any, tmp_pa
         for _ in range(COPIES)
     ]
     for wave in (1, 2):
-        # The bucket has told the queue already; these are the second and the third time.
+        # The bucket has notified the queue; these are the second and the third delivery.
         bodies = [body for model in models for body in upload_all(model, wave)] * 2
         bodies += [{"model_id": model.pk} for model in models] * 3
         random.Random(wave).shuffle(bodies)
@@ -86,8 +87,7 @@ def test_eight_copies_end_as_one_does(function: WarmFunction, cloud: Any, tmp_pa
 
 @pytest.mark.parametrize("at", ["GetObject", "UploadPart", "CompleteMultipartUpload", "publishing"])
 def test_a_copy_that_wakes_up_late_changes_nothing(function: WarmFunction, at: str) -> None:
-    """A copy stopped in mid-round beyond its lease, and continued after another has published, changes
-    nothing, answers that it lost the round, and says so in its log."""
+    """A copy that resumes after another has published changes nothing, and reports the lost lease."""
     if at == "publishing":
         at = {"sqlite": "BEGIN 2", "postgresql": "SELECT federatedmodel 4"}[connection.vendor]
     model = make_model(2)
@@ -100,7 +100,7 @@ def test_a_copy_that_wakes_up_late_changes_nothing(function: WarmFunction, at: s
     function.answer("settle", events=[request])
     before = end_state(model)
     assert before["aggregates"]
-    woken = late.go_on()
+    woken = late.resume()
     assert (woken.ended, woken.answer["status"]) == (0, "busy")
     assert "attempt 1 no longer holds round 1" in woken.answer["reason"]
     assert end_state(model) == before
@@ -115,7 +115,7 @@ def test_a_copy_that_wakes_up_late_changes_nothing(function: WarmFunction, at: s
 
 @pytest.fixture
 def no_idle_transactions(migrated_postgres: str) -> Iterator[None]:
-    """A server that ends transactions nobody goes on with."""
+    """Let the server end idle transactions."""
     name = "idle_in_transaction_session_timeout"
     with psycopg.connect(migrated_postgres, autocommit=True) as server:
         server.execute(f"ALTER SYSTEM SET {name} = 500")
@@ -127,11 +127,10 @@ def no_idle_transactions(migrated_postgres: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
 @pytest.mark.usefixtures("no_idle_transactions")
-def test_a_copy_frozen_with_a_lock_in_its_hand_does_not_hold_the_others_up(
+def test_a_copy_that_stops_with_a_lock_does_not_block_the_others(
     function: WarmFunction,
 ) -> None:
-    """A copy that stops inside the transaction that publishes holds its locks no longer than the server
-    allows; another publishes, and the one that wakes up late changes nothing."""
+    """The server ends the transaction of a stopped copy, and another copy publishes the round."""
     model = make_model(2)
     for client in (1, 2):
         ready_update(model, client, tensors(client))
@@ -142,5 +141,5 @@ def test_a_copy_frozen_with_a_lock_in_its_hand_does_not_hold_the_others_up(
     function.answer("settle", events=[request])
     before = end_state(model)
     assert len(before["aggregates"]) == 1
-    assert late.go_on().answer["errorType"] == "TemporarilyUnavailable"
+    assert late.resume().answer["errorType"] == "TemporarilyUnavailable"
     assert end_state(model) == before

@@ -1,4 +1,4 @@
-"""The process is killed at every step of a round, and nothing comes of it but a delay."""
+"""Killing the process at any step of a round only delays it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ def an_upload() -> tuple[FederatedModel, Any]:
     return model, sqs_event({"Records": [upload(model, 3, last, num_examples=3)]})
 
 
-def test_killed_at_any_step_it_ends_as_if_undisturbed(function: WarmFunction) -> None:
-    """Killed before any of its steps, an upload and the round it starts end with the same aggregate, to
-    the byte, and every update settled once, whether the message comes again or the schedule ticks first."""
+def test_a_kill_at_any_step_does_not_change_the_result(function: WarmFunction) -> None:
+    """After a kill before any step, the round ends with the same bytes, and each update is settled once."""
     model, event = an_upload()
     function.answer("settle", events=[event])
     undisturbed = end_state(model)
@@ -73,8 +72,8 @@ def ready() -> tuple[FederatedModel, Any]:
     return model, sqs_event({"model_id": model.pk})
 
 
-def test_what_a_killed_attempt_stored_is_not_stored_again(function: WarmFunction) -> None:
-    """Killed with its last part stored, an attempt leaves to the next all parts but that one."""
+def test_parts_of_a_killed_attempt_are_not_stored_again(function: WarmFunction) -> None:
+    """The attempt after a kill reuses all stored parts except the last."""
     model, event = ready()
     killed = function.run("invoke", at="CompleteMultipartUpload", event=event)
     assert killed.steps.count("UploadPart") == 3
@@ -85,9 +84,8 @@ def test_what_a_killed_attempt_stored_is_not_stored_again(function: WarmFunction
     assert model.aggregates.count() == 1
 
 
-def test_parts_made_with_an_update_that_is_gone_are_made_again(function: WarmFunction) -> None:
-    """Where an update can no longer be read when a round is gone on with, the parts that have it in are
-    not used, and the aggregate is that of the updates that are left."""
+def test_parts_with_a_deleted_update_are_computed_again(function: WarmFunction) -> None:
+    """If an update was deleted before a round resumes, the aggregate is that of the other updates."""
     expected, event = ready()
     expected.model_updates.get(client=client_id(2)).delete()
     function.answer("settle", events=[event])
@@ -102,13 +100,12 @@ def test_parts_made_with_an_update_that_is_gone_are_made_again(function: WarmFun
         "INVALID",
         "COMPLETE",
     ]
-    held = model.rounds.get()
-    assert (held.state, held.attempt) == (AggregationRound.State.PUBLISHED, 2)
+    ended = model.rounds.get()
+    assert (ended.state, ended.attempt) == (AggregationRound.State.PUBLISHED, 2)
 
 
-def test_a_round_that_kills_its_function_is_given_up(function: WarmFunction) -> None:
-    """After five attempts in a row that get no further, the round has failed, which
-    says so, and its updates are ready for another."""
+def test_a_round_that_kills_its_function_fails(function: WarmFunction) -> None:
+    """After five attempts without progress the round fails, and its updates are ready again."""
     model, event = ready()
     for _ in range(5):
         assert function.run("invoke", at="CreateMultipartUpload", event=event).ended == "SIGKILL"
@@ -121,11 +118,8 @@ def test_a_round_that_kills_its_function_is_given_up(function: WarmFunction) -> 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("at", ["GetObject 4", "GetObject 5"])
-def test_an_object_that_is_deleted_in_mid_round_is_left_out(
-    function: WarmFunction, at: str
-) -> None:
-    """Whether it is gone when the free text in its header is read, or its first chunk: its update is
-    INVALID, and the others' round goes on."""
+def test_an_object_deleted_during_a_round_is_left_out(function: WarmFunction, at: str) -> None:
+    """An update whose object is deleted during the round is INVALID, and the round publishes the others."""
     model, event = ready()
     for update in model.model_updates.all():
         stored = default_storage.connection.meta.client.head_object(
@@ -136,7 +130,7 @@ def test_an_object_that_is_deleted_in_mid_round_is_left_out(
     process = function.start("invoke", at=at, signal="SIGSTOP", event=event)
     assert process.wait().ended == "SIGSTOP"
     default_storage.delete(model.model_updates.get(client=client_id(1)).data.name)
-    assert process.go_on().ended == 0
+    assert process.resume().ended == 0
     assert [update[1] for update in end_state(model)["updates"]] == [
         "INVALID",
         "COMPLETE",

@@ -1,4 +1,4 @@
-"""The database and S3 go away for a while, and nothing comes of it but a delay."""
+"""Outages of the database and of S3 only delay a round."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 
 def an_upload() -> tuple[FederatedModel, Any]:
-    """A model with an update that is ready, and the message that announces the one it waits for."""
+    """Create a model with a ready update, and the message of the missing one."""
     model = make_model(2, requirement="all_clients")
     ready_update(model, 1, tensors(1), suffix="safetensors")
     record = upload(model, 2, tensors(2), name="2.safetensors")
@@ -69,10 +69,10 @@ on_postgres = pytest.mark.parametrize("database", ["postgres"], indirect=True)
 
 @on_sqlite
 class TestS3:
-    """What S3 may do."""
+    """Faults of S3."""
 
     @pytest.mark.parametrize("fault", FAULTS)
-    def test_what_passes_soon_is_not_noticed(
+    def test_a_short_outage_is_retried(
         self, behind_proxy: WarmFunction, s3: Proxy, fault: str
     ) -> None:
         """Where every request fails twice before it works, the round is published all the same, in one
@@ -87,7 +87,7 @@ class TestS3:
 
     @pytest.mark.parametrize("fault", ["503", "lost answer"])
     @pytest.mark.parametrize("only", ["updates/", "aggregates/"])
-    def test_what_lasts_is_left_to_the_queue(
+    def test_a_long_outage_is_left_to_the_queue(
         self, behind_proxy: WarmFunction, s3: Proxy, fault: str, only: str
     ) -> None:
         """Where S3 fails longer than the function is patient, the message is named as failed and no
@@ -115,8 +115,7 @@ class TestS3:
     def test_an_object_that_does_not_appear_ends_as_a_dead_letter_and_can_be_redriven(
         self, behind_proxy: WarmFunction, s3: Proxy, cloud: Any
     ) -> None:
-        """A message whose object stays invisible is delivered again until it is a dead letter, each time
-        with the reason in the log; once the object is there, `redrive` brings it to its end."""
+        """A message of a missing object becomes a dead letter, and `redrive` processes it later."""
         model = make_model(1)
         upload(model, 1, tensors(1), name="late.safetensors")
         sqs = cloud.client("sqs")
@@ -146,7 +145,7 @@ class TestS3:
 
 
 def ready() -> tuple[FederatedModel, Any]:
-    """A model whose round may start, and the message that asks for it."""
+    """Create a model whose round can start, and the message that requests it."""
     model = make_model(2)
     for client in (1, 2):
         ready_update(model, client, tensors(client))
@@ -155,13 +154,12 @@ def ready() -> tuple[FederatedModel, Any]:
 
 @on_postgres
 class TestDatabase:
-    """What PostgreSQL may do."""
+    """Faults of PostgreSQL."""
 
-    def test_a_connection_broken_at_any_step_costs_nothing_but_time(
+    def test_a_connection_broken_at_any_step_only_delays_the_round(
         self, function: WarmFunction
     ) -> None:
-        """Where the server ends the connection before any of a round's statements, the message is named
-        as failed, the round's lease is given up at once, and the next delivery ends as if undisturbed."""
+        """If the connection ends before any statement, the next delivery ends as if undisturbed."""
         model, event = ready()
         undisturbed = function.run("invoke", event=event)
         expected = end_state(model)
@@ -178,16 +176,15 @@ class TestDatabase:
         assert {process.wait().ended for *_, process in stopped} == {"SIGSTOP"}
         break_connections()
         for *_, process in stopped:
-            assert process.go_on().answer in (FAILED, DONE)
+            assert process.resume().answer in (FAILED, DONE)
         function.answer("settle", events=[event for _, _, event, _ in stopped])
         for at, model, _, _ in stopped:
             assert end_state(model) == expected, at
 
-    def test_a_server_that_stops_and_starts_in_mid_round_costs_nothing_but_time(
+    def test_a_restart_of_the_server_only_delays_the_round(
         self, function: WarmFunction, postgres: EmbeddedPostgres
     ) -> None:
-        """Where PostgreSQL stops in mid-round, the message is named as failed; once it is back, and the
-        lease that could not be given up has ended, the round goes on and ends as if undisturbed."""
+        """After a restart of PostgreSQL and the end of the lease, the round ends as if undisturbed."""
         model, event = ready()
         function.answer("invoke", event=event)
         expected = end_state(model)
@@ -197,7 +194,7 @@ class TestDatabase:
         connection.close()
         postgres.stop()
         try:
-            assert invocation.go_on().answer == FAILED
+            assert invocation.resume().answer == FAILED
             assert function.answer("invoke", event=event) == FAILED
         finally:
             postgres.start()
@@ -209,7 +206,7 @@ class TestDatabase:
 
 
 def break_connections() -> None:
-    """End all connections but our own, as a failover does."""
+    """End all other connections, as a failover does."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order, the promises hold after every step: a model-based test.
+"""A model-based test: the invariants hold after every step, in any order of events.
 
 The connector, its database and its storage are real: SQLite and a directory. Processes die by an exception
 that nothing in the code under test catches, or sleep in a thread of their own until they wake up too late.
@@ -75,7 +75,7 @@ BAD: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 class Federation(RuleBasedStateMachine):
-    """One model, its clients, and everybody who can do something about a round of it."""
+    """One model, its clients, and all processes that can change its rounds."""
 
     uploads = Bundle("uploads")
 
@@ -99,7 +99,7 @@ class Federation(RuleBasedStateMachine):
             {"metadata_connector": {"type": "DjangoMetadataConnector", "settings": metadata}}
         )
 
-    # What clients do
+    # Clients
 
     @initialize(
         requirement=REQUIREMENTS, furthest=st.sampled_from([None, 1, 2]), initial=st.booleans()
@@ -142,7 +142,7 @@ class Federation(RuleBasedStateMachine):
         body = safetensors.numpy.save(BAD[bad](tensors) if bad else tensors)
         name = f"{len(self.admitted)}.safetensors"
         upload = self._store(f"updates/{self.model.pk}/{client_id(client)}/{name}", body)
-        if self._admit(upload):
+        if self._register(upload):
             # A directory keeps no metadata with a file, as S3 does.
             base = self.model.aggregates.order_by("-number")[back : back + 1].first()
             ModelUpdate.objects.filter(data=upload.key).update(
@@ -154,7 +154,7 @@ class Federation(RuleBasedStateMachine):
     def overwrite(self, upload: Upload, seed: int) -> Any:
         """A client puts another object in the place of an earlier one."""
         again = self._store(upload.key, safetensors.numpy.save(_tensors(seed)))
-        self._admit(again)
+        self._register(again)
         return again
 
     @rule(upload=uploads)
@@ -166,37 +166,37 @@ class Federation(RuleBasedStateMachine):
     def deliver_again(self, upload: Upload) -> None:
         """A message comes a second time, perhaps long after the first."""
         with suppress(TemporarilyUnavailable):  # As long as the object is not there.
-            self._admit(upload)
+            self._register(upload)
 
-    # What the world does
+    # Schedules and faults
 
     @rule()
     def tick(self) -> None:
-        """The schedule asks for a round."""
+        """The schedule requests a round."""
         run_round(self.connector(), self.model.pk)
 
     @rule(call=CALLS)
     def tick_and_be_killed(self, call: int) -> None:
-        """So it does, and the process dies."""
+        """The schedule requests a round, and the process dies."""
         with suppress(Killed):
             run_round(Interrupted(self.connector(), call, raising(Killed())), self.model.pk)
 
     @rule(chunks=st.integers(0, 4))
     def tick_and_run_out_of_time(self, chunks: int) -> None:
-        """So it does, and the time is up after some chunks."""
+        """The schedule requests a round, and the time is up after some chunks."""
         left = iter(range(chunks))
         run_round(self.connector(), self.model.pk, out_of_time=lambda: next(left, None) is None)
 
     @rule(call=CALLS)
     def tick_and_meet_an_outage(self, call: int) -> None:
-        """So it does, and storage or the database is out of reach for a moment."""
+        """The schedule requests a round, and storage or the database fails for a moment."""
         outage = TemporarilyUnavailable("out of reach")
         with suppress(TemporarilyUnavailable):
             run_round(Interrupted(self.connector(), call, raising(outage)), self.model.pk)
 
     @rule(call=CALLS)
     def tick_and_meet_a_bug(self, call: int) -> None:
-        """So it does, and something fails that nobody thought of."""
+        """The schedule requests a round, which raises an unexpected error."""
         bug = ZeroDivisionError("a bug")
         with suppress(ZeroDivisionError):
             run_round(Interrupted(self.connector(), call, raising(bug)), self.model.pk)
@@ -204,7 +204,7 @@ class Federation(RuleBasedStateMachine):
     @precondition(lambda self: len(self.sleepers) < 3)
     @rule(call=CALLS)
     def tick_and_fall_asleep(self, call: int) -> None:
-        """So it does, and the process stops, for nobody knows how long."""
+        """The schedule requests a round, and the process stops."""
         sleeper = Sleeper(self.connector(), self.model.pk, call)
         if sleeper.is_asleep:
             self.sleepers.append(sleeper)
@@ -214,7 +214,7 @@ class Federation(RuleBasedStateMachine):
     @precondition(lambda self: self.sleepers)
     @rule(which=st.integers(0, 2))
     def wake(self, which: int) -> None:
-        """One that stopped goes on, in time or too late."""
+        """A stopped process resumes, in time or too late."""
         self._wake(self.sleepers.pop(which % len(self.sleepers)))
 
     @rule(minutes=st.sampled_from([1, 8, 16, 60]))
@@ -228,7 +228,7 @@ class Federation(RuleBasedStateMachine):
         pass_time(LEASE)
         self.tick()
 
-    # What operators and workflows do
+    # Operators
 
     @rule(allow=st.sampled_from([True, True, False]))
     def pause_or_resume(self, allow: bool) -> None:
@@ -310,11 +310,11 @@ class Federation(RuleBasedStateMachine):
                 del self.workflows[which]
                 return
 
-    # The promises
+    # Invariants
 
     @invariant()
-    def promises(self) -> None:
-        """All of them, with the database as it is now."""
+    def invariants(self) -> None:
+        """Check all invariants of the current database."""
         updates = list(self.model.model_updates.select_related("round"))
         aggregates = list(self.model.aggregates.order_by("number"))
         rounds = list(self.model.rounds.all())
@@ -364,7 +364,7 @@ class Federation(RuleBasedStateMachine):
             np.testing.assert_array_equal(stored[name], tensor, strict=True)
 
     def teardown(self) -> None:
-        """Left alone, everything comes to an end: sleepers wake, leases end, the schedule ticks."""
+        """Check that all rounds end after processes resume, leases expire and sweeps run."""
         for sleeper in self.sleepers:
             self._wake(sleeper)
         for workflow in self.workflows:
@@ -379,7 +379,7 @@ class Federation(RuleBasedStateMachine):
             if answer.status == Status.WAITING:
                 break
         assert answer.status == Status.WAITING
-        self.promises()
+        self.invariants()
         assert not self.model.rounds.filter(state=State.RUNNING).exists()
         objects = self.connector().weights.objects
         collect_garbage(objects, datetime.now(UTC) + timedelta(hours=2))
@@ -387,7 +387,7 @@ class Federation(RuleBasedStateMachine):
         left = {f"aggregates/{self.model.pk}/{path.name}" for path in folder.glob("*")}
         assert left == set(self.model.aggregates.values_list("result", flat=True))
 
-    # How it is done
+    # Helpers
 
     def _wake(self, sleeper: Sleeper) -> None:
         answer = sleeper.wake()
@@ -408,8 +408,8 @@ class Federation(RuleBasedStateMachine):
         bucket = django_settings.BUCKET
         return Upload(bucket=bucket, key=key, etag=etag, version="", size=len(body))
 
-    def _admit(self, upload: Upload) -> bool:
-        """Whether it became an update that is ready."""
+    def _register(self, upload: Upload) -> bool:
+        """Return whether the upload became a ready update."""
         result = UpdateIntake(application.objects()).register(upload)
         assert result.seen_before == ((upload.key, upload.etag) in self.admitted)
         self.admitted.add((upload.key, upload.etag))
@@ -431,11 +431,10 @@ def _is_sound(tensors: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.usefixtures("database")
-def test_the_promises_hold_whatever_happens(
+def test_the_invariants_hold_in_any_order_of_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Uploads, duplicates, deaths, outages, bugs, late sleepers, clocks, pauses and workflows by hand, in
-    any order: after every step all promises hold, and in the end nothing is left over."""
+    """All invariants hold after every step, and at the end no round or update is left unfinished."""
     monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", PART_BYTES)
     monkeypatch.setattr("connectors.rounds.ledger.CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr("connectors.storage.retries.FIRST_PAUSE_SECONDS", 0)

@@ -1,4 +1,4 @@
-"""What a round asks of the database and of S3 is counted."""
+"""The number of statements and of S3 requests of a round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
-    """Storage is a directory: what is counted here does not depend on it."""
+    """Use a directory as storage, which does not change the statements."""
     folder = tmp_path / "storage"
     storage = {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
@@ -59,7 +59,7 @@ def model_with(updates: int, folder: Path) -> FederatedModel:
 
 
 def statements_of_a_round(model: FederatedModel) -> list[str]:
-    """What each statement does, and to which table."""
+    """Return the verb and the table of each statement of a round."""
     with CaptureQueriesContext(connection) as captured:
         answer = run_round(application.round_connector(), model.pk)
     assert answer.updates_rejected == answer.updates_used // 9
@@ -68,7 +68,7 @@ def statements_of_a_round(model: FederatedModel) -> list[str]:
 
 
 def test_the_statements_of_a_round_do_not_grow_with_its_updates(directory: Path) -> None:
-    """A round of 500 updates, 50 of them bad, makes the very statements that a round of 10 makes."""
+    """A round of 500 updates, 50 of them bad, makes the statements of a round of 10."""
     few = statements_of_a_round(model_with(10, directory))
     many = statements_of_a_round(model_with(500, directory))
     assert few == many
@@ -77,7 +77,7 @@ def test_the_statements_of_a_round_do_not_grow_with_its_updates(directory: Path)
 
 @contextmanager
 def counted_requests() -> Iterator[Counter[str]]:
-    """What the SDK's client of the bucket asks, by operation."""
+    """Count the S3 requests of the SDK by operation."""
     events = default_storage.connection.meta.client.meta.events
     counts: Counter[str] = Counter()
 
@@ -93,11 +93,10 @@ def counted_requests() -> Iterator[Counter[str]]:
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("updates", [2, 5])
-def test_the_requests_of_a_round_are_what_its_chunks_need(
+def test_the_requests_of_a_round_follow_from_its_chunks(
     updates: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each update its header is read and each of its chunks, once; each part of the result is stored
-    once; nothing else is asked of S3 but what the parent is, and for the free text in its header."""
+    """Each header and chunk of an update is read once, and each part of the result is stored once."""
     parts = 3
     monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", PART_BYTES)
     model = make_model(updates, initial=tensors(0), allow_aggregation=False)
@@ -163,9 +162,8 @@ def paused() -> Any:
 
 
 @pytest.mark.parametrize("event", [duplicate, busy, waiting, idle, paused])
-def test_an_event_that_changes_nothing_costs_three_statements_at_most(event: Any) -> None:
-    """Whether the event is a duplicate, or the model busy, waiting, idle or paused: it is told by three
-    statements, none of which writes."""
+def test_an_event_without_effect_takes_at_most_three_statements(event: Any) -> None:
+    """An event without effect takes at most three statements, none of which writes."""
     nothing = event()
     with CaptureQueriesContext(connection) as captured:
         invoke(nothing)

@@ -64,7 +64,7 @@ def run_to_the_end(
 
 
 def _empty(sqs: Any, queue_url: str) -> None:
-    """Drop what the bucket told of the test's own uploads."""
+    """Delete the notifications of the uploads of the test."""
     while messages := sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get(
         "Messages"
     ):
@@ -73,7 +73,7 @@ def _empty(sqs: Any, queue_url: str) -> None:
 
 
 def slow_model() -> FederatedModel:
-    """A model whose two updates take long to read."""
+    """Create a model with two updates that are slow to read."""
     model = make_model(2)
     for client, count in ((1, 1), (2, 3)):
         ready_update(model, client, tensors(client, LONG), num_examples=count)
@@ -81,7 +81,7 @@ def slow_model() -> FederatedModel:
 
 
 def assert_is_the_mean(model: FederatedModel) -> None:
-    """Independent of the code under test: the mean of `slow_model`, weighted and rounded once."""
+    """Check the weighted mean of `slow_model` without the code under test."""
     one, two = (tensors(client, LONG)["w"].astype(np.float64) for client in (1, 2))
     expected = ((one + 3 * two) / 4).astype(np.float32)
     result = safetensors.numpy.load(factories.get(model.aggregates.get().result.name))
@@ -93,7 +93,7 @@ def parts_stored(s3: Proxy) -> list[int]:
 
 
 def reads(s3: Proxy) -> Counter[Any]:
-    """How often each range of each update was read, but for the headers."""
+    """Count the reads of each range of each update, except the headers."""
     return Counter(
         (request.key, request.range)
         for request in s3.requests
@@ -105,8 +105,7 @@ def reads(s3: Proxy) -> Counter[Any]:
 def test_a_round_longer_than_the_timeout_ends_over_several_invocations(
     cloud: Any, s3: Proxy, tmp_path: Path
 ) -> None:
-    """A round that needs more than the function's time stops before each timeout, asks the queue to
-    be gone on with, and is gone on with from its last finished part."""
+    """A round stops before each timeout, and resumes from its last finished part."""
     s3.fault = slow(READ_SECONDS)
     model = slow_model()
     deliveries = run_to_the_end(model, cloud, s3, tmp_path, {})
@@ -124,8 +123,7 @@ def test_a_round_longer_than_the_timeout_ends_over_several_invocations(
 def test_a_function_killed_at_its_timeout_is_taken_over_from_its_last_part(
     cloud: Any, s3: Proxy, tmp_path: Path
 ) -> None:
-    """A function that hangs in one read is killed by the runtime; the message comes again, and the next
-    attempt takes the round over where a part was kept last."""
+    """After the runtime kills a function, the next attempt resumes from the last stored part."""
     hanging = iter([TIMEOUT_SECONDS + 1])
 
     def hang(request: Request) -> None:

@@ -30,7 +30,7 @@ READS = ("GetObject", "HeadObject", "ListObjectsV2", "ListMultipartUploads", "Li
 
 
 class Context:
-    """What the runtime hands to a handler beside the event."""
+    """The context that the runtime passes to a handler."""
 
     function_name = "aggregator"
     memory_limit_in_mb = 512
@@ -45,7 +45,7 @@ class Context:
 
 
 class Steps:
-    """Counts what a process asks of the world, and does something before one of the steps.
+    """Counts the external steps of a process, and calls a function before one of them.
 
     A step is a SQL statement, a COMMIT, a request to AWS, or the answer; reads of S3 in a row are one,
     since they leave the world as it is. The world after a step is the world before the next one, so
@@ -57,7 +57,7 @@ class Steps:
         The step's number, counted from 1; or its name, ``"COMMIT"``, and which of that name it is:
         ``"COMMIT 2"``.
     act : callable
-        Told the step's name, once.
+        Called once with the name of the step.
     """
 
     def __init__(self, at: int | str | None, act: Callable[[str], None]) -> None:
@@ -104,7 +104,7 @@ class Steps:
 
 
 def invoke(event: Any, seconds: float = 300) -> Any:
-    """What the handler answers, or raises, as JSON."""
+    """Return the response or the error of the handler as JSON."""
     try:
         return handler(event, Context(seconds))  # type: ignore[arg-type]
     except Exception as error:
@@ -112,7 +112,7 @@ def invoke(event: Any, seconds: float = 300) -> Any:
 
 
 def settle(events: list[Any], tick_first: bool = False) -> list[Any]:
-    """Deliver events, then let the schedule tick until all is quiet; or tick once before, too."""
+    """Deliver events, then sweep until no round is due; optionally sweep once before."""
     answers = tick() if tick_first else []
     answers += [invoke(event) for event in events]
     for _ in range(5):
@@ -124,7 +124,7 @@ def settle(events: list[Any], tick_first: bool = False) -> list[Any]:
 
 
 def tick() -> list[Any]:
-    """Sweep, and deliver what that asks for."""
+    """Sweep, and deliver the requested rounds."""
     swept = invoke({"detail-type": "Scheduled Event"})
     wanted = swept["requested"]
     return [
@@ -144,13 +144,13 @@ def pump(queue_url: str, until: str, batch_size: int) -> int:
 
 
 def _child(command: dict[str, Any]) -> None:
-    """Do what a command says and write what came of it to a file."""
+    """Execute a command, and write its outcome to a file."""
 
-    def tell(**outcome: Any) -> None:
+    def write_outcome(**outcome: Any) -> None:
         Path(command["outcome"]).write_text(json.dumps({**outcome, "steps": steps.names}))
 
     def act(name: str) -> None:
-        tell(at=name)
+        write_outcome(at=name)
         os.kill(os.getpid(), signal.Signals[command["signal"]])
 
     steps = Steps(command["at"], act)
@@ -158,7 +158,7 @@ def _child(command: dict[str, Any]) -> None:
         steps.watch()
         answer = ACTS[command["do"]](**command["arguments"])
         steps.take("answer")
-        tell(answer=answer)
+        write_outcome(answer=answer)
 
 
 ACTS: dict[str, Callable[..., Any]] = {
@@ -207,7 +207,7 @@ def _warm_up() -> None:
 
 
 def main() -> None:
-    """Obey until stdin ends."""
+    """Execute commands until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     _warm_up()

@@ -54,7 +54,7 @@ class Workflow:
         return True
 
     def finish(self) -> None:
-        """Make all calls that are left."""
+        """Make all remaining calls."""
         while self.step():
             pass
 
@@ -100,14 +100,14 @@ class Workflow:
 
 
 def call_closing_hook(connector: DjangoAggConnector, model_id: int, *, is_successful: bool) -> None:
-    """What the system that was taken over calls when a workflow has ended: it knows only the model's id."""
+    """Call the closing hook, as the original system does with only the id of a model."""
     model: Any = connector.pull_federated_model_w_id(model_id)
     registered = connector.pull_model_updates_registered_for_aggregation(model)
     connector.register_model_updates_use_in_aggregation_complete(registered, is_successful)
 
 
 def mean(weighted: list[tuple[Tensors, int]]) -> Tensors:
-    """The weighted mean in float64, rounded once; without the code under test."""
+    """Return the weighted mean in float64, without the code under test."""
     total = sum(count for _, count in weighted)
     return {
         name: (

@@ -54,11 +54,11 @@ def refused(create: Any) -> None:
         create()
 
 
-# What the database holds
+# Constraints
 
 
-def test_a_model_has_one_running_round() -> None:
-    """Two rounds at the same time are impossible; any number may have ended, and others' may run."""
+def test_a_model_has_at_most_one_running_round() -> None:
+    """A model has one running round, and any number of finished ones."""
     model = make_model(1)
     for state in (State.PUBLISHED, State.FAILED, State.REJECTED, State.FAILED):
         a_round(model, state=state)
@@ -70,8 +70,8 @@ def test_a_model_has_one_running_round() -> None:
     a_round(model)
 
 
-def test_the_lineage_is_a_line() -> None:
-    """A model has one aggregate of each number, and an aggregate one successor."""
+def test_aggregates_form_a_line() -> None:
+    """A model has one aggregate of each number, and each aggregate has one successor."""
     model = make_model(1)
     first = aggregate(model)
     second = aggregate(model, 2, parent=first)
@@ -81,7 +81,7 @@ def test_the_lineage_is_a_line() -> None:
 
 
 def test_an_upload_is_registered_once() -> None:
-    """The same version of the same object is one update; another version is another."""
+    """One version of an object is one update, and another version is another update."""
     model = make_model(1)
     update(model, data="updates/1.npz", storage_version="a")
     refused(lambda: update(model, data="updates/1.npz", storage_version="a"))
@@ -90,7 +90,7 @@ def test_an_upload_is_registered_once() -> None:
 
 
 def test_a_version_is_one_artifact() -> None:
-    """Versions never change; two models may use the same names."""
+    """A version name is unique in a model, and two models may use the same name."""
     model, other = make_model(1), make_model(1)
     ModelArtifact.objects.create(federated_model=model, version="1.0", values="a.npz")
     refused(
@@ -100,15 +100,15 @@ def test_a_version_is_one_artifact() -> None:
 
 
 def test_a_client_scores_an_aggregate_once() -> None:
-    """One score for each client and aggregate."""
+    """A client has at most one score for an aggregate."""
     found = aggregate(make_model(1))
     score = {"aggregate": found, "client_id": client_id(1), "validation_results": {}}
     ClientAggregateScore.objects.create(**score)
     refused(lambda: ClientAggregateScore.objects.create(**score))
 
 
-def test_an_aggregate_is_made_by_one_round() -> None:
-    """Two rounds cannot both have made it."""
+def test_an_aggregate_belongs_to_one_round() -> None:
+    """Two rounds cannot refer to the same aggregate."""
     model = make_model(1)
     made = aggregate(model)
     a_round(model, aggregate=made, state=State.PUBLISHED)
@@ -117,7 +117,7 @@ def test_an_aggregate_is_made_by_one_round() -> None:
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_an_update_counts_at_least_one_example(count: int) -> None:
-    """The database refuses another count, on insert and on update."""
+    """The database refuses a count below one, on insert and on update."""
     model = make_model(1)
     refused(lambda: update(model, num_examples=count))
     found = update(model)
@@ -126,14 +126,14 @@ def test_an_update_counts_at_least_one_example(count: int) -> None:
 
 @pytest.mark.parametrize("field", ["furthest_base_agg", "max_num_examples"])
 @pytest.mark.parametrize("count", [0, -1])
-def test_limits_count_from_one(field: str, count: int) -> None:
+def test_limits_are_at_least_one(field: str, count: int) -> None:
     """A limit of zero, which would stop the model, is refused."""
     refused(lambda: make_model(1, **{field: count}))
     model = make_model(1, **{field: 1})
     refused(lambda: FederatedModel.objects.filter(pk=model.pk).update(**{field: count}))
 
 
-# What cannot be deleted
+# Deletion
 
 
 def history() -> dict[str, Model]:
@@ -163,7 +163,7 @@ def history() -> dict[str, Model]:
 
 @pytest.mark.parametrize("name", ["model", "developer", "client", "aggregate", "round", "artifact"])
 def test_deleting_does_not_cascade_into_the_lineage(name: str) -> None:
-    """What an aggregate was made from, or was made of it, keeps it from being deleted."""
+    """A row that others in the lineage refer to cannot be deleted."""
     found = history()[name]
     with pytest.raises(ProtectedError):
         found.delete()
@@ -178,7 +178,7 @@ def test_a_client_without_a_history_can_be_deleted() -> None:
     assert list(model.clients.all()) == [Client.objects.get(pk=client_id(1))]
 
 
-# What is refused when a model is saved
+# Validation
 
 
 @pytest.mark.parametrize(
@@ -210,10 +210,10 @@ def test_a_client_without_a_history_can_be_deleted() -> None:
         ),
     ],
 )
-def test_what_a_round_could_not_run_with_is_not_saved(
+def test_settings_that_no_round_can_run_with_are_not_saved(
     fields: dict[str, Any], field: str, message: str
 ) -> None:
-    """The error names the field and what is expected, so that no round fails because of it."""
+    """The error names the invalid field and the expected value."""
     with pytest.raises(ValidationError) as problem:
         FederatedModel.objects.create(name="model", **fields)
     assert message in str(problem.value.message_dict[field])
@@ -235,12 +235,12 @@ def test_all_invalid_fields_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["average_layers", "avg_values_if_data"])
 def test_the_rules_of_the_original_are_known(name: str) -> None:
-    """Models that were set up for it need no other rule."""
+    """The names of the rules of the original system are valid."""
     assert make_model(1, aggregator=name).rule().name == "unweighted_mean"
 
 
 def test_every_known_name_fits_its_column() -> None:
-    """No rule or requirement has a name that could not be stored."""
+    """Every name of a rule or requirement fits the length of its column."""
     limit = FederatedModel._meta.get_field("aggregator").max_length or 0
     assert all(len(name) <= limit for name in (*known_rules(), *known_requirements()))
 
@@ -249,8 +249,8 @@ def test_every_known_name_fits_its_column() -> None:
     ("aggregator", "arguments"),
     [("weighted_mean", {}), ("krum", {"f": 1}), ("trimmed_mean", {"beta": 0.1})],
 )
-def test_a_model_comes_back_with_its_rule(aggregator: str, arguments: dict[str, Any]) -> None:
-    """A round runs with what was saved."""
+def test_a_model_is_read_with_its_rule(aggregator: str, arguments: dict[str, Any]) -> None:
+    """A saved model has the rule and arguments that were saved."""
     model = make_model(1, aggregator=aggregator, aggregator_args=arguments)
     found = FederatedModel.objects.get(pk=model.pk)
     assert found.rule() == model.rule()
@@ -258,19 +258,19 @@ def test_a_model_comes_back_with_its_rule(aggregator: str, arguments: dict[str, 
 
 
 @pytest.mark.parametrize("arguments", [[2, 5], {"x": 2, "after_minutes": 5}])
-def test_a_model_comes_back_with_its_requirement(arguments: Any) -> None:
-    """By position or by name, the arguments are kept as they were given."""
+def test_a_model_is_read_with_its_requirement(arguments: Any) -> None:
+    """Arguments of a requirement are kept by position or by name."""
     model = make_model(1, requirement="quorum", requirement_args=arguments)
     found = FederatedModel.objects.get(pk=model.pk)
     assert found.requirement_args == arguments
     assert found.requirement_object() == model.requirement_object()
 
 
-# What is shown
+# Representation
 
 
 def test_rows_have_descriptive_names() -> None:
-    """Rows can be told apart in the admin, in messages and in errors."""
+    """The text of a row identifies it in the admin, in messages and in errors."""
     shown = {name: str(found) for name, found in history().items()}
     name = shown["model"]
     assert shown["client"] == str(client_id(1))
@@ -281,7 +281,7 @@ def test_rows_have_descriptive_names() -> None:
 
 
 def test_the_statuses_have_the_values_of_the_original() -> None:
-    """Programs that read the original's database can read this one."""
+    """The statuses have the numbers of the original database."""
     assert [(status.name, status.value) for status in ModelUpdate.Status] == [
         ("PENDING", 0),
         ("RUNNING", 1),

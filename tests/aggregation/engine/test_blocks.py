@@ -159,8 +159,7 @@ def test_a_file_that_changes_in_mid_pass_is_rejected(
     reason: str,
     tmp_path: Path,
 ) -> None:
-    """The update is named and so is another's poison, which comes later; the others' result is what it
-    is without them."""
+    """The changed update and a later poisoned one are named, and the result is that of the others."""
     updates = mixed_models(5)
     updates[3]["b"][3000] = np.inf
     files = [file_of(tmp_path / f"{n}.safetensors", each) for n, each in enumerate(updates)]
@@ -209,16 +208,16 @@ def test_the_time_is_checked_after_every_piece(
     monkeypatch.setattr(aggregation.engine.passes, "PIECE", 1024)
     monkeypatch.setattr(aggregation.engine.passes, "SLICE", 1024)
     updates = vectors(np.ones((3, 10 * 1024)))
-    told: list[int] = []
+    reported: list[int] = []
     answers = iter([False, False, True])
     with pytest.raises(OutOfTime, match="stopped at element 3072 of 10240"):
         bytes_of(
             place(work_of(name, updates)),
             Resources(memory_bytes=96 * 1024),
             out_of_time=lambda: next(answers),
-            on_bytes=told.append,
+            on_bytes=reported.append,
         )
-    assert told == [3 * 4096] * 2
+    assert reported == [3 * 4096] * 2
 
 
 def test_rows_on_demand_are_the_rows_of_the_block() -> None:

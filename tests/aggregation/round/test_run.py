@@ -74,9 +74,9 @@ def test_a_round_that_does_not_start_reads_nothing(
     """If the connector answers instead of returning a claim, nothing else is called."""
     model = world.model(1, **fields)
     connector = Watched(world.connector)
-    told: list[Claim] = []
-    assert run_round(connector, model.id, on_claim=told.append).status is status
-    assert (connector.calls, told) == (["claim_round"], [])
+    claims: list[Claim] = []
+    assert run_round(connector, model.id, on_claim=claims.append).status is status
+    assert (connector.calls, claims) == (["claim_round"], [])
 
 
 def test_differences_are_added_to_the_model(world: TwinWorld) -> None:
