@@ -1,4 +1,4 @@
-"""A browser for the tests, and how a page is watched, walked through by keyboard and measured.
+"""A browser for the tests, and helpers that watch, navigate and measure a page.
 
 ``python -m tests.admin.browsers`` gets a browser where there is none.
 """
@@ -23,10 +23,10 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-#: Looked for on PATH, in this order, before the one that Playwright keeps for itself.
+#: Searched on PATH in this order, before the browser of Playwright.
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-#: Nothing of the browser's own goes out: updates, field trials, name look-ups.
+#: Disable the requests of the browser itself: updates, field trials, name look-ups.
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-quic")
 
 
@@ -35,7 +35,7 @@ class NoBrowser(Exception):
 
 
 def launched(playwright: Playwright) -> Browser:
-    """A headless Chromium: the first on PATH that starts, else the one that Playwright has fetched.
+    """Return a headless Chromium: the first on PATH that starts, or that of Playwright.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def launched(playwright: Playwright) -> Browser:
 
 
 def ways() -> Iterator[Sequence[str]]:
-    """Commands that get a browser, each to be tried if those before were of no help."""
+    """Yield commands that install a browser, to be tried in turn."""
     install = (sys.executable, "-m", "playwright", "install", "--only-shell")
     if os.geteuid() == 0 and shutil.which("apt-get"):
         yield "apt-get", "update", "-qq"
@@ -65,7 +65,7 @@ def ways() -> Iterator[Sequence[str]]:
 
 
 def main() -> None:
-    """Get a browser, unless one starts already."""
+    """Install a browser, unless one already starts."""
     commands = ways()
     while not (version := _version()):
         command = next(commands, None)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _version() -> str:
-    """Of the browser that starts; empty if none does."""
+    """Return the version of the browser that starts, or an empty text."""
     try:
         with sync_playwright() as playwright, launched(playwright) as browser:
             return browser.version
@@ -115,7 +115,7 @@ class Watch:
 
 
 def tab_to(page: Page, selector: str, presses: int = 150) -> None:
-    """Press Tab until the focus is on what is meant, and make sure it can be seen there."""
+    """Press Tab until the selected element has the focus, and check that the focus is visible."""
     for _ in range(presses):
         page.keyboard.press("Tab")
         if page.evaluate("s => document.activeElement.matches(s)", selector):
@@ -129,7 +129,7 @@ FOCUS_IS_SEEN = """() => {
   return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0
 }"""
 
-#: What sticks out of the page to the right, but for what scrolls on its own.
+#: Elements that overflow the page to the right, except those that scroll.
 STICKS_OUT = """() => {
   const width = document.documentElement.clientWidth
   const found = [...document.querySelectorAll(".control-room, .control-room *")]
@@ -139,7 +139,7 @@ STICKS_OUT = """() => {
   return found
 }"""
 
-#: Colours of words and of the plots' shapes, each with what lies behind it.
+#: Colours of text and of plot shapes, each with its background.
 COLOURS = """() => {
   const behind = e => {
     for (; e; e = e.parentElement) {

@@ -1,4 +1,4 @@
-"""The control room in a real browser: what it asks for, how it holds together, what the keyboard can do.
+"""The control room in a real browser: its requests, its layout, and its use by keyboard.
 
 Pictures of every page are left in `.pytest_cache/screenshots`, to be looked at.
 """
@@ -46,7 +46,7 @@ def watched() -> list[Watch]:
 
 @pytest.fixture(scope="module")
 def opened(site: tuple[str, str], browser: Browser, watched: list[Watch]) -> Open:
-    """Opens a page as a user, on a phone."""
+    """Return a function that opens a page as a user, on a phone."""
     contexts: dict[str, BrowserContext] = {}
 
     def open_page(path: str, user: str = "operator") -> Page:
@@ -66,7 +66,7 @@ def opened(site: tuple[str, str], browser: Browser, watched: list[Watch]) -> Ope
 
 
 def log_in(page: Page, user: str) -> None:
-    """With the keyboard: the cursor is in the first field already."""
+    """Log in by keyboard; the first field has the focus."""
     page.goto("/login/")
     page.keyboard.type(user)
     page.keyboard.press("Tab")
@@ -77,7 +77,7 @@ def log_in(page: Page, user: str) -> None:
 
 @pytest.fixture(scope="module")
 def pages(opened: Open, federation: Federation) -> dict[str, Page]:
-    """What is only looked at, each opened once."""
+    """Return the pages that are only viewed, each opened once."""
     return {
         "login": opened("/login/", ""),
         "models": opened("/models_app/federatedmodel/"),
@@ -88,7 +88,7 @@ def pages(opened: Open, federation: Federation) -> dict[str, Page]:
 
 
 def seen(page: Page, width: int, scheme: str) -> Page:
-    """The page in front, at that width, in that scheme."""
+    """Bring a page to the front, at this width and in this colour scheme."""
     page.bring_to_front()
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def room(model: int) -> str:
 
 
 def sent(page: Page, model: int, act: str) -> int:
-    """The status of an act asked for from within a page, with its token."""
+    """Return the status of an action that is posted from a page with its token."""
     url = room(model).replace("change/", f"act/{act}/")
     token = page.locator("[name=csrfmiddlewaretoken]").first.input_value()
     form = {"reason": "because", "csrfmiddlewaretoken": token}
@@ -109,8 +109,8 @@ def sent(page: Page, model: int, act: str) -> int:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_pages_hold_together(pages: dict[str, Page], width: int, scheme: str) -> None:
-    """On a phone and on a desk, by day and by night, nothing sticks out of a page; a picture is kept."""
+def test_pages_fit_their_width(pages: dict[str, Page], width: int, scheme: str) -> None:
+    """No page overflows on a phone or a desktop, in light or dark; a screenshot is saved."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name, page in pages.items():
         seen(page, width, scheme)
@@ -118,8 +118,8 @@ def test_pages_hold_together(pages: dict[str, Page], width: int, scheme: str) ->
         assert page.evaluate(STICKS_OUT) == [], name
 
 
-def test_every_plot_has_words(pages: dict[str, Page]) -> None:
-    """To whoever cannot see it a plot is one image, with its title and what it shows; axes are named."""
+def test_every_plot_has_a_text_alternative(pages: dict[str, Page]) -> None:
+    """A plot is one image with a title and a description, and its axes are named."""
     plots = pages["room"].locator(".plots").get_by_role("img").all()
     said = [plot.get_attribute("aria-label") or "" for plot in plots]
     assert [each.split(".")[0] for each in said] == [
@@ -136,7 +136,7 @@ def test_every_plot_has_words(pages: dict[str, Page]) -> None:
     ]
 
 
-def test_an_outlier_is_seen_at_a_glance(pages: dict[str, Page], federation: Federation) -> None:
+def test_an_outlier_is_marked(pages: dict[str, Page], federation: Federation) -> None:
     """The client with the outlying norm has the first row, is named, and alone is marked."""
     plot = pages["room"].locator(".plot", has_text="Norms of the updates")
     assert f"far out: {federation.attacker}." in plot.locator("p").inner_text()
@@ -147,8 +147,8 @@ def test_an_outlier_is_seen_at_a_glance(pages: dict[str, Page], federation: Fede
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_words_and_plots_stand_out(pages: dict[str, Page], scheme: str) -> None:
-    """Every word and every shape of a plot has a contrast of at least 4.5 to 1 with what is behind it."""
+def test_text_and_plots_have_enough_contrast(pages: dict[str, Page], scheme: str) -> None:
+    """All text and plot shapes have a contrast of at least 4.5 to 1 with their background."""
     assert contrast("rgb(255, 255, 255)", "rgb(0, 0, 0)") == pytest.approx(21)
     colours = seen(pages["room"], 1280, scheme).evaluate(COLOURS)
     assert len(colours) > 5
@@ -158,7 +158,7 @@ def test_words_and_plots_stand_out(pages: dict[str, Page], scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_axe_finds_nothing(pages: dict[str, Page], width: int, scheme: str) -> None:
+def test_axe_reports_no_violation(pages: dict[str, Page], width: int, scheme: str) -> None:
     """The control room breaks none of the rules that axe-core checks."""
     found = Axe().run(seen(pages["room"], width, scheme), context={"include": [[".control-room"]]})
     assert found.response["passes"]
@@ -166,7 +166,7 @@ def test_axe_finds_nothing(pages: dict[str, Page], width: int, scheme: str) -> N
 
 
 def test_all_actions_work_by_keyboard(opened: Open, federation: Federation) -> None:
-    """Pause, resume, a round, a version and a rollback, on a phone's width, without a mouse."""
+    """Pause, resume, a round, a version and a rollback, at the width of a phone, without a mouse."""
     page = opened(room(federation.paused))
 
     def enter(key: str = "Enter") -> str:

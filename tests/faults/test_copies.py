@@ -36,13 +36,13 @@ def upload_all(model: FederatedModel, wave: int) -> list[Any]:
 
 
 def is_quiet(cloud: Any) -> bool:
-    """Whether no message is left or being worked on, and no update is in between."""
+    """Return whether no message is waiting or in flight, and no update is running."""
     counts = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-    asked = cloud.client("sqs").get_queue_attributes(
+    attributes = cloud.client("sqs").get_queue_attributes(
         QueueUrl=cloud.queue_url, AttributeNames=list(counts)
     )["Attributes"]
     between = ModelUpdate.objects.filter(status=ModelUpdate.Status.RUNNING)
-    return all(asked[count] == "0" for count in counts) and not between.exists()
+    return all(attributes[count] == "0" for count in counts) and not between.exists()
 
 
 def wait_until_quiet(cloud: Any) -> None:

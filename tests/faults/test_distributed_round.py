@@ -140,7 +140,7 @@ def bytes_of(ended: AggregationRound) -> bytes:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_several_functions_give_the_bytes_of_one(rule: str, cloud: Any, tmp_path: Path) -> None:
-    """The state machine's round publishes what one function would, although a worker was killed."""
+    """A distributed round publishes the bytes of a single function, even if a worker is killed."""
     with running_functions(cloud, tmp_path) as functions:
         expected = bytes_of(run(functions, model_with_updates(rule, max_functions=1)))
         assert not functions.invocations
@@ -161,7 +161,7 @@ def test_several_functions_give_the_bytes_of_one(rule: str, cloud: Any, tmp_path
 
 
 def test_a_bad_update_is_left_out_by_a_new_plan(cloud: Any, tmp_path: Path) -> None:
-    """An update that a worker finds to be bad is INVALID with its reason, and the round goes on."""
+    """An update that a worker rejects is INVALID with its reason, and the round continues."""
     bad = tensors(6)
     bad["w"][2, 2999] = np.nan
     with running_functions(cloud, tmp_path) as functions:

@@ -18,13 +18,13 @@ from tests.untyped import default_storage
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 
-#: Processes that are killed at the same time, each in a round of its own.
+#: Processes that are killed at the same time, each in a separate round.
 AT_ONCE = 6
 
 
 def an_upload() -> tuple[FederatedModel, Any]:
-    """A model with two updates that are ready, and the message that announces a third; the second is
-    bad, which shows in its last part."""
+    """Create a model with two ready updates and the message of a third; the second is bad in its last
+    part."""
     model = make_model(3, requirement="require_x_updates", requirement_args=[2])
     good, bad, last = (tensors(client, TWO_PARTS) for client in (1, 2, 3))
     bad["w"][-1, -1] = np.nan
@@ -65,7 +65,7 @@ def test_a_kill_at_any_step_does_not_change_the_result(function: WarmFunction) -
 
 
 def ready() -> tuple[FederatedModel, Any]:
-    """A model with three updates, and the message that asks for a round."""
+    """Create a model with three updates, and the message that requests a round."""
     model = make_model(3)
     for client in (1, 2, 3):
         ready_update(model, client, tensors(client))

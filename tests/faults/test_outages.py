@@ -44,7 +44,7 @@ DONE: dict[str, list[Any]] = {"batchItemFailures": []}
 
 @pytest.fixture(scope="module")
 def behind_proxy(own_s3: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmFunction]:
-    """The function, whose SDK tries each request once: what is tried again is its own doing."""
+    """Yield a function whose SDK does not retry, so that all retries are its own."""
     with warm_function(
         tmp_path_factory.mktemp("function"),
         constants={"connectors.storage.retries.FIRST_PAUSE_SECONDS": 0.001},
@@ -75,8 +75,7 @@ class TestS3:
     def test_a_short_outage_is_retried(
         self, behind_proxy: WarmFunction, s3: Proxy, fault: str
     ) -> None:
-        """Where every request fails twice before it works, the round is published all the same, in one
-        invocation and to the byte."""
+        """If every request fails twice, one invocation still publishes the same bytes."""
         model, event = an_upload()
         assert behind_proxy.answer("invoke", event=event) == DONE
         expected = end_state(model)
@@ -90,8 +89,7 @@ class TestS3:
     def test_a_long_outage_is_left_to_the_queue(
         self, behind_proxy: WarmFunction, s3: Proxy, fault: str, only: str
     ) -> None:
-        """Where S3 fails longer than the function is patient, the message is named as failed and no
-        update is lost; delivered again, it ends as if undisturbed, and no round counts as failed."""
+        """If S3 fails longer than the retries, the next delivery of the message ends as if undisturbed."""
         model, event = an_upload()
         behind_proxy.answer("invoke", event=event)
         expected = end_state(model)

@@ -89,11 +89,11 @@ class Federation(RuleBasedStateMachine):
         self.root = Path(default_storage.location)
 
     def connector(self) -> DjangoRoundConnector:
-        """The round connector of a process that starts now."""
+        """Return the round connector of a new process."""
         return application.round_connector(lambda: LEASE)
 
     def workflow_connector(self) -> DjangoAggConnector:
-        """The connector of a workflow that starts now."""
+        """Return the connector of a new workflow."""
         metadata = {"lease_seconds": LEASE.total_seconds()}
         return DjangoAggConnector(
             {"metadata_connector": {"type": "DjangoMetadataConnector", "settings": metadata}}
@@ -134,7 +134,7 @@ class Federation(RuleBasedStateMachine):
 
     @rule(target=uploads, seed=SEEDS)
     def upload_all(self, seed: int) -> Any:
-        """Each client has trained from the latest aggregate."""
+        """Each client uploads an update based on the latest aggregate."""
         return multiple(*[self._upload(client, seed + client) for client in range(1, CLIENTS + 1)])
 
     def _upload(self, client: int, seed: int, bad: str = "", back: int = 0) -> Upload:
@@ -152,19 +152,19 @@ class Federation(RuleBasedStateMachine):
 
     @rule(target=uploads, upload=uploads, seed=SEEDS)
     def overwrite(self, upload: Upload, seed: int) -> Any:
-        """A client puts another object in the place of an earlier one."""
+        """A client overwrites an object."""
         again = self._store(upload.key, safetensors.numpy.save(_tensors(seed)))
         self._register(again)
         return again
 
     @rule(upload=uploads)
     def delete(self, upload: Upload) -> None:
-        """A client takes its object away."""
+        """A client deletes its object."""
         (self.root / upload.key).unlink(missing_ok=True)
 
     @rule(upload=uploads)
     def deliver_again(self, upload: Upload) -> None:
-        """A message comes a second time, perhaps long after the first."""
+        """A message is delivered again, perhaps much later."""
         with suppress(TemporarilyUnavailable):  # As long as the object is not there.
             self._register(upload)
 
@@ -238,7 +238,7 @@ class Federation(RuleBasedStateMachine):
 
     @rule(paused=st.sets(st.integers(1, CLIENTS), max_size=1))
     def pause_a_client(self, paused: set[int]) -> None:
-        """One client or none is paused, and no other."""
+        """At most one client is paused."""
         Client.objects.update(paused=False)
         Client.objects.filter(pk__in=map(client_id, paused)).update(paused=True)
 
@@ -247,7 +247,7 @@ class Federation(RuleBasedStateMachine):
     @precondition(lambda self: len(self.workflows) < 3)
     @rule(partial=st.booleans(), steps=st.integers(1, 8))
     def start_a_workflow(self, partial: bool, steps: int) -> None:
-        """A workflow with a connector of its own makes its first calls."""
+        """A workflow with its own connector makes its first calls."""
         self.workflows.append(
             Workflow(self.workflow_connector(), self.model.pk, self._tensors_of, partial=partial)
         )
@@ -256,7 +256,7 @@ class Federation(RuleBasedStateMachine):
     @precondition(lambda self: len(self.workflows) < 3)
     @rule(steps=st.integers(1, 6))
     def continue_an_open_round(self, steps: int) -> None:
-        """A later connector continues the round of a workflow that has died, or has not."""
+        """Another connector continues the round of a workflow, which may be alive."""
         self.workflows.append(
             Workflow(self.workflow_connector(), self.model.pk, self._tensors_of, continues=True)
         )
@@ -276,13 +276,13 @@ class Federation(RuleBasedStateMachine):
 
     @rule(is_successful=st.booleans())
     def call_the_closing_hook(self, is_successful: bool) -> None:
-        """A process that knows only the model's id says how its round ended."""
+        """A process calls the closing hook with the id of the model."""
         with suppress(Conflict):
             call_closing_hook(self.workflow_connector(), self.model.pk, is_successful=is_successful)
 
     @rule(data=st.data())
     def contradict(self, data: st.DataObject) -> None:
-        """Any updates are registered, used, completed or failed: whatever is not so is refused."""
+        """A step with arbitrary updates is refused if it contradicts their state."""
         updates = list(self.model.model_updates.order_by("pk"))
         aggregates = list(self.model.aggregates.order_by("pk"))
         if not updates:
@@ -313,7 +313,7 @@ class Federation(RuleBasedStateMachine):
     # Invariants
 
     @invariant()
-    def invariants(self) -> None:
+    def every_invariant_holds(self) -> None:
         """Check all invariants of the current database."""
         updates = list(self.model.model_updates.select_related("round"))
         aggregates = list(self.model.aggregates.order_by("number"))
@@ -353,7 +353,7 @@ class Federation(RuleBasedStateMachine):
             self.ended[update.pk] = end
 
     def _check_mean(self, aggregate: Any, used: list[ModelUpdate]) -> None:
-        """The bytes are the mean of exactly these updates, one of each client."""
+        """Check that an aggregate is the mean of these updates, one of each client."""
         assert used
         used.sort(key=lambda update: update.client_id)
         assert len({update.client_id for update in used}) == len(used)
@@ -379,7 +379,7 @@ class Federation(RuleBasedStateMachine):
             if answer.status == Status.WAITING:
                 break
         assert answer.status == Status.WAITING
-        self.invariants()
+        self.every_invariant_holds()
         assert not self.model.rounds.filter(state=State.RUNNING).exists()
         objects = self.connector().weights.objects
         collect_garbage(objects, datetime.now(UTC) + timedelta(hours=2))

@@ -41,7 +41,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 
 
 def model_with(updates: int, folder: Path) -> FederatedModel:
-    """A model whose clients all have an update that is ready; one in ten is bad."""
+    """Create a model with a ready update of each client; one in ten is bad."""
     model = make_model(0, requirement="require_fraction", requirement_args=[0.5])
     clients = [Client(pk=client_id(n)) for n in range(1, updates + 1)]
     Client.objects.bulk_create(clients, ignore_conflicts=True)
@@ -127,7 +127,7 @@ def test_a_result_of_one_part_is_stored_in_one_request() -> None:
 
 
 def duplicate() -> Any:
-    """The second delivery of a message."""
+    """Return a message that was delivered before."""
     model = make_model(2, requirement="all_clients")
     event = {"Records": [upload(model, 1, filled(1.0))]}
     invoke(event)
@@ -135,7 +135,7 @@ def duplicate() -> Any:
 
 
 def busy() -> Any:
-    """A request while a round is running."""
+    """Return a request for a model whose round is running."""
     model = make_model(1)
     ready_update(model, 1, filled(1.0))
     application.round_connector().claim_round(model.pk)
@@ -143,19 +143,19 @@ def busy() -> Any:
 
 
 def waiting() -> Any:
-    """A request where a client is missing."""
+    """Return a request for a model that misses an update of a client."""
     model = make_model(2, requirement="all_clients")
     ready_update(model, 1, filled(1.0))
     return scheduled(model)
 
 
 def idle() -> Any:
-    """A request where nothing is ready."""
+    """Return a request for a model without ready updates."""
     return scheduled(make_model(1))
 
 
 def paused() -> Any:
-    """A request for a model that is paused."""
+    """Return a request for a paused model."""
     model = make_model(1, allow_aggregation=False)
     ready_update(model, 1, filled(1.0))
     return scheduled(model)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 TIMEOUT_SECONDS = 6
 
-#: What a read takes, two blocks at a time: the whole round needs more than the function's time.
+#: The duration of a read, two at a time; the whole round exceeds the timeout of the function.
 READ_SECONDS = 0.4
 PARTS = 40
 LONG = {"w": np.zeros(PARTS * PART_BYTES // 4, np.float32)}
@@ -135,7 +135,7 @@ def test_a_function_killed_at_its_timeout_is_taken_over_from_its_last_part(
     deliveries = run_to_the_end(
         model, cloud, s3, tmp_path, {"connectors.limits.LEASE_SLACK_SECONDS": 0}
     )
-    # On a busy machine a later one may be too slow as well; it costs no more than the first.
+    # On a busy machine a later attempt may also time out; it loses no more than the first.
     killed = [each for each in deliveries if each != "done"]
     assert f"Task timed out after {TIMEOUT_SECONDS}.00 seconds" in killed[0]
     assert deliveries[-1] == "done"

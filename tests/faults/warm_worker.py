@@ -23,7 +23,7 @@ from tests.conftest import using_database
 from tests.faults.function import handler
 from tests.untyped import default_storage
 
-#: No process needs as long; one that hangs is ended, so that its test fails rather than hangs, too.
+#: A process that takes longer is killed, so that its test fails instead of hanging.
 PATIENCE_SECONDS = 60
 
 READS = ("GetObject", "HeadObject", "ListObjectsV2", "ListMultipartUploads", "ListParts")
@@ -133,7 +133,7 @@ def tick() -> list[Any]:
 
 
 def pump(queue_url: str, until: str, batch_size: int) -> int:
-    """Work a queue, as one of several copies of the function, until a file appears."""
+    """Process a queue, as one of several copies of the function, until a file exists."""
     from local.event_pump import EventPump
 
     pumping = EventPump(queue_url, invoke, batch_size=batch_size, wait_seconds=0)
@@ -183,7 +183,7 @@ def _fork(command: dict[str, Any]) -> int:
 
 
 def _wait(pid: int) -> str | int:
-    """The name of the signal that stopped or ended a child, or its exit code."""
+    """Return the signal that stopped or ended a child, or its exit code."""
     _, status = os.waitpid(pid, os.WUNTRACED)
     if os.WIFSTOPPED(status):
         return signal.Signals(os.WSTOPSIG(status)).name
