@@ -52,7 +52,7 @@ ENDS = (ModelUpdate.Status.COMPLETE, ModelUpdate.Status.INVALID)
 CLIENTS = 3
 
 #: A client that is no member of the model.
-STRANGER = 4
+NONMEMBER = 4
 LAYOUT = {"w": (7, 3), "b": (4,)}
 LEASE = timedelta(minutes=15)
 
@@ -81,7 +81,7 @@ class Federation(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.admitted: set[tuple[str, str]] = set()
+        self.registered: set[tuple[str, str]] = set()
         self.bytes: dict[tuple[str, str], bytes] = {}
         self.ended: dict[int, tuple[int, int | None]] = {}
         self.sleepers: list[Sleeper] = []
@@ -111,7 +111,7 @@ class Federation(RuleBasedStateMachine):
             requirement_args=requirement[1],
             furthest_base_agg=furthest,
         )
-        Client.objects.get_or_create(pk=client_id(STRANGER))
+        Client.objects.get_or_create(pk=client_id(NONMEMBER))
         Client.objects.update(paused=False)
         if initial:
             key = f"artifacts/{self.model.pk}/initial.safetensors"
@@ -123,7 +123,7 @@ class Federation(RuleBasedStateMachine):
 
     @rule(
         target=uploads,
-        client=st.sampled_from([*range(1, CLIENTS + 1), STRANGER]),
+        client=st.sampled_from([*range(1, CLIENTS + 1), NONMEMBER]),
         seed=SEEDS,
         bad=st.sampled_from(["", *BAD]),
         back=st.integers(0, 3),
@@ -140,7 +140,7 @@ class Federation(RuleBasedStateMachine):
     def _upload(self, client: int, seed: int, bad: str = "", back: int = 0) -> Upload:
         tensors = _tensors(seed)
         body = safetensors.numpy.save(BAD[bad](tensors) if bad else tensors)
-        name = f"{len(self.admitted)}.safetensors"
+        name = f"{len(self.registered)}.safetensors"
         upload = self._store(f"updates/{self.model.pk}/{client_id(client)}/{name}", body)
         if self._register(upload):
             # A directory keeps no metadata with a file, as S3 does.
@@ -233,7 +233,7 @@ class Federation(RuleBasedStateMachine):
     @rule(allow=st.sampled_from([True, True, False]))
     def pause_or_resume(self, allow: bool) -> None:
         FederatedModel.objects.filter(pk=self.model.pk).update(
-            allow_aggregation=allow, pause_reason="" if allow else "by hand", failed_rounds=0
+            allow_aggregation=allow, pause_reason="" if allow else "by an operator", failed_rounds=0
         )
 
     @rule(paused=st.sets(st.integers(1, CLIENTS), max_size=1))
@@ -332,7 +332,7 @@ class Federation(RuleBasedStateMachine):
         known = [each for each in (*published, *posted) if each is not None]
         assert sorted(known) == [each.pk for each in aggregates]
 
-        assert {(str(each.data), each.etag) for each in updates} == self.admitted
+        assert {(str(each.data), each.etag) for each in updates} == self.registered
         for update in updates:
             self._check(update)
         for aggregate in aggregates:
@@ -411,8 +411,8 @@ class Federation(RuleBasedStateMachine):
     def _register(self, upload: Upload) -> bool:
         """Return whether the upload became a ready update."""
         result = UpdateIntake(application.objects()).register(upload)
-        assert result.seen_before == ((upload.key, upload.etag) in self.admitted)
-        self.admitted.add((upload.key, upload.etag))
+        assert result.seen_before == ((upload.key, upload.etag) in self.registered)
+        self.registered.add((upload.key, upload.etag))
         return not result.seen_before and not result.reason
 
     def _tensors_of(self, update: ModelUpdate) -> dict[str, Any]:

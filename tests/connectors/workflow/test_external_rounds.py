@@ -177,11 +177,11 @@ def test_a_round_takes_the_newest_update_of_each_member(world: DjangoWorld) -> N
     """The older of two updates of a client is superseded, and one of a nonmember is not registered."""
     model = world.model(1)
     older, newer = world.update(model, 1, [1.0]), world.update(model, 1, [2.0])
-    stranger = world.update(model, 3, [3.0])
-    for updates in ([older], [older, newer], [newer, newer], [stranger], [newer, stranger]):
+    nonmember = world.update(model, 3, [3.0])
+    for updates in ([older], [older, newer], [newer, newer], [nonmember], [newer, nonmember]):
         with pytest.raises(Conflict):
             world.another_workflow().register_model_updates_for_aggregation(updates)
-    assert world.states(older, newer, stranger) == [("PENDING", None)] * 3
+    assert world.states(older, newer, nonmember) == [("PENDING", None)] * 3
     world.workflow.register_model_updates_for_aggregation([newer])
     assert world.states(older, newer) == [("INVALID", None), ("RUNNING", None)]
     assert world.now(older).rejection_reason == f"superseded by update {newer.pk}"
