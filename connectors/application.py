@@ -190,7 +190,7 @@ def prepare() -> None:
 
 
 class Deadline:
-    """When an invocation must stop, by the time that its context says is left."""
+    """Computes when an invocation must stop from the remaining time in its context."""
 
     def __init__(self, context: LambdaContext) -> None:
         self._context = context

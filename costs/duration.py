@@ -1,4 +1,4 @@
-"""How long a round takes, and how many invocations it needs."""
+"""Estimate the duration of a round and the number of its invocations."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Duration:
 
     @property
     def sweeps(self) -> int:
-        """How often Lambda stops a chain of invocations, so that a sweep must continue the round."""
+        """The number of sweeps that must continue the round after Lambda stopped a chain of invocations."""
         return (self.invocations - 1) // CHAIN
 
 

@@ -1,4 +1,4 @@
-"""What the stack of `template.yaml` costs without uploads, by the parameters of the template."""
+"""Compute the costs of the stack without uploads from the parameters of `template.yaml`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: valid files, how they are mutated, and what must hold afterwards."""
+"""The targets of fuzzing: valid files, their mutations, and the properties that are checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new federated model is created with, by `manage.py create_model` and in the admin alike."""
+"""Defaults of new federated models, for `manage.py create_model` and the admin."""
 
 from __future__ import annotations
 

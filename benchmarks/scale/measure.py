@@ -31,7 +31,7 @@ from models_app.models import Client, FederatedModel
 
 @dataclass(kw_only=True)
 class Cost:
-    """What a page or a command costs.
+    """The costs of a page or a command.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What an uploader says of an update: the object's metadata, by the names that this project defines.
+"""Read an update's metadata: the object metadata with the names that this project defines.
 
 S3 stores whatever names it is given. A misspelt name would silently change the meaning of an update, for
 example let 500 examples count as 1, so that names which resemble one of ours are refused.

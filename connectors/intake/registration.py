@@ -1,4 +1,4 @@
-"""What the registration of an update and that of a score have in common."""
+"""Shared parts of the registration of updates and scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UnknownUpload(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class IntakeResult:
-    """What became of an upload.
+    """The result of the intake of an upload.
 
     Parameters
     ----------

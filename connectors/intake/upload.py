@@ -1,4 +1,4 @@
-"""What an event says about an object that was uploaded."""
+"""The description of an uploaded object in an event."""
 
 from __future__ import annotations
 

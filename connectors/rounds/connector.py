@@ -1,4 +1,4 @@
-"""What a round needs of the world (`aggregation.round.RoundConnector`), by the ledger and storage."""
+"""Implement `aggregation.round.RoundConnector` with the ledger and object storage."""
 
 from __future__ import annotations
 

@@ -167,10 +167,10 @@ class ExternalRounds:
         with translate_database_errors(), transaction.atomic():
             transitions.lock_model(model_id)
             snapshot = model_snapshot(model_id)
-            held = self._round_of_post(snapshot)
+            round_ = self._round_of_post(snapshot)
             aggregate = transitions.append_aggregate(snapshot, parent, key)
-            if held:
-                AggregationRound.objects.filter(pk=held.pk).update(aggregate=aggregate)
+            if round_:
+                AggregationRound.objects.filter(pk=round_.pk).update(aggregate=aggregate)
             else:
                 transitions.record_external_round(snapshot, aggregate)
         return aggregate
@@ -190,8 +190,8 @@ class ExternalRounds:
 
 
 def _recover_locked(model_id: int) -> None:
-    for held in expired_external_rounds(model_id).select_related("aggregate"):
-        transitions.recover_external_round(held)
+    for round_ in expired_external_rounds(model_id).select_related("aggregate"):
+        transitions.recover_external_round(round_)
 
 
 def _refuse_paused(snapshot: ModelSnapshot) -> None:

@@ -101,32 +101,32 @@ class RoundLedger:
         )
         return self._claim(opened, snapshot.ready, snapshot)
 
-    def _take_over(self, snapshot: ModelSnapshot, held: AggregationRound) -> Claim | RoundAnswer:
-        if held.attempts_without_progress + 1 >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
+    def _take_over(self, snapshot: ModelSnapshot, round_: AggregationRound) -> Claim | RoundAnswer:
+        if round_.attempts_without_progress + 1 >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
             tries = f"{MAX_ATTEMPTS_WITHOUT_PROGRESS} attempts in a row"
-            return _give_up(held, f"given up: {tries} made no progress")
-        held.attempt += 1
-        held.attempts_without_progress += 1
-        held.lease_expires_at = snapshot.now + self._lease()
-        held.request_id = self._request_id
-        held.save(
+            return _give_up(round_, f"given up: {tries} made no progress")
+        round_.attempt += 1
+        round_.attempts_without_progress += 1
+        round_.lease_expires_at = snapshot.now + self._lease()
+        round_.request_id = self._request_id
+        round_.save(
             update_fields=["attempt", "attempts_without_progress", "lease_expires_at", "request_id"]
         )
         try:
-            return self._claim(held, list(registered_updates(held)), snapshot)
+            return self._claim(round_, list(registered_updates(round_)), snapshot)
         except RuleError as error:  # A deployment may have removed the rule that the round names.
-            return _give_up(held, f"given up: {error}")
+            return _give_up(round_, f"given up: {error}")
 
     def _claim(
-        self, held: AggregationRound, updates: Sequence[ModelUpdate], snapshot: ModelSnapshot
+        self, round_: AggregationRound, updates: Sequence[ModelUpdate], snapshot: ModelSnapshot
     ) -> Claim:
         self._next_checkpoint = -math.inf
-        config = config_snapshot_of(held)
+        config = config_snapshot_of(round_)
         return Claim(
-            model_id=held.federated_model_id,
-            round_id=held.pk,
-            number=held.number,
-            attempt=held.attempt,
+            model_id=round_.federated_model_id,
+            round_id=round_.pk,
+            number=round_.number,
+            attempt=round_.attempt,
             rule=create_rule(config["rule"], config["rule_args"]),
             requirement=create_requirement(config["requirement"], config["requirement_args"]),
             readiness=dataclasses.replace(
@@ -135,7 +135,7 @@ class RoundLedger:
             updates=tuple(_claimed(update, config["max_num_examples"]) for update in updates),
             differences=config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
             parent=config["parent"],
-            checkpoint=held.checkpoint,
+            checkpoint=round_.checkpoint,
             target_seconds=snapshot.model.target_round_seconds,
             max_functions=snapshot.model.max_functions,
         )
@@ -180,7 +180,7 @@ class RoundLedger:
 
     def _change(self, claim: Claim, **changes: Any) -> None:
         with translate_database_errors():
-            if not _held(claim).update(**changes):
+            if not _round_of_lease(claim).update(**changes):
                 raise _lease_lost(claim)
 
     # Ending
@@ -193,19 +193,19 @@ class RoundLedger:
         LeaseLost
         """
         with translate_database_errors(), transaction.atomic():
-            held = _locked(claim)
+            round_ = _locked(claim)
             aggregate = ModelAggregate.objects.create(
-                federated_model=held.federated_model,
-                parent_id=held.parent_id,
-                number=held.number,
+                federated_model=round_.federated_model,
+                parent_id=round_.parent_id,
+                number=round_.number,
                 result=result.location,
             )
-            transitions.reject_updates(registered_updates(held), result.rejected)
-            registered_updates(held).order_by().update(
+            transitions.reject_updates(registered_updates(round_), result.rejected)
+            registered_updates(round_).order_by().update(
                 status=UpdateStatus.COMPLETE, applied_aggregate=aggregate, norm=norms_of(result)
             )
             transitions.publish_round(
-                held,
+                round_,
                 aggregate,
                 updates_used=len(result.used),
                 updates_rejected=len(result.rejected),
@@ -229,11 +229,11 @@ class RoundLedger:
         LeaseLost
         """
         with translate_database_errors(), transaction.atomic():
-            held = _locked(claim)
-            transitions.reject_updates(registered_updates(held), rejected)
-            registered_updates(held).order_by().update(status=UpdateStatus.PENDING)
+            round_ = _locked(claim)
+            transitions.reject_updates(registered_updates(round_), rejected)
+            registered_updates(round_).order_by().update(status=UpdateStatus.PENDING)
             transitions.close_round(
-                held, State.REJECTED, updates_rejected=len(rejected), error=reason
+                round_, State.REJECTED, updates_rejected=len(rejected), error=reason
             )
         return RoundAnswer(
             model_id=claim.model_id,
@@ -254,17 +254,17 @@ class RoundLedger:
             transitions.fail_round(_locked(claim), f"{type(error).__name__}: {error}")
 
 
-def _give_up(held: AggregationRound, reason: str) -> RoundAnswer:
-    transitions.fail_round(held, reason)
+def _give_up(round_: AggregationRound, reason: str) -> RoundAnswer:
+    transitions.fail_round(round_, reason)
     return RoundAnswer(
-        model_id=held.federated_model_id,
+        model_id=round_.federated_model_id,
         status=Status.FAILED,
-        round=held.number,
+        round=round_.number,
         reason=reason,
     )
 
 
-def _held(claim: Claim) -> QuerySet[AggregationRound]:
+def _round_of_lease(claim: Claim) -> QuerySet[AggregationRound]:
     """Return the round, if this attempt still holds it."""
     return AggregationRound.objects.filter(
         pk=claim.round_id, state=State.RUNNING, attempt=claim.attempt
@@ -274,10 +274,15 @@ def _held(claim: Claim) -> QuerySet[AggregationRound]:
 def _locked(claim: Claim) -> AggregationRound:
     """Lock the model and then the round, in the order of a claim, if this attempt still holds it."""
     transitions.lock_model(claim.model_id)
-    held = _held(claim).select_for_update(of=("self",)).select_related("federated_model").first()
-    if held is None:
+    round_ = (
+        _round_of_lease(claim)
+        .select_for_update(of=("self",))
+        .select_related("federated_model")
+        .first()
+    )
+    if round_ is None:
         raise _lease_lost(claim)
-    return held
+    return round_
 
 
 def _lease_lost(claim: Claim) -> LeaseLost:

@@ -1,4 +1,4 @@
-"""Why a round of a model cannot start now."""
+"""Explain why a round of a model cannot start now."""
 
 from __future__ import annotations
 

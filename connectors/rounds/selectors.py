@@ -27,7 +27,7 @@ UpdateStatus = ModelUpdate.Status
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSnapshot:
-    """What decides whether a model may start a round, read at one moment.
+    """The state that decides whether a model may start a round, read at one moment.
 
     Parameters
     ----------

@@ -43,42 +43,42 @@ class Settlement:
         model_id = aggregate.federated_model_id
         with translate_database_errors(), transaction.atomic():
             transitions.lock_model(model_id)
-            held = AggregationRound.objects.filter(aggregate=aggregate).first()
-            found = _found(updates)
+            round_ = AggregationRound.objects.filter(aggregate=aggregate).first()
+            stored = _stored_updates(updates)
             for update in updates:
-                self._check_used(update, found.get(update.pk), aggregate, held)
-            if held is None or held.state != State.RUNNING:
+                self._check_used(update, stored.get(update.pk), aggregate, round_)
+            if round_ is None or round_.state != State.RUNNING:
                 return
             if not updates:
                 raise Conflict(f"{aggregate} has no updates: name those that are in it")
-            self._settle(held, [update.pk for update in updates], aggregate)
-        self._memberships.leave(held)
+            self._settle(round_, [update.pk for update in updates], aggregate)
+        self._memberships.leave(round_)
 
     def _check_used(
         self,
         given: ModelUpdate,
-        found: ModelUpdate | None,
+        stored: ModelUpdate | None,
         aggregate: ModelAggregate,
-        held: AggregationRound | None,
+        round_: AggregationRound | None,
     ) -> None:
-        if found and found.applied_aggregate_id == aggregate.pk:
+        if stored and stored.applied_aggregate_id == aggregate.pk:
             return
-        if found and found.applied_aggregate_id:
+        if stored and stored.applied_aggregate_id:
             raise Conflict(f"update {given.pk} is already part of another aggregate")
-        is_registered = found and found.status == UpdateStatus.RUNNING
-        if not (found and is_registered and held and found.round_id == held.pk):
+        is_registered = stored and stored.status == UpdateStatus.RUNNING
+        if not (stored and is_registered and round_ and stored.round_id == round_.pk):
             raise Conflict(
                 f"update {given.pk} is not registered for the round that made {aggregate}"
             )
-        self._memberships.check_update(held, given)
+        self._memberships.check_update(round_, given)
 
     def _settle(
-        self, held: AggregationRound, used: Sequence[int], aggregate: ModelAggregate
+        self, round_: AggregationRound, used: Sequence[int], aggregate: ModelAggregate
     ) -> None:
-        registered = registered_updates(held).order_by()
+        registered = registered_updates(round_).order_by()
         registered.exclude(pk__in=ids_in(used)).update(status=UpdateStatus.FAILED)
         count = registered.update(status=UpdateStatus.COMPLETE, applied_aggregate=aggregate)
-        transitions.publish_round(held, aggregate, updates_used=count)
+        transitions.publish_round(round_, aggregate, updates_used=count)
 
     def complete(self, updates: Sequence[ModelUpdate]) -> None:
         """Confirm that updates are in their aggregates; settle a round that has only been posted.
@@ -91,25 +91,27 @@ class Settlement:
         with translate_database_errors(), transaction.atomic():
             _lock_models(updates)
             posted: dict[AggregationRound, list[int]] = {}
-            found = _found(updates)
+            stored = _stored_updates(updates)
             for given in updates:
-                update = found.get(given.pk)
+                update = stored.get(given.pk)
                 if update and update.status == UpdateStatus.COMPLETE:
                     continue
-                held = _running_round(update)
-                if held is None or not held.aggregate_id:
+                round_ = _running_round(update)
+                if round_ is None or not round_.aggregate_id:
                     raise Conflict(
                         f"update {given.pk} is in no aggregate and would be lost: register its use "
                         "in one, or that its aggregation failed"
                     )
-                self._memberships.check_update(held, given)
-                posted.setdefault(held, []).append(given.pk)
-            for held, used in posted.items():
-                if registered_updates(held).exclude(pk__in=ids_in(used)).exists():
-                    raise Conflict(f"{held} has other updates: register which are in its aggregate")
-                if held.aggregate:
-                    self._settle(held, used, held.aggregate)
-                    self._memberships.leave(held)
+                self._memberships.check_update(round_, given)
+                posted.setdefault(round_, []).append(given.pk)
+            for round_, used in posted.items():
+                if registered_updates(round_).exclude(pk__in=ids_in(used)).exists():
+                    raise Conflict(
+                        f"{round_} has other updates: register which are in its aggregate"
+                    )
+                if round_.aggregate:
+                    self._settle(round_, used, round_.aggregate)
+                    self._memberships.leave(round_)
 
     def fail(self, updates: Sequence[ModelUpdate], reason: str = "its workflow failed") -> None:
         """Make registered updates ready again, and close rounds that have none left as failed.
@@ -124,34 +126,34 @@ class Settlement:
         """
         with translate_database_errors(), transaction.atomic():
             _lock_models(updates)
-            found = _found(updates)
-            rounds = {self._round_to_fail(given, found.get(given.pk)) for given in updates}
+            stored = _stored_updates(updates)
+            rounds = {self._round_to_fail(given, stored.get(given.pk)) for given in updates}
             chosen = ModelUpdate.objects.filter(pk__in=ids_in(update.pk for update in updates))
             chosen.filter(status=UpdateStatus.RUNNING).update(status=UpdateStatus.FAILED)
-            for held in filter(None, rounds):
-                self._close_or_fence(held, reason)
+            for round_ in filter(None, rounds):
+                self._close_or_fence(round_, reason)
 
     def _round_to_fail(
-        self, given: ModelUpdate, found: ModelUpdate | None
+        self, given: ModelUpdate, stored: ModelUpdate | None
     ) -> AggregationRound | None:
         """Return the running round of an update that failed; None if it is not registered."""
-        if found and found.applied_aggregate_id:
+        if stored and stored.applied_aggregate_id:
             raise Conflict(f"update {given.pk} is part of an aggregate: it would count twice")
-        held = found.round if found else None
-        if held is None or held.state != State.RUNNING:
+        round_ = stored.round if stored else None
+        if round_ is None or round_.state != State.RUNNING:
             return None
-        self._memberships.check_update(held, given)
-        if held.aggregate_id:
+        self._memberships.check_update(round_, given)
+        if round_.aggregate_id:
             raise Conflict(f"update {given.pk} is part of an aggregate: it would count twice")
-        return held
+        return round_
 
-    def _close_or_fence(self, held: AggregationRound, reason: str) -> None:
+    def _close_or_fence(self, round_: AggregationRound, reason: str) -> None:
         """Close a round without updates as failed; otherwise fence off other processes that hold it."""
-        if registered_updates(held).exists():
-            self._memberships.change(held)
+        if registered_updates(round_).exists():
+            self._memberships.change(round_)
         else:
-            transitions.fail_round(held, reason)
-            self._memberships.leave(held)
+            transitions.fail_round(round_, reason)
+            self._memberships.leave(round_)
 
     def reject(self, updates: Iterable[ModelUpdate], reasons: Mapping[int, str]) -> None:
         """Mark updates INVALID that a workflow cannot use, so that the next round excludes them.
@@ -161,23 +163,23 @@ class Settlement:
         bad = [update for update in updates if update.pk in reasons]
         with translate_database_errors(), transaction.atomic():
             _lock_models(bad)
-            found = _found(bad)
-            mine = {u.pk: reasons[u.pk] for u in bad if self._may_reject(u, found.get(u.pk))}
+            stored = _stored_updates(bad)
+            mine = {u.pk: reasons[u.pk] for u in bad if self._may_reject(u, stored.get(u.pk))}
             transitions.reject_updates(ModelUpdate.objects.all(), mine)
-            for held in filter(None, {_running_round(found[pk]) for pk in mine}):
-                self._memberships.change(held)
+            for round_ in filter(None, {_running_round(stored[pk]) for pk in mine}):
+                self._memberships.change(round_)
 
-    def _may_reject(self, given: ModelUpdate, found: ModelUpdate | None) -> bool:
-        if found is None or found.status not in (*ModelUpdate.READY, UpdateStatus.RUNNING):
+    def _may_reject(self, given: ModelUpdate, stored: ModelUpdate | None) -> bool:
+        if stored is None or stored.status not in (*ModelUpdate.READY, UpdateStatus.RUNNING):
             return False
-        held = _running_round(found)
-        if held is None:
+        round_ = _running_round(stored)
+        if round_ is None:
             return True
         try:
-            self._memberships.check_update(held, given)
+            self._memberships.check_update(round_, given)
         except Conflict:
             return False
-        return held.aggregate_id is None
+        return round_.aggregate_id is None
 
 
 def _lock_models(updates: Iterable[ModelUpdate]) -> None:
@@ -186,7 +188,7 @@ def _lock_models(updates: Iterable[ModelUpdate]) -> None:
         transitions.lock_model(model_id)
 
 
-def _found(updates: Iterable[ModelUpdate]) -> dict[int, ModelUpdate]:
+def _stored_updates(updates: Iterable[ModelUpdate]) -> dict[int, ModelUpdate]:
     """Return the updates as they are in the database, with their rounds."""
     chosen = ModelUpdate.objects.filter(pk__in=ids_in(update.pk for update in updates))
     return {update.pk: update for update in chosen.select_related("round__aggregate")}

@@ -1,4 +1,4 @@
-"""What the function logs and counts; the dashboard and the alarms of the template use its metrics."""
+"""Logs and metrics of the function; the template's dashboard and alarms use the metrics."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _POINTER = re.compile(r"aggregates/[0-9]+/(latest\.json|\.latest\.json\.(lock|ne
 
 @dataclass(frozen=True)
 class UpdateKey:
-    """What the key of an update names."""
+    """The parts of an update's key."""
 
     model_id: int
     client_id: uuid.UUID
@@ -41,7 +41,7 @@ class UpdateKey:
 
 @dataclass(frozen=True)
 class ScoreKey:
-    """What the key of a score names."""
+    """The parts of a score's key."""
 
     model_id: int
     client_id: uuid.UUID

@@ -1,4 +1,4 @@
-"""What the connectors need from object storage, whether it is a bucket or a directory."""
+"""The interface of object storage, which a bucket and a directory implement."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Orphan:
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
+        """The kind of the orphan, in words."""
         return "unfinished upload" if self.upload_id else "orphaned object"
 
 

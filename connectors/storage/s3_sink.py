@@ -16,7 +16,7 @@ _PART_FIELDS = ("ETag", "ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", 
 
 
 class Bucket(Protocol):
-    """What a sink needs of the bucket it writes to."""
+    """The parts of a bucket's interface that a sink uses."""
 
     client: Any
     bucket: str

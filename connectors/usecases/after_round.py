@@ -1,4 +1,4 @@
-"""What follows a round and must not fail it: `latest.json`, the clients' status, and events to the bus.
+"""The steps after a round, which must not fail it: `latest.json`, the clients' status, and events.
 
 A step that fails is reported and repeated later, at the latest by a sweep.
 """

@@ -26,7 +26,7 @@ TEMPORARY_ERRORS = (
 
 
 class StartsExecutions(Protocol):
-    """What has the tasks of a round done by several functions."""
+    """Starts the tasks of a round, which several functions run."""
 
     def start(self, name: str, execution: Execution) -> RoundAnswer | None:
         """Start an execution; a repeated start under one name has no effect.

@@ -1,4 +1,4 @@
-"""What use cases report: the function logs and counts it, a command prints it."""
+"""The events that use cases report: the function logs and counts them, a command prints them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class RequestsRounds(Protocol):
 
 @dataclass
 class RoundOutcomes:
-    """What came of the rounds of several models.
+    """The results of the rounds of several models.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ COLLECT_EVERY = timedelta(hours=1)
 
 
 class GarbageSchedule:
-    """When this environment collects garbage next; it is safe to lose."""
+    """The time of this environment's next garbage collection; losing it does no harm."""
 
     def __init__(self) -> None:
         self._next_on = datetime.min.replace(tzinfo=UTC)
@@ -38,7 +38,7 @@ class GarbageSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOutcome:
-    """What a sweep did.
+    """The result of a sweep.
 
     Parameters
     ----------

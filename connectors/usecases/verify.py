@@ -27,7 +27,7 @@ class AuditMismatch(AggregationError):
 
 
 class NotVerifiable(AggregationError):
-    """What the aggregate was made from is unknown or missing; the message says what."""
+    """An input of the aggregate is unknown or missing; the message names it."""
 
 
 def verify(

@@ -42,7 +42,7 @@ class ModelAggregateAdmin(RecordAdmin):
 
 @admin.register(models.ClientAggregateScore)
 class ClientAggregateScoreAdmin(RecordAdmin):
-    """What clients measured of aggregates."""
+    """Scores that clients measured of aggregates."""
 
     list_display = ("id", "aggregate", "client", "created_on")
     list_select_related = ("aggregate__federated_model", "client")

@@ -27,7 +27,7 @@ class FederatedModel(models.Model):
     """
 
     class UpdateKind(models.TextChoices):
-        """What a client's tensors are."""
+        """The meaning of a client's tensors."""
 
         WEIGHTS = "weights"
         DIFFERENCES = "differences"

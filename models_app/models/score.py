@@ -9,7 +9,7 @@ from models_app.models.client import Client
 
 
 class ClientAggregateScore(models.Model):
-    """What one client measured of one aggregate."""
+    """The score that one client measured of one aggregate."""
 
     aggregate = models.ForeignKey(
         ModelAggregate,

@@ -50,7 +50,7 @@ class DownloadRefused(ClientError):
 
 
 class BadDownload(ClientError):
-    """What was downloaded is complete, and is not what it should be."""
+    """A complete download does not have the expected content."""
 
 
 class RoundOverdue(ClientError):

@@ -11,7 +11,7 @@ from .errors import UpdateRejected
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateStatus:
-    """What became of one update.
+    """The status of one update.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class UpdateStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What the aggregator says to one client.
+    """The status document of one client.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the client needs of storage, and how a request is retried."""
+"""The storage interface of the client, and the retries of its requests."""
 
 from __future__ import annotations
 

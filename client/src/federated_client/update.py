@@ -22,7 +22,7 @@ from .storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What a client wants to send.
+    """An update before it is checked and sent.
 
     Parameters
     ----------

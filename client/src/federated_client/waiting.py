@@ -52,20 +52,20 @@ def wait_for_aggregate(
     RoundOverdue
         After ``timeout`` seconds.
     """
-    overdue = time.monotonic() + timeout
-    said = ""
+    deadline = time.monotonic() + timeout
+    progress = ""
     while True:
-        found = _within(max(overdue - time.monotonic(), limits.LAST_LOOK_SECONDS), look)
-        if found.progress and found.progress != said:
-            said = found.progress
-            logger.info("%s", said)
+        state = _within(max(deadline - time.monotonic(), limits.LAST_LOOK_SECONDS), look)
+        if state.progress and state.progress != progress:
+            progress = state.progress
+            logger.info("%s", progress)
             if on_progress:
-                on_progress(said)
-        left = overdue - time.monotonic()
-        if found.latest and found.latest.number > after and (not found.is_running or left <= 0):
-            return found.latest
+                on_progress(progress)
+        left = deadline - time.monotonic()
+        if state.latest and state.latest.number > after and (not state.is_running or left <= 0):
+            return state.latest
         if left <= 0:
-            reasons = [said, found.problem and f"the last error: {found.problem}"]
+            reasons = [progress, state.problem and f"the last error: {state.problem}"]
             raise RoundOverdue(
                 "; ".join(
                     [

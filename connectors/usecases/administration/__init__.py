@@ -1,1 +1,1 @@
-"""What operators do by commands: models, clients, records and files. The function does none of it."""
+"""Use cases of operators' commands: models, clients, records and files. The function uses none."""

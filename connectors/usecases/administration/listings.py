@@ -1,4 +1,4 @@
-"""What the commands show: rows of models, clients, rounds, updates, the lineage and scores.
+"""The rows that commands print: models, clients, rounds, updates, the lineage and scores.
 
 Every listing takes a constant number of statements, and reads at most ``limit + 1`` rows: one more than is
 shown, by which the caller knows that there are more.

@@ -35,7 +35,7 @@ SETTLED = (ModelUpdate.Status.COMPLETE, ModelUpdate.Status.INVALID)
 
 @dataclass(kw_only=True)
 class Pruned:
-    """How many records of a model were, or would be, deleted."""
+    """The number of records of a model that were, or would be, deleted."""
 
     model: int
     updates: int = 0
