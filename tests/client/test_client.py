@@ -160,7 +160,7 @@ def test_the_first_round_starts_from_weights_of_the_clients_own(
 def test_a_count_above_the_models_cap_is_mentioned(
     bucket: Bucket, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that claims more examples than count is told so."""
+    """A client that claims more examples than the cap is warned."""
     client = member(bucket, federation(max_num_examples=100))
     client.upload(filled(1.0), num_examples=100)
     assert "max_num_examples" not in caplog.text

@@ -94,8 +94,8 @@ def test_aws_that_does_not_answer_is_reported_soon(
 ) -> None:
     """The doctor tries once, and proposes to check the network if nothing answers."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    (mend,) = proposed_fixes(run_command)
-    assert "AWS_ENDPOINT_URL" in mend
+    (fix,) = proposed_fixes(run_command)
+    assert "AWS_ENDPOINT_URL" in fix
 
 
 @pytest.mark.parametrize("missing", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
@@ -104,8 +104,8 @@ def test_incomplete_credentials_are_reported(
 ) -> None:
     """If one of the two keys is missing, the finding names it."""
     monkeypatch.delenv(missing)
-    (mend,) = proposed_fixes(run_command)
-    assert mend.startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    (fix,) = proposed_fixes(run_command)
+    assert fix.startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     messages = {each.message for each in diagnose() if each.status is Status.FAILED}
     assert all("credentials are incomplete: AWS_" in each for each in messages)
     assert all(each.endswith(f"{missing} is not") for each in messages)

@@ -95,7 +95,7 @@ def test_a_key_names_what_it_was_made_of(model: int, client: uuid.UUID, number: 
 
 
 def test_a_pointer_is_not_a_result() -> None:
-    """The pointer and the files beside it in a directory are told from aggregates."""
+    """The pointer and the files beside it in a directory are distinguished from aggregates."""
     assert is_pointer(pointer_key(3))
     assert is_pointer("aggregates/3/.latest.json.lock")
     assert not is_pointer(aggregate_key(3, 1, "npz"))

@@ -48,7 +48,7 @@ class TestOpening:
                 connector.open_update(update, spool=spool)
 
     def test_an_object_that_is_gone_is_missing(self) -> None:
-        """What is not there is told as that, not as a broken file."""
+        """A missing file is reported as missing, not as a broken file."""
         with Spool() as spool, pytest.raises(ObjectMissing):
             application.weights().open("artifacts/1/none.npz", spool=spool)
 
