@@ -78,9 +78,13 @@ test-all: $(VENV)/.dev browser ## Run every test, the exhaustive matrices too.
 	$(PYTEST) $(SUITE)
 	$(BIN)/python -m pytest -q $(POLICY)
 
-coverage: $(VENV)/.dev browser ## Run every test, and report the coverage of branches.
+# The tests whose code runs in their own process; the others add little, and their processes end in ways
+# that lose what was measured.
+COVERED := tests/aggregation tests/client tests/commands tests/connectors tests/costs tests/hostile tests/models_app tests/test_*.py
+
+coverage: $(VENV)/.dev ## Report the coverage of branches; it must not fall below the value in pyproject.toml.
 	@rm -f .coverage*
-	$(PYTEST) --cov --cov-report= $(SUITE)
+	$(PYTEST) -m "not exhaustive" --cov --cov-report= $(COVERED)
 	$(BIN)/python -m coverage report
 
 test-examples: export EXAMPLES_PYTHON := $(CURDIR)/$(EXAMPLES)/bin/python

@@ -19,4 +19,4 @@ if __name__ == "__main__":
     try:
         command_line.run(sys.argv)
     except ImproperlyConfigured as error:
-        sys.exit(f"{error}; README.md lists the settings")
+        sys.exit(f"{error}; docs/reference/settings.md lists the settings")

@@ -40,7 +40,7 @@ class MeanScore:
         score: Any = result.get(metric)
         if not is_score(score):
             return self
-        count = capped_examples(score_count(result), cap)
+        count = capped_examples(examples_of(result), cap)
         weight = self.weight + count
         value = score if self.value is None else self.value
         return MeanScore(value + (score - value) * (count / weight), weight)
@@ -67,7 +67,7 @@ def weighted_mean_score(
     return mean
 
 
-def score_count(result: Mapping[str, Any]) -> int:
+def examples_of(result: Mapping[str, Any]) -> int:
     """Return the number of examples of a result; 1 if it has none."""
     count: Any = result.get("num_examples")
     return count if is_score(count) and count > 0 else 1

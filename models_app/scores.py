@@ -7,7 +7,7 @@ from itertools import chain, islice
 from typing import Any
 
 from aggregation.counts import default_cap
-from aggregation.scores import MeanScore, is_score, score_count, weighted_mean_score
+from aggregation.scores import MeanScore, examples_of, is_score, weighted_mean_score
 from models_app.models import ClientAggregateScore, FederatedModel, ModelAggregate
 
 #: Fields of a model on which the scores of its aggregates depend.
@@ -51,7 +51,7 @@ def average_scores(aggregate: ModelAggregate, model: FederatedModel) -> dict[str
     results = scores.values_list("validation_results", flat=True).iterator()
     first = list(islice(results, SAMPLE))
     cap = model.max_num_examples or default_cap(
-        score_count(result) for result in first if is_score(result.get(metric))
+        examples_of(result) for result in first if is_score(result.get(metric))
     )
     mean = weighted_mean_score(chain(first, results), metric, cap)
     state = {

@@ -126,7 +126,7 @@ class Memberships:
                 "has ended"
             )
 
-    def change(self, held: AggregationRound) -> None:
+    def fence_off_others(self, held: AggregationRound) -> None:
         """Fence off other processes that hold a round whose updates the workflow has changed."""
         AggregationRound.objects.filter(pk=held.pk).update(attempt=F("attempt") + 1)
         held.attempt += 1

@@ -150,7 +150,7 @@ class Settlement:
     def _close_or_fence(self, round_: AggregationRound, reason: str) -> None:
         """Close a round without updates as failed; otherwise fence off other processes that hold it."""
         if registered_updates(round_).exists():
-            self._memberships.change(round_)
+            self._memberships.fence_off_others(round_)
         else:
             transitions.fail_round(round_, reason)
             self._memberships.leave(round_)
@@ -167,7 +167,7 @@ class Settlement:
             mine = {u.pk: reasons[u.pk] for u in bad if self._may_reject(u, stored.get(u.pk))}
             transitions.reject_updates(ModelUpdate.objects.all(), mine)
             for round_ in filter(None, {_running_round(stored[pk]) for pk in mine}):
-                self._memberships.change(round_)
+                self._memberships.fence_off_others(round_)
 
     def _may_reject(self, given: ModelUpdate, stored: ModelUpdate | None) -> bool:
         if stored is None or stored.status not in (*ModelUpdate.READY, UpdateStatus.RUNNING):

@@ -135,7 +135,7 @@ def _requests(event: Mapping[str, Any]) -> Iterator[Request]:
     else:
         raise UnknownEvent(
             f"an event this function does not know: {_described(event)}. It takes S3 uploads, "
-            "schedules and messages; the table is in README.md"
+            "schedules and messages; the table is in docs/reference/events.md"
         )
 
 
