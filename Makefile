@@ -71,7 +71,7 @@ test: $(VENV)/.dev browser ## Run the test suite, without the exhaustive matrice
 FAST := tests/aggregation tests/connectors/intake tests/connectors/rounds tests/connectors/runtime
 
 test-fast: $(VENV)/.dev ## Run the tests of the inner loop, without PostgreSQL, in under 40 s.
-	$(PYTEST) -q --hypothesis-profile quick -k "not postgres" $(FAST)
+	$(PYTEST) -q --hypothesis-profile quick -k "not postgres" --ignore tests/aggregation/engine/test_memory.py --ignore tests/aggregation/round/test_distributed.py $(FAST)
 
 test-all: $(VENV)/.dev browser ## Run every test, the exhaustive matrices too.
 	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
