@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 SMALL_KEPT = 8
 
 
-def keep_recent(
+def cache_by_weight(
     weigh: Callable[[Any], int], small: int
 ) -> Callable[[Callable[[Key], Value]], Callable[[Key], Value]]:
     """Cache a function's results for the last eight small keys and the last large one.

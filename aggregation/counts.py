@@ -61,17 +61,17 @@ def example_counts(num_examples: Any, updates: int) -> list[float]:
     if num_examples is None:
         return [1.0] * updates
     if isinstance(num_examples, (str, bytes, Mapping)) or not isinstance(num_examples, Iterable):
-        raise AggregationError(_expected(num_examples))
+        raise AggregationError(_counts_error(num_examples))
     try:
         given = list(num_examples)
     except TypeError as error:  # An array of zero dimensions.
-        raise AggregationError(_expected(num_examples)) from error
+        raise AggregationError(_counts_error(num_examples)) from error
     if len(given) != updates:
         raise AggregationError(f"num_examples has {len(given)} counts for {updates} updates")
-    return _scaled([_count(value) for value in given])
+    return _exactly_representable([_count(value) for value in given])
 
 
-def _expected(value: Any) -> str:
+def _counts_error(value: Any) -> str:
     return f"num_examples must be a sequence with one count for each update; got {value!r:.80}"
 
 
@@ -90,7 +90,7 @@ def _count(value: Any) -> float:
     return count
 
 
-def _scaled(counts: list[float]) -> list[float]:
+def _exactly_representable(counts: list[float]) -> list[float]:
     if not math.isfinite(sum(counts)):
         raise AggregationError("the sum of num_examples is too large for float64")
     largest = max(counts, default=1.0)

@@ -17,7 +17,7 @@ from itertools import accumulate
 import ml_dtypes
 import numpy as np
 
-from .cache import keep_recent
+from .cache import cache_by_weight
 from .errors import quoted
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -262,7 +262,7 @@ def _kind_difference(model: TensorLayout, names: Sequence[str]) -> str | None:
     )
 
 
-@keep_recent(weigh=lambda layouts: len(layouts[1].tensors), small=2_500)
+@cache_by_weight(weigh=lambda layouts: len(layouts[1].tensors), small=2_500)
 def _difference(layouts: tuple[TensorLayout, TensorLayout]) -> str | None:
     model, found = layouts
     difference = _kind_difference(model, list(found.by_name))

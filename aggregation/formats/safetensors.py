@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..cache import keep_recent
+from ..cache import cache_by_weight
 from ..errors import AggregationError, UpdateRejected, quoted
 from ..layout import TensorLayout, number_order
 from ..sources import ByteSource, read
@@ -69,7 +69,7 @@ def _read_header(source: ByteSource, limits: Limits) -> bytes:
     return header + read(source, 8 + len(header), length - len(header))
 
 
-@keep_recent(weigh=len, small=SMALL_HEADER_BYTES)
+@cache_by_weight(weigh=len, small=SMALL_HEADER_BYTES)
 def _parse(header: bytes) -> tuple[TensorIndex, int]:
     """Return the index that a header describes, and how many bytes of data follow it."""
     placed = parse_tensors(header)

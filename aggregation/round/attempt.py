@@ -51,8 +51,8 @@ class Attempt:
     def combine(self) -> RoundResult:
         """Combine the usable updates into a stored result.
 
-        If updates turn out bad, the work starts again without them. That happens once: the engine
-        reads all updates to the end before it reports the bad ones.
+        If updates turn out bad, the work starts again without them. That rarely happens twice: the engine
+        reads all updates to the end, if there is time, before it reports the bad ones.
         """
         with Spool(self._claim.spool_bytes) as spool:
             parent = self._connector.open_parent(self._claim, spool)

@@ -1,9 +1,10 @@
 """The outbox: what has happened and has not been published on the event bus yet.
 
-The changed rows themselves are the outbox. A round, an update, a model or an aggregate is marked
-`event_pending` in the transaction that changes it, and the mark is removed once the bus has accepted the
-event. An event that could not be sent is sent by a later invocation, at the latest by the next sweep.
-Events are therefore delivered at least once; `detail.event_id` is the same for each delivery.
+The changed rows themselves are the outbox. A row with something to publish is marked `event_pending` by
+the transaction that changes it (rounds and updates by the column's default), and the mark is removed once
+the bus has accepted the event. An event that could not be sent is sent by a later invocation, at the
+latest by the next sweep. Events are therefore delivered at least once; `detail.event_id` is the same for
+each delivery.
 
 The schema of the events is in docs/events-out.md.
 """

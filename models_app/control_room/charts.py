@@ -46,7 +46,7 @@ def clients_chart(
     return bar_plot(axes, [str(each.number) for each in rounds], series)
 
 
-def cost_charts(rounds: Sequence[AggregationRound]) -> list[SafeString]:
+def effort_charts(rounds: Sequence[AggregationRound]) -> list[SafeString]:
     """Draw how long each round took, and how much it read."""
     labels = [str(each.number) for each in rounds]
     published = [each.state == AggregationRound.State.PUBLISHED for each in rounds]

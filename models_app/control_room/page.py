@@ -17,7 +17,7 @@ from models_app.control_room.charts import (
     TIMES,
     amount,
     clients_chart,
-    cost_charts,
+    effort_charts,
     learning_curve,
     seconds_of,
 )
@@ -52,7 +52,7 @@ def control_room(model: FederatedModel) -> dict[str, Any]:
         learning_curve(metric, aggregates, scores),
         clients_chart(rounds, _rejected_before(model, previous, rounds)),
         norms_chart(rounds),
-        *cost_charts(rounds),
+        *effort_charts(rounds),
     ]
     return {
         "plots": [chart for chart in charts if chart],

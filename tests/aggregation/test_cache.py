@@ -11,7 +11,7 @@ from time import sleep
 
 import pytest
 
-from aggregation.cache import SMALL_KEPT, keep_recent
+from aggregation.cache import SMALL_KEPT, cache_by_weight
 
 
 class Result:
@@ -22,7 +22,7 @@ def test_a_small_key_is_computed_once() -> None:
     """A second call with an equal key returns the same result, and so do calls in between."""
     calls: list[str] = []
 
-    @keep_recent(weigh=len, small=3)
+    @cache_by_weight(weigh=len, small=3)
     def function(key: str) -> Result:
         calls.append(key)
         return Result()
@@ -37,7 +37,7 @@ def test_a_small_key_is_computed_once() -> None:
 def test_one_large_key_is_kept_beside_the_small_ones() -> None:
     """Large keys do not displace the small ones, and only the result of the last large key is alive."""
 
-    @keep_recent(weigh=len, small=3)
+    @cache_by_weight(weigh=len, small=3)
     def function(key: str) -> Result:
         return Result()
 
@@ -52,7 +52,7 @@ def test_errors_are_not_kept() -> None:
     """A key whose computation failed is computed again."""
     answers: Iterator[ValueError | int] = iter([ValueError("no"), 5])
 
-    @keep_recent(weigh=len, small=3)
+    @cache_by_weight(weigh=len, small=3)
     def function(key: str) -> int:
         answer = next(answers)
         if isinstance(answer, ValueError):
@@ -69,7 +69,7 @@ def test_threads_share_the_computation_of_a_large_key() -> None:
     barrier = Barrier(4)
     calls: list[str] = []
 
-    @keep_recent(weigh=len, small=3)
+    @cache_by_weight(weigh=len, small=3)
     def function(key: str) -> str:
         calls.append(key)
         sleep(0.05)

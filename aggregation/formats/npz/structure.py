@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from ...cache import keep_recent
+from ...cache import cache_by_weight
 from ...errors import UpdateRejected, quoted
 from ...layout import Tensor, TensorLayout, name_difference, number_order
 from ...sources import Buffer, ByteSource, read_view
@@ -181,7 +181,7 @@ class _WithTail:
             buffer[:] = self._tail[offset - self._start :][: len(buffer)]
 
 
-@keep_recent(weigh=lambda key: len(key[0]), small=SMALL_BYTES_KEPT)
+@cache_by_weight(weigh=lambda key: len(key[0]), small=SMALL_BYTES_KEPT)
 def _listing(key: tuple[bytes, int]) -> _Listing:
     entries = parse_directory(*key)
     names = array_names(entry.name for entry in entries)
@@ -258,7 +258,7 @@ def _head(block: memoryview, start: int, entry: Entry, crc: int) -> bytes:
     return b"".join((*local, header))
 
 
-@keep_recent(weigh=lambda key: len(key[0]) + sum(map(len, key[2])), small=SMALL_BYTES_KEPT)
+@cache_by_weight(weigh=lambda key: len(key[0]) + sum(map(len, key[2])), small=SMALL_BYTES_KEPT)
 def _archive(key: tuple[bytes, int, tuple[bytes, ...]]) -> Archive:
     directory, offset, heads = key
     entries, names, _ = _listing((directory, offset))
