@@ -23,6 +23,10 @@ from connectors.storage.port import Orphan, PreconditionFailed, StoredObject, kn
 from connectors.storage.retries import retry_if_unavailable
 from connectors.storage.s3_sink import S3Sink
 
+#: Bytes of a body that are read at once. urllib3 copies what is read into a buffer, and with many threads
+#: the copies of whole ranges took 60 MB; copies of this size stay in the processor's cache.
+READ_BYTES = 1 << 18
+
 
 class S3Objects:
     """The objects of one bucket.
@@ -183,7 +187,7 @@ class S3Source:
                 if answer["ContentLength"] < len(buffer):
                     raise UpdateRejected("the object is shorter than expected")
                 while buffer:
-                    count = body.readinto(buffer)
+                    count = body.readinto(buffer[:READ_BYTES])
                     if not count:
                         raise TemporarilyUnavailable("S3 ended a body too early")
                     buffer = buffer[count:]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from urllib3 import HTTPResponse
 
 from aggregation.errors import (
     ObjectMissing,
@@ -13,7 +15,7 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from connectors.storage.port import Orphan, PreconditionFailed, StoredObject, read_small
-from connectors.storage.s3 import S3Objects
+from connectors.storage.s3 import READ_BYTES, S3Objects
 from tests.connectors.storage.s3_objects import again, get, new_key, put, read, unfinished
 
 PART = 5 << 20
@@ -84,6 +86,24 @@ def test_ranges_are_read(objects: S3Objects, start: int, stop: int) -> None:
     body = b"0123456789"
     key, etag = put(objects, body)
     assert read(objects, key, start, stop, size=10, etag=etag) == body[start:stop]
+
+
+def test_a_range_is_read_in_small_pieces(
+    objects: S3Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No read of a body is larger than `READ_BYTES`, because urllib3 copies each of them."""
+    body = bytes(range(256)) * (3 * READ_BYTES // 256) + b"end"
+    key, etag = put(objects, body)
+    sizes = []
+    readinto = HTTPResponse.readinto
+
+    def recorded(response: HTTPResponse, buffer: memoryview) -> Any:
+        sizes.append(len(buffer))
+        return readinto(response, buffer)
+
+    monkeypatch.setattr(HTTPResponse, "readinto", recorded)
+    assert read(objects, key, 0, len(body), size=len(body), etag=etag) == body
+    assert max(sizes) == READ_BYTES
 
 
 def test_many_threads_read_one_source(objects: S3Objects) -> None:
