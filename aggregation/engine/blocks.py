@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.errors import UpdateRejected
-from aggregation.layout import TensorLayout
+from aggregation.policies import PolicyMap, Run
 from aggregation.rules.base import Numbers
 from aggregation.weights import Weights
 
@@ -58,12 +58,13 @@ class RowsOnDemand:
 
 
 class Slice(NamedTuple):
-    """Columns of a block from element ``start`` on, all of one dtype: the rows of the updates, and
-    that of the parent if it is read."""
+    """Columns of a block from element ``start`` on, all within one run of the model: the rows of the
+    updates, and that of the parent if it is read."""
 
     start: int
     rows: Numbers | RowsOnDemand
     parent: Numbers | None
+    run: Run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +83,7 @@ class Block:
         Rows that could not be read, with the reasons. Their bytes are zeros.
     """
 
-    layout: TensorLayout
+    policies: PolicyMap
     start: int
     stop: int
     updates: int
@@ -95,21 +96,22 @@ class Block:
         return self.raw.size
 
     def slices(self, elements: int) -> Iterator[Slice]:
-        """Cut the block along its columns at multiples of ``elements`` and where the dtype changes."""
-        base = self.layout.bytes_before(self.start)
-        for start, run_stop, dtype in self.layout.runs_between(self.start, self.stop):
-            begin = self.layout.bytes_before(start) - base
-            for columns in grid(start, run_stop, elements):
-                end = begin + (columns.stop - columns.start) * dtype.itemsize
-                rows = self.raw[:, begin:end].view(dtype)
+        """Cut the block along its columns at multiples of ``elements`` and where a run ends."""
+        layout = self.policies.layout
+        base = layout.bytes_before(self.start)
+        for run in self.policies.runs_between(self.start, self.stop):
+            begin = layout.bytes_before(run.start) - base
+            for columns in grid(run.start, run.stop, elements):
+                end = begin + (columns.stop - columns.start) * run.dtype.itemsize
+                rows = self.raw[:, begin:end].view(run.dtype)
                 parent = rows[self.updates] if len(rows) > self.updates else None
-                yield Slice(start + columns.start, rows[: self.updates], parent)
+                yield Slice(run.start + columns.start, rows[: self.updates], parent, run)
                 begin = end
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockOnDemand:
-    """Elements ``start`` to ``stop``, of one dtype, of objects that are read one after the other.
+    """Elements ``start`` to ``stop``, of one run, of objects that are read one after the other.
 
     Parameters
     ----------
@@ -119,6 +121,7 @@ class BlockOnDemand:
         The number of bytes that are read for it.
     rows : RowsOnDemand
     parent : (stop - start,) array, optional
+    run : Run
     unreadable : dict of int to str
         Rows that could not be read so far, with the reasons. They are zeros.
     """
@@ -128,11 +131,12 @@ class BlockOnDemand:
     nbytes: int
     rows: RowsOnDemand
     parent: Numbers | None
+    run: Run
     unreadable: dict[int, str]
 
     def slices(self, elements: int) -> Iterator[Slice]:
         """Return the whole block as one slice: smaller reads would take longer."""
-        yield Slice(self.start, self.rows, self.parent)
+        yield Slice(self.start, self.rows, self.parent, self.run)
 
 
 def grid(start: int, stop: int, elements: int) -> Iterator[slice]:
@@ -149,17 +153,18 @@ class BlockReader:
 
     Parameters
     ----------
-    layout : TensorLayout
-        The model's; all objects agree with it.
+    policies : PolicyMap
+        Of the model's layout; all objects agree with it.
     updates : sequence of Weights
     parent : Weights, optional
         One more row, the last.
     """
 
     def __init__(
-        self, layout: TensorLayout, updates: Sequence[Weights], parent: Weights | None
+        self, policies: PolicyMap, updates: Sequence[Weights], parent: Weights | None
     ) -> None:
-        self._layout = layout
+        self._policies = policies
+        self._layout = layout = policies.layout
         self._updates = len(updates)
         rows = [*updates, *([parent] if parent else [])]
         self._rows = [row.in_order(layout) for row in rows]
@@ -209,16 +214,16 @@ class BlockReader:
         on_demand : bool
             Whether the caller needs only one row at a time.
         """
-        dtypes = [dtype for _, _, dtype in self._layout.runs_between(start, stop)]
-        if on_demand and len(dtypes) == 1:
-            return self._on_demand(start, stop, dtypes[0])
+        runs = list(self._policies.runs_between(start, stop))
+        if on_demand and len(runs) == 1:
+            return self._on_demand(start, stop, runs[0])
         raw = np.empty((len(self), self._width(start, stop)), np.uint8)
         block = self._block(start, stop, raw)
         for row in range(len(self)):
             self._read(start, row, raw[row], block.unreadable)
         return block
 
-    def _on_demand(self, start: int, stop: int, dtype: np.dtype[Any]) -> BlockOnDemand:
+    def _on_demand(self, start: int, stop: int, run: Run) -> BlockOnDemand:
         unreadable: dict[int, str] = {}
 
         def read(row: int, raw: NDArray[np.uint8]) -> None:
@@ -226,14 +231,15 @@ class BlockReader:
 
         parent = None
         if len(self) > self._updates:
-            parent = np.empty(stop - start, dtype)
+            parent = np.empty(stop - start, run.dtype)
             read(self._updates, parent.view(np.uint8))
         return BlockOnDemand(
             start=start,
             stop=stop,
             nbytes=len(self) * self._width(start, stop),
-            rows=RowsOnDemand(read, (self._updates, stop - start), dtype),
+            rows=RowsOnDemand(read, (self._updates, stop - start), run.dtype),
             parent=parent,
+            run=run,
             unreadable=unreadable,
         )
 
@@ -241,7 +247,9 @@ class BlockReader:
         return self._layout.bytes_before(stop) - self._layout.bytes_before(start)
 
     def _block(self, start: int, stop: int, raw: NDArray[np.uint8]) -> Block:
-        return Block(layout=self._layout, start=start, stop=stop, updates=self._updates, raw=raw)
+        return Block(
+            policies=self._policies, start=start, stop=stop, updates=self._updates, raw=raw
+        )
 
     def _finish(self, block: Block, reads: list[Future[None]]) -> Block:
         for read in reads:

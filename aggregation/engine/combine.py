@@ -16,13 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.engine import arithmetic
-from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import Slice
 from aggregation.engine.measure import select
 from aggregation.engine.output import PartWriter, Progress, Sink
@@ -35,10 +32,10 @@ from aggregation.engine.plan import (
     Resources,
 )
 from aggregation.engine.ranges import part_ends
+from aggregation.engine.slices import combine_slice
 from aggregation.errors import OutOfTime, UpdatesRejected
 from aggregation.formats import encoder_for, encoder_state_at
 from aggregation.rules import Selection
-from aggregation.rules.base import Numbers
 
 
 def combine(
@@ -182,7 +179,7 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, st
     with_parent = work.differences or work.rule.on_differences
 
     def combine(piece: Slice) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        stored, bad = _combine_slice(passes, piece, selection)
+        stored, bad = combine_slice(passes, piece, selection)
         return stored.view(np.uint8), passes.describe(bad, members, piece.start)
 
     bad: dict[int, str] = {}
@@ -202,37 +199,3 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, st
                 raise
     if bad:
         raise UpdatesRejected(bad)
-
-
-def _combine_slice(
-    passes: Passes, piece: Slice, selection: Selection
-) -> tuple[Numbers, list[BadValue]]:
-    """Return the result in the model's dtype, and the values that keep it from being finite.
-
-    Raises
-    ------
-    InvalidWeights
-        If the parent's values keep it from being finite.
-    """
-    work = passes.work
-    rows, dtype = piece.rows, piece.rows.dtype
-    if not work.rule.linear:
-        rows = np.asarray(rows)
-        bad = arithmetic.bad_values(rows)
-        if bad:
-            return np.zeros(rows.shape[1], dtype), bad
-        rows = arithmetic.as_floats(rows)
-    base = None if piece.parent is None else piece.parent.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Only a linear rule gets rows on demand; `LinearRule.combine` accepts them.
-        block = cast(Numbers, rows)
-        combined = work.rule.combine(block, selection, None if work.differences else base)
-        if base is not None:
-            combined += base
-        stored = arithmetic.as_stored(combined, dtype)
-    if np.isfinite(arithmetic.as_floats(stored)).all():
-        return stored, []
-    passes.check_parent(piece)
-    rows = np.asarray(rows)
-    bad = arithmetic.bad_values(rows)
-    return stored, bad or arithmetic.overflowing_values(rows, stored, selection.coefficients)

@@ -103,7 +103,7 @@ def measure(
     saved: Measuring | None = None,
     save: Callable[[Measuring], None] = lambda measuring: None,
 ) -> Float64s:
-    """Return the products of the updates' differences from the centre, over all floating-point tensors.
+    """Return the products of the updates' differences from the centre, over all measured tensors.
 
     They are the inner products, shape (n, n), or the squared norms, shape (n,): what the rule needs.
 

@@ -187,25 +187,25 @@ class Passes:
     def scan(self, block: Block, members: Sequence[int]) -> dict[int, str]:
         """Return the members that this block shows to be bad, by position, with the reasons.
 
+        Only measured values are searched, so that the outcome does not depend on the blocks.
+
         Raises
         ------
         InvalidWeights
             If the parent's values are not finite.
         """
         bad: dict[int, str] = {}
-        for piece in block.slices(SLICE):
+        for piece in measured_slices(block):
             self.check_parent(piece)
             found = arithmetic.bad_values(np.asarray(piece.rows))
             bad = self.describe(found, members, piece.start) | bad
         return bad | {members[row]: why for row, why in block.unreadable.items()}
 
     def largest_values(self, block: Block) -> tuple[Float64s, float]:
-        """Return the largest absolute floating-point value of each update, and of the parent."""
+        """Return the largest absolute measured value of each update, and of the parent."""
         largest = np.zeros(block.updates)
         of_parent = 0.0
-        for piece in block.slices(SLICE):
-            if not arithmetic.is_floating(piece.rows.dtype):
-                continue
+        for piece in measured_slices(block):
             rows = np.abs(arithmetic.as_floats(np.asarray(piece.rows)))
             np.maximum(largest, rows.max(axis=1), out=largest)
             if piece.parent is not None:
@@ -235,11 +235,17 @@ class Passes:
 
     def _reader(self, members: Sequence[int], with_parent: bool) -> BlockReader:
         updates = [self.work.updates[member] for member in members]
-        return BlockReader(self.work.layout, updates, self.work.parent if with_parent else None)
+        parent = self.work.parent if with_parent else None
+        return BlockReader(self.work.policy_map, updates, parent)
 
     def _count(self, block: Block | BlockResult[T]) -> None:
         self.bytes_read += block.nbytes
         self._on_bytes(block.nbytes)
+
+
+def measured_slices(block: Block) -> Iterator[Slice]:
+    """Yield the slices of a block that are part of norms and distances."""
+    return (piece for piece in block.slices(SLICE) if piece.run.is_measured)
 
 
 def _result(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> BlockResult[T]:

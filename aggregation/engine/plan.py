@@ -18,6 +18,7 @@ from aggregation.errors import (
 from aggregation.formats import read_metadata
 from aggregation.layout import TensorLayout
 from aggregation.opening import first_of_majority
+from aggregation.policies import OPTIMIZE_ALL, PolicyMap, TensorPolicies
 from aggregation.rules import Rule, Selection
 from aggregation.weights import Weights
 
@@ -61,11 +62,13 @@ class Combination:
         The aggregate that the result succeeds.
     differences : bool
         Whether the updates are differences from the parent, rather than weights.
+    policies : TensorPolicies
+        By default, all tensors are treated alike.
 
     Raises
     ------
     RuleError
-        If the rule or the updates need a parent and there is none.
+        If the rule, the updates or a tensor's policy need a parent and there is none.
     NotEnoughUpdates
         If the rule needs more updates.
     """
@@ -75,6 +78,7 @@ class Combination:
     num_examples: Sequence[float]
     parent: Weights | None = None
     differences: bool = False
+    policies: TensorPolicies = OPTIMIZE_ALL
 
     def __post_init__(self) -> None:
         if self.parent is None and (self.differences or self.rule.on_differences):
@@ -84,6 +88,11 @@ class Combination:
                 else f"{self.rule.name} needs"
             )
             raise RuleError(f"{subject} a parent to start from: give the model an initial artifact")
+        if self.parent is None and self.policies.needs_parent:
+            raise RuleError(
+                "tensors that clients do not send, and frozen tensors, need a parent to start from: "
+                "give the model an initial artifact"
+            )
         if len(self.updates) < self.rule.min_updates:
             raise NotEnoughUpdates(
                 f"{self.rule.name} needs at least {self.rule.min_updates} updates, "
@@ -102,6 +111,11 @@ class Combination:
     def layout(self) -> TensorLayout:
         """The layout of the result."""
         return self.model.layout
+
+    @cached_property
+    def policy_map(self) -> PolicyMap:
+        """The policies of the result's elements."""
+        return PolicyMap(self.layout, self.policies)
 
     @property
     def bytes_to_read(self) -> int:

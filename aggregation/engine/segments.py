@@ -1,7 +1,6 @@
 """Products of the updates' differences from a centre, over segments of the model.
 
-Only floating-point tensors are measured. An integer tensor is mostly a counter, such as BatchNorm's
-`num_batches_tracked`; its differences are larger by orders of magnitude than those of the weights.
+Only floating-point tensors whose policy is ``optimize`` are measured (`aggregation.policies.Run`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 
 from aggregation.engine import arithmetic
 from aggregation.engine.blocks import Block, Slice, grid
-from aggregation.engine.passes import SLICE, Passes
+from aggregation.engine.passes import SLICE, Passes, measured_slices
 from aggregation.engine.plan import Combination
 from aggregation.engine.ranges import CELL, segment_ends
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
@@ -174,8 +173,7 @@ def _cells(
         rows = np.asarray(piece.rows)
         return rows, _centre_of(centre, rows, piece.parent), piece.start
 
-    floating = (each for each in block.slices(SLICE) if arithmetic.is_floating(each.rows.dtype))
-    for rows, base, start in passes.ahead(with_centre, floating):
+    for rows, base, start in passes.ahead(with_centre, measured_slices(block)):
         cells = list(grid(start, start + len(base), CELL))
         for first in range(0, len(cells), at_once):
             yield [(rows[:, cell], base[cell]) for cell in cells[first : first + at_once]]

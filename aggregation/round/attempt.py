@@ -95,6 +95,7 @@ class Attempt:
             num_examples=[update.num_examples for update in usable],
             parent=parent,
             differences=self._claim.differences,
+            policies=self._claim.policies,
         )
 
     def _open_updates(self, parent: Weights | None, spool: Spool | None) -> dict[int, Weights]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from aggregation.engine.distribution import Capacity, Distribution
 from aggregation.errors import UpdatesRejected
+from aggregation.policies import TensorPolicies
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round.values import Claim, ClaimedUpdate
 from aggregation.rules import create_rule
@@ -121,6 +122,8 @@ class Plan:
                     "waited": claim.readiness.waited.total_seconds(),
                     "updates": [asdict(update) for update in claim.updates],
                     "differences": claim.differences,
+                    "policies": claim.policies.to_list(),
+                    "frozen": claim.policies.frozen,
                     "parent": claim.parent,
                 },
                 "rejected": {str(update): why for update, why in self.rejected.items()},
@@ -154,6 +157,7 @@ class Plan:
                 ),
                 updates=tuple(ClaimedUpdate(**update) for update in claim["updates"]),
                 differences=claim["differences"],
+                policies=TensorPolicies.from_list(claim["policies"], claim["frozen"]),
                 parent=claim["parent"],
             ),
             rejected={int(update): why for update, why in found["rejected"].items()},

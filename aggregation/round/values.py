@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NotRequired, TypedDict
 
 from aggregation.engine import Checkpoint, Combined
+from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
 
@@ -97,6 +98,8 @@ class Claim:
         The fencing token.
     differences : bool
         Whether the updates are differences from the parent.
+    policies : TensorPolicies
+        Of the model's tensors in this round.
     parent : str, optional
         The location of the aggregate (or initial model) that the result succeeds.
     checkpoint : RoundCheckpoint, optional
@@ -120,6 +123,7 @@ class Claim:
     readiness: Readiness
     updates: tuple[ClaimedUpdate, ...]
     differences: bool = False
+    policies: TensorPolicies = OPTIMIZE_ALL
     parent: str | None = None
     checkpoint: RoundCheckpoint | None = None
     spool_bytes: int | None = None

@@ -9,6 +9,7 @@ from aggregation.engine.arithmetic import bad_values
 from aggregation.engine.blocks import BlockReader
 from aggregation.errors import InvalidWeights, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
+from aggregation.policies import OPTIMIZE_ALL, PolicyMap
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
 
@@ -44,7 +45,7 @@ def check_initial_weights(source: ByteSource, name: str) -> str:
 
 def find_non_finite(weights: Weights) -> str:
     """Return the first value that is not finite, and its place, as a phrase; empty if there is none."""
-    reader = BlockReader(weights.layout, [weights], None)
+    reader = BlockReader(PolicyMap(weights.layout, OPTIMIZE_ALL), [weights], None)
     for start in range(0, weights.layout.size, STEP):
         block = reader.now(start, min(start + STEP, weights.layout.size), on_demand=False)
         for why in block.unreadable.values():

@@ -227,7 +227,7 @@ def test_rows_on_demand_are_the_rows_of_the_block() -> None:
     work = work_of(
         "unweighted_mean", vectors(rng.normal(size=(4, 50))), None, {"w": np.ones(50, "f4")}
     )
-    reader = BlockReader(work.layout, work.updates, work.parent)
+    reader = BlockReader(work.policy_map, work.updates, work.parent)
     (whole,) = reader.now(10, 40, on_demand=False).slices(64)
     (piece,) = reader.now(10, 40, on_demand=True).slices(64)
     np.testing.assert_array_equal(np.asarray(piece.rows), whole.rows)
@@ -240,7 +240,7 @@ def test_rows_on_demand_are_the_rows_of_the_block() -> None:
 def test_a_block_of_many_dtypes_is_read_at_once() -> None:
     """Neighbouring tensors of different dtypes are read together, not one by one."""
     work = work_of("unweighted_mean", mixed_models(3))
-    reader = BlockReader(work.layout, work.updates, None)
+    reader = BlockReader(work.policy_map, work.updates, None)
     assert isinstance(reader.now(0, work.layout.size, on_demand=True), Block)
     start, stop, _ = work.layout.runs[0]
     assert isinstance(reader.now(start, stop, on_demand=True), BlockOnDemand)
