@@ -118,8 +118,14 @@ class DistributedRoundConnector(RoundConnector, Protocol):
     def folder(self, location: str) -> Folder:
         """Open a folder."""
 
-    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
-        """Save the progress, and extend the lease by the time that the tasks may take.
+    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint, *, progress: bool) -> None:
+        """Save the checkpoint, and extend the lease by the time that the tasks may take.
+
+        Parameters
+        ----------
+        claim, checkpoint
+        progress : bool
+            Whether the round has advanced since the checkpoint before this one.
 
         Raises
         ------

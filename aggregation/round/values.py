@@ -65,14 +65,15 @@ class RoundCheckpoint(TypedDict):
     """The progress of a round, saved by one attempt for the next; JSON-able.
 
     ``rejected`` maps the ids of bad updates to the reasons. ``engine`` is the progress of combining
-    the others. ``plan`` is the folder of
-    a distributed round, and ``sink`` the state of its result.
+    the others. ``plan`` is the folder of a distributed round, ``sink`` the state of its result, and
+    ``stored`` the number of objects and parts that its tasks had stored.
     """
 
     rejected: dict[str, str]
     engine: Checkpoint | None
     plan: NotRequired[str]
     sink: NotRequired[dict[str, Any]]
+    stored: NotRequired[int]
 
 
 def sink_state(checkpoint: RoundCheckpoint | None) -> dict[str, Any] | None:

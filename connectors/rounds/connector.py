@@ -106,5 +106,6 @@ class DjangoRoundConnector:
     def folder(self, location: str) -> ObjectFolder:
         return ObjectFolder(self.weights.objects, location)
 
-    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
-        self.ledger.hand_over(claim, checkpoint, EXECUTION_SECONDS + LEASE_SLACK_SECONDS)
+    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint, *, progress: bool) -> None:
+        seconds = EXECUTION_SECONDS + LEASE_SLACK_SECONDS
+        self.ledger.hand_over(claim, checkpoint, seconds, progress=progress)

@@ -167,15 +167,27 @@ class RoundLedger:
             progress = {"checkpoint": checkpoint, "attempts_without_progress": 0}
         self._change(claim, lease_expires_at=Now(), **progress)
 
-    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint, seconds: float) -> None:
-        """Save the progress, and hold the round for as long as other functions may work on it.
+    def hand_over(
+        self, claim: Claim, checkpoint: RoundCheckpoint, seconds: float, *, progress: bool
+    ) -> None:
+        """Save the checkpoint, and hold the round for as long as other functions may work on it.
+
+        Parameters
+        ----------
+        claim, checkpoint
+        seconds : float
+        progress : bool
+            Whether earlier attempts have advanced the round; they no longer count as failed then.
 
         Raises
         ------
         LeaseLost
         """
         self._change(
-            claim, checkpoint=checkpoint, lease_expires_at=Now() + timedelta(seconds=seconds)
+            claim,
+            checkpoint=checkpoint,
+            lease_expires_at=Now() + timedelta(seconds=seconds),
+            **({"attempts_without_progress": 0} if progress else {}),
         )
 
     def _change(self, claim: Claim, **changes: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,9 @@ from aggregation.errors import ObjectMissing, ProgressLost, UpdateRejected
 from aggregation.round import ResultSink
 from aggregation.sources import ByteSource, FileSource
 from connectors.storage.port import Orphan, PreconditionFailed, StoredObject
+
+#: Suffix of a folder with the parts of an unfinished file.
+PART_FOLDER = ".parts"
 
 
 class FileObjects:
@@ -51,8 +54,8 @@ class FileObjects:
     def sink(self, key: str, state: Mapping[str, Any] | None) -> ResultSink:
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if state and "folder" in state:
-            return _PartFilesSink(path.with_name(Path(state["key"]).name), state)
+        if state and str(state["upload_id"]).endswith(PART_FOLDER):
+            return _PartFilesSink(self._path(state["key"]), self._path(state["upload_id"]), state)
         return _KeyedFileSink(key, path, dict(state) if state else None)
 
     def replace(self, key: str, data: bytes, *, etag: str) -> None:
@@ -74,18 +77,32 @@ class FileObjects:
         new.write_bytes(data)
         new.replace(path)
 
+    def listing(self, prefix: str) -> Iterator[Orphan]:
+        return (each for each in self.orphans(prefix) if not each.upload_id)
+
     def orphans(self, prefix: str) -> Iterator[Orphan]:
         for path in sorted(self._path(prefix).rglob("*")):
-            if path.is_file():
-                since = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                name = path.relative_to(self._root).as_posix()
-                if name.endswith(".part"):  # `FileSink` gives unfinished files this suffix.
-                    yield Orphan(key=name.rsplit(".", 2)[0], since=since, upload_id=name)
-                else:
-                    yield Orphan(key=name, since=since)
+            name = path.relative_to(self._root).as_posix()
+            # `FileSink` gives unfinished files the suffix; a folder of parts has the other one.
+            if name.endswith((".part", PART_FOLDER)):
+                yield Orphan(key=name.rsplit(".", 2)[0], since=_changed_on(path), upload_id=name)
+            elif path.is_file() and not path.parent.name.endswith(PART_FOLDER):
+                yield Orphan(key=name, since=_changed_on(path))
+
+    def remove_objects(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._path(key).unlink(missing_ok=True)
 
     def remove(self, orphan: Orphan) -> None:
-        self._path(orphan.upload_id or orphan.key).unlink(missing_ok=True)
+        path = self._path(orphan.upload_id or orphan.key)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _changed_on(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 @contextmanager
@@ -112,9 +129,9 @@ class _KeyedFileSink(FileSink):
 
     def begin(self) -> dict[str, Any]:
         self.abort()
-        folder = Path(f"{self._path}.{uuid.uuid4().hex}.parts")
-        folder.mkdir()
-        return {"key": self.location, "folder": str(folder), "parts": 0}
+        folder = f"{self.location}.{uuid.uuid4().hex}{PART_FOLDER}"
+        Path(self._path).with_name(Path(folder).name).mkdir()
+        return {"key": self.location, "upload_id": folder, "parts": 0}
 
     def stored_parts(self) -> set[int]:
         return set()
@@ -129,12 +146,14 @@ class _PartFilesSink:
         If parts that were stored are missing.
     """
 
-    def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, folder: Path, state: Mapping[str, Any]) -> None:
         self.location = str(state["key"])
         self._path = path
-        self._folder = Path(state["folder"])
+        self._folder = folder
+        self._state = dict(state)
         self._count = int(state["parts"])
-        if not self.stored_parts() >= set(range(1, self._count + 1)):
+        complete = self._path.exists() and not self._folder.exists()
+        if not complete and not self.stored_parts() >= set(range(1, self._count + 1)):
             raise ProgressLost("parts of the unfinished file are no longer there")
 
     def begin(self) -> dict[str, Any]:
@@ -152,9 +171,11 @@ class _PartFilesSink:
             raise ProgressLost("the folder of the unfinished file is no longer there") from error
 
     def state(self) -> dict[str, Any]:
-        return {"key": self.location, "folder": str(self._folder), "parts": self._count}
+        return self._state
 
     def complete(self) -> None:
+        if not self._folder.exists():
+            return  # Another process has completed it.
         whole = self._folder / "whole"
         with whole.open("wb") as file:
             for number in range(1, self._count + 1):

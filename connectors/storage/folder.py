@@ -35,5 +35,11 @@ class ObjectFolder:
 
     def names(self) -> set[str]:
         """Return the names of the objects."""
-        found = self._objects.orphans(self._location)
-        return {each.key.removeprefix(self._location) for each in found if not each.upload_id}
+        return {key.removeprefix(self._location) for key in self._keys()}
+
+    def delete(self) -> None:
+        """Delete the objects."""
+        self._objects.remove_objects(self._keys())
+
+    def _keys(self) -> list[str]:
+        return [each.key for each in self._objects.listing(self._location)]

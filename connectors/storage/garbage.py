@@ -1,7 +1,8 @@
 """Garbage collection: remove what rounds that died have left behind.
 
 A result becomes visible when it is published. Until then, and for good if its attempt died, it is an
-unfinished multipart upload or an object that no aggregate names. Nothing under ``updates/`` is touched.
+unfinished multipart upload or an object that no aggregate names. The plan of a distributed round is
+needed as long as the round is running. Nothing under ``updates/`` is touched.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
 
-from aggregation.round import sink_state
+from aggregation.round import RoundCheckpoint, sink_state
 from connectors.errors import translate_database_errors
-from connectors.storage.keys import AGGREGATES, is_pointer
+from connectors.storage.keys import AGGREGATES, PLANS, is_pointer, plan_folder_of
 from connectors.storage.port import Objects, Orphan
 from models_app.models import AggregationRound, ModelAggregate, ModelArtifact
 
-#: Younger orphans may belong to an attempt that is alive: an attempt lives no longer than its lease,
-#: which is a function's fifteen minutes and a little more.
+#: Younger orphans may belong to an attempt that is alive: an attempt in one function lives no longer than
+#: its lease, which is a function's fifteen minutes and a little more. What a distributed round uses is
+#: in the round's checkpoint.
 MIN_AGE = timedelta(hours=1)
 
 #: Keys that are looked up in one statement.
@@ -27,7 +29,7 @@ PAGE = 500
 def collect_garbage(
     objects: Objects, now: datetime, *, older_than: timedelta = MIN_AGE, dry_run: bool = False
 ) -> list[Orphan]:
-    """Remove unfinished uploads and orphaned objects of results.
+    """Remove unfinished uploads and orphaned objects of results, and plans of rounds that have ended.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def collect_garbage(
     ------
     TemporarilyUnavailable
     """
-    collected = []
+    collected = _collect_plans(objects, now - older_than, dry_run=dry_run)
     for page in _pages(objects.orphans(AGGREGATES)):
         old = [
             orphan
@@ -64,6 +66,25 @@ def collect_garbage(
     return collected
 
 
+def _collect_plans(objects: Objects, before: datetime, *, dry_run: bool) -> list[Orphan]:
+    collected = []
+    for page in _pages(objects.listing(PLANS)):
+        old = [orphan for orphan in page if orphan.since <= before]
+        in_use = {checkpoint.get("plan") for checkpoint in _running_checkpoints()} if old else ()
+        unused = [orphan for orphan in old if plan_folder_of(orphan.key) not in in_use]
+        if not dry_run:
+            objects.remove_objects(orphan.key for orphan in unused)
+        collected += unused
+    return collected
+
+
+def _running_checkpoints() -> list[RoundCheckpoint]:
+    """Return what running rounds will resume."""
+    running = AggregationRound.objects.filter(state=AggregationRound.State.RUNNING)
+    with translate_database_errors():
+        return [found for found in running.values_list("checkpoint", flat=True) if found]
+
+
 def _pages(orphans: Iterator[Orphan]) -> Iterator[list[Orphan]]:
     while page := list(islice(orphans, PAGE)):
         yield page
@@ -78,9 +99,7 @@ def _in_use(keys: Iterable[str]) -> set[str]:
     in_use: set[str] = set()
     with translate_database_errors():
         # In this order, so that a round published in between is found as an aggregate.
-        running = AggregationRound.objects.filter(state=AggregationRound.State.RUNNING)
-        checkpoints = running.exclude(checkpoint=None).values_list("checkpoint", flat=True)
-        for sink in map(sink_state, checkpoints):
+        for sink in map(sink_state, _running_checkpoints()):
             if sink:
                 in_use |= {sink["key"], sink["upload_id"]}
         aggregates = ModelAggregate.objects.filter(result__in=candidates)

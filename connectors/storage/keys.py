@@ -81,6 +81,16 @@ def is_plan_folder(location: str) -> bool:
     return _PLAN_FOLDER.fullmatch(location) is not None
 
 
+def model_of_plan(location: str) -> int:
+    """Return the id of the model to whose round a plan's folder belongs."""
+    return int(location.split("/")[1])
+
+
+def plan_folder_of(key: str) -> str:
+    """Return the folder of an object below ``plans/``."""
+    return key[: key.rfind("/") + 1]
+
+
 def pointer_key(model_id: int) -> str:
     """Return the key of a model's `latest.json`."""
     return f"{AGGREGATES}{model_id}/latest.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -103,8 +103,14 @@ class Objects(Protocol):
     def put_json(self, key: str, data: bytes) -> None:
         """Write a small JSON object, whether or not there is one."""
 
+    def listing(self, prefix: str) -> Iterator[Orphan]:
+        """Yield all objects whose keys begin with the prefix."""
+
     def orphans(self, prefix: str) -> Iterator[Orphan]:
         """Yield all objects and unfinished uploads whose keys begin with the prefix."""
+
+    def remove_objects(self, keys: Iterable[str]) -> None:
+        """Delete objects; do nothing for those that are already gone."""
 
     def remove(self, orphan: Orphan) -> None:
         """Delete an object or end an unfinished upload; do nothing if it is already gone."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -26,6 +27,9 @@ from connectors.storage.s3_sink import S3Sink
 #: Bytes of a body that are read at once. urllib3 copies what is read into a buffer, and with many threads
 #: the copies of whole ranges took 60 MB; copies of this size stay in the processor's cache.
 READ_BYTES = 1 << 18
+
+#: Keys that one DeleteObjects request may name.
+MAX_DELETED = 1000
 
 
 class S3Objects:
@@ -122,17 +126,31 @@ class S3Objects:
                 **{**self.write_parameters, "ContentType": "application/json", **extra},
             )
 
-    def orphans(self, prefix: str) -> Iterator[Orphan]:
+    def listing(self, prefix: str) -> Iterator[Orphan]:
         request = {"Bucket": self.bucket, "Prefix": prefix}
         with translate_s3_errors():
             for page in self.client.get_paginator("list_objects_v2").paginate(**request):
                 for stored in page.get("Contents", ()):
                     yield Orphan(key=stored["Key"], since=stored["LastModified"])
+
+    def orphans(self, prefix: str) -> Iterator[Orphan]:
+        yield from self.listing(prefix)
+        request = {"Bucket": self.bucket, "Prefix": prefix}
+        with translate_s3_errors():
             for page in self.client.get_paginator("list_multipart_uploads").paginate(**request):
                 for begun in page.get("Uploads", ()):
                     yield Orphan(
                         key=begun["Key"], since=begun["Initiated"], upload_id=begun["UploadId"]
                     )
+
+    def remove_objects(self, keys: Iterable[str]) -> None:
+        waiting = iter(keys)
+        while batch := list(islice(waiting, MAX_DELETED)):
+            named = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
+            with translate_s3_errors():
+                answer = self.client.delete_objects(Bucket=self.bucket, Delete=named)
+            if kept := answer.get("Errors"):
+                raise ServiceRefused(f"S3 did not delete {len(kept)} objects, such as {kept[0]}")
 
     def remove(self, orphan: Orphan) -> None:
         request = {"Bucket": self.bucket, "Key": orphan.key}

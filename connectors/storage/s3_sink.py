@@ -104,16 +104,16 @@ class S3Sink:
                     MultipartUpload={"Parts": parts}, **self._upload
                 )
         except ProgressLost:
-            if not self._is_complete():
+            if not self._is_complete(len(self._parts)):
                 raise
 
-    def _is_complete(self) -> bool:
-        """Return whether the object is there although the answer to its completion was lost.
+    def _is_complete(self, count: int) -> bool:
+        """Return whether the object is there, with so many parts, although its upload is gone.
 
         No other upload has this key, and the ETag ends with the number of parts.
         """
         try:
-            return self._objects.stat(self.location).etag.endswith(f"-{len(self._parts)}")
+            return self._objects.stat(self.location).etag.endswith(f"-{count}")
         except ObjectMissing:
             return False
 
@@ -126,7 +126,13 @@ class S3Sink:
         self._parts = {}
 
     def _stored_parts(self, count: int) -> dict[int, dict[str, Any]]:
-        stored = self._list_parts()
+        try:
+            stored = self._list_parts()
+        except ProgressLost:
+            if not self._is_complete(count):
+                raise
+            self._upload_id = None  # A process that has died since has completed it.
+            return {}
         if not all(number in stored for number in range(1, count + 1)):
             raise ProgressLost("parts of the unfinished result are no longer in S3")
         return {number: part for number, part in stored.items() if number <= count}

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from aggregation.engine import Resources
 from aggregation.engine.distribution import Capacity
-from aggregation.errors import AggregationError, LeaseLost
+from aggregation.errors import (
+    AggregationError,
+    LeaseLost,
+    ObjectMissing,
+    OutOfTime,
+    ProgressLost,
+    TemporarilyUnavailable,
+)
 from aggregation.round import Claim, RoundAnswer, Status
-from aggregation.round.distributed import finish, load_claim, plan_round, select
+from aggregation.round.distributed import finish, select
 from aggregation.round.plan import Execution, Rejection
+from aggregation.round.planning import (
+    discard_result,
+    load_claim,
+    plan_round,
+    record_failure,
+    recorded_failure,
+)
 from aggregation.round.worker import Worker
 from connectors.rounds.connector import DjangoRoundConnector
+from connectors.storage.keys import model_of_plan
 
 #: Errors of a task after which the round is resumed: it may succeed later with the same updates.
 TEMPORARY_ERRORS = (
     "TemporarilyUnavailable",
     "OutOfTime",
+    "ProgressLost",
     "Lambda.",
     "Runtime.",
     "Sandbox.",
     "States.",
 )
+
+#: Characters of an error that are kept.
+MAX_CAUSE = 1000
+
+#: The answer to a task that is repeated after the round has ended.
+PLAN_GONE = "the plan is gone: the round has ended"
 
 
 class StartsExecutions(Protocol):
@@ -84,6 +107,8 @@ class RoundDistributor:
         execution = plan_round(self._connector, claim, capacity, self._resources)
         if execution is None:
             return None
+        if isinstance(execution, Rejection):
+            return reject(self._connector, execution)
         name = f"model-{claim.model_id}-round-{claim.round_id}-attempt-{claim.attempt}"
         answer = self._state_machine.start(name, execution)
         return answer or RoundAnswer(
@@ -117,57 +142,100 @@ class TaskRunner:
 
     def measure(self, plan: str, item: int, centre: str) -> dict[str, Any]:
         """Measure the segments of a task; the metadata is not needed."""
-        worker = Worker(self._connector, plan, self._resources, self._out_of_time)
-        return {"bytes_read": worker.measure(item, centre).bytes_read}
+        with self._failure_recorded(plan, f"measure-{item:05d}"):
+            worker = Worker(self._connector, plan, self._resources, self._out_of_time)
+            return {"bytes_read": worker.measure(item, centre).bytes_read}
 
     def combine(self, plan: str, item: int) -> dict[str, Any]:
         """Compute and store the parts of a task; the metadata is not needed."""
-        worker = Worker(self._connector, plan, self._resources, self._out_of_time)
-        return {"bytes_read": worker.combine(item).bytes_read}
+        with self._failure_recorded(plan, f"combine-{item:05d}"):
+            worker = Worker(self._connector, plan, self._resources, self._out_of_time)
+            return {"bytes_read": worker.combine(item).bytes_read}
+
+    @contextmanager
+    def _failure_recorded(self, plan: str, task: str) -> Iterator[None]:
+        """Leave the reason of a permanent failure beside the plan.
+
+        Step Functions says of a map only that one of its tasks has failed.
+        """
+        try:
+            yield
+        except (TemporarilyUnavailable, OutOfTime, ProgressLost):
+            raise
+        except Exception as error:
+            with suppress(AggregationError):
+                record_failure(self._connector.folder(plan), task, error)
+            raise
 
     def select(self, plan: str, attempt: int, centre: str) -> Execution | RoundAnswer:
         """Let the rule select; return the tasks that follow, or the answer if the round has ended."""
-        try:
-            outcome = select(self._connector, plan, attempt, centre, self._resources)
-            return self._reject(outcome) if isinstance(outcome, Rejection) else outcome
-        except LeaseLost as error:
-            return self._busy(plan, error)
+        with suppress(ObjectMissing):
+            try:
+                outcome = select(self._connector, plan, attempt, centre, self._resources)
+                return self._reject(plan, outcome) if isinstance(outcome, Rejection) else outcome
+            except LeaseLost as error:
+                return _busy(plan, str(error))
+        return _busy(plan, PLAN_GONE)
 
     def publish(self, plan: str, attempt: int) -> Execution | RoundAnswer:
         """Publish the round, or return the tasks that are to be done again without bad updates."""
-        try:
-            outcome = finish(self._connector, plan, attempt, self._resources)
-            if isinstance(outcome, Execution):
-                return outcome
-            if isinstance(outcome, Rejection):
-                return self._reject(outcome)
-            return self._connector.publish_round(*outcome)
-        except LeaseLost as error:
-            return self._busy(plan, error)
+        with suppress(ObjectMissing):
+            try:
+                outcome = finish(self._connector, plan, attempt, self._resources)
+                if isinstance(outcome, Execution):
+                    return outcome
+                if isinstance(outcome, Rejection):
+                    return self._reject(plan, outcome)
+                answer = self._connector.publish_round(*outcome)
+                self._delete(plan)
+                return answer
+            except LeaseLost as error:
+                return _busy(plan, str(error))
+        return _busy(plan, PLAN_GONE)
 
     def fail(self, plan: str, attempt: int, error: Mapping[str, Any]) -> RoundAnswer:
         """Close a round after an error of a task, or release its lease if it can be resumed."""
-        claim = load_claim(self._connector, plan, attempt)
-        name, cause = str(error.get("Error", "")), str(error.get("Cause", ""))[:1000]
-        if name.startswith(TEMPORARY_ERRORS):
+        name, cause = str(error.get("Error", "")), str(error.get("Cause", ""))[:MAX_CAUSE]
+        try:
+            claim = load_claim(self._connector, plan, attempt)
+            recorded = recorded_failure(self._connector.folder(plan))
+        except ObjectMissing:
+            return _busy(plan, PLAN_GONE)
+        if recorded is None and name.startswith(TEMPORARY_ERRORS):
             self._connector.release_round(claim, None)
-            status = Status.BUSY
-        else:
-            self._connector.fail_round(claim, TaskFailed(f"{name}: {cause}"))
-            status = Status.FAILED
+            return _busy(plan, f"a task ended with {name}", claim.number, continues=True)
+        reason = recorded or f"{name}: {cause}"
+        if not self._connector.fail_round(claim, TaskFailed(reason)):
+            return _busy(plan, f"the round is held by another attempt; {reason}", claim.number)
+        discard_result(self._connector, plan)
+        self._delete(plan)
         return RoundAnswer(
-            model_id=claim.model_id,
-            status=status,
-            round=claim.number,
-            reason=f"a task ended with {name}",
-            continues=status is Status.BUSY,
+            model_id=claim.model_id, status=Status.FAILED, round=claim.number, reason=reason
         )
 
-    def _reject(self, rejection: Rejection) -> RoundAnswer:
-        return self._connector.reject_round(rejection.claim, rejection.rejected, rejection.reason)
+    def _reject(self, plan: str, rejection: Rejection) -> RoundAnswer:
+        answer = reject(self._connector, rejection)
+        self._delete(plan)
+        return answer
 
-    def _busy(self, plan: str, error: Exception) -> RoundAnswer:
-        claim = load_claim(self._connector, plan, 0)
-        return RoundAnswer(
-            model_id=claim.model_id, status=Status.BUSY, round=claim.number, reason=str(error)
-        )
+    def _delete(self, plan: str) -> None:
+        """Delete the folder of a round that has ended; the sweep deletes what cannot be deleted now."""
+        with suppress(AggregationError):
+            self._connector.folder(plan).delete()
+
+
+def reject(connector: DjangoRoundConnector, rejection: Rejection) -> RoundAnswer:
+    """Close a round that has too few usable updates left."""
+    return connector.reject_round(rejection.claim, rejection.rejected, rejection.reason)
+
+
+def _busy(
+    plan: str, reason: str, number: int | None = None, *, continues: bool = False
+) -> RoundAnswer:
+    return RoundAnswer(
+        model_id=model_of_plan(plan),
+        status=Status.BUSY,
+        round=number,
+        reason=reason,
+        continues=continues,
+    )

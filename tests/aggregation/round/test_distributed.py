@@ -22,8 +22,9 @@ from aggregation.layout import TensorLayout
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint
 from aggregation.round.attempt import Attempt
-from aggregation.round.distributed import finish, plan_round, select
+from aggregation.round.distributed import finish, select
 from aggregation.round.plan import Execution, Rejection
+from aggregation.round.planning import plan_round
 from aggregation.round.worker import Worker
 from aggregation.rules import create_rule
 from aggregation.weights import Weights
@@ -96,7 +97,8 @@ class DirectoryConnector:
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
         self.checkpoint = checkpoint
 
-    hand_over = save_checkpoint
+    def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint, *, progress: bool) -> None:
+        self.checkpoint = checkpoint
 
     def new_folder(self, claim: Claim) -> str:
         self.folders += 1
@@ -195,7 +197,7 @@ def test_any_number_of_functions_gives_the_same_bytes(
     claim = claim_in(tmp_path, rule)
     expected, alone = in_one_function(connector, claim)
     execution = plan_round(connector, claim, capacity(functions), RESOURCES)  # type: ignore[arg-type]
-    assert execution
+    assert isinstance(execution, Execution)
     assert execution.functions == functions
     found, result = run_tasks(connector, execution, list)
     assert found == expected
@@ -229,7 +231,7 @@ def test_disturbed_tasks_give_the_same_bytes(
         return chance.sample(tasks, len(tasks)) + chance.choices(tasks, k=len(tasks) // 2)
 
     execution = plan_round(connector, claim, capacity(functions), RESOURCES)
-    assert execution
+    assert isinstance(execution, Execution)
     # The first attempt dies after some of its tasks, one of them half-way.
     worker = Worker(connector, execution.plan, RESOURCES, lambda: chance.random() < 0.2)
     for task in disturb(execution.measure or execution.combine)[: functions // 2]:
@@ -242,7 +244,7 @@ def test_disturbed_tasks_give_the_same_bytes(
             pass
     again = replace(claim, attempt=2, checkpoint=connector.checkpoint)
     resumed = plan_round(connector, again, capacity(functions), RESOURCES)
-    assert resumed
+    assert isinstance(resumed, Execution)
     assert resumed.plan == execution.plan
     found, result = run_tasks(connector, resumed, disturb)
     assert found == expected
@@ -266,7 +268,7 @@ def test_a_round_that_loses_too_many_updates_ends(tmp_path: Path) -> None:
     connector: Any = DirectoryConnector(tmp_path)
     claim = claim_in(tmp_path, "weighted_mean", bad={2: 100}, requirement=N)
     execution = plan_round(connector, claim, capacity(4), RESOURCES)
-    assert execution
+    assert isinstance(execution, Execution)
     worker = Worker(connector, execution.plan, RESOURCES)
     for task in execution.combine:
         worker.combine(task)

@@ -1,0 +1,260 @@
+"""Plan a round over several functions, and resume or replace the plan of an earlier attempt.
+
+The function that claims a round writes a plan. Each task reads the plan, does its share and writes what it
+found beside the plan (`aggregation.round.worker`). A bad update that a task finds leads to a new plan
+without it, with a new result, so that a late task cannot write into that one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from aggregation.engine import Resources
+from aggregation.engine.distribution import Capacity, distribute
+from aggregation.engine.measure import default_centre, measures
+from aggregation.engine.plan import Combination
+from aggregation.engine.ranges import part_ends
+from aggregation.engine.segments import segment_ends_of
+from aggregation.errors import (
+    AggregationError,
+    NotEnoughUpdates,
+    ObjectMissing,
+    ProgressLost,
+)
+from aggregation.formats import SEEKABLE_FORMATS, NeedsSpool
+from aggregation.round.attempt import Attempt
+from aggregation.round.plan import (
+    PLAN,
+    SELECTION,
+    Execution,
+    Plan,
+    Rejection,
+    segment_name,
+    task_name,
+)
+from aggregation.round.port import DistributedRoundConnector, Folder
+from aggregation.round.values import Claim, RoundCheckpoint
+from aggregation.rules import Selection, Statistics
+
+#: Beginning of the names of objects with the errors of tasks.
+FAILURE = "failed-"
+
+
+def plan_round(
+    connector: DistributedRoundConnector,
+    claim: Claim,
+    capacity: Capacity,
+    resources: Resources,
+) -> Execution | Rejection | None:
+    """Plan a claimed round for several functions, or resume the plan of an earlier attempt.
+
+    Parameters
+    ----------
+    connector, claim, capacity
+    resources : Resources
+        For opening the updates.
+
+    Returns
+    -------
+    Execution, Rejection or None
+        The tasks that are left to do; the end of the round, if the tasks of an earlier attempt have found
+        too many bad updates; None if one function is to do the round.
+    """
+    saved = claim.checkpoint
+    if saved and "plan" in saved:
+        with suppress(ObjectMissing):  # The plan has expired: a new one is made.
+            return _resume(connector, claim, saved, resources)
+    if saved and saved["engine"]:
+        return None  # One function has begun it.
+    attempt = Attempt(connector, claim, resources, lambda: False)
+    try:
+        return _plan(connector, claim, attempt, capacity, at_least=2)
+    except (NeedsSpool, NotEnoughUpdates):
+        return None
+
+
+def _resume(
+    connector: DistributedRoundConnector,
+    claim: Claim,
+    saved: RoundCheckpoint,
+    resources: Resources,
+) -> Execution | Rejection | None:
+    """Return what is left of the plan of an earlier attempt, or of a new one if that is of no use.
+
+    Raises
+    ------
+    ObjectMissing
+    """
+    location = saved["plan"]
+    folder = connector.folder(location)
+    plan, names = Plan.from_json(folder.read(PLAN)), folder.names()
+    try:
+        parts = _stored_parts(connector, plan, names)
+    except ProgressLost:
+        return plan_without(connector, plan, claim.attempt, {}, resources)
+    stored = parts + sum(not name.startswith((PLAN, SELECTION, FAILURE)) for name in names)
+    progress = stored > saved.get("stored", 0)
+    connector.hand_over(claim, RoundCheckpoint(**{**saved, "stored": stored}), progress=progress)
+    return remaining_tasks(connector, location, claim.attempt)
+
+
+def _stored_parts(connector: DistributedRoundConnector, plan: Plan, names: set[str]) -> int:
+    """Return how many parts of the result are stored.
+
+    Raises
+    ------
+    ProgressLost
+    """
+    if all(task_name(task) in names for task in range(len(plan.distribution.combining))):
+        return plan.parts
+    sink = connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0})
+    return len(sink.stored_parts())
+
+
+def _plan(
+    connector: DistributedRoundConnector,
+    claim: Claim,
+    attempt: Attempt,
+    capacity: Capacity,
+    *,
+    at_least: int,
+    progress: bool = False,
+) -> Execution | None:
+    """Write a new plan, and hand the round over to its tasks.
+
+    Raises
+    ------
+    NeedsSpool, NotEnoughUpdates
+    """
+    sizes = [update.size for update in claim.updates if update.size is not None]
+    nbytes = sum(sizes) * (1 + measures(claim.rule))
+    if len(sizes) == len(claim.updates) and capacity.functions_for(nbytes) < at_least:
+        return None  # Most rounds end here, without a request.
+    usable, work = attempt.open()
+    distribution = distribute(work, capacity, at_least)
+    if distribution is None or work.model.format not in SEEKABLE_FORMATS:
+        return None
+    plan = Plan(
+        claim=replace(claim, updates=tuple(usable)),
+        rejected=attempt.rejected,
+        format=work.model.format,
+        result=connector.new_result(claim, work.model.format, None).begin(),
+        parts=len(part_ends(work.layout)),
+        segments=len(segment_ends_of(work)) if measures(work.rule) else 0,
+        centre=default_centre(work).value,
+        capacity=capacity,
+        distribution=distribution,
+    )
+    location = connector.new_folder(claim)
+    _save_plan(connector.folder(location), plan, work)
+    rejected = {str(update): why for update, why in plan.rejected.items()}
+    checkpoint = RoundCheckpoint(rejected=rejected, engine=None, plan=location, sink=plan.result)
+    connector.hand_over(claim, checkpoint, progress=progress)
+    return remaining_tasks(connector, location, claim.attempt)
+
+
+def _save_plan(folder: Folder, plan: Plan, work: Combination) -> None:
+    """Write a plan, and the selection of a rule that measures nothing."""
+    folder.write(PLAN, plan.to_json())
+    if not measures(work.rule):
+        selection = work.rule.select(Statistics(np.asarray(work.num_examples, np.float64)))
+        save_selection(folder, selection, None)
+
+
+def remaining_tasks(
+    connector: DistributedRoundConnector, location: str, attempt: int, centre: str | None = None
+) -> Execution:
+    """Return the tasks of a plan that have not finished."""
+    folder = connector.folder(location)
+    plan, names = Plan.from_json(folder.read(PLAN)), folder.names()
+    centre = centre or plan.centre
+    measuring: list[int] = []
+    if SELECTION not in names:
+        measuring = [
+            task
+            for task, (first, last) in enumerate(plan.distribution.measuring)
+            if any(segment_name(centre, index) not in names for index in range(first, last))
+        ]
+    combining = range(len(plan.distribution.combining))
+    return Execution(
+        plan=location,
+        attempt=attempt,
+        centre=centre,
+        functions=plan.distribution.functions,
+        measure=measuring,
+        select=SELECTION not in names,
+        combine=[task for task in combining if task_name(task) not in names],
+    )
+
+
+def load_claim(connector: DistributedRoundConnector, location: str, attempt: int) -> Claim:
+    """Return the claim of a plan, as held by an attempt."""
+    plan = Plan.from_json(connector.folder(location).read(PLAN))
+    return replace(plan.claim, attempt=attempt)
+
+
+def plan_without(
+    connector: DistributedRoundConnector,
+    plan: Plan,
+    attempt: int,
+    rejected: Mapping[int, str],
+    resources: Resources,
+) -> Execution | Rejection | None:
+    """Discard what is stored of the result, and plan the round again without some updates.
+
+    Returns
+    -------
+    Execution, Rejection or None
+        None if one function is to do the round.
+    """
+    with suppress(AggregationError):  # The sweep deletes what cannot be deleted now.
+        connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0}).abort()
+    reasons = {str(update): why for update, why in {**plan.rejected, **rejected}.items()}
+    checkpoint = RoundCheckpoint(rejected=reasons, engine=None)
+    claim = replace(plan.claim, attempt=attempt, checkpoint=checkpoint)
+    again = Attempt(connector, claim, resources, lambda: False)
+    progress = bool(rejected)
+    try:
+        return _plan(connector, claim, again, plan.capacity, at_least=1, progress=progress)
+    except NotEnoughUpdates as error:
+        return Rejection(claim=claim, rejected=again.rejected, reason=str(error))
+
+
+def discard_result(connector: DistributedRoundConnector, location: str) -> None:
+    """Delete the stored parts of the result; the sweep deletes what cannot be deleted now."""
+    with suppress(AggregationError):
+        plan = Plan.from_json(connector.folder(location).read(PLAN))
+        connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0}).abort()
+
+
+def record_failure(folder: Folder, task: str, error: Exception) -> None:
+    """Leave the error of a task beside the plan."""
+    reason = {"reason": f"{type(error).__name__}: {error}"}
+    folder.write(f"{FAILURE}{task}.json", json.dumps(reason).encode())
+
+
+def recorded_failure(folder: Folder) -> str | None:
+    """Return the error of the first task that left one."""
+    failures = sorted(name for name in folder.names() if name.startswith(FAILURE))
+    return str(json.loads(folder.read(failures[0]))["reason"]) if failures else None
+
+
+def rejected_updates(folder: Folder, names: set[str]) -> dict[int, str]:
+    """Return the updates that tasks found to be bad; the first reason by the order of the tasks."""
+    reasons: dict[int, str] = {}
+    for name in sorted(names):
+        if name.startswith("rejected-"):
+            found = json.loads(folder.read(name))
+            reasons = {int(update): why for update, why in found.items()} | reasons
+    return reasons
+
+
+def save_selection(folder: Folder, selection: Selection, norms: Sequence[float] | None) -> None:
+    """Store what the rule selected, and the norms of the updates."""
+    saved = {"selection": selection.to_json(), "norms": norms}
+    folder.write(SELECTION, json.dumps(saved).encode())
