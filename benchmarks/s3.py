@@ -18,20 +18,34 @@ ACCESS_KEY, SECRET_KEY = "benchmark", "benchmark-benchmark"
 
 
 @contextmanager
-def server(python: str, directory: Path) -> Iterator[str]:
-    """Run an S3 server whose buckets are the subfolders of a folder, and yield its address."""
+def server(python: str, directory: Path, certificate: Path | None = None) -> Iterator[str]:
+    """Run an S3 server whose buckets are the subfolders of a folder, and yield its address.
+
+    Parameters
+    ----------
+    python : str
+        The interpreter of the server's environment.
+    directory : Path
+    certificate : Path, optional
+        A certificate with its key in PEM format, with which the server speaks TLS.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    secrets = {"NANIO_ACCESS_KEY": ACCESS_KEY, "NANIO_SECRET_KEY": SECRET_KEY}
-    address = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(directory)]
-    process = subprocess.Popen(
-        [python, "-m", "nanio", "serve", *address, "--no-access-log", "--log-level", "error"],
-        env=os.environ | secrets,
-    )
+    command = [python, "-m", "uvicorn", "nanio.app:build_app", "--factory"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--no-access-log", "--log-level", "error"]
+    if certificate:
+        command += ["--ssl-certfile", str(certificate)]
+    settings = {
+        "NANIO_ACCESS_KEY": ACCESS_KEY,
+        "NANIO_SECRET_KEY": SECRET_KEY,
+        "NANIO_DATA_DIR": str(directory),
+    }
+    process = subprocess.Popen(command, env=os.environ | settings)
     try:
         _wait_for(port)
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from time import perf_counter, sleep
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter, process_time, sleep
 from typing import Any
 
 import boto3
@@ -17,7 +18,7 @@ from aggregation.rules import create_rule
 from aggregation.weights import Weights
 from benchmarks.children import answer_to
 from benchmarks.s3 import ACCESS_KEY, BUCKET, SECRET_KEY
-from connectors.storage.s3 import S3Objects
+from connectors.storage.s3 import S3Objects, S3Source
 
 
 class DelayedRequests:
@@ -40,9 +41,15 @@ class DelayedRequests:
 
 
 def aggregate(
-    endpoint: str, keys: Sequence[str], readers: int, delay: float, memory_mb: int = 64
+    endpoint: str,
+    keys: Sequence[str],
+    readers: int,
+    delay: float = 0,
+    memory_mb: int = 64,
+    rule: str = "weighted_mean",
+    arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the weighted mean of objects to S3.
+    """Write the combination of objects by a rule to S3.
 
     Parameters
     ----------
@@ -52,23 +59,76 @@ def aggregate(
         The number of concurrent requests.
     delay : float
         How long each request is delayed, in seconds.
+
+    Returns
+    -------
+    dict
+        The seconds, those of the processor, the bytes read, and the requests.
     """
     requests = DelayedRequests(delay)
     objects = S3Objects(_client(endpoint, readers, requests), BUCKET)
-    start = perf_counter()
+    start, processor_start = perf_counter(), process_time()
     with Spool() as spool:
         openers = {number: _opener(objects, key) for number, key in enumerate(keys)}
         consistent, _ = open_consistent(openers, None, readers, spool)
         updates = list(consistent.values())
         work = Combination(
-            rule=create_rule("weighted_mean"),
+            rule=create_rule(rule, arguments or {}),
             updates=updates,
             num_examples=[1.0] * len(updates),
         )
         resources = Resources(memory_bytes=memory_mb << 20, readers=readers)
         sink = objects.sink("result.safetensors", None)
-        combine(work, sink, format="safetensors", resources=resources)
-    return {"seconds": perf_counter() - start, "requests": requests.count}
+        combined = combine(work, sink, format="safetensors", resources=resources)
+    return {
+        "seconds": perf_counter() - start,
+        "processor_seconds": process_time() - processor_start,
+        "bytes": combined.bytes_read,
+        "requests": requests.count,
+    }
+
+
+def receive(
+    endpoint: str, keys: Sequence[str], readers: int, range_bytes: int = 6 << 20
+) -> dict[str, Any]:
+    """Read objects by ranges, as a round does, and discard them.
+
+    Parameters
+    ----------
+    endpoint, keys, readers
+        As for `aggregate`.
+    range_bytes : int
+
+    Returns
+    -------
+    dict
+        The seconds, those of the processor, and the bytes read.
+    """
+    objects = S3Objects(_client(endpoint, readers, DelayedRequests(0)), BUCKET)
+    found = [objects.stat(key) for key in keys]
+    sources = [
+        objects.source(key, size=each.size, etag=each.etag)
+        for key, each in zip(keys, found, strict=True)
+    ]
+    ranges = [
+        (source, start, min(start + range_bytes, source.size))
+        for start in range(0, sources[0].size, range_bytes)
+        for source in sources
+    ]
+    start, processor_start = perf_counter(), process_time()
+    with ThreadPoolExecutor(readers) as pool:
+        for _ in pool.map(_read_range, ranges):
+            pass
+    return {
+        "seconds": perf_counter() - start,
+        "processor_seconds": process_time() - processor_start,
+        "bytes": sum(source.size for source in sources),
+    }
+
+
+def _read_range(given: tuple[S3Source, int, int]) -> None:
+    source, start, stop = given
+    source.read_into(start, memoryview(bytearray(stop - start)))
 
 
 def _client(endpoint: str, readers: int, requests: DelayedRequests) -> Any:
@@ -94,4 +154,4 @@ def _opener(objects: S3Objects, key: str) -> Opener:
 
 
 if __name__ == "__main__":
-    answer_to({"aggregate": aggregate})
+    answer_to({"aggregate": aggregate, "receive": receive})
