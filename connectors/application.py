@@ -57,7 +57,7 @@ def weights() -> WeightStore:
 
 
 def round_connector(
-    lease: Callable[[], timedelta] | None = None, request_id: str = ""
+    lease: Callable[[], timedelta] | None = None, request_id: str = "", **options: Any
 ) -> DjangoRoundConnector:
     """Return the connector of the function's own rounds.
 
@@ -67,13 +67,15 @@ def round_connector(
         Returns how long a round that begins now belongs to this process; LEASE_SECONDS by default.
     request_id : str
         Kept with the rounds.
+    options
+        Of `DjangoRoundConnector`.
     """
 
     def default_lease() -> timedelta:
         return timedelta(seconds=settings.LEASE_SECONDS)
 
     ledger = RoundLedger(lease or default_lease, request_id)
-    return DjangoRoundConnector(ledger, weights(), settings.SPOOL_BYTES)
+    return DjangoRoundConnector(ledger, weights(), settings.SPOOL_BYTES, **options)
 
 
 def round_resources() -> Resources:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,23 @@ def add_id_argument(parser: ArgumentParser, name: str, listing: str) -> None:
 def add_limit_argument(parser: ArgumentParser, default: int) -> None:
     """Add ``--limit N``."""
     parser.add_argument(
-        "--limit", type=_limit, default=default, metavar="N", help="rows; default: %(default)s"
+        "--limit",
+        type=count_up_to(MAX_ROWS),
+        default=default,
+        metavar="N",
+        help="rows; default: %(default)s",
     )
 
 
-def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_ROWS:
-        raise ArgumentTypeError(f"expected a whole number from 1 to {MAX_ROWS}; got {text!r}")
-    return int(text)
+def count_up_to(most: int) -> Callable[[str], int]:
+    """Return a type for argparse: a whole number from 1 to ``most``."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise ArgumentTypeError(f"expected a whole number from 1 to {most}; got {text!r}")
+        return int(text)
+
+    return count
 
 
 def add_new_client_arguments(parser: ArgumentParser) -> None:

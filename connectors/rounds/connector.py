@@ -36,12 +36,21 @@ class DjangoRoundConnector:
     weights : WeightStore
     spool_bytes : int
         Disk space for updates that must be unpacked.
+    execution_seconds : float
+        How long other functions may work on a round that is handed over to them.
     """
 
-    def __init__(self, ledger: RoundLedger, weights: WeightStore, spool_bytes: int) -> None:
+    def __init__(
+        self,
+        ledger: RoundLedger,
+        weights: WeightStore,
+        spool_bytes: int,
+        execution_seconds: float = EXECUTION_SECONDS + LEASE_SLACK_SECONDS,
+    ) -> None:
         self.ledger = ledger
         self.weights = weights
         self._spool_bytes = spool_bytes
+        self._execution_seconds = execution_seconds
 
     def claim_round(self, model_id: int) -> Claim | RoundAnswer:
         claim = self.ledger.claim(model_id)
@@ -107,5 +116,4 @@ class DjangoRoundConnector:
         return ObjectFolder(self.weights.objects, location)
 
     def hand_over(self, claim: Claim, checkpoint: RoundCheckpoint, *, progress: bool) -> None:
-        seconds = EXECUTION_SECONDS + LEASE_SLACK_SECONDS
-        self.ledger.hand_over(claim, checkpoint, seconds, progress=progress)
+        self.ledger.hand_over(claim, checkpoint, self._execution_seconds, progress=progress)

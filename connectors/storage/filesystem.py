@@ -164,6 +164,7 @@ class _PartFilesSink:
 
     def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
         written = self._folder / f"{number}.{uuid.uuid4().hex}"
+        self._count = max(self._count, number)
         try:
             written.write_bytes(data)
             written.replace(self._folder / str(number))

@@ -193,6 +193,10 @@ class TaskRunner:
                 return _busy(plan, str(error))
         return _busy(plan, PLAN_GONE)
 
+    def suspend(self, plan: str, attempt: int) -> RoundAnswer:
+        """Release the lease of an unfinished round, so that the next request resumes it."""
+        return self._connector.suspend_round(load_claim(self._connector, plan, attempt), None)
+
     def fail(self, plan: str, attempt: int, error: Mapping[str, Any]) -> RoundAnswer:
         """Close a round after an error of a task, or release its lease if it can be resumed."""
         name, cause = str(error.get("Error", "")), str(error.get("Cause", ""))[:MAX_CAUSE]

@@ -81,6 +81,10 @@ NO_CLIENT = "there is no client with the id or name 'me': manage.py clients list
 #: Command lines, and a part of their messages. M is a model with one member, A its last aggregate.
 INVALID = [
     # create_model
+    ("run_round M --functions 0", "expected a whole number from 1 to 64; got '0'"),
+    ("run_round M --functions -2", "expected a whole number from 1 to 64; got '-2'"),
+    ("run_round M --functions 1e9", "expected a whole number from 1 to 64; got '1e9'"),
+    ("run_round M --functions 65", "expected a whole number from 1 to 64; got '65'"),
     ("create_model", "the following arguments are required: name"),
     ("create_model ''", "name: This field cannot be blank"),
     (f"create_model {'x' * 256}", "name: Ensure this value has at most 255 characters"),
