@@ -109,9 +109,12 @@ class TensorLayout:
     ----------
     tensors : tuple of Tensor
         In the order in which they are flattened; names are unique.
+    optional : frozenset of str
+        Names of tensors that an update of the model may lack.
     """
 
     tensors: tuple[Tensor, ...]
+    optional: frozenset[str] = frozenset()
 
     @classmethod
     def of_layers(cls, tensors: Sequence[Tensor]) -> TensorLayout:
@@ -216,8 +219,9 @@ class TensorLayout:
 def layout_difference(model: TensorLayout, found: TensorLayout) -> str | None:
     """Return the first way in which ``found`` differs from the model's layout, or None.
 
-    Every tensor of the model must be there, with its shape and dtype, and no other. Their order does
-    not matter. The answer is cached, since the clients of a model send the same layout repeatedly.
+    Every tensor of the model that is not optional must be there, with its shape and dtype, and no
+    other. Their order does not matter. The answer is cached, since the clients of a model send the
+    same layout repeatedly.
     """
     return _difference((model, found))
 
@@ -240,7 +244,7 @@ def name_difference(model: TensorLayout, names: Sequence[str]) -> str | None:
         return difference
     found = set(names)
     for tensor in model.tensors:
-        if tensor.name not in found:
+        if tensor.name not in found and tensor.name not in model.optional:
             return f"tensor {quoted(tensor.name)} ({tensor}) is missing"
     for name in names:
         if name not in model.by_name:
@@ -270,6 +274,8 @@ def _difference(layouts: tuple[TensorLayout, TensorLayout]) -> str | None:
         return difference
     for tensor in model.tensors:
         other = found.by_name.get(tensor.name)
+        if other is None and tensor.name in model.optional:
+            continue
         if other is None:
             return f"tensor {quoted(tensor.name)} ({tensor}) is missing"
         if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import translate
 from functools import cached_property
@@ -62,8 +62,9 @@ DEFAULT_POLICIES: tuple[tuple[str, Policy], ...] = (
     ("*num_batches_tracked", Policy.KEEP),
 )
 
-#: More would make each layout take long to match.
-MAX_POLICIES = 1000
+#: The most policies of a model, and the most characters of a glob: clients read all of them.
+MAX_POLICIES = 100
+MAX_GLOB = 200
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ class TensorPolicies:
             return Policy.FROZEN
         return policy
 
+    def expected_layout(self, layout: TensorLayout) -> TensorLayout:
+        """Return a model's layout, with the tensors that clients do not send as optional ones."""
+        excluded = self.names_of(Policy.EXCLUDE, layout) if self.needs_parent else ()
+        return replace(layout, optional=frozenset(excluded)) if excluded else layout
+
     def names_of(self, policy: Policy, layout: TensorLayout) -> tuple[str, ...]:
         """Return the names of a layout's tensors that have a policy."""
         return tuple(t.name for t in layout.tensors if self.of(t.name, t.dtype) is policy)
@@ -150,10 +156,19 @@ def _pair(each: Any) -> tuple[str, Policy]:
     if not (isinstance(each, list | tuple) and len(each) == 2 and isinstance(each[0], str)):
         raise RuleError(f"each entry of tensor_policies must be [glob, policy]; got {each!r:.80}")
     glob, policy = each
-    if policy not in CHOICES:
+    check_glob(glob)
+    if not isinstance(policy, str) or policy not in CHOICES:
         known = ", ".join(CHOICES)
         raise RuleError(f"unknown tensor policy {policy!r:.80} for {glob!r:.80}; known are {known}")
     return glob, Policy(policy)
+
+
+def check_glob(glob: Any) -> None:
+    """Raise `RuleError` unless a value is a glob."""
+    if not isinstance(glob, str) or not 1 <= len(glob) <= MAX_GLOB:
+        raise RuleError(
+            f"a glob in tensor_policies or freeze has 1 to {MAX_GLOB} characters; got {glob!r:.80}"
+        )
 
 
 def _any_of(globs: Sequence[str]) -> re.Pattern[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -17,6 +17,9 @@ from .sources import Buffer, ByteSource
 #: The most unneeded bytes between two pieces of a chunk that are read in one request. A request to an
 #: object store takes as long as the transfer of a megabyte.
 MAX_GAP_BYTES = 64 << 10
+
+#: The offset of an optional tensor that the object does not hold.
+ABSENT = -1
 
 #: The most bytes that are read into scratch memory and copied to their places from there.
 MAX_SPAN_BYTES = 1 << 20
@@ -33,12 +36,17 @@ class TensorIndex:
     ----------
     layout : TensorLayout
     offsets : sequence of int
-        The first byte of each tensor, counted from `Weights.base`. Stored as an array of int64, since
-        a model may have 100,000 tensors.
+        The first byte of each tensor, counted from `Weights.base`, or `ABSENT`. Stored as an array of
+        int64, since a model may have 100,000 tensors.
     """
 
     layout: TensorLayout
     offsets: NDArray[np.int64]
+
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether the object holds all tensors."""
+        return bool((self.offsets != ABSENT).all())
 
     def in_order(self, order: TensorLayout) -> TensorIndex:
         """Return an index of the same bytes that lists the tensors as in ``order``."""
@@ -50,8 +58,9 @@ def _reordered(index: TensorIndex, order: TensorLayout) -> TensorIndex:
     if index.layout == order:
         return TensorIndex(order, index.offsets)
     position = {tensor.name: place for place, tensor in enumerate(index.layout.tensors)}
-    places = [position[tensor.name] for tensor in order.tensors]
-    return shared_index(order, index.offsets[places])
+    # -1, the place of a tensor that is not there, is that of the value appended.
+    places = [position.get(tensor.name, -1) for tensor in order.tensors]
+    return shared_index(order, np.append(index.offsets, ABSENT)[places])
 
 
 _shared: WeakValueDictionary[tuple[TensorLayout, bytes], TensorIndex] = WeakValueDictionary()
@@ -109,7 +118,8 @@ class Weights:
     def in_order(self, order: TensorLayout) -> Weights:
         """Return the same weights with the tensors listed as in ``order``, which has the same ones.
 
-        Updates that agree with the model then share its layout, however many tensors it has.
+        Updates that agree with the model then share its layout, however many tensors it has. A tensor
+        that the object does not hold is read as zeros.
         """
         index = self.index.in_order(order)
         return self if index is self.index else replace(self, index=index)
@@ -124,7 +134,10 @@ class Weights:
         UpdateRejected
             If the object is shorter than its header says, or has changed.
         """
-        for span in _spans(self.index.in_order(order), start, start + len(buffer)):
+        index = self.index.in_order(order)
+        if not index.is_complete:
+            np.frombuffer(buffer, np.uint8)[:] = 0
+        for span in _spans(index, start, start + len(buffer)):
             offset = self.base + span.offset
             if len(span.pieces) == 1:
                 self.source.read_into(offset, buffer[span.pieces[0][1] :][: span.length])
@@ -188,13 +201,13 @@ def _extents(index: TensorIndex) -> tuple[NDArray[np.int64], ...]:
         See `Extent`.
     """
     starts, sizes = _tensor_bytes(index.layout)
-    occupied = sizes > 0
+    occupied = (sizes > 0) & (index.offsets != ABSENT)
     starts, sizes, offsets = starts[occupied], sizes[occupied], index.offsets[occupied]
+    stops = starts + sizes
     is_first = np.ones(len(starts), bool)
-    is_first[1:] = offsets[1:] != offsets[:-1] + sizes[:-1]
-    starts = starts[is_first]
-    stops = np.append(starts[1:], sizes.sum()) if len(starts) else starts
-    return starts, stops, offsets[is_first]
+    is_first[1:] = (offsets[1:] != offsets[:-1] + sizes[:-1]) | (starts[1:] != stops[:-1])
+    is_last = np.append(is_first[1:], True)[: len(starts)]
+    return starts[is_first], stops[is_last], offsets[is_first]
 
 
 @lru_cache(maxsize=2)
@@ -205,12 +218,14 @@ def _tensor_bytes(layout: TensorLayout) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def read_tensors(weights: Weights) -> dict[str, NDArray[np.generic]]:
-    """Return all tensors of one object, in memory, by name.
+    """Return the tensors that one object holds, in memory, by name.
 
     For objects known to be small enough; a round never calls this.
     """
     arrays = {}
     for tensor, offset in zip(weights.layout.tensors, weights.index.offsets.tolist(), strict=True):
+        if offset == ABSENT:
+            continue
         array = np.empty(tensor.shape, tensor.dtype)
         if array.nbytes:
             place = array.reshape(-1).view(np.uint8).data

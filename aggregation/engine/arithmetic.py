@@ -122,6 +122,17 @@ def overflowing_values(
     ]
 
 
+def differing_values(block: Numbers, expected: Numbers) -> list[BadValue]:
+    """Return the first value of each row that differs from what is expected."""
+    differs = block != expected
+    found = []
+    for row in np.flatnonzero(differs.any(axis=1)):
+        column = int(np.argmax(differs[row]))
+        what = f"{block[row, column]} instead of {expected[column]}: the tensor is frozen in this round,"
+        found.append(BadValue(int(row), column, what))
+    return found
+
+
 def median(rows: Numbers) -> Float64s:
     """Return the median of each column; the rows are not changed."""
     return mean_of_ranks(np.array(as_floats(rows)), (len(rows) - 1) // 2, len(rows) // 2 + 1)

@@ -13,7 +13,7 @@ The bytes of the result depend on the updates alone, however the work was cut:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from aggregation.engine.blocks import Slice
 from aggregation.engine.measure import select
 from aggregation.engine.output import PartWriter, Progress, Sink
-from aggregation.engine.passes import Passes
+from aggregation.engine.passes import BlockResult, Passes
 from aggregation.engine.plan import (
     DEFAULT_RESOURCES,
     Checkpoint,
@@ -32,7 +32,7 @@ from aggregation.engine.plan import (
     Resources,
 )
 from aggregation.engine.ranges import part_ends
-from aggregation.engine.slices import combine_slice
+from aggregation.engine.slices import combine_slice, stretches
 from aggregation.errors import OutOfTime, UpdatesRejected
 from aggregation.formats import encoder_for, encoder_state_at
 from aggregation.rules import Selection
@@ -175,15 +175,8 @@ def combine_parts(
 
 def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, stop: int) -> None:
     """Combine the selected updates from the writer's next element up to ``stop``."""
-    work, members = passes.work, selection.members
-    with_parent = work.differences or work.rule.on_differences
-
-    def combine(piece: Slice) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        stored, bad = combine_slice(passes, piece, selection)
-        return stored.view(np.uint8), passes.describe(bad, members, piece.start)
-
     bad: dict[int, str] = {}
-    for block in passes.each(combine, members, writer.next_element, stop, with_parent=with_parent):
+    for block, members in _combined_blocks(passes, selection, writer.next_element, stop):
         for _, found in block.of_slices:
             bad = found | bad
         bad |= {members[row]: why for row, why in block.unreadable.items()}
@@ -199,3 +192,25 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, st
                 raise
     if bad:
         raise UpdatesRejected(bad)
+
+
+def _combined_blocks(
+    passes: Passes, selection: Selection, start: int, stop: int
+) -> Iterator[tuple[BlockResult[tuple[NDArray[np.uint8], dict[int, str]]], Sequence[int]]]:
+    """Yield the results for the elements of a range, and the updates that were read for them."""
+    for stretch in stretches(passes.work, selection, start, stop):
+
+        def combine(
+            piece: Slice, members: Sequence[int] = stretch.members
+        ) -> tuple[NDArray[np.uint8], dict[int, str]]:
+            stored, bad = combine_slice(passes, piece, selection)
+            return stored.view(np.uint8), passes.describe(bad, members, piece.start)
+
+        for block in passes.each(
+            combine,
+            stretch.members,
+            stretch.start,
+            stretch.stop,
+            with_parent=stretch.with_parent,
+        ):
+            yield block, stretch.members

@@ -221,6 +221,16 @@ class Passes:
             where = self.work.layout.locate(piece.start + value.column)
             raise InvalidWeights(f"the parent has {value.what} in {where}")
 
+    def with_parent(self, piece: Slice) -> Slice:
+        """Return a slice with the parent's values, which are read if its block does not hold them."""
+        if piece.parent is not None:
+            return piece
+        block = self._reader((), with_parent=True).now(
+            piece.start, piece.start + piece.rows.shape[1], on_demand=False
+        )
+        _check_parent_read(block, ())
+        return piece._replace(parent=np.concatenate([each.parent for each in block.slices(SLICE)]))
+
     def describe(
         self, values: Iterable[BadValue], members: Sequence[int], start: int
     ) -> dict[int, str]:
@@ -253,7 +263,9 @@ def _result(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> BlockResult
     return BlockResult(block.stop, block.nbytes, block.unreadable, results)
 
 
-def _check_parent_read(block: Block | BlockResult[T], members: Sequence[int]) -> None:
+def _check_parent_read(
+    block: Block | BlockOnDemand | BlockResult[T], members: Sequence[int]
+) -> None:
     """Raise if the parent, whose row follows the members', could not be read."""
     if len(members) in block.unreadable:
         reason = block.unreadable[len(members)]

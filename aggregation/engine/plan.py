@@ -118,6 +118,11 @@ class Combination:
         return PolicyMap(self.layout, self.policies)
 
     @property
+    def robust(self) -> bool:
+        """Whether averaged tensors take the coordinate-wise median of all updates."""
+        return self.rule.robust
+
+    @property
     def bytes_to_read(self) -> int:
         """The bytes that a combination reads at most, and at least 1.
 

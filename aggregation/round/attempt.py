@@ -101,7 +101,8 @@ class Attempt:
     def _open_updates(self, parent: Weights | None, spool: Spool | None) -> dict[int, Weights]:
         """Return the updates that can be read and have the model's layout, by id."""
         openers = {update.id: self._opener(update) for update in self._usable_updates()}
-        expected_layout = parent.layout if parent else None
+        policies = self._claim.policies
+        expected_layout = policies.expected_layout(parent.layout) if parent else None
         opened, rejected = open_consistent(openers, expected_layout, self._resources.readers, spool)
         self.rejected |= rejected
         if rejected:  # The stored parts of the result were computed with them.

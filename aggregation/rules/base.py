@@ -167,6 +167,11 @@ class Rule(ABC):
     #: shows in the sum, and the rows are passed one after the other, in the dtype they are stored in.
     linear: ClassVar[bool] = False
 
+    #: Whether the rule withstands hostile updates. If so, tensors of which only the average is wanted,
+    #: such as running statistics, take the coordinate-wise median of all updates: a rule that trusts
+    #: the updates by their distances has not measured these tensors.
+    robust: ClassVar[bool] = True
+
     @property
     def min_updates(self) -> int:
         """The fewest updates with which the rule is defined and withstands what it claims to."""

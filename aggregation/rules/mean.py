@@ -19,6 +19,7 @@ class WeightedMean(LinearRule):
     """
 
     name = "weighted_mean"
+    robust = False
     weighs_by_examples = True
 
     def select(self, statistics: Statistics) -> Selection:
@@ -37,6 +38,7 @@ class UnweightedMean(LinearRule):
 
     name = "unweighted_mean"
     aliases = ("average_layers", "avg_values_if_data")
+    robust = False
 
     def select(self, statistics: Statistics) -> Selection:
         return Selection.equal(range(len(statistics.num_examples)))

@@ -12,6 +12,7 @@ import safetensors.numpy
 from aggregation.engine import Combination, Combined, Passes, Resources, combine
 from aggregation.engine.output import MemorySink
 from aggregation.formats import Spool, open_weights
+from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
 from aggregation.rules import create_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights
@@ -31,15 +32,21 @@ def work_of(
     parent: Tensors | None = None,
     *,
     differences: bool = False,
+    policies: TensorPolicies = OPTIMIZE_ALL,
     **arguments: Any,
 ) -> Combination:
+    base = opened(parent) if parent is not None else None
     weights = [opened(update) for update in updates]
+    if base:
+        expected = policies.expected_layout(base.layout)
+        weights = [update.in_order(expected) for update in weights]
     return Combination(
         rule=create_rule(rule, arguments),
         updates=weights,
         num_examples=num_examples or [1] * len(weights),
-        parent=opened(parent) if parent is not None else None,
+        parent=base,
         differences=differences,
+        policies=policies,
     )
 
 

@@ -22,6 +22,7 @@ from aggregation.engine import Resources, combine
 from aggregation.engine.output import FileSink, MemorySink
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import Spool, open_weights
+from aggregation.policies import CHOICES, OPTIMIZE_ALL, Policy, TensorPolicies
 from aggregation.sources import FileSource
 from tests.aggregation.engine.engine_tools import bytes_of, opened, result_of, run, vectors, work_of
 
@@ -57,21 +58,57 @@ def mixed_models(n: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+policy_lists = st.lists(
+    st.tuples(st.sampled_from(["[ae]", "[bf]", "c", "[dg]", "h"]), st.sampled_from(CHOICES))
+)
+
+
+def with_policies(updates: list[dict[str, Any]], policies: TensorPolicies) -> list[dict[str, Any]]:
+    """Return updates with frozen tensors as in the last one, half of them without excluded ones."""
+    parent = updates[-1]
+    of = {name: policies.of(name, tensor.dtype) for name, tensor in parent.items()}
+    return [
+        {
+            name: parent[name] if of[name] is Policy.FROZEN else tensor
+            for name, tensor in update.items()
+            if of[name] is not Policy.EXCLUDE or number % 2
+        }
+        for number, update in enumerate(updates)
+    ]
+
+
 @every_rule
 @given(
     memory=st.integers(8_000, 3_000_000),
     readers=st.integers(1, 5),
     workers=st.integers(1, 4),
+    pairs=policy_lists,
+    frozen=st.sampled_from([(), ("[ag]",)]),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_the_result_does_not_depend_on_resources(
-    name: str, arguments: dict[str, Any], memory: int, readers: int, workers: int
+    name: str,
+    arguments: dict[str, Any],
+    memory: int,
+    readers: int,
+    workers: int,
+    pairs: list[tuple[str, Policy]],
+    frozen: tuple[str, ...],
 ) -> None:
-    """Memory, chunk size, readers and workers do not change a single bit."""
-    updates = mixed_models(8)
-    work = work_of(name, updates[:7], list(range(1, 8)), updates[7], **arguments)
+    """Memory, chunk size, readers and workers do not change a single bit, under any policies."""
+    policies = TensorPolicies(tuple(pairs), frozen)
+    updates = with_policies(mixed_models(8), policies)
+    counts = list(range(1, 8))
+    work = work_of(name, updates[:7], counts, updates[7], policies=policies, **arguments)
     resources = Resources(memory_bytes=memory, readers=readers, workers=workers)
     assert bytes_of(work, resources) == bytes_of(work)
+
+
+#: Each policy at least once.
+MIXED = TensorPolicies.from_list(
+    [["a", "optimize"], ["b", "average"], ["c", "exclude"], ["f", "max"], ["h", "average"]],
+    frozen=["g"],
+)
 
 
 class Stopped(Exception):
@@ -84,13 +121,19 @@ def state_of(checkpoint: Any) -> Any:
 
 
 @every_rule
+@pytest.mark.parametrize("policies", [OPTIMIZE_ALL, MIXED], ids=["optimize", "mixed"])
 def test_a_resumed_result_has_the_same_bytes(
-    name: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    arguments: dict[str, Any],
+    policies: TensorPolicies,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Work that is stopped after any part and resumed from its checkpoint gives the same result."""
     monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 20_000)
-    updates = mixed_models(8)
-    work = work_of(name, updates[:7], list(range(1, 8)), updates[7], **arguments)
+    updates = with_policies(mixed_models(8), policies)
+    counts = list(range(1, 8))
+    work = work_of(name, updates[:7], counts, updates[7], policies=policies, **arguments)
     expected, _ = run(work)
     parts = len(aggregation.engine.ranges.part_ends(work.layout))
     passes = 1 + (work.rule.needs_gram or work.rule.needs_norms)
