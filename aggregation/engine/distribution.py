@@ -10,17 +10,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from aggregation.engine.measure import measures
-from aggregation.engine.plan import Combination
-from aggregation.engine.ranges import part_ends
-from aggregation.engine.segments import segment_ends_of
-
 #: Seconds that one task may read at the assumed rate. An Express workflow ends after five minutes, so
 #: that a function at half the rate still finishes its task in time.
 MAX_TASK_SECONDS = 120.0
 
+#: Assumed seconds of a distributed round in which no function reads updates: planning, the state machine,
+#: cold starts and publishing; and those that a measuring pass adds. `costs.distributed` has the terms.
+OVERHEAD_SECONDS = 5.5
+MEASURING_SECONDS = 2.5
+
 #: First index of a task, and the index after its last one.
 Task = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """The pieces into which a pass is cut: segments, or parts.
+
+    Parameters
+    ----------
+    count : int
+    nbytes : int
+        Bytes that are read for all of them.
+    """
+
+    count: int
+    nbytes: int
+
+    def largest_share(self, functions: int) -> float:
+        """Return the bytes that the function with the most pieces reads."""
+        return -(-self.count // functions) * self.nbytes / self.count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +51,7 @@ class Capacity:
     bytes_per_second : float
         Rate at which one function reads from storage.
     target_seconds : float
-        Time that the reading of a round should take.
+        Time that a round should take.
     max_functions : int
         Functions that may work on one round at the same time.
     """
@@ -41,21 +60,35 @@ class Capacity:
     target_seconds: float
     max_functions: int
 
-    def functions_for(self, nbytes: int) -> int:
-        """Return how many functions read so many bytes within the target, up to the maximum."""
-        one_function = max(int(self.bytes_per_second * self.target_seconds), 1)
-        return max(1, min(-(-nbytes // one_function), self.max_functions))
+    def needs_several(self, nbytes: int) -> bool:
+        """Return whether one function takes longer than the target to read so many bytes."""
+        return self.max_functions > 1 and nbytes > self.bytes_per_second * self.target_seconds
 
-    def tasks_for(self, nbytes: int, count: int, functions: int) -> tuple[Task, ...]:
-        """Cut ``count`` segments or parts, which together read ``nbytes``, into tasks.
+    def functions_for(self, combining: Pieces, measuring: Pieces | None = None) -> int:
+        """Return the fewest functions that finish a distributed round within the target.
 
-        The number of tasks is a multiple of ``functions`` where ``count`` allows it, so that all
-        functions end at the same time.
+        A function has whole pieces, so that a few more functions may not be faster. If even one for
+        each piece takes too long, all that are allowed and have something to do are returned.
+        """
+        passes = [combining, measuring] if measuring else [combining]
+        overhead = OVERHEAD_SECONDS + (MEASURING_SECONDS if measuring else 0.0)
+        readable = self.bytes_per_second * max(self.target_seconds - overhead, 0.0)
+        most = min(self.max_functions, max(each.count for each in passes))
+        for functions in range(1, most):
+            if sum(each.largest_share(functions) for each in passes) <= readable:
+                return functions
+        return most
+
+    def tasks_for(self, pieces: Pieces, functions: int) -> tuple[Task, ...]:
+        """Cut the pieces of a pass into tasks.
+
+        The number of tasks is a multiple of ``functions`` where the number of pieces allows it, so that
+        all functions end at the same time.
         """
         longest = max(int(self.bytes_per_second * MAX_TASK_SECONDS), 1)
-        waves = max(1, -(-nbytes // (longest * functions)))
-        tasks = min(count, waves * functions)
-        bounds = [count * task // tasks for task in range(tasks + 1)]
+        waves = max(1, -(-pieces.nbytes // (longest * functions)))
+        tasks = min(pieces.count, waves * functions)
+        bounds = [pieces.count * task // tasks for task in range(tasks + 1)]
         return tuple(pairwise(bounds))
 
 
@@ -78,18 +111,30 @@ class Distribution:
     combining: tuple[Task, ...]
 
 
-def distribute(work: Combination, capacity: Capacity, at_least: int = 2) -> Distribution | None:
-    """Return how a combination is spread; None if it needs fewer functions than ``at_least``."""
-    rows = len(work.updates) + (work.parent is not None)
-    one_pass = rows * work.layout.nbytes
-    passes = 1 + measures(work.rule)
-    parts = len(part_ends(work.layout))
-    functions = min(capacity.functions_for(passes * one_pass), parts)
+def distribute(
+    capacity: Capacity, combining: Pieces, measuring: Pieces | None = None, *, at_least: int = 2
+) -> Distribution | None:
+    """Return how a combination is spread.
+
+    Parameters
+    ----------
+    capacity : Capacity
+    combining : Pieces
+        The parts of the result, and the bytes of all updates that may be combined.
+    measuring : Pieces, optional
+        The segments, and the bytes of all updates and of the parent; for rules that measure.
+    at_least : int
+
+    Returns
+    -------
+    Distribution or None
+        None if the round needs fewer functions than ``at_least``.
+    """
+    functions = capacity.functions_for(combining, measuring)
     if functions < at_least:
         return None
-    segments = len(segment_ends_of(work)) if measures(work.rule) else 0
     return Distribution(
         functions=functions,
-        measuring=capacity.tasks_for(one_pass, segments, functions) if segments else (),
-        combining=capacity.tasks_for(one_pass, parts, functions),
+        measuring=capacity.tasks_for(measuring, functions) if measuring else (),
+        combining=capacity.tasks_for(combining, functions),
     )

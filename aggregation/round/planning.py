@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from aggregation.engine import Resources
-from aggregation.engine.distribution import Capacity, distribute
+from aggregation.engine.distribution import Capacity, Pieces, distribute
 from aggregation.engine.measure import default_centre, measures
 from aggregation.engine.plan import Combination
 from aggregation.engine.ranges import part_ends
@@ -133,10 +133,11 @@ def _plan(
     """
     sizes = [update.size for update in claim.updates if update.size is not None]
     nbytes = sum(sizes) * (1 + measures(claim.rule))
-    if len(sizes) == len(claim.updates) and capacity.functions_for(nbytes) < at_least:
+    if at_least > 1 and len(sizes) == len(claim.updates) and not capacity.needs_several(nbytes):
         return None  # Most rounds end here, without a request.
     usable, work = attempt.open()
-    distribution = distribute(work, capacity, at_least)
+    combining, measuring = pieces_of(work)
+    distribution = distribute(capacity, combining, measuring, at_least=at_least)
     if distribution is None or work.model.format not in SEEKABLE_FORMATS:
         return None
     plan = Plan(
@@ -144,8 +145,8 @@ def _plan(
         rejected=attempt.rejected,
         format=work.model.format,
         result=connector.new_result(claim, work.model.format, None).begin(),
-        parts=len(part_ends(work.layout)),
-        segments=len(segment_ends_of(work)) if measures(work.rule) else 0,
+        parts=combining.count,
+        segments=measuring.count if measuring else 0,
         centre=default_centre(work).value,
         capacity=capacity,
         distribution=distribution,
@@ -156,6 +157,18 @@ def _plan(
     checkpoint = RoundCheckpoint(rejected=rejected, engine=None, plan=location, sink=plan.result)
     connector.hand_over(claim, checkpoint, progress=progress)
     return remaining_tasks(connector, location, claim.attempt)
+
+
+def pieces_of(work: Combination) -> tuple[Pieces, Pieces | None]:
+    """Return the parts of a combination, and its segments if the rule measures."""
+    rows, nbytes = len(work.updates), work.layout.nbytes
+    with_parent = work.differences or work.rule.on_differences
+    combining = Pieces(count=len(part_ends(work.layout)), nbytes=(rows + with_parent) * nbytes)
+    if not measures(work.rule):
+        return combining, None
+    with_parent = work.parent is not None
+    measuring = Pieces(count=len(segment_ends_of(work)), nbytes=(rows + with_parent) * nbytes)
+    return combining, measuring
 
 
 def _save_plan(folder: Folder, plan: Plan, work: Combination) -> None:

@@ -49,7 +49,7 @@ class Migration(migrations.Migration):
                 ('score_metric', models.CharField(blank=True, help_text='Which of the numbers that clients report is the score; empty: none is.', max_length=255)),
                 ('lower_is_better', models.BooleanField(default=False, help_text='The score is a loss.')),
                 ('max_score_drop', models.FloatField(blank=True, help_text='An aggregate that scores worse than its parent by more than this is not published.', null=True, validators=[django.core.validators.MinValueValidator(0)])),
-                ('target_round_seconds', models.FloatField(default=30.0, help_text='Time that the reading of a round should take, if several functions may share it.', validators=[django.core.validators.MinValueValidator(1)])),
+                ('target_round_seconds', models.FloatField(default=30.0, help_text='Seconds that a round should take, if several functions may share it.', validators=[django.core.validators.MinValueValidator(1)])),
                 ('max_functions', models.PositiveIntegerField(blank=True, help_text='Functions that may share a round; empty: as many as the deployment allows.', null=True, validators=[django.core.validators.MinValueValidator(1)])),
                 ('pointer_digest', models.CharField(blank=True, editable=False, help_text='Of what latest.json says.', max_length=64)),
                 ('allow_aggregation', models.BooleanField(default=True, help_text='Unset: the model is paused.')),

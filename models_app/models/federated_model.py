@@ -92,7 +92,7 @@ class FederatedModel(models.Model):
     target_round_seconds = models.FloatField(
         default=30.0,
         validators=[MinValueValidator(1)],
-        help_text="Time that the reading of a round should take, if several functions may share it.",
+        help_text="Seconds that a round should take, if several functions may share it.",
     )
     max_functions = models.PositiveIntegerField(
         null=True,
