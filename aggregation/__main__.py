@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from aggregation.counts import example_counts
+from aggregation.counts import example_counts, step_counts
 from aggregation.errors import AggregationError, RuleError
 from aggregation.file_round import FileRound
 from aggregation.formats import FORMATS, Spool, format_of
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         counts = example_counts(options.num_examples, len(options.updates))
+        steps = step_counts(options.num_steps, len(options.updates))
         rule = create_rule(options.rule, _rule_arguments(options.arg))
         format_of(options.out)
     except (ArgumentTypeError, AggregationError) as error:
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             combined = FileRound(
                 paths=options.updates,
                 counts=counts,
+                num_steps=steps,
                 rule=rule,
                 parent=options.parent,
                 differences=options.differences,
@@ -112,6 +114,13 @@ def _parser() -> ArgumentParser:
         type=_numbers,
         metavar="N,N,...",
         help="what each update counts (1)",
+    )
+    parser.add_argument(
+        "--num-steps",
+        action=_Once,
+        type=_numbers,
+        metavar="N,N,...",
+        help="the steps that each update was trained for, for normalized_mean",
     )
     parser.add_argument(
         "--parent", action=_Once, metavar="FILE", help="the aggregate that the result succeeds"

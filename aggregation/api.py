@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.counts import example_counts
+from aggregation.counts import example_counts, step_counts
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Combined, Resources, combine
 from aggregation.engine.output import MemorySink
 from aggregation.engine.progress import ProgressMeter
@@ -57,6 +57,7 @@ def aggregate(
     parent: Tensors | None = None,
     *,
     differences: bool = False,
+    num_steps: Iterable[int] | None = None,
     resources: Resources = DEFAULT_RESOURCES,
     return_info: bool = False,
     progress: Callable[[float], None] = lambda share: None,
@@ -81,6 +82,8 @@ def aggregate(
         The model that the result succeeds, for rules that measure differences from it.
     differences : bool
         Whether the updates are differences from the parent, rather than weights.
+    num_steps : iterable of int, optional
+        For ``normalized_mean``: the steps that each update was trained for.
     resources : Resources
         Memory and threads; the result does not depend on them.
     return_info : bool
@@ -132,6 +135,7 @@ def aggregate(
         num_examples=counts,
         parent=base,
         differences=differences,
+        num_steps=step_counts(num_steps, len(given)),
     )
     sink = MemorySink()
     with ProgressMeter(work, progress) as meter:

@@ -71,6 +71,22 @@ def example_counts(num_examples: Any, updates: int) -> list[float]:
     return _exactly_representable([_count(value) for value in given])
 
 
+def step_counts(num_steps: Any, updates: int) -> list[int] | None:
+    """Return the numbers of training steps of the updates, checked; None if none are given.
+
+    Raises
+    ------
+    AggregationError
+        If there is not one for each update, or one is not a positive whole number.
+    """
+    if num_steps is None:
+        return None
+    steps = example_counts(num_steps, updates)
+    if any(step < 1 or step != int(step) for step in steps):
+        raise AggregationError(f"num_steps must be positive whole numbers; got {num_steps!r:.80}")
+    return [int(step) for step in steps]
+
+
 def _counts_error(value: Any) -> str:
     return f"num_examples must be a sequence with one count for each update; got {value!r:.80}"
 

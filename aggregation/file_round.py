@@ -27,6 +27,8 @@ class FileRound:
         The updates, in claim order.
     counts : sequence of float
         What each update counts.
+    num_steps : sequence of int, optional
+        Training steps of each update, for a rule that needs them.
     rule : Rule
     parent : str, optional
     differences : bool
@@ -48,6 +50,7 @@ class FileRound:
         *,
         paths: Sequence[str],
         counts: Sequence[float],
+        num_steps: Sequence[int] | None,
         rule: Rule,
         parent: str | None,
         differences: bool,
@@ -59,6 +62,7 @@ class FileRound:
     ) -> None:
         self._paths = paths
         self._counts = counts
+        self._num_steps = num_steps
         self._rule = rule
         self._differences = differences
         self._out = out
@@ -104,11 +108,13 @@ class FileRound:
         return open_update
 
     def _combine(self, opened: dict[int, Weights]) -> Combined:
+        steps = self._num_steps
         work = Combination(
             rule=self._rule,
             updates=list(opened.values()),
             num_examples=[self._counts[position] for position in opened],
             parent=self._parent,
+            num_steps=None if steps is None else [steps[position] for position in opened],
             differences=self._differences,
         )
         sink = FileSink(self._out)

@@ -209,6 +209,9 @@ class InMemoryRoundConnector:
     def open_parent(self, claim: Claim, spool: Spool | None) -> Weights | None:
         return self._open(claim.parent, None, spool) if claim.parent else None
 
+    def open_base(self, location: str, spool: Spool | None) -> Weights:
+        return self._open(location, None, spool)
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:

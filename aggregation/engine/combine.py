@@ -33,7 +33,7 @@ from aggregation.engine.plan import (
 )
 from aggregation.engine.ranges import part_ends
 from aggregation.engine.slices import combine_slice, stretches
-from aggregation.errors import OutOfTime, UpdatesRejected
+from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import encoder_for, encoder_state_at
 from aggregation.rules import Selection
 
@@ -191,7 +191,15 @@ def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, st
                 writer.flush()
                 raise
     if bad:
-        raise UpdatesRejected(bad)
+        raise _rejection(passes.work, bad)
+
+
+def _rejection(work: Combination, bad: dict[int, str]) -> UpdatesRejected | InvalidWeights:
+    """Return the error for bad rows: updates are rejected, a base is an aggregate of our own."""
+    updates = {row: why for row, why in bad.items() if row < len(work.updates)}
+    if updates:
+        return UpdatesRejected(updates)
+    return InvalidWeights(f"the base of an update cannot be used: {next(iter(bad.values()))}")
 
 
 def _combined_blocks(

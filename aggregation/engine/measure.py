@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,9 +48,9 @@ def select(
         See `aggregation.engine.plan.Combined`.
     """
     work = passes.work
-    counts = np.asarray(work.num_examples, np.float64)
+    known = work.base_statistics()
     if not measures(work.rule):
-        return work.rule.select(Statistics(counts)), None
+        return work.select(known), None
     saved = resume["measuring"] if resume else None
     norms = resume["norms"] if resume else None
 
@@ -58,14 +59,14 @@ def select(
 
     if norms is None:
         centre = default_centre(work)
-        statistics = statistics_from(work.rule, counts, measure(passes, centre, saved, save))
+        statistics = statistics_from(work.rule, known, measure(passes, centre, saved, save))
         norms = np.sqrt(statistics.squared_norms).tolist()
         if not must_recentre(work.rule, centre, statistics):
-            return work.rule.select(statistics), norms
+            return work.select(statistics), norms
         saved = None
         del statistics  # Its matrices are as large as those that are computed now.
-    statistics = statistics_from(work.rule, counts, measure(passes, Centre.MEDIAN, saved, save))
-    return work.rule.select(statistics), norms
+    statistics = statistics_from(work.rule, known, measure(passes, Centre.MEDIAN, saved, save))
+    return work.select(statistics), norms
 
 
 def measures(rule: Rule) -> bool:
@@ -73,11 +74,11 @@ def measures(rule: Rule) -> bool:
     return rule.needs_gram or rule.needs_norms
 
 
-def statistics_from(rule: Rule, num_examples: Float64s, products: Float64s) -> Statistics:
+def statistics_from(rule: Rule, known: Statistics, products: Float64s) -> Statistics:
     """Return what the rule selects by, given the products over the whole model."""
     if rule.needs_gram:
-        return Statistics(num_examples, gram=products)
-    return Statistics(num_examples, squares=products)
+        return replace(known, gram=products)
+    return replace(known, squares=products)
 
 
 def must_recentre(rule: Rule, centre: Centre, statistics: Statistics) -> bool:

@@ -244,7 +244,8 @@ class Passes:
             raise OutOfTime(f"stopped at element {block.stop} of {self.work.layout.size}")
 
     def _reader(self, members: Sequence[int], with_parent: bool) -> BlockReader:
-        updates = [self.work.updates[member] for member in members]
+        rows = self.work.rows
+        updates = [rows[member] for member in members]
         parent = self.work.parent if with_parent else None
         return BlockReader(self.work.policy_map, updates, parent)
 

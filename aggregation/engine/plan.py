@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict
 
+import numpy as np
+
 from aggregation.engine.output import Progress
 from aggregation.errors import (
     InvalidWeights,
@@ -19,7 +21,7 @@ from aggregation.formats import read_metadata
 from aggregation.layout import TensorLayout
 from aggregation.opening import first_of_majority
 from aggregation.policies import OPTIMIZE_ALL, PolicyMap, TensorPolicies
-from aggregation.rules import Rule, Selection
+from aggregation.rules import Rule, Selection, Statistics
 from aggregation.weights import Weights
 
 
@@ -64,11 +66,21 @@ class Combination:
         Whether the updates are differences from the parent, rather than weights.
     policies : TensorPolicies
         By default, all tensors are treated alike.
+    num_steps : sequence of int, optional
+        Steps of local training, one number for each update.
+    discounts : sequence of float, optional
+        The share of its weight that each update counts; the sum is divided by the whole weights.
+    bases : sequence of Weights
+        If late updates are weights: what updates were trained from. The differences from them are
+        averaged and added to the parent.
+    base_of : sequence of int
+        For each update, the position of its base in ``bases``.
 
     Raises
     ------
     RuleError
-        If the rule, the updates or a tensor's policy need a parent and there is none.
+        If the rule, the updates or a tensor's policy need a parent and there is none, or the rule needs
+        numbers of steps.
     NotEnoughUpdates
         If the rule needs more updates.
     """
@@ -79,8 +91,14 @@ class Combination:
     parent: Weights | None = None
     differences: bool = False
     policies: TensorPolicies = OPTIMIZE_ALL
+    num_steps: Sequence[int] | None = None
+    discounts: Sequence[float] | None = None
+    bases: Sequence[Weights] = ()
+    base_of: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        if self.rule.needs_steps and self.num_steps is None:
+            raise RuleError(f"{self.rule.name} needs the number of steps of each update")
         if self.parent is None and (self.differences or self.rule.on_differences):
             subject = (
                 "updates that are differences need"
@@ -123,13 +141,53 @@ class Combination:
         return self.rule.robust
 
     @property
+    def rows(self) -> Sequence[Weights]:
+        """What a selection's members are positions in: the updates, and then the bases."""
+        return [*self.updates, *self.bases]
+
+    @property
+    def measured_from_parent(self) -> bool:
+        """Whether the rule gets the rows as they are, and its result is added to the parent."""
+        return self.differences or bool(self.bases)
+
+    @property
     def bytes_to_read(self) -> int:
         """The bytes that a combination reads at most, and at least 1.
 
         It may read fewer: a rule that measures the updates may then select few of them.
         """
         passes = 2 if self.rule.needs_gram or self.rule.needs_norms else 1
-        return max(1, passes * len(self.updates) * self.layout.nbytes)
+        return max(1, (passes * len(self.updates) + len(self.bases)) * self.layout.nbytes)
+
+    def base_statistics(self) -> Statistics:
+        """Return what is known about the updates without reading them."""
+        steps = None if self.num_steps is None else np.asarray(self.num_steps, np.float64)
+        return Statistics(np.asarray(self.num_examples, np.float64), num_steps=steps)
+
+    def select(self, statistics: Statistics) -> Selection:
+        """Let the rule select, and discount what is late.
+
+        With bases, ``sum_k c_k (w_k - base_k)`` is one weighted sum of updates and bases. The bases are
+        further members, whose coefficients are negative.
+        """
+        selection = self.rule.select(statistics)
+        if self.discounts is None:
+            return selection
+        coefficients = [
+            coefficient * self.discounts[member]
+            for member, coefficient in zip(selection.members, selection.coefficients, strict=True)
+        ]
+        shares = [0.0] * len(self.bases)
+        for member, coefficient in zip(selection.members, coefficients, strict=True):
+            if self.bases:
+                shares[self.base_of[member]] -= coefficient
+        first = len(self.updates)
+        used = [position for position, share in enumerate(shares) if share]
+        return Selection(
+            members=(*selection.members, *(first + position for position in used)),
+            coefficients=(*coefficients, *(shares[position] for position in used)),
+            total=selection.total,
+        )
 
     @cached_property
     def metadata(self) -> dict[str, str] | None:

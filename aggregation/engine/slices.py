@@ -48,7 +48,7 @@ class Stretch:
 
 def stretches(work: Combination, selection: Selection, start: int, stop: int) -> Iterator[Stretch]:
     """Yield the stretches of a range: most elements need the selected updates, some need all or none."""
-    with_parent = work.differences or work.rule.on_differences
+    with_parent = work.measured_from_parent or work.rule.on_differences
     last: Stretch | None = None
     for run in work.policy_map.runs_between(start, stop):
         members = _members_of(work, selection, run)
@@ -111,7 +111,8 @@ def combine_slice(
             case Policy.KEEP:
                 return _middle(np.asarray(rows)), []
             case Policy.MAX if not work.differences:
-                return np.asarray(np.asarray(rows).max(axis=0)), []
+                updates = sum(member < len(work.updates) for member in selection.members)
+                return np.asarray(np.asarray(rows)[:updates].max(axis=0)), []
             case Policy.MAX:
                 combined = np.asarray(rows).astype(np.float64).max(axis=0)
             case Policy.AVERAGE if work.robust:
@@ -151,9 +152,13 @@ def _by_rule(passes: Passes, piece: Slice, selection: Selection, base: Float64s 
     rows = piece.rows if work.rule.linear else arithmetic.as_floats(np.asarray(piece.rows))
     # Only a linear rule gets rows on demand; `LinearRule.combine` accepts them.
     block = cast(Numbers, rows)
-    if base is None or work.differences or not work.rule.on_differences:
+    if base is None or work.differences:
         return work.rule.combine(block, selection)
-    return work.rule.combine(block, selection, base) + base
+    if work.bases:  # They are among the rows, with negative coefficients.
+        return work.rule.combine(block, selection) + base
+    if work.rule.on_differences:
+        return work.rule.combine(block, selection, base) + base
+    return work.rule.combine(block, selection)
 
 
 def _overflows(

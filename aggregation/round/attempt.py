@@ -10,6 +10,7 @@ from aggregation.engine import Checkpoint, Combination, Resources, combine
 from aggregation.errors import AggregationError, NotEnoughUpdates, ProgressLost, UpdatesRejected
 from aggregation.formats import Spool
 from aggregation.opening import Opener, open_consistent
+from aggregation.round.bases import Bases, stated_steps
 from aggregation.round.port import ResultSink, RoundConnector
 from aggregation.round.values import (
     Claim,
@@ -57,8 +58,9 @@ class Attempt:
         with Spool(self._claim.spool_bytes) as spool:
             parent = self._connector.open_parent(self._claim, spool)
             opened = self._open_updates(parent, spool)
+            bases = self._open_bases(parent, spool)
             while True:
-                usable, work = self._combination(parent, opened)
+                usable, work = self._combination(parent, opened, bases)
                 try:
                     return self._store(work, usable)
                 except UpdatesRejected as error:
@@ -77,7 +79,8 @@ class Attempt:
         NotEnoughUpdates
         """
         parent = self._connector.open_parent(self._claim, None)
-        return self._combination(parent, self._open_updates(parent, None))
+        opened = self._open_updates(parent, None)
+        return self._combination(parent, opened, self._open_bases(parent, None))
 
     def discard(self) -> None:
         """Delete what is stored of the result; the sweep deletes what cannot be deleted now."""
@@ -86,7 +89,7 @@ class Attempt:
                 self._sink.abort()
 
     def _combination(
-        self, parent: Weights | None, opened: Mapping[int, Weights]
+        self, parent: Weights | None, opened: Mapping[int, Weights], bases: Bases
     ) -> tuple[list[ClaimedUpdate], Combination]:
         usable = self._usable_updates()
         return usable, Combination(
@@ -96,10 +99,13 @@ class Attempt:
             parent=parent,
             differences=self._claim.differences,
             policies=self._claim.policies,
+            num_steps=stated_steps(usable),
+            **bases.terms(usable),
         )
 
     def _open_updates(self, parent: Weights | None, spool: Spool | None) -> dict[int, Weights]:
         """Return the updates that can be read and have the model's layout, by id."""
+        self._reject_without_steps()
         openers = {update.id: self._opener(update) for update in self._usable_updates()}
         policies = self._claim.policies
         expected_layout = policies.expected_layout(parent.layout) if parent else None
@@ -108,6 +114,29 @@ class Attempt:
         if rejected:  # The stored parts of the result were computed with them.
             self._forget_progress()
         return opened
+
+    def _open_bases(self, parent: Weights | None, spool: Spool | None) -> Bases:
+        """Open what late updates were trained from, and reject those whose base cannot be used."""
+        bases = Bases(
+            self._connector.open_base,
+            staleness=self._claim.staleness,
+            differences=self._claim.differences,
+            location=self._claim.parent,
+            parent=parent,
+        )
+        bases.open(self._usable_updates(), spool)
+        self.rejected |= bases.rejected
+        if bases.rejected:
+            self._forget_progress()
+        return bases
+
+    def _reject_without_steps(self) -> None:
+        """Reject updates that were sent before the model's rule needed their numbers of steps."""
+        rule = self._claim.rule
+        if rule.needs_steps:
+            missing = (u.id for u in self._claim.updates if u.num_steps is None)
+            reason = f"num-steps is missing, and {rule.name} needs it"
+            self.rejected = dict.fromkeys(missing, reason) | self.rejected
 
     def _opener(self, update: ClaimedUpdate) -> Opener:
         return lambda expected_layout, spool: self._connector.open_update(

@@ -33,7 +33,7 @@ from aggregation.round.planning import (
 )
 from aggregation.round.port import DistributedRoundConnector, Folder
 from aggregation.round.values import Claim, RoundResult
-from aggregation.rules import Selection
+from aggregation.rules import Selection, Statistics
 
 
 def select(
@@ -63,7 +63,8 @@ def select(
                 products = np.frombuffer(_read(folder, segment_name(centre, index), names), "<f8")
                 np.add(total, products.reshape(total.shape), out=total)
         counts = np.array([update.num_examples for update in plan.claim.updates], np.float64)
-        statistics = statistics_from(plan.claim.rule, counts, rounded_products(total))
+        known = Statistics(counts)  # A rule that measures needs no steps, and has no discounts.
+        statistics = statistics_from(plan.claim.rule, known, rounded_products(total))
     except UpdatesRejected as error:
         rejected = rejections_by_id(error, plan.claim.updates)
         return _replan(connector, plan, attempt, rejected, resources)

@@ -14,6 +14,7 @@ from aggregation.policies import TensorPolicies
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round.values import Claim, ClaimedUpdate
 from aggregation.rules import create_rule
+from aggregation.staleness import create_staleness
 
 #: Names of objects in the folder of a plan.
 PLAN, SELECTION = "plan.json", "selection.json"
@@ -125,6 +126,7 @@ class Plan:
                     "policies": claim.policies.to_list(),
                     "frozen": claim.policies.frozen,
                     "parent": claim.parent,
+                    "staleness": [claim.staleness.name, _arguments(claim.staleness)],
                 },
                 "rejected": {str(update): why for update, why in self.rejected.items()},
                 "format": self.format,
@@ -159,6 +161,7 @@ class Plan:
                 differences=claim["differences"],
                 policies=TensorPolicies.from_list(claim["policies"], claim["frozen"]),
                 parent=claim["parent"],
+                staleness=create_staleness(*claim["staleness"]),
             ),
             rejected={int(update): why for update, why in found["rejected"].items()},
             format=found["format"],

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-import numpy as np
-
 from aggregation.engine import Resources
 from aggregation.engine.distribution import Capacity, Pieces, distribute
 from aggregation.engine.measure import default_centre, measures
@@ -39,7 +37,7 @@ from aggregation.round.plan import (
 )
 from aggregation.round.port import DistributedRoundConnector, Folder
 from aggregation.round.values import Claim, RoundCheckpoint
-from aggregation.rules import Selection, Statistics
+from aggregation.rules import Selection
 
 #: Beginning of the names of objects with the errors of tasks.
 FAILURE = "failed-"
@@ -175,8 +173,7 @@ def _save_plan(folder: Folder, plan: Plan, work: Combination) -> None:
     """Write a plan, and the selection of a rule that measures nothing."""
     folder.write(PLAN, plan.to_json())
     if not measures(work.rule):
-        selection = work.rule.select(Statistics(np.asarray(work.num_examples, np.float64)))
-        save_selection(folder, selection, None)
+        save_selection(folder, work.select(work.base_statistics()), None)
 
 
 def remaining_tasks(

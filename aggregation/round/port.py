@@ -47,6 +47,17 @@ class RoundConnector(Protocol):
             If it must be unpacked and ``spool`` is None.
         """
 
+    def open_base(self, location: str, spool: Spool | None) -> Weights:
+        """Open an earlier aggregate (or the initial model), from which a late update was trained.
+
+        Raises
+        ------
+        InvalidWeights
+            If it cannot be used.
+        NeedsSpool
+            If it must be unpacked and ``spool`` is None.
+        """
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NotRequired, TypedDict
 
@@ -11,6 +11,7 @@ from aggregation.engine import Checkpoint, Combined
 from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
+from aggregation.staleness import NoDiscount, Staleness
 
 
 class Status(StrEnum):
@@ -51,6 +52,12 @@ class ClaimedUpdate:
     location, size, etag, version
         The object as intake saw it; size is None and etag is empty if intake did not record them.
         The version is empty if storage keeps none.
+    num_steps : int, optional
+        Steps of local training, if the client stated them.
+    rounds_late : int
+        How many aggregates were published since the one that it was trained from.
+    base : str, optional
+        The location of the weights that it was trained from.
     """
 
     id: int
@@ -59,6 +66,9 @@ class ClaimedUpdate:
     size: int | None = None
     etag: str = ""
     version: str = ""
+    num_steps: int | None = None
+    rounds_late: int = 0
+    base: str | None = None
 
 
 class RoundCheckpoint(TypedDict):
@@ -103,6 +113,8 @@ class Claim:
         Of the model's tensors in this round.
     parent : str, optional
         The location of the aggregate (or initial model) that the result succeeds.
+    staleness : Staleness
+        The discount of late updates.
     checkpoint : RoundCheckpoint, optional
         Saved by an earlier attempt.
     spool_bytes : int, optional
@@ -126,6 +138,7 @@ class Claim:
     differences: bool = False
     policies: TensorPolicies = OPTIMIZE_ALL
     parent: str | None = None
+    staleness: Staleness = field(default_factory=NoDiscount)
     checkpoint: RoundCheckpoint | None = None
     spool_bytes: int | None = None
     target_seconds: float = 30.0

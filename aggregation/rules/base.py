@@ -49,11 +49,14 @@ class Statistics:
         for rules with `Rule.on_differences`. Only for rules with `Rule.needs_gram`.
     squares : (n,) float64, optional
         The diagonal of that matrix. Only for rules with `Rule.needs_norms`.
+    num_steps : (n,) float64, optional
+        Steps of local training, positive. Only for rules with `Rule.needs_steps`.
     """
 
     num_examples: Float64s
     gram: Float64s | None = None
     squares: Float64s | None = None
+    num_steps: Float64s | None = None
 
     @cached_property
     def inner_products(self) -> Float64s:
@@ -66,6 +69,13 @@ class Statistics:
     def squared_norms(self) -> Float64s:
         """(n,) squared Euclidean distance of each update from the centre."""
         return np.diagonal(self.inner_products) if self.squares is None else self.squares
+
+    @cached_property
+    def steps(self) -> Float64s:
+        """`num_steps`, for a rule that needs it."""
+        if self.num_steps is None:
+            raise RuleError("this rule needs the number of steps that each client trained for")
+        return self.num_steps
 
     @cached_property
     def squared_distances(self) -> Float64s:
@@ -159,6 +169,9 @@ class Rule(ABC):
 
     #: Whether `select` needs `Statistics.squares`: one more pass as well, but with less to compute.
     needs_norms: ClassVar[bool] = False
+
+    #: Whether `select` needs `Statistics.num_steps`, which clients state with their updates.
+    needs_steps: ClassVar[bool] = False
 
     #: Whether the rule measures and combines the updates' differences from the parent aggregate.
     on_differences: ClassVar[bool] = False

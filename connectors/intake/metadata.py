@@ -13,8 +13,10 @@ from difflib import get_close_matches
 from django.conf import settings
 
 from aggregation.errors import UpdateRejected, quoted
+from aggregation.rules import Rule
 
 NUM_EXAMPLES = "num-examples"
+NUM_STEPS = "num-steps"
 BASE_AGGREGATE = "base-aggregate"
 UPDATE_KIND = "update-kind"
 
@@ -23,6 +25,10 @@ _SYNONYMS = {
     NUM_EXAMPLES: {
         *("examples", "nexamples", "numberexamples", "numberofexamples", "examplecount"),
         *("samples", "nsamples", "numsamples", "numberofsamples", "samplecount"),
+    },
+    NUM_STEPS: {
+        *("steps", "nsteps", "numbersteps", "numberofsteps", "stepcount", "localsteps"),
+        *("iterations", "niterations", "numiterations"),
     },
     BASE_AGGREGATE: {
         *("base", "baseagg", "baseid", "baseaggregateid", "baseaggregation"),
@@ -86,6 +92,31 @@ def num_examples(metadata: Mapping[str, str]) -> int:
             f"{settings.MAX_NUM_EXAMPLES}"
         )
     return count
+
+
+def num_steps(metadata: Mapping[str, str], rule: Rule) -> int | None:
+    """Return the number of training steps that an update states; None if it states none.
+
+    Raises
+    ------
+    UpdateRejected
+        If the number is not valid, or the model's rule needs it and there is none.
+    """
+    text = metadata.get(NUM_STEPS)
+    if not text:  # A form sends it empty.
+        if rule.needs_steps:
+            raise UpdateRejected(
+                f"{NUM_STEPS} is missing: {rule.name} divides an update by the number of steps that its "
+                "client trained for"
+            )
+        return None
+    steps = whole_number(text) or 0
+    if not 1 <= steps <= settings.MAX_NUM_EXAMPLES:
+        raise UpdateRejected(
+            f"{NUM_STEPS} is {quoted(text)}, expected a whole number from 1 to "
+            f"{settings.MAX_NUM_EXAMPLES}"
+        )
+    return steps
 
 
 def check_kind(metadata: Mapping[str, str], model_kind: str) -> None:

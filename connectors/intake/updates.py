@@ -18,6 +18,7 @@ from connectors.intake.metadata import (
     check_kind,
     check_names,
     num_examples,
+    num_steps,
     whole_number,
 )
 from connectors.intake.registration import Intake, UnknownUpload, find_model
@@ -90,6 +91,7 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
         check_names(stored.metadata)
         check_kind(stored.metadata, model.update_kind)
         row.num_examples = num_examples(stored.metadata)
+        row.num_steps = num_steps(stored.metadata, model.rule())
         row.base_aggregate = _base_aggregate(stored.metadata, model)
         self._check_layout(row, model)
 

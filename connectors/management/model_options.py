@@ -16,6 +16,7 @@ from django.core.management.base import CommandError
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
 from aggregation.sources import read
+from aggregation.staleness import known_discounts
 from connectors.management.amounts import positive_number
 from connectors.management.files import FILE_OR_OBJECT, open_input
 from models_app.defaults import NEW_MODEL
@@ -32,6 +33,7 @@ OPTION_NAMES = {
     "aggregator_args": "--rule-arg",
     "requirement_args": "--requirement-arg",
     "furthest_base_agg": "--furthest-base",
+    "staleness_args": "--staleness-arg",
     "client_agg_results_schema": "--score-schema",
 }
 
@@ -67,18 +69,20 @@ def _or_none(changing: bool) -> str:
 
 def _add_round_options(parser: ArgumentParser, *, changing: bool) -> None:
     requirements = [*known_requirements(), "'' for any update"]
+    discounts = [*known_discounts(), "'' to count late updates like any other"]
     for option, field, known in (
         ("--rule", "aggregator", sorted(known_rules())),
         ("--requirement", "requirement", requirements),
+        ("--staleness", "staleness", discounts),
     ):
-        default = None if changing else NEW_MODEL[field]
+        default = None if changing else NEW_MODEL.get(field, "")
         parser.add_argument(
             option,
             default=default,
             metavar="NAME",
             help=f"one of {', '.join(known)}" + ("" if changing else " (default: %(default)s)"),
         )
-    for option in ("--rule-arg", "--requirement-arg"):
+    for option in ("--rule-arg", "--requirement-arg", "--staleness-arg"):
         parser.add_argument(
             option,
             action="append",
@@ -183,6 +187,7 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
     changes |= _rule_changes(
         "requirement", options["requirement"], options["requirement_arg"], model
     )
+    changes |= _rule_changes("staleness", options["staleness"], options["staleness_arg"], model)
     for field, option in (
         ("furthest_base_agg", "furthest_base"),
         ("max_num_examples", "max_num_examples"),

@@ -61,6 +61,9 @@ class DjangoRoundConnector:
     def open_parent(self, claim: Claim, spool: Spool | None) -> Weights | None:
         return None if claim.parent is None else self.weights.open_own(claim.parent, spool)
 
+    def open_base(self, location: str, spool: Spool | None) -> Weights:
+        return self.weights.open_own(location, spool)
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:

@@ -19,18 +19,17 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from aggregation.counts import capped_examples
 from aggregation.errors import Conflict, LeaseLost, RuleError
 from aggregation.requirements import create_requirement
 from aggregation.round import (
     Claim,
-    ClaimedUpdate,
     RoundAnswer,
     RoundCheckpoint,
     RoundResult,
     Status,
 )
 from aggregation.rules import create_rule
+from aggregation.staleness import create_staleness
 from connectors.errors import translate_database_errors
 from connectors.limits import CHECKPOINT_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.rounds import transitions
@@ -42,7 +41,7 @@ from connectors.rounds.selectors import (
     model_snapshot,
     registered_updates,
 )
-from connectors.rounds.snapshot import config_snapshot_of
+from connectors.rounds.snapshot import claimed_update, config_snapshot_of
 from connectors.rounds.sql import norms_of
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -132,9 +131,10 @@ class RoundLedger:
             readiness=dataclasses.replace(
                 snapshot, ready=list(updates), members=config["members"]
             ).readiness(),
-            updates=tuple(_claimed(update, config["max_num_examples"]) for update in updates),
+            updates=tuple(claimed_update(update, round_.number, config) for update in updates),
             differences=config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
             parent=config["parent"],
+            staleness=create_staleness(config["staleness"], config["staleness_args"]),
             checkpoint=round_.checkpoint,
             target_seconds=snapshot.model.target_round_seconds,
             max_functions=snapshot.model.max_functions,
@@ -301,15 +301,4 @@ def _lease_lost(claim: Claim) -> LeaseLost:
     return LeaseLost(
         f"attempt {claim.attempt} no longer holds round {claim.number} of model {claim.model_id}: "
         "nothing was changed"
-    )
-
-
-def _claimed(update: ModelUpdate, cap: int | None) -> ClaimedUpdate:
-    return ClaimedUpdate(
-        id=update.pk,
-        num_examples=capped_examples(update.num_examples, cap),
-        location=str(update.data.name),
-        size=update.size,
-        etag=update.etag,
-        version=update.version_id,
     )

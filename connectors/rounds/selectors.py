@@ -145,7 +145,7 @@ def pending_updates(model: FederatedModel) -> QuerySet[ModelUpdate]:
         status__in=ModelUpdate.READY,
         client__federated_models=model,
         client__paused=False,
-    ).select_related("client")
+    ).select_related("client", "base_aggregate")
 
 
 def ready_updates(model: FederatedModel, latest: int) -> QuerySet[ModelUpdate]:
@@ -173,7 +173,8 @@ def is_stale(model: FederatedModel, latest: int) -> Q:
 
 def registered_updates(held: AggregationRound) -> QuerySet[ModelUpdate]:
     """Return the updates of a round that are not settled, by client."""
-    return ModelUpdate.objects.filter(round=held, status=UpdateStatus.RUNNING).order_by("client_id")
+    running = ModelUpdate.objects.filter(round=held, status=UpdateStatus.RUNNING)
+    return running.select_related("base_aggregate").order_by("client_id")
 
 
 def expired_external_rounds(model_id: int) -> QuerySet[AggregationRound]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
-from aggregation.counts import default_cap
-from models_app.models import AggregationRound, FederatedModel
+from aggregation.counts import capped_examples, default_cap
+from aggregation.round import ClaimedUpdate
+from models_app.models import AggregationRound, FederatedModel, ModelUpdate
 
 
 class ConfigSnapshot(TypedDict):
@@ -24,6 +25,10 @@ class ConfigSnapshot(TypedDict):
     members: int
     update_kind: str
     max_num_examples: int | None
+    staleness: str
+    staleness_args: dict[str, Any]
+    #: Key of the initial model, from which an update without a base was trained.
+    initial: str | None
     #: Key of the aggregate or initial model that the result succeeds.
     parent: str | None
     #: Id of the aggregate whose bytes a rollback published again.
@@ -58,7 +63,36 @@ def take_config_snapshot(
         members=members,
         update_kind=model.update_kind,
         max_num_examples=model.max_num_examples or _default_cap(model, num_examples),
+        staleness=model.staleness,
+        staleness_args=model.staleness_args,
+        initial=str(model.current_artifact.values.name) if model.current_artifact else None,
         parent=parent,
+    )
+
+
+def claimed_update(update: ModelUpdate, number: int, config: ConfigSnapshot) -> ClaimedUpdate:
+    """Return an update as its round uses it.
+
+    Parameters
+    ----------
+    update : ModelUpdate
+        With its base.
+    number : int
+        Of the round, one more than that of its parent.
+    config : ConfigSnapshot
+        Of the round.
+    """
+    base = update.base_aggregate
+    return ClaimedUpdate(
+        id=update.pk,
+        num_examples=capped_examples(update.num_examples, config["max_num_examples"]),
+        location=str(update.data.name),
+        size=update.size,
+        etag=update.etag,
+        version=update.version_id,
+        num_steps=update.num_steps,
+        rounds_late=max(0, number - 1 - (base.number if base else 0)),
+        base=str(base.result.name) if base else config["initial"],
     )
 
 

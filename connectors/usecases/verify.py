@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from aggregation.counts import capped_examples
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
 from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, UpdateRejected
 from aggregation.formats import Spool
 from aggregation.opening import Opener, open_consistent
+from aggregation.round.bases import Bases, stated_steps
 from aggregation.rules import create_rule
 from aggregation.sources import ByteSource
+from aggregation.staleness import create_staleness
 from aggregation.weights import Weights
 from connectors.errors import ServiceRefused
 from connectors.rounds.selectors import UpdateStatus
-from connectors.rounds.snapshot import ConfigSnapshot, config_snapshot_of
+from connectors.rounds.snapshot import claimed_update, config_snapshot_of
 from connectors.storage.weights import WeightStore
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -61,12 +62,12 @@ def verify(
             "how it was computed is not known here"
         )
     used = list(
-        made_by.updates.filter(status=UpdateStatus.COMPLETE, applied_aggregate=aggregate).order_by(
-            "client_id"
-        )
+        made_by.updates.filter(status=UpdateStatus.COMPLETE, applied_aggregate=aggregate)
+        .select_related("base_aggregate")
+        .order_by("client_id")
     )
     try:
-        _recompute(weights, config, used, stored, resources)
+        _recompute(weights, made_by, used, stored, resources)
     except AuditMismatch as error:
         raise AuditMismatch(f"{error}{_describe_replaced(weights, used)}") from error
     return f"{stored.size} bytes follow from {len(used)} updates by {config['rule']}"
@@ -116,25 +117,38 @@ def _compare(expected: ByteSource, stored: ByteSource) -> None:
 
 def _recompute(
     weights: WeightStore,
-    config: ConfigSnapshot,
+    made_by: AggregationRound,
     used: list[ModelUpdate],
     stored: ByteSource,
     resources: Resources,
 ) -> None:
     """Repeat the round's combination, and compare its result instead of storing it."""
+    config = config_snapshot_of(made_by)
+    claimed = [claimed_update(update, made_by.number, config) for update in used]
+    differences = config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES
     with Spool() as spool:
         try:
             parent = weights.open_own(config["parent"], spool) if config["parent"] else None
         except InvalidWeights as error:
             raise NotVerifiable(f"the parent of the aggregate: {error}") from error
+        bases = Bases(
+            weights.open_own,
+            staleness=create_staleness(config["staleness"], config["staleness_args"]),
+            differences=differences,
+            location=config["parent"],
+            parent=parent,
+        )
+        bases.open(claimed, spool)
+        if bases.rejected:
+            raise NotVerifiable("; ".join(bases.rejected.values()))
         work = Combination(
             rule=create_rule(config["rule"], config["rule_args"]),
             updates=_open_updates(weights, used, parent, spool, resources.readers),
-            num_examples=[
-                capped_examples(update.num_examples, config["max_num_examples"]) for update in used
-            ],
+            num_examples=[update.num_examples for update in claimed],
             parent=parent,
-            differences=config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
+            differences=differences,
+            num_steps=stated_steps(claimed),
+            **bases.terms(claimed),
         )
         combine(work, ComparingSink(stored), resources=resources)
 

@@ -47,6 +47,11 @@ def _metadata_table() -> str:
         [
             ["`num-examples`", "a whole number from 1 to `MAX_NUM_EXAMPLES`", "1"],
             [
+                "`num-steps`",
+                "steps of local training, a whole number from 1 to `MAX_NUM_EXAMPLES`",
+                "rejected if the rule is `normalized_mean`",
+            ],
+            [
                 "`base-aggregate`",
                 "id of the aggregate it was trained from",
                 "the initial model",

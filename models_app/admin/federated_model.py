@@ -22,6 +22,7 @@ from django.urls import path, reverse
 
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
+from aggregation.staleness import known_discounts
 from models_app.admin.actions import ACTIONS, run
 from models_app.admin.base import ProtectedAdmin
 from models_app.control_room import control_room
@@ -36,6 +37,10 @@ class FederatedModelForm(forms.ModelForm):  # type: ignore[type-arg]
     aggregator = forms.ChoiceField(choices=[(name, name) for name in known_rules()])
     requirement = forms.ChoiceField(
         choices=[("", "any update"), *((name, name) for name in known_requirements())],
+        required=False,
+    )
+    staleness = forms.ChoiceField(
+        choices=[("", "no discount"), *((name, name) for name in known_discounts())],
         required=False,
     )
 

@@ -13,6 +13,7 @@ from django.db.models import Q
 from aggregation.errors import RuleError
 from aggregation.requirements import Requirement, create_requirement
 from aggregation.rules import Rule, create_rule
+from aggregation.staleness import Staleness, check_discountable, create_staleness
 from models_app.models.client import Client
 from models_app.schemas import SchemaError, compile_schema
 
@@ -72,6 +73,14 @@ class FederatedModel(models.Model):
         blank=True,
         validators=[MinValueValidator(1)],
         help_text="An update may be based on one of this many latest aggregates; empty: on any.",
+    )
+    staleness = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="How late updates are discounted; empty: they count like any other.",
+    )
+    staleness_args = models.JSONField(
+        default=dict, blank=True, help_text='Arguments by name, such as {"a": 0.5}.'
     )
     update_schema = models.JSONField(null=True, blank=True)
     client_agg_results_schema = models.JSONField(
@@ -139,11 +148,17 @@ class FederatedModel(models.Model):
     def clean(self) -> None:
         super().clean()
         problems = {}
-        for field, create in (("aggregator", self.rule), ("requirement", self.requirement_object)):
+        for field, create in (
+            ("aggregator", self.rule),
+            ("requirement", self.requirement_object),
+            ("staleness", self.staleness_object),
+        ):
             try:
                 create()
             except RuleError as error:
                 problems[field] = str(error)
+        if not problems and (problem := self._staleness_problem()):
+            problems["staleness"] = problem
         try:
             compile_schema(self.client_agg_results_schema)
         except SchemaError as error:
@@ -155,6 +170,21 @@ class FederatedModel(models.Model):
         self.clean()
         super().save(*args, **kwargs)
 
+    def _staleness_problem(self) -> str | None:
+        """Return why late updates of this model cannot be discounted."""
+        if not self.staleness:
+            return None
+        if self.furthest_base_agg is None:
+            return (
+                "without furthest_base_agg, an update may be as old as it likes: say how many of the "
+                "latest aggregates an update may be based on"
+            )
+        try:
+            check_discountable(self.rule(), self.staleness_object())
+        except RuleError as error:
+            return str(error)
+        return None
+
     def rule(self) -> Rule:
         """Return the aggregation rule with its arguments."""
         return create_rule(self.aggregator, self.aggregator_args)
@@ -162,3 +192,7 @@ class FederatedModel(models.Model):
     def requirement_object(self) -> Requirement:
         """Return the requirement with its arguments."""
         return create_requirement(self.requirement, self.requirement_args)
+
+    def staleness_object(self) -> Staleness:
+        """Return the discount of late updates with its arguments."""
+        return create_staleness(self.staleness, self.staleness_args)

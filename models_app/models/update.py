@@ -52,6 +52,12 @@ class ModelUpdate(models.Model):
     status = models.IntegerField(choices=Status.choices, default=Status.PENDING)
     rejection_reason = models.TextField(blank=True)
     num_examples = models.PositiveBigIntegerField(default=1, validators=[MinValueValidator(1)])
+    num_steps = models.PositiveBigIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Steps of local training, if the client states them.",
+    )
     base_aggregate = models.ForeignKey(
         ModelAggregate,
         null=True,

@@ -18,6 +18,13 @@ def unweighted_mean(w: Updates, n: Sequence[float], p: Updates) -> Updates:
     return np.asarray(w.mean(axis=0))
 
 
+def normalized_mean(
+    w: Updates, n: Sequence[float], p: Updates, steps: Sequence[int] | None = None
+) -> Updates:
+    tau, shares = np.asarray(steps or [2] * len(w)), np.asarray(n) / np.sum(n)
+    return np.asarray(p + (shares @ tau) * (shares @ ((w - p) / tau[:, None])))
+
+
 def coordinate_median(w: Updates, n: Sequence[float], p: Updates) -> Updates:
     return np.median(w, axis=0)
 

@@ -18,6 +18,7 @@ PINNED: dict[str, str] = json.loads(Path(__file__).with_name("digests.json").rea
 RULES: dict[str, list[str]] = {
     "weighted_mean": [],
     "unweighted_mean": [],
+    "normalized_mean": [],
     "coordinate_median": [],
     "trimmed_mean": ["beta=0.2"],
     "krum": ["f=1"],
@@ -69,6 +70,7 @@ def digest(folder: Path, rule: str, format: str) -> str:
     counts = ",".join(str(10 + position) for position in range(UPDATES))
     parent, *updates = map(str, paths)
     options = ["--rule", rule, *arguments, "--parent", parent, "--num-examples", counts]
+    options += ["--num-steps", counts] if rule == "normalized_mean" else []
     status = main([*options, "--out", str(out), *updates])
     assert status == 0
     return hashlib.sha256(out.read_bytes()).hexdigest()

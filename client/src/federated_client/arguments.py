@@ -32,16 +32,15 @@ def checked_client_id(value: object) -> uuid.UUID:
         ) from error
 
 
-def checked_count(num_examples: object) -> int:
-    """Return the number of examples, if the aggregator accepts it."""
+def checked_count(value: object, name: str = "num_examples") -> int:
+    """Return a count, if the aggregator accepts it."""
     try:
-        whole = None if isinstance(num_examples, bool) else int(num_examples)  # type: ignore[call-overload]
+        whole = None if isinstance(value, bool) else int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         whole = None
-    if whole is None or whole != num_examples or not 1 <= whole <= limits.MAX_NUM_EXAMPLES:
+    if whole is None or whole != value or not 1 <= whole <= limits.MAX_NUM_EXAMPLES:
         raise BadWeights(
-            f"num_examples is {num_examples!r}, expected a whole number from 1 to "
-            f"{limits.MAX_NUM_EXAMPLES}"
+            f"{name} is {value!r}, expected a whole number from 1 to {limits.MAX_NUM_EXAMPLES}"
         )
     return int(whole)
 

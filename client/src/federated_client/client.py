@@ -112,6 +112,7 @@ class Client:
         weights: Weights,
         *,
         num_examples: SupportsIndex,
+        num_steps: SupportsIndex | None = None,
         are_differences: bool = False,
         progress: Progress | None = None,
     ) -> str:
@@ -124,6 +125,8 @@ class Client:
             PyTorch and JAX are converted. For a model of differences, the difference is computed here.
         num_examples : int
             How much the update counts in a weighted mean: the examples it was trained on.
+        num_steps : int, optional
+            The steps of local training, for a model whose rule divides by them (`normalized_mean`).
         are_differences : bool
             Whether the tensors are differences already.
         progress : callable, optional
@@ -140,15 +143,16 @@ class Client:
             If the aggregator would reject it; nothing was sent.
         UploadRefused, AccessDenied, StorageUnreachable
         """
-        count = checked_count(num_examples)
+        stated = _stated(num_examples, num_steps)
         name = f"update.{FORMAT}"
-        return self._send(encode(weights), name, count, are_differences, progress)
+        return self._send(encode(weights), name, stated, are_differences, progress)
 
     def upload_file(
         self,
         path: str | Path,
         *,
         num_examples: SupportsIndex,
+        num_steps: SupportsIndex | None = None,
         are_differences: bool = False,
         progress: Progress | None = None,
     ) -> str:
@@ -156,9 +160,9 @@ class Client:
 
         For a model of weights the file is sent as it is. Parameters and errors are those of `upload`.
         """
-        count = checked_count(num_examples)
+        stated = _stated(num_examples, num_steps)
         with open_file(path) as file:
-            return self._send(file, Path(path).name, count, are_differences, progress)
+            return self._send(file, Path(path).name, stated, are_differences, progress)
 
     def wait(
         self,
@@ -243,10 +247,11 @@ class Client:
         self,
         body: BinaryIO,
         name: str,
-        num_examples: int,
+        stated: dict[str, int],
         are_differences: bool,
         progress: Progress | None,
     ) -> str:
+        num_examples = stated["num-examples"]
         update = Update(body=body, name=name, are_differences=are_differences)
         with prepare(self._storage, self._lookup, self.base, self._layout, update) as ready:
             if ready.max_num_examples and num_examples > ready.max_num_examples:
@@ -255,7 +260,8 @@ class Client:
                     ready.max_num_examples,
                     num_examples,
                 )
-            metadata = {"num-examples": str(num_examples), "update-kind": ready.kind}
+            metadata = {name: str(count) for name, count in stated.items()}
+            metadata["update-kind"] = ready.kind
             if self.base and self.base.aggregate_id is not None:
                 metadata["base-aggregate"] = str(self.base.aggregate_id)
             number = self.base.number + 1 if self.base else 1
@@ -287,3 +293,11 @@ class Client:
         except (NotThere, AccessDenied, StorageUnreachable) as error:
             return StorageState(progress=progress, is_running=is_running, problem=str(error))
         return StorageState(latest=latest, progress=progress, is_running=is_running)
+
+
+def _stated(num_examples: object, num_steps: object) -> dict[str, int]:
+    """Return the numbers that the metadata of an update states, checked, by name."""
+    stated = {"num-examples": checked_count(num_examples)}
+    if num_steps is not None:
+        stated["num-steps"] = checked_count(num_steps, "num_steps")
+    return stated

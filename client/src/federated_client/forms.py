@@ -67,14 +67,14 @@ def form_fields(post: Post, key: str, metadata: Mapping[str, str]) -> dict[str, 
 
     The metadata in the post are defaults for clients that know nothing else. This client knows all of its
     own: what it does not say is sent empty, since S3 refuses a form without a field of the post's policy.
-    The kind of the update is left out where the policy of an older post does not allow it.
+    The kind of the update and its steps are left out where the post's policy does not allow them.
     """
     fields = post["fields"]
     blank = {name: "" for name in fields if name.startswith(METADATA)}
     own = {METADATA + name: value for name, value in metadata.items()}
-    kind = METADATA + "update-kind"
-    if kind not in fields:
-        own.pop(kind, None)
+    for optional in ("update-kind", "num-steps"):
+        if METADATA + optional not in fields:
+            own.pop(METADATA + optional, None)
     return fields | blank | own | {"key": key}
 
 

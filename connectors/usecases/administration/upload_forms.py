@@ -115,8 +115,10 @@ def _default_metadata(model: FederatedModel) -> dict[str, str]:
     package fills in better values.
     """
     latest = model.aggregates.order_by("-number").values_list("pk", flat=True).first()
+    steps = {"x-amz-meta-num-steps": ""} if model.rule().needs_steps else {}
     return {
         "x-amz-meta-num-examples": "1",
         "x-amz-meta-base-aggregate": str(latest) if latest else "",
         "x-amz-meta-update-kind": model.update_kind,
+        **steps,
     }

@@ -33,6 +33,7 @@ def work_of(
     *,
     differences: bool = False,
     policies: TensorPolicies = OPTIMIZE_ALL,
+    num_steps: Sequence[int] | None = None,
     **arguments: Any,
 ) -> Combination:
     base = opened(parent) if parent is not None else None
@@ -40,8 +41,10 @@ def work_of(
     if base:
         expected = policies.expected_layout(base.layout)
         weights = [update.in_order(expected) for update in weights]
+    chosen = create_rule(rule, arguments)
     return Combination(
-        rule=create_rule(rule, arguments),
+        rule=chosen,
+        num_steps=num_steps or [2] * len(weights),
         updates=weights,
         num_examples=num_examples or [1] * len(weights),
         parent=base,

@@ -27,6 +27,7 @@ from aggregation.round.plan import Execution, Rejection
 from aggregation.round.planning import plan_round
 from aggregation.round.worker import Worker
 from aggregation.rules import create_rule
+from aggregation.staleness import create_staleness
 from aggregation.weights import Weights
 from connectors.storage.filesystem import FileObjects
 
@@ -37,6 +38,7 @@ ELEMENTS = 5000
 RULES: dict[str, dict[str, Any]] = {
     "weighted_mean": {},
     "unweighted_mean": {},
+    "normalized_mean": {},
     "coordinate_median": {},
     "trimmed_mean": {"f": 2},
     "krum": {"f": 2},
@@ -47,6 +49,8 @@ RULES: dict[str, dict[str, Any]] = {
     "centered_clipping": {"tau": 20.0},
     "norm_filtered_mean": {"threshold": 3.0},
 }
+
+MEANS = ("weighted_mean", "normalized_mean")
 
 
 @dataclass
@@ -85,6 +89,9 @@ class DirectoryConnector:
     def open_parent(self, claim: Claim, spool: Spool | None) -> Weights | None:
         return self._open(claim.parent, None, spool) if claim.parent else None
 
+    def open_base(self, location: str, spool: Spool | None) -> Weights:
+        return self._open(location, None, spool)
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
@@ -109,16 +116,25 @@ class DirectoryConnector:
 
 
 def claim_in(
-    root: Path, rule: str, *, bad: dict[int, Any] | None = None, requirement: int = 1
+    root: Path,
+    rule: str,
+    *,
+    bad: dict[int, Any] | None = None,
+    requirement: int = 1,
+    staleness: str = "",
 ) -> Claim:
-    """Store a parent and updates, some of them with other values, and return a claim of them."""
+    """Store bases and updates, some of them with other values, and return a claim of them.
+
+    The first of the three bases is the parent. The updates are up to two rounds late.
+    """
     generator = np.random.default_rng(7)
     shapes = {"w": (ELEMENTS - 40,), "b": (40,)}
 
     def tensors() -> dict[str, Any]:
         return {n: generator.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
 
-    safetensors.numpy.save_file(tensors(), root / "parent.safetensors")
+    for late in range(3):
+        safetensors.numpy.save_file(tensors(), root / f"base-{late}.safetensors")
     updates = []
     for number in range(N):
         arrays = tensors()
@@ -128,7 +144,15 @@ def claim_in(
         safetensors.numpy.save_file(arrays, path)
         size = path.stat().st_size
         updates.append(
-            ClaimedUpdate(id=number, num_examples=number + 1, location=path.name, size=size)
+            ClaimedUpdate(
+                id=number,
+                num_examples=number + 1,
+                location=path.name,
+                size=size,
+                num_steps=2 * number + 1,
+                rounds_late=number % 3,
+                base=f"base-{number % 3}.safetensors",
+            )
         )
     return Claim(
         model_id=1,
@@ -139,7 +163,8 @@ def claim_in(
         requirement=create_requirement("require_x_updates", {"x": requirement}),
         readiness=Readiness(members=N, ready=N),
         updates=tuple(updates),
-        parent="parent.safetensors",
+        parent="base-0.safetensors",
+        staleness=create_staleness(staleness),
     )
 
 
@@ -192,9 +217,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_number_of_functions_gives_the_same_bytes(
     rule: str, functions: int, tmp_path: Path
 ) -> None:
-    """The bytes, the selection and the norms are those of one function."""
+    """The bytes, the selection and the norms are those of one function; late means are discounted."""
     connector = DirectoryConnector(tmp_path)
-    claim = claim_in(tmp_path, rule)
+    claim = claim_in(tmp_path, rule, staleness="polynomial" if rule in MEANS else "")
     expected, alone = in_one_function(connector, claim)
     execution = plan_round(connector, claim, capacity(functions), RESOURCES)  # type: ignore[arg-type]
     assert isinstance(execution, Execution)
@@ -223,7 +248,7 @@ def test_disturbed_tasks_give_the_same_bytes(
     way, give the bytes that one function gives, and the same rejections."""
     root = tmp_path_factory.mktemp("round")
     connector: Any = DirectoryConnector(root)
-    claim = claim_in(root, rule, bad=bad)
+    claim = claim_in(root, rule, bad=bad, staleness="polynomial" if rule in MEANS else "")
     expected, alone = in_one_function(connector, claim)
     chance = random.Random(seed)
 

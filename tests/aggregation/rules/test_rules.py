@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from aggregation.api import aggregate
 from aggregation.engine import arithmetic
 from aggregation.engine.measure import measure
 from aggregation.engine.segments import Centre
@@ -25,6 +26,7 @@ from tests.aggregation.engine.engine_tools import passes_of, result_of, run, vec
 RULES: list[tuple[str, dict[str, Any]]] = [
     ("weighted_mean", {}),
     ("unweighted_mean", {}),
+    ("normalized_mean", {}),
     ("coordinate_median", {}),
     ("trimmed_mean", {"beta": 0.2}),
     ("krum", {"f": 2}),
@@ -398,3 +400,21 @@ def test_centered_clipping_stays_in_the_hull(parent: float, n: int, iterations: 
     base = vectors([np.full(2, parent)], np.float64)[0]
     result = result_of("centered_clipping", updates, None, base, **arguments)["w"]
     np.testing.assert_array_equal(result, 0)
+
+
+@given(n=st.integers(1, 8), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_normalized_mean_divides_each_difference_by_its_steps(n: int, seed: int) -> None:
+    """With any numbers of steps, the result is that of the formula of FedNova."""
+    rng = np.random.default_rng(seed)
+    updates, parent = rng.normal(size=(n, 5)), rng.normal(size=5)
+    counts, steps = rng.integers(1, 50, size=n).tolist(), rng.integers(1, 200, size=n).tolist()
+    result = aggregated("normalized_mean", updates, counts, parent, num_steps=steps)
+    expected = oracles.normalized_mean(updates, counts, parent, steps)
+    np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_normalized_mean_needs_the_steps() -> None:
+    """Without numbers of steps, the error names the rule."""
+    with pytest.raises(RuleError, match="normalized_mean needs the number of steps"):
+        aggregate("normalized_mean", np.ones((2, 3)), parent=np.zeros(3))
