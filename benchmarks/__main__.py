@@ -22,7 +22,7 @@ def main() -> int:
     """Measure everything, and return 0 if all targets were met."""
     parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--peers", action="store_true", help="also measure Flower and NVFlare")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each task; the best counts")
+    parser.add_argument("--runs", type=int, default=7, help="runs of each task; the median counts")
     parser.add_argument("--directory", help="folder for the files (default: the temporary folder)")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="benchmarks-", dir=options.directory) as directory:
@@ -31,7 +31,7 @@ def main() -> int:
         peers = python_with("peers") if options.peers else None
         measurements = Measurements(
             Path(directory),
-            options.repeat,
+            options.runs,
             peer_python=peers,
             server_python=python_with("s3"),
             progress=progress,

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from time import perf_counter, process_time
 from typing import Any
 
 
@@ -20,13 +21,17 @@ class Outcome:
     Parameters
     ----------
     answer : dict
-        What the task printed, as JSON. Its ``seconds`` exclude start-up and imports.
+        What the task printed, as JSON. Its ``seconds`` and ``processor_seconds`` exclude start-up and
+        imports.
     peak_bytes : int
         Peak resident memory of the process, as the kernel reports it to the parent.
+    process_seconds : float
+        How long the process took, with start-up and imports.
     """
 
     answer: dict[str, Any]
     peak_bytes: int
+    process_seconds: float
 
     @property
     def seconds(self) -> float:
@@ -36,6 +41,7 @@ class Outcome:
 
 def run(module: str, task: str, python: str = sys.executable, **arguments: Any) -> Outcome:
     """Run ``python -m module task`` with the arguments as JSON on its standard input."""
+    start = perf_counter()
     process = subprocess.Popen(
         [python, "-m", module, task], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -49,10 +55,16 @@ def run(module: str, task: str, python: str = sys.executable, **arguments: Any) 
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{module} {task} ended with {process.returncode}")
-    return Outcome(json.loads(printed.splitlines()[-1]), usage.ru_maxrss << 10)
+    seconds = perf_counter() - start
+    return Outcome(json.loads(printed.splitlines()[-1]), usage.ru_maxrss << 10, seconds)
 
 
 def answer_to(tasks: dict[str, Any]) -> None:
-    """Run the task that the parent names, and print its result; for the ``__main__`` of a module."""
+    """Run the task that the parent names, and print its answer with its processor time.
+
+    For the ``__main__`` of a module.
+    """
     arguments = json.load(sys.stdin)
-    print(json.dumps(tasks[sys.argv[1]](**arguments)))
+    start = process_time()
+    answer = tasks[sys.argv[1]](**arguments)
+    print(json.dumps({**answer, "processor_seconds": process_time() - start}))

@@ -8,25 +8,76 @@ from dataclasses import dataclass
 
 from benchmarks.measurements import (
     MILLION,
-    NUMPY_MEAN,
-    NUMPY_MEDIAN,
-    PEER_MEANS,
-    PEER_ORDERS,
-    READ,
-    RULES,
+    PEERS,
     Job,
     Measurements,
     Size,
+    Times,
     aggregation,
+    floor,
 )
 
-RATES = (Size(10, 25 * MILLION), Size(50, 10 * MILLION), Size(200, MILLION))
+MAIN = Size(50, 10 * MILLION)
+RATES = (Size(10, 25 * MILLION), MAIN, Size(200, MILLION))
 MANY_CLIENTS = tuple(Size(n, 10 * MILLION) for n in (10, 50, 200))
 LARGE_MODELS = tuple(Size(10, p * MILLION) for p in (1, 10, 100))
 S3_SIZE = Size(20, 5 * MILLION)
 S3_READERS = (1, 16)
-TEN_GIGABYTES = Size(3, 2500 * MILLION)
+TEN_GIGABYTES = Size(3, 2500 * MILLION, 1)
 MEMORY_BAR_MB = 160
+
+READ = "reading, 1 thread"
+READ_TWICE = "reading, 2 threads"
+MEAN_FLOOR = "blocked numpy float64, 2 threads"
+GRAM_FLOOR = "blocked numpy float32 inner products, 2 threads"
+MEDIAN_FLOOR = "blocked numpy median, 2 threads"
+MEASURING = "the measuring pass of multi_krum"
+NVFLARE = "NVFlare, in time"
+FLOWER = "Flower, FedAvg"
+
+#: Every rule, with arguments that are valid for ten updates.
+RULES = {
+    "weighted_mean": aggregation("weighted_mean"),
+    "unweighted_mean": aggregation("unweighted_mean"),
+    "norm_clipped_mean": aggregation("norm_clipped_mean", max_norm=1.0),
+    "norm_filtered_mean": aggregation("norm_filtered_mean"),
+    "centered_clipping": aggregation("centered_clipping", tau=1.0, iterations=3),
+    "geometric_median": aggregation("geometric_median"),
+    "krum": aggregation("krum", f=1),
+    "multi_krum": aggregation("multi_krum", f=1, m=5),
+    "coordinate_median": aggregation("coordinate_median"),
+    "trimmed_mean": aggregation("trimmed_mean", beta=0.2),
+    "bulyan": aggregation("bulyan", f=1),
+}
+
+MEANS = {
+    READ: floor("read"),
+    READ_TWICE: floor("read", threads=2),
+    "blocked numpy float32, 1 thread": floor("blocked_mean", dtype="float32"),
+    "blocked numpy float32, 2 threads": floor("blocked_mean", dtype="float32", threads=2),
+    "blocked numpy float64, 1 thread": floor("blocked_mean", dtype="float64"),
+    MEAN_FLOOR: floor("blocked_mean", dtype="float64", threads=2),
+    "weighted_mean": RULES["weighted_mean"],
+}
+PEER_MEANS = {NVFLARE: Job("nvflare_mean", PEERS), FLOWER: Job("flower_mean", PEERS)}
+
+DISTANCES = {
+    GRAM_FLOOR: floor("blocked_gram", threads=2),
+    MEASURING: aggregation("multi_krum", "products", f=5),
+    "krum": aggregation("krum", f=5),
+    "multi_krum": aggregation("multi_krum", f=5),
+    "bulyan": aggregation("bulyan", f=5),
+}
+ORDERS = {
+    MEDIAN_FLOOR: floor("blocked_median", threads=2),
+    "coordinate_median": RULES["coordinate_median"],
+    "trimmed_mean": RULES["trimmed_mean"],
+}
+PEER_ORDERS = {
+    "np.median(np.stack)": floor("numpy_median"),
+    "Flower, FedMedian": Job("flower_median", PEERS),
+    "Flower, FedTrimmedAvg": Job("flower_trimmed_mean", PEERS),
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +105,10 @@ def report(measurements: Measurements) -> tuple[str, bool]:
     """Return the page, and whether every target was met."""
     bars: list[Bar] = []
     sections = [
-        _rates(measurements, bars),
+        _means(measurements, bars),
+        _distances(measurements, bars),
         _orders(measurements, bars),
+        _rates(measurements),
         _small_tensors(measurements, bars),
         _memory(measurements, bars),
         _s3(measurements),
@@ -77,76 +130,102 @@ def _preface(measurements: Measurements) -> str:
     busy = os.getloadavg()[1]
     return (
         f"Written by `{command}` on {machine['cores']} cores ({machine['processor']}) with numpy "
-        f"{machine['numpy']} and a load of {busy:.1f} over the last minutes. A time is the best of a few "
-        "runs, each in a process of its own and alternating with the other tasks, without start-up and "
-        "imports. The files are in the page cache, and the models are float32.\n"
+        f"{machine['numpy']} and a load of {busy:.1f} over the last minutes. The models are float32, "
+        "with the 267 floating-point tensors of ResNet-50, scaled to the number of parameters. The files "
+        "are in the page cache. Each run is a process of its own, and the tasks of a table take turns. A "
+        "time is the median of the runs, from opening the files to the result on disk (fsync), without "
+        "start-up and imports, which the whole process includes. A ratio is the median of the ratios of "
+        "the turns.\n"
     )
 
 
-def _rates(measurements: Measurements, bars: list[Bar]) -> str:
-    columns = [_rates_of(measurements, size) for size in RATES]
-    _, mid, _ = columns
-    read, mean = mid["reading alone"], mid["weighted_mean"]
-    bars.append(Bar("weighted_mean at 50 x 10M: share of the pure read rate", read / mean, 0.35))
+def _timed(times: Mapping[str, Times], base: str) -> str:
+    """Return a table of times, in comparison with one of them."""
+    head = ("", "s", "fastest to slowest", f"times {base}", "processor: s", "whole process: s")
+    rows = [
+        (
+            label,
+            f"{found.median:.2f}",
+            found.spread,
+            f"{found.relative_to(times[base]):.2f}",
+            f"{found.processor:.2f}",
+            f"{found.whole_process:.2f}",
+        )
+        for label, found in times.items()
+    ]
+    return table(head, rows)
+
+
+def _means(measurements: Measurements, bars: list[Bar]) -> str:
+    jobs = MEANS | (PEER_MEANS if measurements.with_peers else {})
+    times = measurements.times(MAIN, jobs)
+    mean = times["weighted_mean"]
+    ratio = mean.relative_to(times[MEAN_FLOOR])
+    bars.append(Bar(f"weighted_mean: times {MEAN_FLOOR}", ratio, 0.9, at_least=False))
     if measurements.with_peers:
-        nvflare, flower = mid["NVFlare, in time"], mid["Flower"]
-        bars.append(Bar("weighted_mean at 50 x 10M: times as fast as NVFlare", nvflare / mean, 2))
-        bars.append(Bar("weighted_mean at 50 x 10M: times as fast as Flower", flower / mean, 6))
-    allowed = 2.5 * mean + mid["inner products alone"]
-    share = mid["multi_krum"] / allowed
-    what = "multi_krum at 50 x 10M: share of 2.5 weighted_means and the inner products"
-    bars.append(Bar(what, share, 1, at_least=False))
+        nvflare, flower = (times[peer].relative_to(mean) for peer in (NVFLARE, FLOWER))
+        bars.append(Bar("weighted_mean: times as fast as NVFlare", nvflare, 2.5))
+        bars.append(Bar("weighted_mean: times as fast as Flower", flower, 6))
+    share = times[READ].relative_to(mean)
+    return (
+        f"## The weighted mean of {MAIN}\n"
+        f"{MAIN.megabytes:.0f} MB of updates. Both peers sum in float32 and so round many elements "
+        "differently from the exact mean. The engine takes updates in at "
+        f"{share:.2f} of the rate at which one thread reads the same files.\n\n"
+        + _timed(times, MEAN_FLOOR)
+    )
+
+
+def _distances(measurements: Measurements, bars: list[Bar]) -> str:
+    times = measurements.times(MAIN, DISTANCES)
+    ratio = times[MEASURING].relative_to(times[GRAM_FLOOR])
+    bars.append(Bar(f"{MEASURING}: times {GRAM_FLOOR}", ratio, 2, at_least=False))
+    return (
+        f"## Rules that measure distances, {MAIN}\n"
+        "The floor multiplies the updates themselves, and loses the distances of honest updates to "
+        "cancellation. The engine multiplies differences from the parent in float64.\n\n"
+        + _timed(times, GRAM_FLOOR)
+    )
+
+
+def _orders(measurements: Measurements, bars: list[Bar]) -> str:
+    large = measurements.times(MAIN, ORDERS, 3)
+    ratio = large["coordinate_median"].relative_to(large[MEDIAN_FLOOR])
+    bars.append(Bar(f"coordinate_median: times {MEDIAN_FLOOR}", ratio, 1, at_least=False))
+    size = Size(50, MILLION)
+    jobs = {label: RULES[label] for label in ("coordinate_median", "trimmed_mean")}
+    peers = dict(list(PEER_ORDERS.items())[: 3 if measurements.with_peers else 1])
+    small = measurements.times(size, jobs | peers, 3)
+    for peer, found in small.items():
+        if peer in PEER_ORDERS:
+            rule = "trimmed_mean" if "Trimmed" in peer else "coordinate_median"
+            what = f"{rule} at {size}: times as fast as {peer}"
+            bars.append(Bar(what, found.relative_to(small[rule]), 6))
+    return (
+        f"## Rules that sort coordinates, {MAIN}\n"
+        + _timed(large, MEDIAN_FLOOR)
+        + f"\nBeside functions that hold all updates in memory, {size}:\n\n"
+        + _timed(small, "coordinate_median")
+    )
+
+
+def _rates(measurements: Measurements) -> str:
+    columns = [measurements.times(size, {READ: MEANS[READ]} | RULES, 3) for size in RATES]
     head = ("", *(f"{size}: MB/s" for size in RATES), *(f"{size}: share" for size in RATES))
     rows = [
         (
             label,
-            *(f"{_megabytes(s) / c[label]:.0f}" for s, c in zip(RATES, columns, strict=True)),
-            *(f"{c['reading alone'] / c[label]:.2f}" for c in columns),
+            *(f"{s.megabytes / c[label].median:.0f}" for s, c in zip(RATES, columns, strict=True)),
+            *(f"{c[READ].relative_to(c[label]):.2f}" for c in columns),
         )
-        for label in mid
+        for label in (READ, *RULES)
     ]
     return (
         "## Bytes of updates consumed per second\n"
-        "In megabytes, and as a share of the rate at which the same files can be read once. Rules that "
-        "measure distances read the updates once more before they combine those that they selected.\n\n"
-        + table(head, rows)
+        "In megabytes, and as a share of the rate at which one thread can read the same files. Rules "
+        "that measure distances read the updates once more before they combine those that they "
+        "selected.\n\n" + table(head, rows)
     )
-
-
-def _rates_of(measurements: Measurements, size: Size) -> dict[str, float]:
-    jobs = READ | RULES | {"inner products alone": Job("products")} | NUMPY_MEAN
-    if measurements.with_peers:
-        jobs |= PEER_MEANS
-    return measurements.times(size, jobs)
-
-
-def _megabytes(size: Size) -> float:
-    return size.updates * size.parameters * 4 / 1e6
-
-
-def _orders(measurements: Measurements, bars: list[Bar]) -> str:
-    size = Size(50, MILLION)
-    ours = {
-        "coordinate_median": RULES["coordinate_median"],
-        "trimmed_mean": RULES["trimmed_mean"],
-        "bulyan": aggregation("bulyan", f=5),
-    }
-    jobs = ours | NUMPY_MEDIAN | (PEER_ORDERS if measurements.with_peers else {})
-    times = measurements.times(size, jobs)
-    whole, median, trimmed = (
-        times[label] for label in ("np.median(np.stack)", "coordinate_median", "trimmed_mean")
-    )
-    bars += [
-        Bar("coordinate_median at 50 x 1M: times as fast as np.median", whole / median, 6),
-        Bar("trimmed_mean at 50 x 1M: times as fast as np.median", whole / trimmed, 6),
-        Bar("bulyan at 50 x 1M: coordinate_medians", times["bulyan"] / median, 5, at_least=False),
-    ]
-    if measurements.with_peers:
-        theirs = times["Flower, median"] / median, times["Flower, trimmed mean"] / trimmed
-        bars.append(Bar("coordinate_median at 50 x 1M: times as fast as Flower's", theirs[0], 6))
-        bars.append(Bar("trimmed_mean at 50 x 1M: times as fast as Flower's", theirs[1], 6))
-    rows = [(label, f"{s * 1000:.0f}", f"{whole / s:.1f}") for label, s in times.items()]
-    return f"## Order statistics at {size}\n" + table(("", "ms", "times np.median"), rows)
 
 
 def _small_tensors(measurements: Measurements, bars: list[Bar]) -> str:
@@ -154,7 +233,7 @@ def _small_tensors(measurements: Measurements, bars: list[Bar]) -> str:
     for tensors in (1, 267):
         size = Size(200, 100_000, tensors)
         job = {"weighted_mean": RULES["weighted_mean"]}
-        seconds[tensors] = measurements.times(size, job)["weighted_mean"]
+        seconds[tensors] = measurements.times(size, job)["weighted_mean"].median
     ratio = seconds[267] / seconds[1]
     what = "267 tensors x 200 updates of 100k parameters: times one flat tensor"
     bars.append(Bar(what, ratio, 3, at_least=False))
@@ -166,7 +245,8 @@ def _small_tensors(measurements: Measurements, bars: list[Bar]) -> str:
 
 def _memory(measurements: Measurements, bars: list[Bar]) -> str:
     sizes = dict.fromkeys((*MANY_CLIENTS, *LARGE_MODELS, TEN_GIGABYTES))
-    outcomes = {size: measurements.memory(size) for size in sizes}
+    mean = RULES["weighted_mean"]
+    outcomes = {size: measurements.memory(size, mean) for size in sizes}
     peaks: Mapping[Size, float] = {s: o.peak_bytes / 1e6 for s, o in outcomes.items()}
     what = "peak memory above the interpreter with imports, budget 64 MB: MB at any size"
     bars.append(Bar(what, max(peaks.values()), MEMORY_BAR_MB, at_least=False))
@@ -174,15 +254,15 @@ def _memory(measurements: Measurements, bars: list[Bar]) -> str:
     what = "peak memory of 200 updates of 10M: times that of 10"
     bars.append(Bar(what, peaks[many] / peaks[few], 1.1, at_least=False))
     rows = [
-        (str(size), f"{_megabytes(size):.0f}", f"{peaks[size]:.0f}", f"{o.seconds:.1f}")
+        (str(size), f"{size.megabytes:.0f}", f"{peaks[size]:.0f}", f"{o.seconds:.1f}")
         for size, o in outcomes.items()
     ]
     heaviest = [
-        (rule, f"{measurements.memory(MANY_CLIENTS[1], rule).peak_bytes / 1e6:.0f}")
+        (rule, f"{measurements.memory(MAIN, RULES[rule]).peak_bytes / 1e6:.0f}")
         for rule in ("multi_krum", "coordinate_median", "bulyan")
     ]
     peers = [
-        (label, f"{measurements.peer_memory(MANY_CLIENTS[1], job) / 1e6:.0f}")
+        (label, f"{measurements.peer_memory(MAIN, job).peak_bytes / 1e6:.0f}")
         for label, job in PEER_MEANS.items()
         if measurements.with_peers
     ]
@@ -191,7 +271,7 @@ def _memory(measurements: Measurements, bars: list[Bar]) -> str:
         "Of a process with a budget of 64 MB, as the kernel reports it to the parent, above a process that "
         "only imports. weighted_mean of sparse files, with the result written to disk:\n\n"
         + table(("", "MB of updates", "peak MB", "s"), rows)
-        + f"\nOther rules at {MANY_CLIENTS[1]} (peers: imports included):\n\n"
+        + f"\nOther rules at {MAIN} (peers: imports included):\n\n"
         + table(("", "peak MB"), [*heaviest, *peers])
     )
 
@@ -208,6 +288,6 @@ def _s3(measurements: Measurements) -> str:
         "## Over S3\n"
         f"weighted_mean of {S3_SIZE} from a server on this machine, one chunk per request. The requests "
         "are sent one after another, or many ahead of the arithmetic, without and with the delay of a "
-        "network.\n\n"
+        "network. One run each.\n\n"
         + table(("ms a request", "requests", one_reader, many_readers, "times as fast"), rows)
     )

@@ -3,51 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from aggregation.engine import Combination, Resources, combine
+from aggregation.engine import Combination, Passes, Resources, combine
+from aggregation.engine.measure import default_centre, measure
 from aggregation.engine.output import FileSink
 from aggregation.formats import Spool, open_weights
 from aggregation.formats.safetensors_header import encode_header
-from aggregation.layout import Tensor, TensorLayout
 from aggregation.rules import create_rule
 from aggregation.sources import FileSource
+from benchmarks import floors
 from benchmarks.children import answer_to
+from benchmarks.models import layout_of
 
 Answer = dict[str, Any]
 
-READ_BYTES = 1 << 20
 
+def make(
+    paths: Sequence[str], parent: str, size: int, tensors: int | None, sparse: bool = False
+) -> Answer:
+    """Write a model, and updates that differ from it by 1 % of its standard deviation.
 
-def layout_of(size: int, tensors: int = 1) -> TensorLayout:
-    """Return the layout of a float32 model, with its parameters in tensors of nearly equal size."""
-    cuts = np.linspace(0, size, tensors + 1).astype(int)
-    return TensorLayout(
-        tuple(
-            Tensor(f"layer{number}.weight", np.dtype("<f4"), (int(stop - start),))
-            for number, (start, stop) in enumerate(pairwise(cuts))
-        )
-    )
-
-
-def make(paths: Sequence[str], size: int, tensors: int = 1, sparse: bool = False) -> Answer:
-    """Write updates that differ by 1 % from a common model; sparse ones are zeros without disk space."""
-    header = encode_header(layout_of(size, tensors), {})
-    model = np.random.default_rng(0).standard_normal(0 if sparse else size, np.float32) * 0.05
-    for seed, path in enumerate(paths, start=1):
+    Sparse files are zeros that take no disk space. Others are synced, so that the disk is not still
+    writing them while something is measured.
+    """
+    layout = layout_of(size, tensors)
+    header = encode_header(layout, {})
+    model = np.zeros(0, np.float32)
+    if not sparse:
+        model = np.random.default_rng(0).standard_normal(layout.size, np.float32) * 0.05
+    for seed, path in enumerate([parent, *paths]):
         with open(path, "wb") as file:
             file.write(header)
             if sparse:
-                file.truncate(len(header) + 4 * size)
-            else:
-                noise = np.random.default_rng(seed).standard_normal(size, np.float32)
-                file.write((model + 0.0005 * noise).data)
+                file.truncate(len(header) + layout.nbytes)
+                continue
+            noise = np.random.default_rng(seed).standard_normal(layout.size, np.float32)
+            file.write((model + 0.0005 * noise if seed else model).data)
+            file.flush()
+            os.fsync(file.fileno())
     return {}
 
 
@@ -56,101 +55,45 @@ def imports() -> Answer:
     return {"seconds": 0.0}
 
 
-def read(paths: Sequence[str], repeat: int = 1) -> Answer:
-    """Read the files once, one after another, into one buffer."""
-    buffer = bytearray(READ_BYTES)
-
-    def work() -> None:
-        for path in paths:
-            descriptor = os.open(path, os.O_RDONLY)
-            offset = 0
-            while count := os.preadv(descriptor, [buffer], offset):
-                offset += count
-            os.close(descriptor)
-
-    return {"seconds": _best(work, repeat)}
-
-
-class Discard:
-    """A sink that drops the result, so that the disk is not measured."""
-
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
-        pass
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def complete(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
+def _work(
+    paths: Sequence[str], rule: str, arguments: Mapping[str, Any], parent: str, spool: Spool
+) -> Combination:
+    return Combination(
+        rule=create_rule(rule, arguments),
+        updates=[open_weights(FileSource(p), "safetensors", spool=spool) for p in paths],
+        num_examples=floors.counts(len(paths)),
+        parent=open_weights(FileSource(parent), "safetensors", spool=spool),
+    )
 
 
 def aggregate(
     paths: Sequence[str],
     rule: str,
-    arguments: dict[str, Any],
-    parent: str | None = None,
+    arguments: Mapping[str, Any],
+    parent: str,
+    out: str,
     memory_mb: int = 64,
-    out: str | None = None,
-    repeat: int = 1,
 ) -> Answer:
-    """Run the engine, from opening the files to the last byte of the result."""
-
-    def work() -> None:
-        with Spool() as spool:
-            updates = [open_weights(FileSource(p), "safetensors", spool=spool) for p in paths]
-            base = open_weights(FileSource(parent), "safetensors", spool=spool) if parent else None
-            combination = Combination(
-                rule=create_rule(rule, arguments),
-                updates=updates,
-                num_examples=[1.0 + number % 7 for number in range(len(paths))],
-                parent=base,
-            )
-            sink = FileSink(out) if out else Discard()
-            resources = Resources(memory_bytes=memory_mb << 20)
-            combine(combination, sink, format="safetensors", resources=resources)
-
-    return {"seconds": _best(work, repeat)}
+    """Run the engine, from opening the files to the synced result."""
+    start = perf_counter()
+    with Spool() as spool:
+        work = _work(paths, rule, arguments, parent, spool)
+        resources = Resources(memory_bytes=memory_mb << 20)
+        combine(work, FileSink(out), format="safetensors", resources=resources)
+    return {"seconds": perf_counter() - start}
 
 
-def products(n: int, size: int, cell: int = 1024, repeat: int = 1) -> Answer:
-    """Compute the inner products of all pairs of ``n`` updates in float64, without reading or centring."""
-    rows = np.random.default_rng(0).standard_normal((n, cell))
-
-    def work() -> None:
-        with ThreadPoolExecutor(2) as pool:
-            for _ in pool.map(lambda _: rows @ rows.T, range(-(-size // cell))):
-                pass
-
-    return {"seconds": _best(work, repeat)}
-
-
-def _stacked(paths: Sequence[str]) -> Any:
-    from safetensors.numpy import load_file
-
-    return np.stack([load_file(path)["layer0.weight"] for path in paths])
-
-
-def numpy_average(paths: Sequence[str], repeat: int = 1) -> Answer:
-    """Load all updates and call ``np.average``."""
-    counts = [1.0 + number % 7 for number in range(len(paths))]
-    return {"seconds": _best(lambda: np.average(_stacked(paths), axis=0, weights=counts), repeat)}
-
-
-def numpy_median(paths: Sequence[str], repeat: int = 1) -> Answer:
-    """Load all updates and call ``np.median``."""
-    return {"seconds": _best(lambda: np.median(_stacked(paths), axis=0), repeat)}
-
-
-def _best(work: Callable[[], Any], repeat: int) -> float:
-    times = []
-    for _ in range(repeat):
-        start = perf_counter()
-        work()
-        times.append(perf_counter() - start)
-    return min(times)
+def products(
+    paths: Sequence[str], rule: str, arguments: Mapping[str, Any], parent: str, memory_mb: int = 64
+) -> Answer:
+    """Run the engine's pass that measures the updates."""
+    start = perf_counter()
+    with Spool() as spool, ExitStack() as stack:
+        work = _work(paths, rule, arguments, parent, spool)
+        resources = Resources(memory_bytes=memory_mb << 20)
+        passes = Passes(work, resources, stack, lambda: False, lambda count: None)
+        measure(passes, default_centre(work))
+    return {"seconds": perf_counter() - start}
 
 
 def machine() -> Answer:
@@ -160,19 +103,18 @@ def machine() -> Answer:
     return {"processor": model, "cores": os.cpu_count(), "numpy": np.__version__}
 
 
+TASKS: tuple[Callable[..., Answer], ...] = (
+    make,
+    imports,
+    aggregate,
+    products,
+    machine,
+    floors.read,
+    floors.blocked_mean,
+    floors.blocked_gram,
+    floors.blocked_median,
+    floors.numpy_median,
+)
+
 if __name__ == "__main__":
-    answer_to(
-        {
-            task.__name__: task
-            for task in (
-                make,
-                imports,
-                read,
-                aggregate,
-                products,
-                numpy_average,
-                numpy_median,
-                machine,
-            )
-        }
-    )
+    answer_to({task.__name__: task for task in TASKS})
