@@ -64,7 +64,8 @@ MEMORY_BUDGET_MB = env.integer(
     min=16,
 )
 #: Size of the function's `/tmp`. Nine tenths of it are there for updates that must be unpacked; those
-#: of a round that do not fit are rejected.
+#: of a round that do not fit are rejected. The parts of a model of more than 117 GiB are written to it
+#: before they are uploaded.
 EPHEMERAL_STORAGE_MB = env.integer("EPHEMERAL_STORAGE_MB", 512, min=1)
 #: Ranges that are read from S3 at the same time.
 READ_THREADS = env.integer("READ_THREADS", 16, min=1, max=256)

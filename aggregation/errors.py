@@ -59,6 +59,10 @@ class OutOfTime(AggregationError):
     """The time was up before the last chunk; a later call can resume from what is stored."""
 
 
+class PartTooLarge(AggregationError):
+    """A part of the result does not fit into the disk, or into an object store."""
+
+
 class SpoolFull(AggregationError):
     """An object must be unpacked to disk, and the space that is left is too small."""
 

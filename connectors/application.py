@@ -85,6 +85,7 @@ def round_resources() -> Resources:
         memory_bytes=settings.MEMORY_BUDGET_MB << 20,
         readers=settings.READ_THREADS if settings.BUCKET else cores,
         workers=cores,
+        disk_bytes=settings.SPOOL_BYTES,
     )
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from aggregation.engine.blocks import Slice
 from aggregation.engine.measure import select
 from aggregation.engine.output import PartWriter, Progress, Sink
+from aggregation.engine.parts import check_part_size
 from aggregation.engine.passes import BlockResult, Passes
 from aggregation.engine.plan import (
     DEFAULT_RESOURCES,
@@ -31,7 +32,7 @@ from aggregation.engine.plan import (
     Combined,
     Resources,
 )
-from aggregation.engine.ranges import part_ends
+from aggregation.engine.ranges import part_bytes_of, part_ends
 from aggregation.engine.slices import combine_slice, stretches
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import encoder_for, encoder_state_at
@@ -77,7 +78,7 @@ def combine(
     Raises
     ------
     AggregationError
-        If the format cannot hold the result; nothing has been read then.
+        If the format cannot hold the result, or the disk a part of it; nothing has been read then.
     InvalidWeights
         If the parent cannot be read, or its values are not finite or too large.
     UpdatesRejected
@@ -89,6 +90,8 @@ def combine(
     progress = resume["progress"] if resume else None
     encoder_state = progress["encoder"] if progress else None
     encoder = encoder_for(format or work.model.format, work.layout, work.metadata, encoder_state)
+    part_bytes = part_bytes_of(work.layout.nbytes)
+    check_part_size(part_bytes, resources.disk_bytes)
     with ExitStack() as stack:
         passes = Passes(work, resources, stack, out_of_time, on_bytes)
         if resume and progress:
@@ -107,7 +110,10 @@ def combine(
             pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
             progress=progress,
             checkpoint=save,
+            part_bytes=part_bytes,
+            disk_bytes=resources.disk_bytes,
         )
+        stack.callback(writer.discard)
         _combine_chunks(passes, selection, writer, work.layout.size)
         writer.close()
     return Combined(selection=selection, norms=norms, bytes_read=passes.bytes_read)
@@ -120,6 +126,7 @@ def combine_parts(
     first: int,
     last: int,
     *,
+    part_bytes: int,
     resources: Resources = DEFAULT_RESOURCES,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> int:
@@ -134,6 +141,8 @@ def combine_parts(
         It is not completed.
     first, last : int
         Parts ``first`` up to, not including, ``last``, counted from 0.
+    part_bytes : int
+        Size of a part in bytes of the flattened model; all processes have the same.
     resources, out_of_time
         As for `combine`.
 
@@ -146,10 +155,11 @@ def combine_parts(
     ------
     UpdatesRejected
         If updates turned out bad within these parts, all of which were read.
+    PartTooLarge
     OutOfTime
     """
     layout, kind = work.layout, work.model.format
-    ends = part_ends(layout)
+    ends = part_ends(layout, part_bytes)
     start = ends[first - 1] if first else 0
     with ExitStack() as stack:
         passes = Passes(work, resources, stack, out_of_time, lambda count: None)
@@ -164,7 +174,10 @@ def combine_parts(
             pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
             progress=progress,
             checkpoint=lambda progress: None,
+            part_bytes=part_bytes,
+            disk_bytes=resources.disk_bytes,
         )
+        stack.callback(writer.discard)
         _combine_chunks(passes, selection, writer, ends[last - 1])
         if last < len(ends):
             writer.flush()
@@ -176,7 +189,7 @@ def combine_parts(
 def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, stop: int) -> None:
     """Combine the selected updates from the writer's next element up to ``stop``."""
     bad: dict[int, str] = {}
-    for block, members in _combined_blocks(passes, selection, writer.next_element, stop):
+    for block, members in _combined_blocks(passes, selection, writer, stop):
         for _, found in block.of_slices:
             bad = found | bad
         bad |= {members[row]: why for row, why in block.unreadable.items()}
@@ -203,10 +216,10 @@ def _rejection(work: Combination, bad: dict[int, str]) -> UpdatesRejected | Inva
 
 
 def _combined_blocks(
-    passes: Passes, selection: Selection, start: int, stop: int
+    passes: Passes, selection: Selection, writer: PartWriter, stop: int
 ) -> Iterator[tuple[BlockResult[tuple[NDArray[np.uint8], dict[int, str]]], Sequence[int]]]:
-    """Yield the results for the elements of a range, and the updates that were read for them."""
-    for stretch in stretches(passes.work, selection, start, stop):
+    """Yield the results from the writer's next element on, and the updates that were read for them."""
+    for stretch in stretches(passes.work, selection, writer.next_element, stop):
 
         def combine(
             piece: Slice, members: Sequence[int] = stretch.members
@@ -219,6 +232,7 @@ def _combined_blocks(
             stretch.members,
             stretch.start,
             stretch.stop,
+            writer.ends,
             with_parent=stretch.with_parent,
         ):
             yield block, stretch.members

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, BinaryIO, Protocol, TypedDict
+from typing import IO, Any, BinaryIO, Protocol, TypedDict
 
 from aggregation.engine import ranges
+from aggregation.engine.parts import (
+    PARTS_IN_FLIGHT,
+    PartData,
+    check_part_size,
+    data_of,
+    new_part,
+    pieces_of,
+)
 from aggregation.errors import ProgressLost
 from aggregation.formats import Encoder
 from aggregation.layout import TensorLayout
-
-#: Parts in memory at once: one is filled while the one before it is stored.
-PARTS_IN_FLIGHT = 2
 
 
 class Sink(Protocol):
@@ -25,7 +30,7 @@ class Sink(Protocol):
     possibly as soon as that part is written.
     """
 
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
         """Store part ``number``, counted from 1. ``last`` says that no other part follows."""
 
     def state(self) -> dict[str, Any]:
@@ -50,6 +55,9 @@ class Progress(TypedDict):
 class PartWriter:
     """Encodes the result's chunks in order, and stores each part while the next one is computed.
 
+    Parts that are larger than `ranges.PART_BYTES` are written to temporary files. While one of them is
+    stored, the next one is computed only if the disk has space for both.
+
     Parameters
     ----------
     layout : TensorLayout
@@ -61,6 +69,14 @@ class PartWriter:
         Where to continue.
     checkpoint : callable
         Called with the progress once a part is stored.
+    part_bytes : int
+        Size of the parts in bytes of the flattened model.
+    disk_bytes : int, optional
+        As in `aggregation.engine.plan.Resources`.
+
+    Raises
+    ------
+    PartTooLarge
     """
 
     def __init__(
@@ -71,6 +87,8 @@ class PartWriter:
         pool: Executor,
         progress: Progress | None,
         checkpoint: Callable[[Progress], None],
+        part_bytes: int,
+        disk_bytes: int | None,
     ) -> None:
         self._layout = layout
         self._encoder = encoder
@@ -79,20 +97,25 @@ class PartWriter:
         self._checkpoint = checkpoint
         self._parts = progress["parts"] if progress else 0
         self.next_element = progress["next_element"] if progress else 0
-        self._ends = set(ranges.part_ends(layout))
-        self._buffer = bytearray() if progress else bytearray(encoder.header())
+        self.ends: Sequence[int] = ranges.part_ends(layout, part_bytes)
+        self._is_end = set(self.ends)
+        header = b"" if progress else encoder.header()
+        self._at_once = check_part_size(part_bytes, disk_bytes, len(header))
+        self._part_bytes = part_bytes
+        self._part = new_part(part_bytes)
+        self._part.write(header)
         self._storing: tuple[Future[None], Progress] | None = None
 
     def write(self, stop: int, data: memoryview) -> None:
         """Append the bytes of the elements from `next_element` to ``stop``; no part ends between them."""
         start = self._layout.bytes_before(self.next_element)
         for piece in self._encoder.encode(start, data):
-            self._buffer += piece
+            self._part.write(piece)
         self.next_element = stop
         if (
-            stop in self._ends
+            stop in self._is_end
             and stop < self._layout.size
-            and 2 * len(self._buffer) >= ranges.PART_BYTES
+            and self._part.tell() >= ranges.PART_BYTES // 2
         ):
             self._store()
 
@@ -103,10 +126,14 @@ class PartWriter:
 
     def store_last(self) -> None:
         """Store the last part, without completing the result."""
-        self._buffer += self._encoder.footer()
+        self._part.write(self._encoder.footer())
         self._store(last=True)
         if self._storing:
             self._storing[0].result()
+
+    def discard(self) -> None:
+        """Close the file of an unfinished part."""
+        self._part.close()
 
     def flush(self) -> None:
         """Wait until the last full part is stored, and report the progress."""
@@ -118,15 +145,21 @@ class PartWriter:
     def _store(self, *, last: bool = False) -> None:
         self.flush()
         self._parts += 1
-        part, self._buffer = self._buffer, bytearray()
+        part, self._part = self._part, new_part(self._part_bytes)
         progress = Progress(
             parts=self._parts,
             next_element=self.next_element,
             encoder=self._encoder.state(),
             sink={},
         )
-        storing = self._pool.submit(self._sink.write_part, self._parts, part, last=last)
+        storing = self._pool.submit(self._write_part, self._parts, part, last=last)
         self._storing = storing, progress
+        if self._at_once < PARTS_IN_FLIGHT and not last:
+            self.flush()
+
+    def _write_part(self, number: int, part: IO[bytes], *, last: bool) -> None:
+        with part:
+            self._sink.write_part(number, data_of(part), last=last)
 
 
 class FileSink:
@@ -170,10 +203,10 @@ class FileSink:
         file.seek(self._size)
         return file
 
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
         with self._opened() as file:
-            file.write(data)
-        self._size += len(data)
+            file.writelines(pieces_of(data))
+            self._size = file.tell()
 
     def state(self) -> dict[str, Any]:
         return {"partial": os.path.basename(self._partial), "size": self._size}
@@ -199,8 +232,8 @@ class MemorySink:
         """The bytes written so far."""
         return b"".join(self._parts)
 
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
-        self._parts.append(data)
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
+        self._parts += pieces_of(data)
 
     def state(self) -> dict[str, Any]:
         return {}

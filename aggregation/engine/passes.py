@@ -13,9 +13,9 @@ import numpy as np
 from aggregation.engine import arithmetic, ranges
 from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
-from aggregation.engine.output import PARTS_IN_FLIGHT
+from aggregation.engine.parts import PARTS_IN_FLIGHT
 from aggregation.engine.plan import Combination, Resources
-from aggregation.engine.ranges import CELL, part_ends
+from aggregation.engine.ranges import CELL
 from aggregation.errors import InvalidWeights, OutOfTime
 from aggregation.layout import TensorLayout
 from aggregation.rules.base import Float64s
@@ -80,7 +80,13 @@ class Passes:
         self.bytes_read = 0
 
     def blocks(
-        self, members: Sequence[int], start: int, stop: int, *, with_parent: bool
+        self,
+        members: Sequence[int],
+        start: int,
+        stop: int,
+        ends: Sequence[int],
+        *,
+        with_parent: bool,
     ) -> Iterator[Block]:
         """Yield blocks of the members' elements, none of which extends past the end of a part.
 
@@ -89,10 +95,11 @@ class Passes:
         members : sequence of int
             Positions of updates; a block has a row for each.
         start, stop : int
+        ends : sequence of int
+            The elements before which the parts end.
         with_parent : bool
             Whether the parent is one more row, the last.
         """
-        ends = part_ends(self.work.layout)
         yield from self._blocks(members, start, stop, ends, with_parent=with_parent, at_least=1)
 
     def grid_blocks(
@@ -135,6 +142,7 @@ class Passes:
         members: Sequence[int],
         start: int,
         stop: int,
+        ends: Sequence[int],
         *,
         with_parent: bool,
     ) -> Iterator[BlockResult[T]]:
@@ -147,12 +155,12 @@ class Passes:
         ----------
         function : callable
             Run by the workers.
-        members, start, stop, with_parent
+        members, start, stop, ends, with_parent
             As for `blocks`.
         """
         reader = self._reader(members, with_parent)
         if not reader.local:
-            for block in self.blocks(members, start, stop, with_parent=with_parent):
+            for block in self.blocks(members, start, stop, ends, with_parent=with_parent):
                 yield _result(block, self.workers.map(function, block.slices(SLICE)))
             return
         linear = self.work.rule.linear
@@ -165,7 +173,7 @@ class Passes:
         memory = self._resources.memory_bytes
         fitting = chunk_elements(self.work.layout, len(reader), memory, 1, pieces)
         chunk = min(fitting, PIECE if linear else SLICE)
-        cuts = _cuts(start, stop, part_ends(self.work.layout), chunk)
+        cuts = _cuts(start, stop, ends, chunk)
         for result in self.ahead(read_and_run, cuts):
             _check_parent_read(result, members)
             yield result

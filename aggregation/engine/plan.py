@@ -27,7 +27,7 @@ from aggregation.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """The memory and the threads that a combination may use.
+    """The memory, the disk and the threads that a combination may use.
 
     Parameters
     ----------
@@ -38,11 +38,15 @@ class Resources:
         where latency counts.
     workers : int
         Threads for arithmetic.
+    disk_bytes : int, optional
+        In the folder of `tempfile`, for parts that are too large for the memory; by default nine tenths
+        of what is free.
     """
 
     memory_bytes: int = 64 << 20
     readers: int = 2
     workers: int = 2
+    disk_bytes: int | None = None
 
 
 DEFAULT_RESOURCES = Resources()

@@ -11,23 +11,38 @@ from aggregation.layout import TensorLayout
 #: Elements for which products are computed at once: the grid on which the Gram matrix is summed.
 CELL = 1024
 
-#: Bytes of the flattened model in one part of the result. Object stores require parts of 5 MiB.
+#: Bytes of the flattened model in one part of the result, unless the model is so large that it would
+#: have more than `MAX_PARTS` of them. Object stores require parts of 5 MiB.
 #: As JSON text a float64, eight bytes, is four characters or more (``0.0,``): 6 MiB. An int64 may be
 #: two; a part that came to less than half of the bytes is not stored before the next one is added.
 PART_BYTES = 12 << 20
 
-#: Object stores accept ten thousand parts at most.
+#: Object stores accept ten thousand parts at most, of 5 GiB each: objects of 48.8 TiB.
+#: Source: "Amazon S3 multipart upload limits" in the user guide of Amazon S3.
 MAX_PARTS = 10_000
+MAX_PART_BYTES = 5 << 30
 
 #: Each segment stores one matrix of products: a larger model, or more updates, have larger segments.
 MAX_SEGMENTS = 4096
 MAX_MATRIX_BYTES = 1 << 30
 
 
-def part_ends(layout: TensorLayout) -> list[int]:
-    """Return the elements before which the parts of a result end."""
-    part_bytes = max(PART_BYTES, -(-layout.nbytes // MAX_PARTS))
-    ends = [layout.element_at(byte) for byte in range(part_bytes, layout.nbytes, part_bytes)]
+def part_bytes_of(nbytes: int) -> int:
+    """Return the size of the parts of a model or an object of so many bytes."""
+    return max(PART_BYTES, -(-nbytes // MAX_PARTS))
+
+
+def part_ends(layout: TensorLayout, part_bytes: int | None = None) -> list[int]:
+    """Return the elements before which the parts of a result end.
+
+    Parameters
+    ----------
+    layout : TensorLayout
+    part_bytes : int, optional
+        Size of a part in bytes of the flattened model; by default that of `part_bytes_of`.
+    """
+    step = part_bytes or part_bytes_of(layout.nbytes)
+    ends = [layout.element_at(byte) for byte in range(step, layout.nbytes, step)]
     return [*ends, layout.size]
 
 

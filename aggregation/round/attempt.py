@@ -27,6 +27,7 @@ class Attempt:
 
     Attributes
     ----------
+    resources : Resources
     rejected : dict of int to str
         Ids of the updates that turned out bad, with the reasons.
     checkpoint : RoundCheckpoint or None
@@ -42,7 +43,7 @@ class Attempt:
     ) -> None:
         self._connector = connector
         self._claim = claim
-        self._resources = resources
+        self.resources = resources
         self._out_of_time = out_of_time
         self._sink: ResultSink | None = None
         self.checkpoint = claim.checkpoint
@@ -109,7 +110,7 @@ class Attempt:
         openers = {update.id: self._opener(update) for update in self._usable_updates()}
         policies = self._claim.policies
         expected_layout = policies.expected_layout(parent.layout) if parent else None
-        opened, rejected = open_consistent(openers, expected_layout, self._resources.readers, spool)
+        opened, rejected = open_consistent(openers, expected_layout, self.resources.readers, spool)
         self.rejected |= rejected
         if rejected:  # The stored parts of the result were computed with them.
             self._forget_progress()
@@ -166,7 +167,7 @@ class Attempt:
             combined = combine(
                 work,
                 self._sink,
-                resources=self._resources,
+                resources=self.resources,
                 resume=self.checkpoint["engine"] if self.checkpoint else None,
                 checkpoint=self._save_progress,
                 out_of_time=self._out_of_time,

@@ -15,8 +15,9 @@ from dataclasses import replace
 from aggregation.engine import Resources
 from aggregation.engine.distribution import Capacity, Pieces, distribute
 from aggregation.engine.measure import default_centre, measures
+from aggregation.engine.parts import check_part_size
 from aggregation.engine.plan import Combination
-from aggregation.engine.ranges import part_ends
+from aggregation.engine.ranges import part_bytes_of, part_ends
 from aggregation.engine.segments import segment_ends_of
 from aggregation.errors import (
     AggregationError,
@@ -55,7 +56,7 @@ def plan_round(
     ----------
     connector, claim, capacity
     resources : Resources
-        For opening the updates.
+        For opening the updates; those of the functions that do the tasks are assumed to be the same.
 
     Returns
     -------
@@ -128,6 +129,8 @@ def _plan(
     Raises
     ------
     NeedsSpool, NotEnoughUpdates
+    PartTooLarge
+        If the disk cannot hold a part of the result.
     """
     sizes = [update.size for update in claim.updates if update.size is not None]
     nbytes = sum(sizes) * (1 + measures(claim.rule))
@@ -138,6 +141,7 @@ def _plan(
     distribution = distribute(capacity, combining, measuring, at_least=at_least)
     if distribution is None or work.model.format not in SEEKABLE_FORMATS:
         return None
+    check_part_size(part_bytes_of(work.layout.nbytes), attempt.resources.disk_bytes)
     plan = Plan(
         claim=replace(claim, updates=tuple(usable)),
         rejected=attempt.rejected,

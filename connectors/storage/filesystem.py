@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from aggregation.engine.output import FileSink
+from aggregation.engine.parts import PartData, pieces_of
 from aggregation.errors import ObjectMissing, ProgressLost, UpdateRejected
 from aggregation.round import ResultSink
 from aggregation.sources import ByteSource, FileSource
@@ -162,11 +163,12 @@ class _PartFilesSink:
     def stored_parts(self) -> set[int]:
         return {int(path.name) for path in self._folder.glob("[0-9]*") if path.suffix == ""}
 
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
         written = self._folder / f"{number}.{uuid.uuid4().hex}"
         self._count = max(self._count, number)
         try:
-            written.write_bytes(data)
+            with written.open("wb") as file:
+                file.writelines(pieces_of(data))
             written.replace(self._folder / str(number))
         except FileNotFoundError as error:
             raise ProgressLost("the folder of the unfinished file is no longer there") from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
-from aggregation.engine.ranges import PART_BYTES
+from aggregation.engine import ranges
+from aggregation.engine.parts import data_of, new_part
 from aggregation.errors import InvalidWeights, UpdateRejected
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout
@@ -145,15 +146,24 @@ def read_small(
 def copy_to_sink(source: ByteSource, sink: ResultSink) -> str:
     """Write the bytes of a source to a sink, part by part, and return the key of the new object."""
     try:
-        for part, start in enumerate(range(0, source.size, PART_BYTES), 1):
-            piece = bytearray(min(PART_BYTES, source.size - start))
-            source.read_into(start, memoryview(piece))
-            sink.write_part(part, bytes(piece), last=start + len(piece) == source.size)
+        part_bytes = ranges.part_bytes_of(source.size)
+        for number, start in enumerate(range(0, source.size, part_bytes), 1):
+            stop = min(start + part_bytes, source.size)
+            with new_part(part_bytes) as part:
+                _copy_range(source, start, stop, part)
+                sink.write_part(number, data_of(part), last=stop == source.size)
         sink.complete()
     except Exception:
         sink.abort()
         raise
     return sink.location
+
+
+def _copy_range(source: ByteSource, start: int, stop: int, file: IO[bytes]) -> None:
+    for begin in range(start, stop, ranges.PART_BYTES):
+        piece = bytearray(min(ranges.PART_BYTES, stop - begin))
+        source.read_into(begin, memoryview(piece))
+        file.write(piece)
 
 
 def stored_layout(objects: Objects, key: str, stored: StoredObject | None = None) -> TensorLayout:

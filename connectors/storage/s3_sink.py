@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
+from aggregation.engine.parts import PartData
 from aggregation.errors import ObjectMissing, ProgressLost
 from connectors.errors import translate_s3_errors
 from connectors.storage.port import StoredObject
@@ -58,7 +59,7 @@ class S3Sink:
     def stored_parts(self) -> set[int]:
         return set(self._list_parts())
 
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
         if last and number == 1:
             self._put_object(data)
             return
@@ -67,7 +68,8 @@ class S3Sink:
         self._put_part(number, data)
 
     @retry_if_unavailable
-    def _put_object(self, data: bytes | bytearray) -> None:
+    def _put_object(self, data: PartData) -> None:
+        _rewind(data)
         with translate_s3_errors():
             self._objects.client.put_object(
                 **self._object, Body=data, **self._objects.write_parameters
@@ -81,7 +83,8 @@ class S3Sink:
         self._upload_id = begun["UploadId"]
 
     @retry_if_unavailable
-    def _put_part(self, number: int, data: bytes | bytearray) -> None:
+    def _put_part(self, number: int, data: PartData) -> None:
+        _rewind(data)
         with translate_s3_errors():
             self._parts[number] = self._objects.client.upload_part(
                 PartNumber=number, Body=data, ChecksumAlgorithm="CRC32", **self._upload
@@ -142,3 +145,9 @@ class S3Sink:
         with translate_s3_errors():
             pages = self._objects.client.get_paginator("list_parts").paginate(**self._upload)
             return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+
+
+def _rewind(data: PartData) -> None:
+    """Go to the beginning of a file, of which an earlier attempt may have read some."""
+    if not isinstance(data, bytes | bytearray):
+        data.seek(0)

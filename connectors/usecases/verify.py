@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
+from aggregation.engine.parts import PartData, pieces_of
 from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, UpdateRejected
 from aggregation.formats import Spool
 from aggregation.opening import Opener, open_consistent
@@ -194,13 +195,17 @@ class ComparingSink:
         self._stored = stored
         self._position = 0
 
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
         """Compare the next bytes.
 
         Raises
         ------
         AuditMismatch
         """
+        for piece in pieces_of(data):
+            self._compare(piece)
+
+    def _compare(self, data: bytes | bytearray) -> None:
         start, stop = self._position, self._position + len(data)
         if stop > self._stored.size:
             raise AuditMismatch(f"{self._stored.size} bytes are stored, and more were computed")

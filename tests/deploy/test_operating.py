@@ -18,7 +18,6 @@ from django.conf import settings
 from django.core.management import CommandError
 from django.utils.timezone import now
 
-import connectors.storage.port
 from connectors import application
 from connectors.runtime.remote_commands import AGGREGATOR_EVENTS, remote_commands
 from connectors.storage.keys import pointer_key
@@ -224,7 +223,7 @@ def keys(prefix: str) -> set[str]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copy an object of a few bytes in several parts."""
-    monkeypatch.setattr(connectors.storage.port, "PART_BYTES", 64)
+    monkeypatch.setattr("aggregation.engine.ranges.PART_BYTES", 64)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import aggregation.engine
 import aggregation.engine.ranges
 from aggregation.engine import Resources, combine
 from aggregation.engine.output import FileSink, MemorySink
+from aggregation.engine.parts import PartData, pieces_of
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import Spool, open_weights
 from aggregation.policies import CHOICES, OPTIMIZE_ALL, Policy, TensorPolicies
@@ -250,9 +251,9 @@ def test_parts_of_short_text_are_joined(
     sizes: list[int] = []
 
     class CountingSink(MemorySink):
-        def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+        def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
             super().write_part(number, data, last=last)
-            sizes.append(len(data))
+            sizes.append(sum(map(len, pieces_of(data))))
 
     values = np.zeros(9_500, np.int64)
     sink = CountingSink()

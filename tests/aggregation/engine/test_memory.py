@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 
 from aggregation.engine import Combination, Resources, combine
+from aggregation.engine.parts import PartData
 from aggregation.formats.safetensors_header import encode_header
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.opening import Opener, open_consistent
@@ -123,7 +124,7 @@ def test_memory_does_not_grow_with_the_number_of_tensors(rule: str, orders: int)
 class Discard:
     """A sink that keeps nothing."""
 
-    def write_part(self, number: int, data: bytes | bytearray, *, last: bool = False) -> None:
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
         pass
 
     def state(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryFile
 from typing import Any
 
 import boto3
@@ -87,7 +88,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-OPERATIONS = ("stat", "read", "put", "begin", "go_on", "complete")
+OPERATIONS = ("stat", "read", "put", "put_file", "begin", "go_on", "complete")
 
 
 class Operations:
@@ -108,6 +109,13 @@ class Operations:
     def put(self) -> bool:
         sink = self.bad.sink(new_key(), None)
         sink.write_part(1, self.body, last=True)
+        return get(self.well, sink.location) == self.body
+
+    def put_file(self) -> bool:
+        sink = self.bad.sink(new_key(), None)
+        with TemporaryFile() as file:
+            file.write(self.body)
+            sink.write_part(1, file, last=True)
         return get(self.well, sink.location) == self.body
 
     def begin(self) -> bool:
