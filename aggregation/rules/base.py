@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from aggregation.arguments import instantiate
 from aggregation.errors import RuleError
+from aggregation.rules.selection import Float64s as Float64s
+from aggregation.rules.selection import Selection as Selection
 
 Floats = NDArray[np.floating[Any]]
-Float64s = NDArray[np.float64]
 Numbers = NDArray[Any]
 
 
@@ -94,60 +95,6 @@ class Statistics:
         return distances
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which updates are combined, and with which coefficients.
-
-    Parameters
-    ----------
-    members : tuple of int
-        Positions of the updates that take part, ascending. Only these are read again.
-    coefficients : tuple of float
-        The coefficient of each member.
-    total : float
-        The divisor of the coefficients: ``coefficients / total`` are the scaling factors. They are kept
-        apart because counts and their sum are exact in float64 and their quotients are not.
-
-    Raises
-    ------
-    RuleError
-        If there are no members.
-    """
-
-    members: tuple[int, ...]
-    coefficients: tuple[float, ...]
-    total: float
-
-    def __post_init__(self) -> None:
-        if not self.members:
-            raise RuleError("with these arguments, the rule leaves out every update of this round")
-
-    @classmethod
-    def equal(cls, members: NDArray[np.intp] | range) -> Selection:
-        """Return a selection in which each member has the same weight."""
-        chosen = tuple(sorted(int(member) for member in members))
-        return cls(chosen, (1.0,) * len(chosen), float(len(chosen)))
-
-    @classmethod
-    def weighted(cls, coefficients: Float64s, total: float | None = None) -> Selection:
-        """Return all updates whose coefficient is not zero; ``total`` is by default their sum."""
-        members = np.flatnonzero(coefficients)
-        chosen = tuple(float(coefficients[member]) for member in members)
-        return cls(
-            tuple(int(m) for m in members), chosen, float(sum(chosen)) if total is None else total
-        )
-
-    def to_json(self) -> list[Any]:
-        """Return the selection as JSON-able data."""
-        return [list(self.members), list(self.coefficients), self.total]
-
-    @classmethod
-    def from_json(cls, saved: list[Any]) -> Selection:
-        """Return the selection that `to_json` gave."""
-        members, coefficients, total = saved
-        return cls(tuple(members), tuple(coefficients), total)
-
-
 class Rule(ABC):
     """Base of all rules.
 
@@ -156,29 +103,29 @@ class Rule(ABC):
     into chunks.
     """
 
-    name: ClassVar[str]
+    name: str
 
     #: Other names under which the rule is accepted.
     aliases: ClassVar[tuple[str, ...]] = ()
 
     #: Whether an update's weight depends on the number of examples that its client claims.
-    weighs_by_examples: ClassVar[bool] = False
+    weighs_by_examples: bool = False
 
     #: Whether `select` needs `Statistics.gram`, which costs one more pass over the updates.
-    needs_gram: ClassVar[bool] = False
+    needs_gram: bool = False
 
     #: Whether `select` needs `Statistics.squares`: one more pass as well, but with less to compute.
-    needs_norms: ClassVar[bool] = False
+    needs_norms: bool = False
 
     #: Whether `select` needs `Statistics.num_steps`, which clients state with their updates.
     needs_steps: ClassVar[bool] = False
 
     #: Whether the rule measures and combines the updates' differences from the parent aggregate.
-    on_differences: ClassVar[bool] = False
+    on_differences: bool = False
 
     #: Whether the result is a weighted sum of the rows. If so, a value that is not finite in any row
     #: shows in the sum, and the rows are passed one after the other, in the dtype they are stored in.
-    linear: ClassVar[bool] = False
+    linear: bool = False
 
     #: Whether the rule withstands hostile updates. If so, tensors of which only the average is wanted,
     #: such as running statistics, take the coordinate-wise median of all updates: a rule that trusts

@@ -60,37 +60,42 @@ class CenteredClipping(LinearRule):
     iteration needs only their inner products.
 
     Withstands any number of hostile updates in this sense only: the result is within
-    ``tau * iterations`` of the parent.
+    ``tau * iterations`` of the parent. Without ``tau`` it withstands fewer than half of the updates: with
+    *b* the largest norm of an honest difference, the result is within ``b * iterations`` of the parent.
 
     Parameters
     ----------
     tau : float
-        The radius of clipping, over all floating-point tensors together.
+        The radius of clipping, over all floating-point tensors together. By default the median of the
+        norms of the round's differences, which no minority can move beyond the honest ones.
     iterations : int
         The number of steps.
     """
 
-    tau: float
+    tau: float | None = None
     iterations: int = 1
     name = "centered_clipping"
     needs_gram = True
     on_differences = True
 
     def __post_init__(self) -> None:
-        number("tau", self.tau, above=0)
+        if self.tau is not None:
+            number("tau", self.tau, above=0)
         whole_number("iterations", self.iterations, at_least=1)
 
     def max_hostile(self, n: int) -> int:
-        return n
+        return max(0, n - 1) // 2 if self.tau is None else n
 
     def select(self, statistics: Statistics) -> Selection:
         gram = statistics.inner_products
-        n = len(gram)
+        n, tau = len(gram), self.tau
+        if tau is None:
+            tau = float(np.median(np.sqrt(statistics.squared_norms)))
         # The iterate is sum_k weights[k] * d_k / n. It is divided once, at the end: nine differences of
         # -1 over nine are -1, and nine times -1/9 is less.
         weights = np.zeros(n)
         for _ in range(self.iterations):
-            factors = clip_factors(distances_from_mixture(gram, weights / n), self.tau)
+            factors = clip_factors(distances_from_mixture(gram, weights / n), tau)
             weights = weights * (1.0 - factors.mean()) + factors
         return Selection.weighted(weights, total=float(n))
 
@@ -133,5 +138,5 @@ class NormFilteredMean(LinearRule):
 
 
 def clip_factors(norms: Float64s, bound: float) -> Float64s:
-    """Return the factors that shorten norms to a bound: ``min(1, bound / norm)``."""
-    return bound / np.maximum(norms, bound)
+    """Return the factors that shorten norms to a bound: ``min(1, bound / norm)``; 1 if both are 0."""
+    return np.divide(bound, norms, out=np.ones(len(norms)), where=norms > bound)

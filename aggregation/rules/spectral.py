@@ -1,0 +1,93 @@
+"""A rule that leaves out the updates that vary most in a common direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aggregation.arguments import whole_number
+from aggregation.rules.base import Float64s, LinearRule, Selection, Statistics, register
+from aggregation.rules.selection import ordered_product
+
+#: Steps of the power iteration. What the rule withstands holds after any number of them.
+ITERATIONS = 64
+
+
+@register
+@dataclass(frozen=True)
+class SpectralFilter(LinearRule):
+    """The mean of the updates without the ``f`` that are furthest off in the direction of most variance.
+
+    ``f`` times, the update with the largest squared projection on the top principal component of the
+    updates that are left is removed. After divide and conquer: Shejwalkar and Houmansadr, *Manipulating
+    the Byzantine*, NDSS 2021, algorithm 2. That removes all of them at once, which lets one hostile
+    update hide another, and takes random coordinates. Here, the component is computed over all
+    coordinates, from the inner products of the updates.
+
+    Withstands ``f`` hostile updates: with *D* the largest distance between two honest updates, the result
+    is within ``2 D sqrt(n) (n - f) / (n - 2 f)`` of the mean of the honest ones. (If an honest update has
+    the largest projection, none is longer than ``D (n - f) / (n - 2 f)``, and no update is further from
+    the mean than the projections together are long.)
+
+    Parameters
+    ----------
+    f : int
+        Hostile updates that are withstood: a round needs ``2 f + 1`` updates.
+    """
+
+    f: int
+    name = "spectral_filter"
+    needs_gram = True
+
+    def __post_init__(self) -> None:
+        whole_number("f", self.f, at_least=0)
+
+    @property
+    def min_updates(self) -> int:
+        return 2 * self.f + 1
+
+    def max_hostile(self, n: int) -> int:
+        return self.f if n >= self.min_updates else 0
+
+    def select(self, statistics: Statistics) -> Selection:
+        left = np.arange(len(statistics.inner_products))
+        for _ in range(self.f):
+            scores = top_projections(statistics.inner_products[np.ix_(left, left)])
+            left = np.delete(left, int(np.argmax(scores)))
+        return Selection.equal(left)
+
+
+def top_projections(gram: Float64s) -> Float64s:
+    """Return the squared projections of vectors on their top principal component, up to a factor.
+
+    By power iteration, which starts in the direction of the vector that is furthest from the mean, so that
+    the projections together are at least as long as that vector. Every sum is computed in a fixed order:
+    a library's eigenvectors differ between processors, and arbitrarily where eigenvalues are equal.
+
+    Parameters
+    ----------
+    gram : (n, n) float64
+        Inner products, of differences from any centre.
+
+    Returns
+    -------
+    (n,) float64
+    """
+    centred = centred_gram(gram)
+    furthest = int(np.argmax(np.diagonal(centred)))
+    projections = centred[furthest]
+    for _ in range(ITERATIONS):
+        length = np.abs(projections).max()
+        if length == 0.0:  # All vectors are equal.
+            break
+        projections = ordered_product(centred, (projections / length)[:, None])[:, 0]
+    return np.asarray(np.square(projections), np.float64)
+
+
+def centred_gram(gram: Float64s) -> Float64s:
+    """Return the inner products of the differences from the mean, relative to the largest in ``gram``."""
+    largest = np.abs(gram).max()
+    scaled = gram / largest if largest > 0.0 else gram
+    means = scaled.mean(axis=1)
+    return np.asarray(scaled - means[:, None] - means + means.mean(), np.float64)
