@@ -20,7 +20,8 @@ from aggregation.counts import example_counts, step_counts
 from aggregation.errors import AggregationError, RuleError
 from aggregation.file_round import FileRound
 from aggregation.formats import FORMATS, Spool, format_of
-from aggregation.rules import create_rule, known_rules
+from aggregation.pre_aggregation import build_rule, known_pre_aggregations
+from aggregation.rules import known_rules
 
 EPILOG = (
     f"Formats, by extension: {', '.join(FORMATS)}. A file that cannot be used is named and left out. "
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         counts = example_counts(options.num_examples, len(options.updates))
         steps = step_counts(options.num_steps, len(options.updates))
-        rule = create_rule(options.rule, _rule_arguments(options.arg))
+        named = _rule_arguments(options.arg)
+        rule = build_rule(options.rule, named, options.pre_aggregation, options.seed or "")
         format_of(options.out)
     except (ArgumentTypeError, AggregationError) as error:
         parser.error(str(error))
@@ -105,6 +107,20 @@ def _parser() -> ArgumentParser:
         type=_named_value,
         metavar="NAME=VALUE",
         help="an argument of the rule, such as beta=0.1; repeat the option for another argument",
+    )
+    parser.add_argument(
+        "--pre-aggregation",
+        action="append",
+        default=[],
+        metavar="'NAME(F=N)'",
+        help="a step before the rule, such as 'nnm(f=2)'; repeat the option for another step. One of "
+        + ", ".join(known_pre_aggregations()),
+    )
+    parser.add_argument(
+        "--seed",
+        action=_Once,
+        metavar="HEX",
+        help="hexadecimal digits that clients cannot predict, for bucketing",
     )
     parser.add_argument("--out", required=True, action=_Once, help="where the result is written")
     parser.add_argument("--force", action="store_true", help="replace a file that exists")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from aggregation.errors import (
 )
 from aggregation.in_memory import Tensors, arrays_of, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
-from aggregation.rules import create_rule
+from aggregation.pre_aggregation import build_rule
 from aggregation.weights import Weights
 
 
@@ -58,6 +58,8 @@ def aggregate(
     *,
     differences: bool = False,
     num_steps: Iterable[int] | None = None,
+    pre_aggregation: Sequence[str] = (),
+    seed: str = "",
     resources: Resources = DEFAULT_RESOURCES,
     return_info: bool = False,
     progress: Callable[[float], None] = lambda share: None,
@@ -84,6 +86,10 @@ def aggregate(
         Whether the updates are differences from the parent, rather than weights.
     num_steps : iterable of int, optional
         For ``normalized_mean``: the steps that each update was trained for.
+    pre_aggregation : sequence of str
+        Steps before the rule, in their order: ``["arc(f=2)", "nnm(f=2)"]``.
+    seed : str
+        Hexadecimal digits that clients cannot predict, for ``bucketing``: ``secrets.token_hex(32)``.
     resources : Resources
         Memory and threads; the result does not depend on them.
     return_info : bool
@@ -119,7 +125,7 @@ def aggregate(
     >>> aggregate("weighted_mean", [{"w": np.ones(2)}, {"w": np.zeros(2)}], num_examples=[3, 1])
     {'w': array([0.75, 0.75])}
     """
-    chosen = create_rule(rule, arguments)
+    chosen = build_rule(rule, arguments, pre_aggregation, seed)
     given = _updates(updates)
     counts = example_counts(num_examples, len(given))
     if not given:

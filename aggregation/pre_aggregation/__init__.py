@@ -14,6 +14,7 @@ from aggregation.pre_aggregation.base import (
 from aggregation.pre_aggregation.rule import (
     PreAggregatedRule,
     build_rule,
+    create_steps,
     needs_seed,
     new_seed,
     rule_from_json,
@@ -28,6 +29,7 @@ __all__ = [
     "PreAggregation",
     "build_rule",
     "create_pre_aggregation",
+    "create_steps",
     "known_pre_aggregations",
     "needs_seed",
     "new_seed",

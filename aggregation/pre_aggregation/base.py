@@ -72,12 +72,14 @@ class PreAggregation(ABC):
 def mixed_statistics(step: PreAggregation, mixture: Mixture, statistics: Statistics) -> Statistics:
     """Return the statistics of the mixed rows."""
     counts = step.counts(mixture, statistics.num_examples)
+    steps = statistics.num_steps if step.one_by_one else None
     if statistics.gram is not None:
-        return Statistics(counts, gram=mixture.gram(statistics.gram))
+        return Statistics(counts, gram=mixture.gram(statistics.gram), num_steps=steps)
     if statistics.squares is not None and step.one_by_one:
         factors = mixture.coefficients.diagonal() / mixture.divisor
-        return Statistics(counts, squares=factors * factors * statistics.squares)
-    return Statistics(counts)
+        squares = factors * factors * statistics.squares
+        return Statistics(counts, squares=squares, num_steps=steps)
+    return Statistics(counts, num_steps=steps)
 
 
 _REGISTRY: dict[str, type[PreAggregation]] = {}

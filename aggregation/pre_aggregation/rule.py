@@ -22,8 +22,8 @@ from aggregation.rules.selection import Mixture
 #: Columns that are mixed at once: the rows of many updates then stay in the processor's cache.
 COLUMNS = 4096
 
-#: Bytes of a seed.
-SEED_BYTES = 32
+#: Bytes of a new seed, and of the longest that is used whole.
+SEED_BYTES, MAX_SEED_BYTES = 32, 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class PreAggregatedRule(Rule):
     weighs_by_examples: bool = field(init=False)
     needs_gram: bool = field(init=False)
     needs_norms: bool = field(init=False)
+    needs_steps: bool = field(init=False)
+    robust: bool = field(init=False)
     on_differences: bool = field(init=False)
     linear: bool = field(init=False)
 
@@ -63,6 +65,8 @@ class PreAggregatedRule(Rule):
             "weighs_by_examples": self.rule.weighs_by_examples,
             "needs_gram": gram,
             "needs_norms": norms,
+            "needs_steps": self.rule.needs_steps,
+            "robust": self.rule.robust,
             "on_differences": self.rule.on_differences
             or any(step.on_differences for step in self.steps),
             "linear": self.rule.linear,
@@ -115,7 +119,7 @@ def build_rule(
     name: str,
     arguments: Mapping[str, Any] | None = None,
     pre_aggregation: Sequence[str] = (),
-    seed: bytes | None = None,
+    seed: str = "",
 ) -> Rule:
     """Return a rule with the steps before it.
 
@@ -125,21 +129,28 @@ def build_rule(
         Of the rule.
     pre_aggregation : sequence of str
         The steps in their order, such as ``["arc(f=2)", "nnm(f=2)"]``.
-    seed : bytes, optional
-        Secret; without it, a step that needs one is only checked.
+    seed : str
+        Secret, in hexadecimal digits; without it, a step that needs one is checked and cannot be used.
 
     Raises
     ------
     RuleError
-        If a name or an argument is not valid, a step is given twice, or the steps make nothing of the rule
-        more robust.
+        If a name or an argument is not valid, a step is given twice, or the steps only mix updates before a
+        rule that withstands no hostile one.
     """
     rule = create_rule(name, arguments)
     steps = create_steps(pre_aggregation)
     if not steps:
         return rule
     _check_fits(rule, steps)
-    return PreAggregatedRule(rule, steps, seed or b"")
+    return PreAggregatedRule(rule, steps, _seed_bytes(seed))
+
+
+def _seed_bytes(seed: str) -> bytes:
+    try:
+        return bytes.fromhex(seed)[:MAX_SEED_BYTES]
+    except (TypeError, ValueError) as error:
+        raise RuleError("a seed is given in hexadecimal digits") from error
 
 
 def create_steps(pre_aggregation: object) -> tuple[PreAggregation, ...]:
@@ -189,5 +200,5 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
 
 def rule_from_json(saved: Mapping[str, Any]) -> Rule:
     """Return the rule that `rule_to_json` gave."""
-    seed = bytes.fromhex(saved.get("seed", ""))
-    return build_rule(saved["name"], saved["arguments"], saved.get("pre_aggregation", ()), seed)
+    steps, seed = saved.get("pre_aggregation", ()), saved.get("seed", "")
+    return build_rule(saved["name"], saved["arguments"], steps, seed)

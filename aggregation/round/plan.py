@@ -11,9 +11,9 @@ from typing import Any
 from aggregation.engine.distribution import Capacity, Distribution
 from aggregation.errors import UpdatesRejected
 from aggregation.policies import TensorPolicies
+from aggregation.pre_aggregation import rule_from_json, rule_to_json
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round.values import Claim, ClaimedUpdate
-from aggregation.rules import create_rule
 from aggregation.staleness import create_staleness
 
 #: Names of objects in the folder of a plan.
@@ -116,7 +116,7 @@ class Plan:
                     "round_id": claim.round_id,
                     "number": claim.number,
                     "attempt": claim.attempt,
-                    "rule": [claim.rule.name, _arguments(claim.rule)],
+                    "rule": rule_to_json(claim.rule),
                     "requirement": [claim.requirement.name, _arguments(claim.requirement)],
                     "members": claim.readiness.members,
                     "ready": claim.readiness.ready,
@@ -150,7 +150,7 @@ class Plan:
                 round_id=claim["round_id"],
                 number=claim["number"],
                 attempt=claim["attempt"],
-                rule=create_rule(*claim["rule"]),
+                rule=rule_from_json(claim["rule"]),
                 requirement=create_requirement(*claim["requirement"]),
                 readiness=Readiness(
                     members=claim["members"],
@@ -178,9 +178,9 @@ class Plan:
         )
 
 
-def _arguments(described: Any) -> dict[str, Any]:
-    """Return the arguments of a rule or a requirement, which are its fields."""
-    return asdict(described)
+def _arguments(requirement: Any) -> dict[str, Any]:
+    """Return the arguments of a requirement, which are its fields."""
+    return asdict(requirement)
 
 
 def segment_name(centre: str, index: int) -> str:

@@ -118,7 +118,7 @@ class Rule(ABC):
     needs_norms: bool = False
 
     #: Whether `select` needs `Statistics.num_steps`, which clients state with their updates.
-    needs_steps: ClassVar[bool] = False
+    needs_steps: bool = False
 
     #: Whether the rule measures and combines the updates' differences from the parent aggregate.
     on_differences: bool = False
@@ -130,7 +130,7 @@ class Rule(ABC):
     #: Whether the rule withstands hostile updates. If so, tensors of which only the average is wanted,
     #: such as running statistics, take the coordinate-wise median of all updates: a rule that trusts
     #: the updates by their distances has not measured these tensors.
-    robust: ClassVar[bool] = True
+    robust: bool = True
 
     @property
     def min_updates(self) -> int:

@@ -30,6 +30,16 @@ class Mixture:
     coefficients: Float64s
     divisor: float = 1.0
 
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Mixture)
+            and self.divisor == other.divisor
+            and np.array_equal(self.coefficients, other.coefficients)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.divisor, self.coefficients.shape))
+
     def after(self, first: Mixture) -> Mixture:
         """Return this mixture of the rows of another one, as a mixture of the updates."""
         product = ordered_product(self.coefficients, first.coefficients)

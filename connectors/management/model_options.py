@@ -13,6 +13,7 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
+from aggregation.pre_aggregation import known_pre_aggregations
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
 from aggregation.sources import read
@@ -82,6 +83,14 @@ def _add_round_options(parser: ArgumentParser, *, changing: bool) -> None:
             metavar="NAME",
             help=f"one of {', '.join(known)}" + ("" if changing else " (default: %(default)s)"),
         )
+    parser.add_argument(
+        "--pre-aggregation",
+        action="append",
+        metavar="'NAME(F=N)'",
+        help="a step before the rule, such as 'nnm(f=2)'; may be repeated. One of "
+        + ", ".join(known_pre_aggregations())
+        + _or_none(changing),
+    )
     for option in ("--rule-arg", "--requirement-arg", "--staleness-arg"):
         parser.add_argument(
             option,
@@ -184,6 +193,9 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
     """
     changes: dict[str, Any] = {}
     changes |= _rule_changes("aggregator", options["rule"], options["rule_arg"], model)
+    if options["pre_aggregation"] is not None:
+        steps = options["pre_aggregation"]
+        changes["pre_aggregation"] = [] if model and steps == [NONE] else steps
     changes |= _rule_changes(
         "requirement", options["requirement"], options["requirement_arg"], model
     )

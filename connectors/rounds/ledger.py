@@ -28,7 +28,6 @@ from aggregation.round import (
     RoundResult,
     Status,
 )
-from aggregation.rules import create_rule
 from aggregation.staleness import create_staleness
 from connectors.errors import translate_database_errors
 from connectors.limits import CHECKPOINT_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
@@ -41,7 +40,7 @@ from connectors.rounds.selectors import (
     model_snapshot,
     registered_updates,
 )
-from connectors.rounds.snapshot import claimed_update, config_snapshot_of
+from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
 from connectors.rounds.sql import norms_of
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -126,7 +125,7 @@ class RoundLedger:
             round_id=round_.pk,
             number=round_.number,
             attempt=round_.attempt,
-            rule=create_rule(config["rule"], config["rule_args"]),
+            rule=rule_of(config),
             requirement=create_requirement(config["requirement"], config["requirement_args"]),
             readiness=dataclasses.replace(
                 snapshot, ready=list(updates), members=config["members"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
 from aggregation.counts import capped_examples, default_cap
+from aggregation.pre_aggregation import build_rule, needs_seed, new_seed
 from aggregation.round import ClaimedUpdate
+from aggregation.rules import Rule
 from models_app.models import AggregationRound, FederatedModel, ModelUpdate
 
 
@@ -19,6 +21,10 @@ class ConfigSnapshot(TypedDict):
 
     rule: str
     rule_args: dict[str, Any]
+    #: Steps before the rule.
+    pre_aggregation: NotRequired[list[str]]
+    #: Secret, for a step that needs one; drawn when the updates have been chosen.
+    seed: NotRequired[str]
     requirement: str
     requirement_args: Any
     #: Number of the model's clients that were not paused.
@@ -55,7 +61,7 @@ def take_config_snapshot(
         What the updates claim. If the model sets no cap, the default cap follows from them
         (docs/decisions/2026-11-28-default-caps.md).
     """
-    return ConfigSnapshot(
+    config = ConfigSnapshot(
         rule=model.aggregator,
         rule_args=model.aggregator_args,
         requirement=model.requirement,
@@ -67,6 +73,27 @@ def take_config_snapshot(
         staleness_args=model.staleness_args,
         initial=str(model.current_artifact.values.name) if model.current_artifact else None,
         parent=parent,
+    )
+    if model.pre_aggregation:
+        config["pre_aggregation"] = model.pre_aggregation
+        if needs_seed(model.pre_aggregation):
+            config["seed"] = new_seed()
+    return config
+
+
+def rule_of(config: ConfigSnapshot) -> Rule:
+    """Return the rule of a round, with the steps before it.
+
+    Raises
+    ------
+    RuleError
+        If the deployed version does not know it.
+    """
+    return build_rule(
+        config["rule"],
+        config["rule_args"],
+        config.get("pre_aggregation", ()),
+        config.get("seed", ""),
     )
 
 
@@ -104,3 +131,8 @@ def _default_cap(model: FederatedModel, num_examples: Sequence[int]) -> int | No
 def config_snapshot_of(held: AggregationRound) -> ConfigSnapshot:
     """Return the settings that a round keeps."""
     return cast(ConfigSnapshot, held.config_snapshot)
+
+
+def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a round as they may be shown."""
+    return {name: value for name, value in config.items() if name != "seed"}

@@ -10,13 +10,12 @@ from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, 
 from aggregation.formats import Spool
 from aggregation.opening import Opener, open_consistent
 from aggregation.round.bases import Bases, stated_steps
-from aggregation.rules import create_rule
 from aggregation.sources import ByteSource
 from aggregation.staleness import create_staleness
 from aggregation.weights import Weights
 from connectors.errors import ServiceRefused
 from connectors.rounds.selectors import UpdateStatus
-from connectors.rounds.snapshot import claimed_update, config_snapshot_of
+from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
 from connectors.storage.weights import WeightStore
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -143,7 +142,7 @@ def _recompute(
         if bases.rejected:
             raise NotVerifiable("; ".join(bases.rejected.values()))
         work = Combination(
-            rule=create_rule(config["rule"], config["rule_args"]),
+            rule=rule_of(config),
             updates=_open_updates(weights, used, parent, spool, resources.readers),
             num_examples=[update.num_examples for update in claimed],
             parent=parent,

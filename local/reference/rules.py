@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from aggregation.pre_aggregation import known_pre_aggregations
 from aggregation.requirements import Requirement
 from aggregation.rules import known_rules
 from local.reference.markdown import code, page, table
@@ -30,7 +31,29 @@ def rules_page() -> str:
         "updates. The values of integer tensors (counters) are combined like the others and rounded to the "
         "nearest integer, but no distance or norm is computed from them.",
         *(part for rule in rules for part in _rule(rule)),
+        "## Steps before the rule",
+        "A federated model's `pre_aggregation` is a list of steps that are applied before its rule, in "
+        'their order: `["arc(f=2)", "nnm(f=2)"]`. All steps are linear, so that they need no further pass '
+        "over the updates; only before a rule that is not a weighted mean, such as the median, the rows "
+        "are computed, at the cost of one addition for each update in a row. A step is refused if it is "
+        "given twice, or if it only mixes updates before a rule that withstands no hostile one.",
+        *(part for step in known_pre_aggregations().values() for part in _step(step)),
     )
+
+
+def _step(step: Any) -> Iterator[str]:
+    text, described = _docstring(step)
+    yield f"### {step.name}"
+    yield text
+    yield table(["argument", "type", "default", "bounds", "meaning"], _arguments(step, described))
+    if step.needs_gram:
+        yield "Measures the inner products of all pairs of updates."
+    elif step.needs_norms:
+        yield "Measures the distance of each update from the previous aggregate."
+    if step.on_differences:
+        yield "Needs a previous aggregate or an initial model."
+    if step.needs_seed:
+        yield "Draws a secret seed for each round, which is stored with the round."
 
 
 def _rule(rule: Any) -> Iterator[str]:

@@ -37,6 +37,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(max_length=255)),
                 ('aggregator', models.CharField(default='weighted_mean', help_text='Name of the aggregation rule.', max_length=255)),
                 ('aggregator_args', models.JSONField(blank=True, default=dict, help_text='Arguments of the rule by name, such as {"beta": 0.1}.')),
+                ('pre_aggregation', models.JSONField(blank=True, default=list, help_text='Steps before the rule, in their order, such as ["arc(f=2)", "nnm(f=2)"].')),
                 ('requirement', models.CharField(blank=True, help_text='When a round may start; empty: as soon as one update is ready.', max_length=255)),
                 ('requirement_args', models.JSONField(blank=True, help_text='By position, such as [3], or by name, such as {"x": 3}.', null=True)),
                 ('update_kind', models.CharField(choices=[('weights', 'Weights'), ('differences', 'Differences')], default='weights', max_length=16)),

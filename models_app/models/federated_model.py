@@ -11,8 +11,9 @@ from django.db import models
 from django.db.models import Q
 
 from aggregation.errors import RuleError
+from aggregation.pre_aggregation import build_rule, create_steps
 from aggregation.requirements import Requirement, create_requirement
-from aggregation.rules import Rule, create_rule
+from aggregation.rules import Rule
 from aggregation.staleness import Staleness, check_discountable, create_staleness
 from models_app.models.client import Client
 from models_app.schemas import SchemaError, compile_schema
@@ -50,6 +51,11 @@ class FederatedModel(models.Model):
     )
     aggregator_args = models.JSONField(
         default=dict, blank=True, help_text='Arguments of the rule by name, such as {"beta": 0.1}.'
+    )
+    pre_aggregation = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='Steps before the rule, in their order, such as ["arc(f=2)", "nnm(f=2)"].',
     )
     requirement = models.CharField(
         max_length=255,
@@ -149,10 +155,13 @@ class FederatedModel(models.Model):
         super().clean()
         problems = {}
         for field, create in (
+            ("pre_aggregation", lambda: create_steps(self.pre_aggregation)),
             ("aggregator", self.rule),
             ("requirement", self.requirement_object),
             ("staleness", self.staleness_object),
         ):
+            if "pre_aggregation" in problems and field == "aggregator":
+                continue
             try:
                 create()
             except RuleError as error:
@@ -186,8 +195,8 @@ class FederatedModel(models.Model):
         return None
 
     def rule(self) -> Rule:
-        """Return the aggregation rule with its arguments."""
-        return create_rule(self.aggregator, self.aggregator_args)
+        """Return the aggregation rule with its arguments and the steps before it."""
+        return build_rule(self.aggregator, self.aggregator_args, self.pre_aggregation)
 
     def requirement_object(self) -> Requirement:
         """Return the requirement with its arguments."""

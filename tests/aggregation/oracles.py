@@ -84,9 +84,11 @@ def norm_clipped_mean(w: Updates, n: Sequence[float], p: Updates, *, max_norm: f
 
 
 def centered_clipping(
-    w: Updates, n: Sequence[float], p: Updates, *, tau: float, iterations: int = 1
+    w: Updates, n: Sequence[float], p: Updates, *, tau: float | None = None, iterations: int = 1
 ) -> Updates:
     v = p.copy()
+    if tau is None:
+        tau = float(np.median(np.linalg.norm(w - p, axis=1)))
     for _ in range(iterations):
         step = np.zeros_like(v)
         for update in w:
@@ -103,3 +105,37 @@ def norm_filtered_mean(
     deviation = np.abs(norms - np.median(norms))
     usual = deviation <= threshold * np.median(deviation) / 0.6745
     return np.average(w[usual], axis=0, weights=np.asarray(n)[usual])
+
+
+def spectral_filter(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Updates:
+    left = w
+    for _ in range(f):
+        differences = left - left.mean(axis=0)
+        direction = differences[np.argmax(np.linalg.norm(differences, axis=1))]
+        for _ in range(100):
+            direction = differences.T @ (differences @ direction / np.linalg.norm(direction))
+        left = np.delete(left, np.argmax(np.abs(differences @ direction)), axis=0)
+    return np.asarray(left.mean(axis=0))
+
+
+def nnm(w: Updates, p: Updates, f: int) -> Updates:
+    """Nearest-neighbour mixing."""
+    rows = []
+    for update in w:
+        order = np.argsort(np.linalg.norm(w - update, axis=1), kind="stable")
+        rows.append(w[order[: len(w) - f]].mean(axis=0))
+    return np.array(rows)
+
+
+def arc(w: Updates, p: Updates, f: int) -> Updates:
+    """Adaptive robust clipping."""
+    norms = np.linalg.norm(w - p, axis=1)
+    k = int(2 * f / len(w) * (len(w) - f))
+    bound = sorted(norms, reverse=True)[k]
+    return p + (w - p) * np.minimum(1, bound / norms)[:, None]
+
+
+def bucketing(w: Updates, order: Sequence[int], s: int) -> Updates:
+    """Means of buckets, for a given order."""
+    buckets = [order[first : first + s] for first in range(0, len(w), s)]
+    return np.array([w[list(bucket)].mean(axis=0) for bucket in buckets])

@@ -317,6 +317,22 @@ def test_the_info_names_the_selected_updates() -> None:
     np.testing.assert_allclose(result["w"], [0.025, 0])
 
 
+def test_steps_come_before_the_rule() -> None:
+    """``pre_aggregation`` mixes the updates that the rule combines; bucketing needs a seed."""
+    updates = [[[0.0]], [[1.0]], [[2.0]], [[3.0]], [[90.0]]]
+    found, info = aggregation.aggregate(
+        "coordinate_median", updates, pre_aggregation=["nnm(f=2)"], return_info=True
+    )
+    assert found[0][0] == 2.0  # The rows are 1, 1, 2, 2 and 31.67.
+    assert info.max_hostile == 2
+    options: dict[str, Any] = {"pre_aggregation": ["bucketing(s=2)"]}
+    first = aggregation.aggregate("coordinate_median", updates, seed="5eed", **options)
+    again = aggregation.aggregate("coordinate_median", updates, seed="5eed", **options)
+    np.testing.assert_array_equal(first, again)
+    with pytest.raises(RuleError, match="needs a secret seed"):
+        aggregation.aggregate("coordinate_median", updates, **options)
+
+
 @pytest.mark.parametrize(("rule", "arguments"), [("weighted_mean", {}), ("krum", {"f": 1})])
 def test_progress_is_reported_from_0_to_1(rule: str, arguments: dict[str, Any]) -> None:
     """The reported share grows from chunk to chunk and ends with 1, once."""

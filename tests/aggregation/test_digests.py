@@ -15,6 +15,7 @@ from aggregation.__main__ import main
 
 PINNED: dict[str, str] = json.loads(Path(__file__).with_name("digests.json").read_text())
 
+#: Rules, some with steps before them, and the arguments of the rule.
 RULES: dict[str, list[str]] = {
     "weighted_mean": [],
     "unweighted_mean": [],
@@ -28,6 +29,10 @@ RULES: dict[str, list[str]] = {
     "norm_clipped_mean": ["max_norm=2.0"],
     "centered_clipping": ["tau=2.0", "iterations=2"],
     "norm_filtered_mean": ["threshold=3.0"],
+    "spectral_filter": ["f=2"],
+    "nnm(f=2) + krum": ["f=1"],
+    "arc(f=2) + nnm(f=1) + coordinate_median": [],
+    "bucketing(s=2) + geometric_median": [],
 }
 FORMATS = ("safetensors", "npz", "json")
 UPDATES = 7
@@ -69,8 +74,12 @@ def digest(folder: Path, rule: str, format: str) -> str:
     arguments = [each for argument in RULES[rule] for each in ("--arg", argument)]
     counts = ",".join(str(10 + position) for position in range(UPDATES))
     parent, *updates = map(str, paths)
-    options = ["--rule", rule, *arguments, "--parent", parent, "--num-examples", counts]
+    *steps, name = rule.split(" + ")
+    for step in steps:
+        arguments += ["--pre-aggregation", step]
+    options = ["--rule", name, *arguments, "--parent", parent, "--num-examples", counts]
     options += ["--num-steps", counts] if rule == "normalized_mean" else []
+    options += ["--seed", "5eed"] if steps else []
     status = main([*options, "--out", str(out), *updates])
     assert status == 0
     return hashlib.sha256(out.read_bytes()).hexdigest()

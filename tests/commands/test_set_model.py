@@ -74,8 +74,20 @@ def test_arguments_of_an_unchanged_rule_are_merged(run_command: RunCommand) -> N
     model = make_model(1, aggregator="centered_clipping", aggregator_args={"tau": 1.0})
     after = changed(run_command, model, "--rule-arg", "iterations=3")
     assert after.aggregator_args == {"tau": 1.0, "iterations": 3}
-    with pytest.raises(CommandError, match="--rule: centered_clipping takes the arguments tau"):
-        changed(run_command, model, "--rule", "centered_clipping")
+    with pytest.raises(CommandError, match="--rule: krum takes the arguments f"):
+        changed(run_command, model, "--rule", "krum")
+
+
+def test_steps_before_the_rule_are_replaced_and_removed(run_command: RunCommand) -> None:
+    """`--pre-aggregation` gives all steps in their order; `none` removes them."""
+    model = make_model(1, aggregator="coordinate_median")
+    steps = ("--pre-aggregation", "arc(f=1)", "--pre-aggregation", "nnm(f=1)")
+    assert changed(run_command, model, *steps).pre_aggregation == ["arc(f=1)", "nnm(f=1)"]
+    with pytest.raises(CommandError, match="--rule: weighted_mean withstands no hostile update"):
+        changed(run_command, model, "--rule", "weighted_mean")
+    with pytest.raises(CommandError, match="--pre-aggregation: unknown step before the rule 'mix'"):
+        changed(run_command, model, "--pre-aggregation", "mix(f=1)")
+    assert changed(run_command, model, "--pre-aggregation", "none").pre_aggregation == []
 
 
 def test_scores_follow_the_metric(run_command: RunCommand, lineage: list[ModelAggregate]) -> None:

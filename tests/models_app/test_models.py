@@ -195,6 +195,13 @@ def test_a_client_without_a_history_can_be_deleted() -> None:
         ({"aggregator": "krum", "aggregator_args": {"f": -1}}, "aggregator", "f must be"),
         ({"aggregator": "krum", "aggregator_args": [1]}, "aggregator", "by name"),
         ({"aggregator": "trimmed_mean", "aggregator_args": {"beta": 0.5}}, "aggregator", "beta"),
+        ({"pre_aggregation": ["nope(f=1)"]}, "pre_aggregation", "unknown step before the rule"),
+        ({"pre_aggregation": "nnm(f=1)"}, "pre_aggregation", "expected a list of steps"),
+        (
+            {"pre_aggregation": ["nnm(f=1)"]},
+            "aggregator",
+            "weighted_mean withstands no hostile update",
+        ),
         ({"requirement": "nope"}, "requirement", "unknown requirement 'nope'; known are "),
         ({"requirement": "require_x_updates"}, "requirement", "takes the arguments x"),
         (

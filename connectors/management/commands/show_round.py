@@ -8,6 +8,7 @@ from typing import Any
 from connectors.management.arguments import add_id_argument, add_limit_argument
 from connectors.management.lookup import find_round
 from connectors.management.reports import ReportCommand
+from connectors.rounds.snapshot import without_seed
 from connectors.usecases.administration.listings import list_round_updates, round_row
 
 
@@ -28,7 +29,7 @@ class Command(ReportCommand):
         shown = find_round(round)
         updates = list_round_updates(shown, limit)
         row = round_row(shown) | {
-            "config_snapshot": shown.config_snapshot,
+            "config_snapshot": without_seed(shown.config_snapshot),
             "request": shown.request_id,
         }
         if as_json:

@@ -13,11 +13,14 @@ from aggregation.engine import Combination, Combined, Passes, Resources, combine
 from aggregation.engine.output import MemorySink
 from aggregation.formats import Spool, open_weights
 from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
-from aggregation.rules import create_rule
+from aggregation.pre_aggregation import build_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights
 
 Tensors = Mapping[str, Any]
+
+#: For steps that need a secret seed.
+SEED = "5eed" * 16
 
 
 def opened(tensors: Tensors | bytes, format: str = "safetensors") -> Weights:
@@ -34,6 +37,7 @@ def work_of(
     differences: bool = False,
     policies: TensorPolicies = OPTIMIZE_ALL,
     num_steps: Sequence[int] | None = None,
+    pre_aggregation: Sequence[str] = (),
     **arguments: Any,
 ) -> Combination:
     base = opened(parent) if parent is not None else None
@@ -41,10 +45,9 @@ def work_of(
     if base:
         expected = policies.expected_layout(base.layout)
         weights = [update.in_order(expected) for update in weights]
-    chosen = create_rule(rule, arguments)
     return Combination(
-        rule=chosen,
         num_steps=num_steps or [2] * len(weights),
+        rule=build_rule(rule, arguments, pre_aggregation, SEED),
         updates=weights,
         num_examples=num_examples or [1] * len(weights),
         parent=base,

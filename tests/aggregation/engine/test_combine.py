@@ -35,6 +35,9 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("bulyan", {"f": 1}),
     ("geometric_median", {}),
     ("centered_clipping", {"tau": 3.0}),
+    ("spectral_filter", {"f": 1}),
+    ("krum", {"f": 1, "pre_aggregation": ["nnm(f=1)"]}),
+    ("coordinate_median", {"pre_aggregation": ["arc(f=1)", "bucketing(s=2)"]}),
 ]
 
 every_rule = pytest.mark.parametrize(("name", "arguments"), RULES, ids=[name for name, _ in RULES])

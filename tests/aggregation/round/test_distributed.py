@@ -19,6 +19,7 @@ from aggregation.engine.distribution import Capacity
 from aggregation.errors import OutOfTime
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
+from aggregation.pre_aggregation import build_rule
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint
 from aggregation.round.attempt import Attempt
@@ -26,7 +27,7 @@ from aggregation.round.distributed import finish, select
 from aggregation.round.plan import Execution, Rejection
 from aggregation.round.planning import plan_round
 from aggregation.round.worker import Worker
-from aggregation.rules import create_rule
+from aggregation.rules import Rule
 from aggregation.staleness import create_staleness
 from aggregation.weights import Weights
 from connectors.storage.filesystem import FileObjects
@@ -48,6 +49,10 @@ RULES: dict[str, dict[str, Any]] = {
     "norm_clipped_mean": {"max_norm": 20.0},
     "centered_clipping": {"tau": 20.0},
     "norm_filtered_mean": {"threshold": 3.0},
+    "spectral_filter": {"f": 2},
+    "nnm(f=2) + multi_krum": {"f": 2},
+    "arc(f=2) + nnm(f=2) + coordinate_median": {},
+    "bucketing(s=2) + trimmed_mean": {"f": 1},
 }
 
 MEANS = ("weighted_mean", "normalized_mean")
@@ -115,6 +120,12 @@ class DirectoryConnector:
         return FileFolder(self.root / location)
 
 
+def rule_named(text: str) -> Rule:
+    """Return a rule of the table with the steps before it."""
+    *steps, name = text.split(" + ")
+    return build_rule(name, RULES[text], steps, "5eed" * 16)
+
+
 def claim_in(
     root: Path,
     rule: str,
@@ -159,7 +170,7 @@ def claim_in(
         round_id=1,
         number=1,
         attempt=1,
-        rule=create_rule(rule, RULES[rule]),
+        rule=rule_named(rule),
         requirement=create_requirement("require_x_updates", {"x": requirement}),
         readiness=Readiness(members=N, ready=N),
         updates=tuple(updates),

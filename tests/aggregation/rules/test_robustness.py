@@ -62,6 +62,14 @@ def near_the_parent(bound_of: Callable[[Any, Rows], float]) -> Check:
     return check
 
 
+def near_the_mean_by_projections(
+    rule: Rule, result: Rows, honest: Rows, parent: Rows, f: int
+) -> None:
+    n, mean = len(honest) + f, honest.mean(axis=0)
+    bound = 2 * diameter(honest) * np.sqrt(n) * (n - f) / (n - 2 * f)
+    assert np.linalg.norm(result - mean) <= bound * (1 + 1e-6) + 1e-12
+
+
 def filtered_bound(rule: Any, norms: Rows) -> float:
     low, high = norms.min(), norms.max()
     return float(high + rule.threshold * (high - low) / 0.6745)
@@ -83,7 +91,9 @@ ROBUST: list[tuple[str, dict[str, Any], Check]] = [
         {"tau": 2.0, "iterations": 3},
         near_the_parent(lambda rule, _: rule.tau * rule.iterations),
     ),
+    ("centered_clipping", {"iterations": 2}, near_the_parent(lambda rule, norms: 2 * norms.max())),
     ("norm_filtered_mean", {}, near_the_parent(filtered_bound)),
+    ("spectral_filter", {"f": 3}, near_the_mean_by_projections),
 ]
 
 

@@ -20,6 +20,7 @@ from aggregation.errors import NotEnoughUpdates, RuleError, UpdatesRejected
 from aggregation.rules import Selection, Statistics, create_rule, known_rules
 from aggregation.rules.krum import Krum, mean_around_median
 from aggregation.rules.sorting import ordered_rows
+from aggregation.rules.spectral import top_projections
 from tests.aggregation import oracles
 from tests.aggregation.engine.engine_tools import passes_of, result_of, run, vectors, work_of
 
@@ -36,6 +37,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("norm_clipped_mean", {"max_norm": 2.5}),
     ("centered_clipping", {"tau": 2.0, "iterations": 3}),
     ("norm_filtered_mean", {}),
+    ("spectral_filter", {"f": 2}),
 ]
 every_rule = pytest.mark.parametrize(("name", "arguments"), RULES, ids=[name for name, _ in RULES])
 
@@ -235,6 +237,24 @@ def test_any_number_of_rows_is_sorted(n: int) -> None:
     np.testing.assert_allclose(trimmed, kept.mean(axis=0), rtol=1e-6)
 
 
+@given(seed=st.integers(0, 2**32 - 1), hostile=st.integers(1, 3), distance=st.floats(0.5, 100.0))
+@settings(max_examples=50, deadline=None)
+def test_the_filter_follows_the_top_singular_vector(
+    seed: int, hostile: int, distance: float
+) -> None:
+    """If updates agree on a direction, those removed have the largest projections on the top singular
+    vector of the centred updates."""
+    rng = np.random.default_rng(seed)
+    rows = 0.1 * rng.normal(size=(11, 50))
+    rows[:hostile] += distance * np.ones(50) / np.sqrt(50) * 5
+    centred = rows - rows.mean(axis=0)
+    projections = np.square(centred @ np.linalg.svd(centred)[2][0])
+    found = top_projections(rows @ rows.T)
+    np.testing.assert_allclose(
+        found / found.sum(), projections / projections.sum(), rtol=1e-6, atol=1e-9
+    )
+
+
 @given(values=arrays(np.float64, (7, 3), elements=st.integers(-3, 3).map(float)))
 @settings(max_examples=40)
 def test_bulyan_takes_the_lower_of_two_values_as_close(values: Any) -> None:
@@ -291,6 +311,7 @@ def test_bulyan_follows_the_papers_example_of_a_hidden_coordinate() -> None:
         ("coordinate_median", {"f": 2}, 5),
         ("geometric_median", {"f": 2}, 5),
         ("bulyan", {"f": 1}, 7),
+        ("spectral_filter", {"f": 2}, 5),
         ("weighted_mean", {}, 1),
     ],
 )

@@ -1,16 +1,20 @@
-"""The default cap of the number of examples of an update."""
+"""What a round keeps of its model: the default cap of examples, and the secret seed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from django.core.management import call_command
 
-from aggregation.round import run_round
+from aggregation.round import Claim, run_round
 from connectors import application
+from connectors.rounds.ledger import RoundLedger
 from connectors.usecases.verify import verify
 from models_app.models import ModelAggregate
 from tests.factories import filled, get, make_model, ready_update
@@ -65,3 +69,52 @@ def test_a_cap_of_the_model_replaces_the_default() -> None:
     value, made = aggregate([0.0, 0.0, 1.0], [10, 10, 980], max_num_examples=10_000)
     assert made.round.config_snapshot["max_num_examples"] == 10_000
     assert value == pytest.approx(0.98)
+
+
+def test_buckets_follow_from_a_secret_seed_of_the_round(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each round draws a seed when it claims its updates; with it, the aggregate can be verified. It is in
+    no output, and in nothing that clients can read."""
+    fields = {"aggregator": "coordinate_median", "pre_aggregation": ["bucketing(s=2)"]}
+    value, made = aggregate([0.0, 1.0, 2.0, 3.0, 40.0], [1] * 5, **fields)
+    seed = made.round.config_snapshot["seed"]
+    assert len(bytes.fromhex(seed)) == 32
+    assert made.round.config_snapshot["pre_aggregation"] == ["bucketing(s=2)"]
+    assert value in {np.median(means) for means in bucket_means([0.0, 1.0, 2.0, 3.0, 40.0])}
+    verify(application.weights(), made, application.round_resources())
+    call_command("show_round", made.round.pk, "--json")
+    printed = capsys.readouterr()
+    assert "bucketing" in printed.out
+    assert seed not in printed.out + printed.err + caplog.text
+    _, other = aggregate([0.0, 1.0, 2.0, 3.0, 40.0], [1] * 5, **fields)
+    assert other.round.config_snapshot["seed"] != seed
+
+
+def bucket_means(values: Sequence[float]) -> Iterator[list[float]]:
+    """Yield the means of all ways to put five values into two buckets of two and one of one."""
+    for order in itertools.permutations(values):
+        yield [float(np.mean(order[first : first + 2])) for first in (0, 2, 4)]
+
+
+def test_a_round_without_buckets_has_no_seed() -> None:
+    """A seed is drawn only if a step of the rule needs it."""
+    fields = {"aggregator": "coordinate_median", "pre_aggregation": ["arc(f=1)", "nnm(f=1)"]}
+    value, made = aggregate([1.0, 1.1, 1.2, 50.0], [1] * 4, **fields)
+    assert "seed" not in made.round.config_snapshot
+    assert value == pytest.approx(1.1, abs=0.11)
+    verify(application.weights(), made, application.round_resources())
+
+
+def test_an_attempt_that_takes_over_has_the_same_seed() -> None:
+    """A round that another attempt finishes is mixed as the first attempt mixed it."""
+    fields = {"aggregator": "coordinate_median", "pre_aggregation": ["bucketing(s=2)"]}
+    model = make_model(4, initial=filled(0.0), **fields)
+    for client in range(1, 5):
+        ready_update(model, client, filled(float(client)))
+    rules = []
+    for _ in range(2):
+        claim = RoundLedger(lambda: timedelta(seconds=-1)).claim(model.pk)
+        assert isinstance(claim, Claim)
+        rules.append(claim.rule)
+    assert rules[0] == rules[1]
