@@ -57,6 +57,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SnapStart": ("snap_start", _SWITCH),
     "Tracing": ("tracing", _SWITCH),
     "EventBus": ("event_bus", bool),
+    "MaxFunctions": ("max_functions", _within(1, 1000)),
     "ClientStatus": ("client_status", _SWITCH),
     "ReadThreads": ("read_threads", _within(1, 128)),
     "SweepSchedule": ("sweep_hours", _sweep_hours),

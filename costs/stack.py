@@ -9,8 +9,9 @@ from costs.prices import Prices
 HOURS_A_MONTH = 730
 SECONDS_A_MONTH = HOURS_A_MONTH * 3600
 
-#: Alarms of the template.
+#: Alarms of the template, and those on the state machine of rounds that several functions share.
 ALARMS = 8
+EXECUTION_ALARMS = 3
 
 #: The database closes a session that is idle for the timeout of the function and this long.
 IDLE_SESSION_SLACK_SECONDS = 60
@@ -55,6 +56,7 @@ class Stack:
     snap_start: bool = True
     tracing: bool = False
     event_bus: bool = False
+    max_functions: int = 1
     client_status: bool = True
     read_threads: int = 16
     sweep_hours: float = 6.0
@@ -73,7 +75,17 @@ class Stack:
     @property
     def endpoints(self) -> int:
         """Number of interface endpoints, counted once per zone."""
-        return self.endpoint_zones * (1 + self.event_bus + self.tracing)
+        return self.endpoint_zones * (1 + self.event_bus + self.tracing + self.shares_rounds)
+
+    @property
+    def shares_rounds(self) -> bool:
+        """Whether several functions may share a round."""
+        return self.max_functions > 1
+
+    @property
+    def alarms(self) -> int:
+        """Number of alarms."""
+        return ALARMS + self.shares_rounds * EXECUTION_ALARMS
 
     @property
     def sweeps_a_month(self) -> float:
@@ -115,7 +127,7 @@ class Stack:
             "Aurora, never paused": self.aurora * capacity,
             "Aurora, storage (1 GB) and the master user's secret": self.aurora * database,
             "RDS Proxy": self.aurora * self.database_proxy * proxy,
-            "alarms": ALARMS * prices.alarm_month,
+            "alarms": self.alarms * prices.alarm_month,
             "Lambda's polling of the queue": polls_a_month() * prices.sqs_request,
             "sweeps": sweeps,
         }

@@ -54,7 +54,10 @@ NOT_DEPLOYED = (
 )
 
 #: Services that the code calls. botocore describes four hundred, in 120 MB.
-SERVICES = {"events", "rds", "s3", "sqs"}
+SERVICES = {"events", "rds", "s3", "sqs", "stepfunctions"}
+
+#: Their names in botocore's table of endpoints.
+ENDPOINTS = SERVICES - {"stepfunctions"} | {"states"}
 
 #: Files of libraries that the function never imports.
 NOT_IMPORTED = ("**/tests", "**/locale/*/LC_MESSAGES", "bin", "**/__pycache__", "**/*.pyi")
@@ -122,7 +125,7 @@ def _strip_descriptions(data: Path) -> None:
     endpoints = json.loads((data / "endpoints.json").read_text())
     for partition in endpoints["partitions"]:
         found = partition["services"].items()
-        partition["services"] = {name: each for name, each in found if name in SERVICES}
+        partition["services"] = {name: each for name, each in found if name in ENDPOINTS}
     (data / "endpoints.json").write_text(json.dumps(endpoints))
 
 

@@ -89,26 +89,35 @@ def _resume(
     ------
     ObjectMissing
     """
-    location = saved["plan"]
-    folder = connector.folder(location)
-    plan, names = Plan.from_json(folder.read(PLAN)), folder.names()
     try:
-        parts = _stored_parts(connector, plan, names)
+        checkpoint = checkpoint_after_tasks(connector, saved)
     except ProgressLost:
+        plan = Plan.from_json(connector.folder(saved["plan"]).read(PLAN))
         return plan_without(connector, plan, claim.attempt, {}, resources)
-    stored = parts + sum(not name.startswith((PLAN, SELECTION, FAILURE)) for name in names)
-    progress = stored > saved.get("stored", 0)
-    connector.hand_over(claim, RoundCheckpoint(**{**saved, "stored": stored}), progress=progress)
-    return remaining_tasks(connector, location, claim.attempt)
+    connector.hand_over(claim, checkpoint, progress=checkpoint != saved)
+    return remaining_tasks(connector, saved["plan"], claim.attempt)
 
 
-def _stored_parts(connector: DistributedRoundConnector, plan: Plan, names: set[str]) -> int:
-    """Return how many parts of the result are stored.
+def checkpoint_after_tasks(
+    connector: DistributedRoundConnector, saved: RoundCheckpoint
+) -> RoundCheckpoint:
+    """Return a checkpoint with what the tasks of its plan have stored by now.
 
     Raises
     ------
+    ObjectMissing
+        If the plan is gone.
     ProgressLost
+        If the parts of the result are gone.
     """
+    folder = connector.folder(saved["plan"])
+    plan, names = Plan.from_json(folder.read(PLAN)), folder.names()
+    products = [name for name in names if not name.startswith((PLAN, SELECTION, FAILURE))]
+    stored = len(products) + _stored_parts(connector, plan, names)
+    return RoundCheckpoint(**{**saved, "stored": max(stored, saved.get("stored", 0))})
+
+
+def _stored_parts(connector: DistributedRoundConnector, plan: Plan, names: set[str]) -> int:
     if all(task_name(task) in names for task in range(len(plan.distribution.combining))):
         return plan.parts
     sink = connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0})
@@ -156,7 +165,9 @@ def _plan(
     location = connector.new_folder(claim)
     _save_plan(connector.folder(location), plan, work)
     rejected = {str(update): why for update, why in plan.rejected.items()}
-    checkpoint = RoundCheckpoint(rejected=rejected, engine=None, plan=location, sink=plan.result)
+    checkpoint = RoundCheckpoint(
+        rejected=rejected, engine=None, plan=location, sink=plan.result, stored=0
+    )
     connector.hand_over(claim, checkpoint, progress=progress)
     return remaining_tasks(connector, location, claim.attempt)
 

@@ -189,6 +189,11 @@ class RoundLedger:
             **({"attempts_without_progress": 0} if progress else {}),
         )
 
+    def saved_checkpoint(self, claim: Claim) -> RoundCheckpoint | None:
+        """Return the checkpoint of a round; None if it has none, or if another attempt holds it."""
+        with translate_database_errors():
+            return _round_of_lease(claim).values_list("checkpoint", flat=True).first()
+
     def _change(self, claim: Claim, **changes: Any) -> None:
         with translate_database_errors():
             if not _round_of_lease(claim).update(**changes):

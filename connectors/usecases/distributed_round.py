@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from aggregation.engine import Resources
@@ -20,6 +21,7 @@ from aggregation.round import Claim, RoundAnswer, Status
 from aggregation.round.distributed import finish, select
 from aggregation.round.plan import Execution, Rejection
 from aggregation.round.planning import (
+    checkpoint_after_tasks,
     discard_result,
     load_claim,
     plan_round,
@@ -206,7 +208,7 @@ class TaskRunner:
         except ObjectMissing:
             return _busy(plan, PLAN_GONE)
         if recorded is None and name.startswith(TEMPORARY_ERRORS):
-            self._connector.release_round(claim, None)
+            self._release(claim)
             return _busy(plan, f"a task ended with {name}", claim.number, continues=True)
         reason = recorded or f"{name}: {cause}"
         if not self._connector.fail_round(claim, TaskFailed(reason)):
@@ -216,6 +218,15 @@ class TaskRunner:
         return RoundAnswer(
             model_id=claim.model_id, status=Status.FAILED, round=claim.number, reason=reason
         )
+
+    def _release(self, claim: Claim) -> None:
+        """Release the lease; if tasks have finished, the attempt counts as progress."""
+        with suppress(AggregationError):
+            saved = self._connector.ledger.saved_checkpoint(claim)
+            checkpoint = checkpoint_after_tasks(self._connector, saved) if saved else None
+            self._connector.release_round(replace(claim, checkpoint=saved), checkpoint)
+            return
+        self._connector.release_round(claim, None)
 
     def _reject(self, plan: str, rejection: Rejection) -> RoundAnswer:
         answer = reject(self._connector, rejection)

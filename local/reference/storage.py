@@ -68,6 +68,7 @@ def _metadata_table() -> str:
 def _keys() -> list[list[str]]:
     # Imported here because Django must be set up first.
     from connectors.storage.keys import (
+        PLANS,
         SCORE_KEY_FORM,
         UPDATE_KEY_FORM,
         aggregate_key,
@@ -84,6 +85,11 @@ def _keys() -> list[list[str]]:
             code("status/<federated_model_id>/<client_uuid>.json"),
             "the function",
             "what became of its updates",
+        ],
+        [
+            code(f"{PLANS}<federated_model_id>/<round>-<random>/…"),
+            "the function and its workers",
+            "the plan of a round that several functions share, until it ends",
         ],
         [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
     ]

@@ -69,7 +69,7 @@ def test_all_hourly_costs_are_counted() -> None:
     files = ("template.yaml", *nested().values())
     made = [each for file in files for each in template(file)["Resources"].values()]
     kinds = [resource["Type"] for resource in made]
-    assert kinds.count("AWS::CloudWatch::Alarm") == stack.ALARMS
+    assert kinds.count("AWS::CloudWatch::Alarm") == Stack(max_functions=2).alarms
     assert kinds.count("AWS::CloudWatch::Dashboard") == 1  # of three that are free
     assert kinds.count("AWS::RDS::DBInstance") == kinds.count("AWS::RDS::DBProxy") == 1
     assert not {"AWS::KMS::Key", "AWS::SecretsManager::Secret", "AWS::EC2::NatGateway"} & set(kinds)
@@ -79,9 +79,10 @@ def test_all_hourly_costs_are_counted() -> None:
         "CreatesQueueEndpoint",
         "CreatesEventEndpoint",
         "CreatesTraceEndpoint",
+        "CreatesStateMachineEndpoint",
     }
     for zones in (0, 1, 2):
-        everything = Stack(endpoint_zones=zones, event_bus=True, tracing=True)
+        everything = Stack(endpoint_zones=zones, event_bus=True, tracing=True, max_functions=2)
         assert everything.endpoints == zones * len(paid)
 
 

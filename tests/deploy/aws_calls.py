@@ -1,9 +1,10 @@
 """A pytest plugin that records the AWS calls of the functions and fails a test with a forbidden one.
 
 The caller is found on the stack: a call belongs to a function if the nearest frame of this project is in
-deployed code, and to the test if it is in the tests or in the embedded cloud. While the operators'
-function runs, calls of all threads belong to it; otherwise a command calls with the permissions of the
-person who runs it. Calls in a process that a test starts are not recorded.
+deployed code, and to the test if it is in the tests or in the embedded cloud. While the operators' function
+or a worker runs, calls of all its threads belong to it; otherwise a command calls with the permissions of
+the person who runs it. moto invokes functions for the state machine, from threads without a frame of this
+project. Calls in a process that a test starts are not recorded.
 
 The suite runs in several processes: if AWS_CALLS names a file, each process appends its records to it, and
 a run of the last test alone reads all of them.
@@ -31,7 +32,11 @@ from tests.deploy.stack import ROOT, template
 #: What the zip contains.
 DEPLOYED = {"lambda_handler.py", "settings.py", "aggregation", "connectors", "models_app"}
 
-AGGREGATOR, OPERATOR = "AggregatorRole", "MigrationRole"
+AGGREGATOR, OPERATOR, WORKER = "AggregatorRole", "MigrationRole", "WorkerRole"
+STATE_MACHINE = "RoundRole"
+
+#: Roles by the handlers of functions that are not the aggregating one.
+HANDLERS = {"migrate": OPERATOR, "work": WORKER}
 
 #: The last test of a complete run: only then is it known what nothing used.
 LAST = "test_nothing_is_allowed_that_nothing_uses"
@@ -69,7 +74,7 @@ class Recorder:
             self._add("s3.PutObject", {"Bucket": settings.BUCKET, "Key": key})
 
     def _add(self, operation: str, params: dict[str, Any]) -> None:
-        role = _caller()
+        role = _caller(operation)
         if role is None:
             return
         with self._lock:
@@ -102,37 +107,41 @@ def _place() -> Place:
         bucket=settings.BUCKET,
         queues={queue: "UploadQueue", dead_letters: "DeadLetterQueue"},
         event_bus=settings.EVENT_BUS,
+        state_machine=settings.STATE_MACHINE_ARN,
     )
 
 
-def _caller() -> str | None:
+def _caller(operation: str) -> str | None:
     """Return the role of the current call; None if it does not belong to a function."""
     stack = list(_project_frames(sys._getframe(3)))
     nearest = stack[0][0] if stack else ""
-    if _is_operating(stack):
+    if role := _role_of_handler(stack):
         # A thread of the SDK has no frame of this project, but works for one that has.
-        return OPERATOR if nearest in DEPLOYED or not stack else None
+        return role if nearest in DEPLOYED or not stack else None
+    if operation == "lambda.Invoke":
+        return None if stack else STATE_MACHINE
     typed = any("commands" in parts for parts in stack)
     return AGGREGATOR if nearest in DEPLOYED and not typed else None
 
 
-def _is_operating(stack: list[tuple[str, ...]]) -> bool:
-    """Return whether a stack, or that of the thread that started this one, is in the operators' handler."""
-    inherited = getattr(threading.current_thread(), "started_by_operator", False)
-    return inherited or ("lambda_handler.py", "migrate") in stack
+def _role_of_handler(stack: list[tuple[str, ...]]) -> str | None:
+    """Return the role of the handler that a stack, or that of the thread that started this one, is in."""
+    inherited: str | None = getattr(threading.current_thread(), "started_by_role", None)
+    found = (role for name, role in HANDLERS.items() if ("lambda_handler.py", name) in stack)
+    return inherited or next(found, None)
 
 
 _start_thread = threading.Thread.start
 
 
-def _start_noting_operator(thread: threading.Thread) -> None:
+def _start_noting_role(thread: threading.Thread) -> None:
     # The frames of other running threads cannot be read safely, so that a thread notes this as it starts.
     stack = list(_project_frames(sys._getframe(1)))
-    thread.started_by_operator = _is_operating(stack)  # type: ignore[attr-defined]
+    thread.started_by_role = _role_of_handler(stack)  # type: ignore[attr-defined]
     _start_thread(thread)
 
 
-setattr(threading.Thread, "start", _start_noting_operator)  # noqa: B010 (mypy refuses the assignment)
+setattr(threading.Thread, "start", _start_noting_role)  # noqa: B010 (mypy refuses the assignment)
 
 
 def _project_frames(frame: FrameType | None) -> Iterator[tuple[str, ...]]:

@@ -26,7 +26,7 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The bucket, queues and event bus of the functions in the recorded calls.
+    """The bucket, queues, event bus and state machine of the functions in the recorded calls.
 
     Parameters
     ----------
@@ -36,11 +36,14 @@ class Place:
         Their names in the template by their names in the calls.
     event_bus : str
         Its name.
+    state_machine : str
+        Its ARN.
     """
 
     bucket: str
     queues: Mapping[str, str]
     event_bus: str
+    state_machine: str
 
 
 class UnknownCall(LookupError):
@@ -61,7 +64,7 @@ def needs(operation: str, parameters: Mapping[str, Any], place: Place) -> list[N
     Notes
     -----
     From the Service Authorization Reference: "Actions, resources, and condition keys" for Amazon S3,
-    Amazon SQS and Amazon EventBridge.
+    Amazon SQS, Amazon EventBridge, AWS Step Functions and AWS Lambda.
     """
     if operation in ON_OBJECTS:
         resource = f"{_bucket(parameters, place)}/{parameters['Key']}"
@@ -76,7 +79,25 @@ def needs(operation: str, parameters: Mapping[str, Any], place: Place) -> list[N
     if operation == "events.PutEvents":
         buses = {entry.get("EventBusName", "default") for entry in parameters["Entries"]}
         return [Need("events:PutEvents", _bus(name, place)) for name in sorted(buses)]
+    if operation == "s3.DeleteObjects":
+        keys = [each["Key"] for each in parameters["Delete"]["Objects"]]
+        return [Need("s3:DeleteObject", f"{_bucket(parameters, place)}/{key}") for key in keys]
+    if operation == "stepfunctions.StartExecution":
+        arn = str(parameters["stateMachineArn"])
+        return [Need("states:StartExecution", STATE_MACHINE if arn == place.state_machine else arn)]
+    if operation == "lambda.Invoke":
+        return [Need("lambda:InvokeFunction", FUNCTIONS[parameters["FunctionName"]])]
     raise UnknownCall(operation)
+
+
+#: The state machine of the template, as policies name it.
+STATE_MACHINE = (
+    "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}"
+    ":stateMachine:${AWS::StackName}-round"
+)
+
+#: The functions of the template by the names that `local.step_functions` gives them.
+FUNCTIONS = {"main": "${AggregatorFunction.Alias}", "worker": "${WorkerFunction.Arn}"}
 
 
 def _bus(name: str, place: Place) -> str:
@@ -126,11 +147,11 @@ ON_QUEUES = {
 
 
 def allowed(template: Template, role: str) -> list[Need]:
-    """Return the actions on resources that the policy *function-code* of a role allows."""
+    """Return the actions on resources that a role allows the code of its function or state machine."""
     (policy,) = [
         one["PolicyDocument"]
         for one in template["Resources"][role]["Properties"]["Policies"]
-        if one["PolicyName"] == "function-code"
+        if one["PolicyName"] in ("function-code", "tasks")
     ]
     return grants(policy["Statement"])
 
@@ -164,6 +185,8 @@ def _written(resource: Any) -> str:
         return resource
     if "Fn::GetAtt" in resource:
         return "${" + ".".join(resource["Fn::GetAtt"]) + "}"
+    if "Ref" in resource:
+        return f"${{{resource['Ref']}}}"
     return str(_listed(resource["Fn::Sub"])[0])
 
 

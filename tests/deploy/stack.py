@@ -76,6 +76,9 @@ def translated(parameters: dict[str, str] | None = None) -> Template:
     for resource in document["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = f"s3://{ARTIFACTS}/code.zip"
+        if resource["Type"] == "AWS::Serverless::StateMachine":
+            file = resource["Properties"]["DefinitionUri"]
+            resource["Properties"]["DefinitionUri"] = f"s3://{ARTIFACTS}/{file}"
         if resource["Type"] == "AWS::CloudFormation::Stack":
             file = resource["Properties"]["TemplateURL"]
             resource["Properties"]["TemplateURL"] = f"https://s3.amazonaws.com/{ARTIFACTS}/{file}"
@@ -180,3 +183,6 @@ def _upload_artifacts() -> None:
     s3.put_object(Bucket=ARTIFACTS, Key="code.zip", Body=archive.getvalue())
     for file in nested().values():
         s3.put_object(Bucket=ARTIFACTS, Key=file, Body=json.dumps(template(file)).encode())
+    for path in (ROOT / "statemachines").iterdir():
+        key = path.relative_to(ROOT).as_posix()
+        s3.put_object(Bucket=ARTIFACTS, Key=key, Body=path.read_bytes())

@@ -8,7 +8,14 @@ import pytest
 
 from connectors.storage.s3 import S3Objects
 from local.cloud import Cloud
-from tests.deploy.aws_calls import AGGREGATOR, OPERATOR, grants_of, recorder
+from tests.deploy.aws_calls import (
+    AGGREGATOR,
+    OPERATOR,
+    STATE_MACHINE,
+    WORKER,
+    grants_of,
+    recorder,
+)
 from tests.deploy.policy import Place, UnknownCall, grants, needs, permits
 from tests.deploy.stack import template
 
@@ -17,11 +24,12 @@ PLACE = Place(
     bucket="federation",
     queues={"queue": "UploadQueue", "dead-letters": "DeadLetterQueue"},
     event_bus="federation",
+    state_machine="arn:aws:states:eu-central-1:123456789012:stateMachine:federation-round",
 )
 
 #: Actions that are allowed although no API call of the suite needs them. The token for rds-db:connect is
 #: computed locally; the database asks IAM when it is used.
-UNSEEN = {"rds-db:connect"}
+UNSEEN = {AGGREGATOR: {"rds-db:connect"}, OPERATOR: {"rds-db:connect"}}
 
 
 def refused(operation: str, *, role: str = AGGREGATOR, **parameters: Any) -> bool:
@@ -48,6 +56,30 @@ def test_the_queue_endpoint_admits_what_the_roles_allow() -> None:
     allowed = grants_of(AGGREGATOR) + grants_of(OPERATOR)
     admitted = grants(endpoint["PolicyDocument"]["Statement"], arguments)
     assert {one for one in allowed if one.action.startswith("sqs:")} == set(admitted)
+
+
+def test_the_endpoint_of_step_functions_admits_what_the_role_allows() -> None:
+    """The policy of the endpoint admits executions of the stack's own state machine, and nothing else."""
+    endpoint = template("infra/network.yaml")["Resources"]["StateMachineEndpoint"]["Properties"]
+    arguments = template()["Resources"]["Network"]["Properties"]["Parameters"]
+    admitted = grants(endpoint["PolicyDocument"]["Statement"], arguments)
+    allowed = [one for one in grants_of(AGGREGATOR) if one.action.startswith("states:")]
+    assert admitted == allowed
+    arn = PLACE.state_machine
+    assert not refused("stepfunctions.StartExecution", stateMachineArn=arn)
+    assert refused("stepfunctions.StartExecution", stateMachineArn=f"{arn}-other")
+
+
+def test_workers_store_parts_and_results_of_tasks_only() -> None:
+    """A worker completes no upload of its own elsewhere, deletes nothing, and has no database."""
+    place = {"role": WORKER, "Bucket": "federation"}
+    assert not refused("s3.UploadPart", Key="aggregates/3/1.safetensors", **place)
+    for key in ("updates/3/client/a.npz", "scores/3/client/7.json", "artifacts/3/a.npz"):
+        assert refused("s3.PutObject", Key=key, **place)
+    for key in ("aggregates/3/1.safetensors", "plans/3/1-a/plan.json"):
+        assert refused("s3.DeleteObject", Key=key, **place)
+    assert refused("s3.AbortMultipartUpload", Key="aggregates/3/1.safetensors", **place)
+    assert not [one for one in grants_of(WORKER) if not one.action.startswith("s3:")]
 
 
 @pytest.mark.parametrize("prefix", ["updates", "scores", "aggregates", "artifacts"])
@@ -108,7 +140,7 @@ def test_an_upload_is_resumed(cloud: Cloud) -> None:
 
 def test_nothing_is_allowed_that_nothing_uses() -> None:
     """Over the whole suite, each allowed action was needed, except those above."""
-    for role in (AGGREGATOR, OPERATOR):
+    for role in (AGGREGATOR, OPERATOR, WORKER, STATE_MACHINE):
         used = [need for by, need in recorder.used if by == role]
         idle = [one for one in grants_of(role) if not any(permits(one, need) for need in used)]
-        assert {one.action for one in idle} == UNSEEN, role
+        assert {one.action for one in idle} == UNSEEN.get(role, set()), role

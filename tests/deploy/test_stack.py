@@ -59,6 +59,8 @@ def test_the_default_stack_is_created(stack: Stack) -> None:
     assert "Database.Cluster" in stack.physical_ids
     assert "Database.Proxy" not in stack.physical_ids
     assert "Network.TraceEndpoint" not in stack.physical_ids
+    assert "STATE_MACHINE_ARN" not in environment(stack)
+    assert not [name for name in stack.physical_ids if "Worker" in name or "StateMachine" in name]
 
 
 @pytest.mark.parametrize("size", [size for size in presets() if size != "default"])
@@ -78,6 +80,7 @@ def test_the_optional_parts_are_created() -> None:
             "EndpointZones": "2",
             "ReservedConcurrency": "10",
             "AlarmEmail": "team@example.com",
+            "MaxFunctions": "8",
         }
     )
     assert stack.status == "CREATE_COMPLETE"
@@ -87,10 +90,15 @@ def test_the_optional_parts_are_created() -> None:
         "Network.QueueEndpoint",
         "Network.TraceEndpoint",
         "Network.EventEndpoint",
+        "Network.StateMachineEndpoint",
+        "Network.WorkersReachEndpoints",
         "Observability.AlarmMail",
+        "Observability.ExecutionsTimedOutAlarm",
     } <= stack.physical_ids.keys()
     assert environment(stack)["EVENT_BUS"] == "federation"
     assert environment(stack)["POWERTOOLS_TRACE_DISABLED"] == "false"
+    assert environment(stack)["MAX_FUNCTIONS"] == "8"
+    assert environment(stack)["STATE_MACHINE_ARN"] == stack.outputs["StateMachineArn"]
 
 
 def test_without_an_endpoint_the_function_does_not_send() -> None:
@@ -144,6 +152,7 @@ def test_the_bucket_is_private_and_keeps_versions(stack: Stack) -> None:
         "old-scores",
         "replaced-versions",
         "replaced-status",
+        "old-plans",
         "unfinished-uploads",
     }
     owned = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]
@@ -193,7 +202,7 @@ def test_only_the_bucket_may_notify_the_queue(stack: Stack) -> None:
 def test_the_alarms_watch_existing_resources(stack: Stack) -> None:
     """The dimensions of each alarm name a queue, a function or the service of the stack."""
     existing = {value.rsplit("/", 1)[-1] for value in stack.physical_ids.values()} | {stack.name}
-    names = [each for name, each in stack.physical_ids.items() if name.endswith("Alarm")]
+    names = [each for name, each in stack.physical_ids.items() if name.endswith("Alarm") and each]
     assert len(names) == 8
     alarms = boto3.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
     for alarm in alarms:
