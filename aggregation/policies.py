@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import translate
@@ -37,7 +37,7 @@ class Policy(StrEnum):
     KEEP = "keep"
     #: The parent's value; clients do not send the tensor.
     EXCLUDE = "exclude"
-    #: The parent's value, which each update must hold as well (`FreezeSchedule`).
+    #: The parent's value, which each update must hold as well (`aggregation.freeze.FreezeSchedule`).
     FROZEN = "frozen"
 
 
@@ -98,9 +98,15 @@ class TensorPolicies:
             raise RuleError(f"tensor_policies has {len(listed)} entries, at most {MAX_POLICIES}")
         return cls(tuple(_pair(each) for each in listed), tuple(frozen))
 
-    def to_list(self) -> list[list[str]]:
-        """Return the pairs as JSON-able data."""
-        return [[glob, policy.value] for glob, policy in self.pairs]
+    def to_json(self) -> dict[str, Any]:
+        """Return the policies as JSON-able data."""
+        pairs = [[glob, policy.value] for glob, policy in self.pairs]
+        return {"pairs": pairs, "frozen": list(self.frozen)}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> TensorPolicies:
+        """Return the policies that `to_json` gave."""
+        return cls.from_list(saved["pairs"], saved["frozen"])
 
     @property
     def needs_parent(self) -> bool:

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 from aggregation.engine.output import MemorySink
 from aggregation.errors import LeaseLost, ProgressLost, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
+from aggregation.freeze import FreezeSchedule
 from aggregation.layout import TensorLayout
+from aggregation.policies import TensorPolicies
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import (
     Claim,
@@ -92,6 +94,8 @@ class MemoryModel:
     requirement: str = ""
     requirement_args: Any = None
     update_kind: str = "weights"
+    tensor_policies: list[Any] = field(default_factory=list)
+    freeze: dict[str, Any] = field(default_factory=dict)
     furthest_base_agg: int | None = None
     allow_aggregation: bool = True
     initial: str | None = None
@@ -329,6 +333,10 @@ class InMemoryRoundConnector:
             readiness=Readiness(members=held.members, ready=len(updates)),
             updates=updates,
             differences=model.update_kind == "differences",
+            policies=TensorPolicies.from_list(
+                model.tensor_policies,
+                FreezeSchedule.from_json(model.freeze).frozen_at(held.number - 1),
+            ),
             parent=held.parent,
             checkpoint=held.checkpoint,
         )

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, NotRequired, TypedDict
 
 from aggregation.engine import Checkpoint, Combined
-from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
+from aggregation.policies import DEFAULT, TensorPolicies
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
 from aggregation.staleness import NoDiscount, Staleness
@@ -136,7 +136,7 @@ class Claim:
     readiness: Readiness
     updates: tuple[ClaimedUpdate, ...]
     differences: bool = False
-    policies: TensorPolicies = OPTIMIZE_ALL
+    policies: TensorPolicies = DEFAULT
     parent: str | None = None
     staleness: Staleness = field(default_factory=NoDiscount)
     checkpoint: RoundCheckpoint | None = None

@@ -62,6 +62,7 @@ class NormalizedMean(LinearRule):
     """
 
     name = "normalized_mean"
+    robust = False
     aliases = ("fednova",)
     weighs_by_examples = True
     needs_steps = True

@@ -13,6 +13,7 @@ from django.utils import timezone
 from aggregation.errors import InvalidWeights, ObjectMissing, UpdateRejected, quoted
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout, layout_difference
+from aggregation.policies import TensorPolicies
 from connectors.intake.metadata import (
     BASE_AGGREGATE,
     check_kind,
@@ -132,7 +133,8 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
                 self._layouts = {location: stored_layout(self._objects, location)}
             except InvalidWeights:
                 return None  # The weights are our own: the round will fail and keep the update.
-        return self._layouts[location]
+        policies: TensorPolicies = model.policies()
+        return policies.expected_layout(self._layouts[location])
 
 
 def _check_not_pruned(row: ModelUpdate, model: Any) -> None:

@@ -20,12 +20,10 @@ from aggregation.sources import read
 from aggregation.staleness import known_discounts
 from connectors.management.amounts import positive_number
 from connectors.management.files import FILE_OR_OBJECT, open_input
+from connectors.management.policy_options import NONE, add_policy_options, policy_changes
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
 from models_app.schemas import compile_schema
-
-#: What an option is given to remove its value.
-NONE = "none"
 
 #: Options that are named differently from the field that they set.
 OPTION_NAMES = {
@@ -35,6 +33,8 @@ OPTION_NAMES = {
     "requirement_args": "--requirement-arg",
     "furthest_base_agg": "--furthest-base",
     "staleness_args": "--staleness-arg",
+    "tensor_policies": "--tensor-policy",
+    "freeze": "--freeze-odd and --freeze-even",
     "client_agg_results_schema": "--score-schema",
 }
 
@@ -49,6 +49,7 @@ def add_model_options(parser: ArgumentParser, *, changing: bool) -> None:
         Whether they change an existing model: then no option has a default, and `NONE` removes a value.
     """
     _add_round_options(parser, changing=changing)
+    add_policy_options(parser, changing=changing)
     _add_limit_options(parser, changing=changing)
     _add_score_options(parser, changing=changing)
     parser.add_argument(
@@ -200,6 +201,7 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
         "requirement", options["requirement"], options["requirement_arg"], model
     )
     changes |= _rule_changes("staleness", options["staleness"], options["staleness_arg"], model)
+    changes |= policy_changes(options, model)
     for field, option in (
         ("furthest_base_agg", "furthest_base"),
         ("max_num_examples", "max_num_examples"),

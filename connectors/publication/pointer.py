@@ -28,6 +28,7 @@ from aggregation.errors import (
     UpdateRejected,
 )
 from aggregation.formats import format_of
+from aggregation.freeze import FreezeSchedule
 from aggregation.layout import DTYPE_NAMES
 from connectors.errors import UnknownModel, translate_database_errors
 from connectors.storage.keys import pointer_key
@@ -69,6 +70,11 @@ class Latest:
         `weights` or `differences`.
     rule, rule_args, requirement, requirement_args
         How and when the updates are aggregated; the requirement is empty if one update is enough.
+    tensor_policies : list
+        Pairs of a glob and a policy; the first match counts. Clients leave out the tensors whose policy
+        is ``exclude``.
+    frozen : list of str
+        Globs of the tensors that an update must leave as they are in these weights.
     max_num_examples : int or None
         More examples than this count as this many.
     furthest_base_agg : int or None
@@ -91,6 +97,8 @@ class Latest:
     rule_args: dict[str, Any]
     requirement: str
     requirement_args: dict[str, Any] | list[Any] | None
+    tensor_policies: list[list[str]]
+    frozen: list[str]
     max_num_examples: int | None
     furthest_base_agg: int | None
     max_update_bytes: int
@@ -171,6 +179,7 @@ _SETTINGS = {
     "rule_args": "aggregator_args",
     "requirement": "requirement",
     "requirement_args": "requirement_args",
+    "tensor_policies": "tensor_policies",
     "max_num_examples": "max_num_examples",
     "furthest_base_agg": "furthest_base_agg",
 }
@@ -190,6 +199,7 @@ def _states(models: QuerySet[FederatedModel]) -> list[dict[str, Any]]:
     rows = models.values(
         "pk",
         "pointer_digest",
+        "freeze",
         *_SETTINGS.values(),
         aggregate_id=Subquery(latest.values("pk")[:1]),
         number=Subquery(latest.values("number")[:1]),
@@ -211,6 +221,7 @@ def _state(row: Mapping[str, Any]) -> dict[str, Any]:
         "number": row["number"] or 0,
         "key": row["result"] if has_aggregate else row["initial"],
         "published_on": created.isoformat() if created else "",
+        "frozen": FreezeSchedule.from_json(row["freeze"]).frozen_at(row["number"] or 0),
         "max_update_bytes": settings.MAX_UPDATE_BYTES,
         **{name: row[column] for name, column in _SETTINGS.items()},
     }

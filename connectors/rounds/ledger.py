@@ -20,6 +20,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from aggregation.errors import Conflict, LeaseLost, RuleError
+from aggregation.policies import TensorPolicies
 from aggregation.requirements import create_requirement
 from aggregation.round import (
     Claim,
@@ -132,6 +133,7 @@ class RoundLedger:
             ).readiness(),
             updates=tuple(claimed_update(update, round_.number, config) for update in updates),
             differences=config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES,
+            policies=TensorPolicies.from_json(config["policies"]),
             parent=config["parent"],
             staleness=create_staleness(config["staleness"], config["staleness_args"]),
             checkpoint=round_.checkpoint,

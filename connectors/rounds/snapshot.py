@@ -35,6 +35,8 @@ class ConfigSnapshot(TypedDict):
     staleness_args: dict[str, Any]
     #: Key of the initial model, from which an update without a base was trained.
     initial: str | None
+    #: `TensorPolicies.to_json` for this round.
+    policies: dict[str, Any]
     #: Key of the aggregate or initial model that the result succeeds.
     parent: str | None
     #: Id of the aggregate whose bytes a rollback published again.
@@ -47,7 +49,11 @@ MEAN_CAP_FACTOR = 10
 
 
 def take_config_snapshot(
-    model: FederatedModel, members: int, parent: str | None, num_examples: Sequence[int] = ()
+    model: FederatedModel,
+    members: int,
+    parent: str | None,
+    number: int,
+    num_examples: Sequence[int] = (),
 ) -> ConfigSnapshot:
     """Return the model's settings as they are now.
 
@@ -57,6 +63,8 @@ def take_config_snapshot(
     members : int
     parent : str or None
         Key of the weights that the result succeeds.
+    number : int
+        Of the aggregate that the round makes.
     num_examples : sequence of int
         What the updates claim. If the model sets no cap, the default cap follows from them
         (docs/decisions/2026-11-28-default-caps.md).
@@ -72,6 +80,7 @@ def take_config_snapshot(
         staleness=model.staleness,
         staleness_args=model.staleness_args,
         initial=str(model.current_artifact.values.name) if model.current_artifact else None,
+        policies=model.policies(number - 1).to_json(),
         parent=parent,
     )
     if model.pre_aggregation:

@@ -76,6 +76,7 @@ def open_round(
             snapshot.model,
             snapshot.members,
             snapshot.parent_key,
+            snapshot.number,
             [update.num_examples for update in updates],
         ),
         external=external,
@@ -98,7 +99,7 @@ def record_external_round(
 ) -> AggregationRound:
     """Record the round of an aggregate that was made without registered updates."""
     config: ConfigSnapshot = take_config_snapshot(
-        snapshot.model, snapshot.members, snapshot.parent_key
+        snapshot.model, snapshot.members, snapshot.parent_key, aggregate.number
     )
     return AggregationRound.objects.create(
         federated_model=snapshot.model,

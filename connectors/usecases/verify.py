@@ -8,7 +8,9 @@ from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combin
 from aggregation.engine.parts import PartData, pieces_of
 from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, UpdateRejected
 from aggregation.formats import Spool
+from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
+from aggregation.policies import TensorPolicies
 from aggregation.round.bases import Bases, stated_steps
 from aggregation.sources import ByteSource
 from aggregation.staleness import create_staleness
@@ -141,12 +143,15 @@ def _recompute(
         bases.open(claimed, spool)
         if bases.rejected:
             raise NotVerifiable("; ".join(bases.rejected.values()))
+        policies = TensorPolicies.from_json(config["policies"])
+        expected_layout = policies.expected_layout(parent.layout) if parent else None
         work = Combination(
             rule=rule_of(config),
-            updates=_open_updates(weights, used, parent, spool, resources.readers),
+            updates=_open_updates(weights, used, expected_layout, spool, resources.readers),
             num_examples=[update.num_examples for update in claimed],
             parent=parent,
             differences=differences,
+            policies=policies,
             num_steps=stated_steps(claimed),
             **bases.terms(claimed),
         )
@@ -156,7 +161,7 @@ def _recompute(
 def _open_updates(
     store: WeightStore,
     used: list[ModelUpdate],
-    parent: Weights | None,
+    expected_layout: TensorLayout | None,
     spool: Spool,
     readers: int,
 ) -> list[Weights]:
@@ -174,7 +179,6 @@ def _open_updates(
         )
 
     openers = {update.pk: opener(update) for update in used}
-    expected_layout = parent.layout if parent else None
     opened, rejected = open_consistent(openers, expected_layout, readers, spool)
     if rejected or not opened:
         why = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())

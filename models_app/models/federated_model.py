@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +12,8 @@ from django.db import models
 from django.db.models import Q
 
 from aggregation.errors import RuleError
+from aggregation.freeze import FreezeSchedule
+from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule, create_steps
 from aggregation.requirements import Requirement, create_requirement
 from aggregation.rules import Rule
@@ -64,6 +67,17 @@ class FederatedModel(models.Model):
     )
     requirement_args = models.JSONField(
         null=True, blank=True, help_text='By position, such as [3], or by name, such as {"x": 3}.'
+    )
+    tensor_policies = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='What a round does with tensors, the first match counts: [["head.*", "exclude"]].',
+    )
+    freeze = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Tensors that rounds leave alone, by the number of the parent: "
+        '{"odd": ["*.lora_A.*"], "even": ["*.lora_B.*"]}.',
     )
     update_kind = models.CharField(
         max_length=16, choices=UpdateKind.choices, default=UpdateKind.WEIGHTS
@@ -154,16 +168,19 @@ class FederatedModel(models.Model):
     def clean(self) -> None:
         super().clean()
         problems = {}
-        for field, create in (
+        checks: tuple[tuple[str, Callable[[], object]], ...] = (
             ("pre_aggregation", lambda: create_steps(self.pre_aggregation)),
             ("aggregator", self.rule),
             ("requirement", self.requirement_object),
             ("staleness", self.staleness_object),
-        ):
+            ("tensor_policies", self.checked_policies),
+            ("freeze", self.checked_schedule),
+        )
+        for field, check in checks:
             if "pre_aggregation" in problems and field == "aggregator":
                 continue
             try:
-                create()
+                check()
             except RuleError as error:
                 problems[field] = str(error)
         if not problems and (problem := self._staleness_problem()):
@@ -197,6 +214,40 @@ class FederatedModel(models.Model):
     def rule(self) -> Rule:
         """Return the aggregation rule with its arguments and the steps before it."""
         return build_rule(self.aggregator, self.aggregator_args, self.pre_aggregation)
+
+    def policies(self, number: int = 0) -> TensorPolicies:
+        """Return the tensors' policies in the round that succeeds the aggregate of a number."""
+        schedule = FreezeSchedule.from_json(self.freeze)
+        return TensorPolicies.from_list(self.tensor_policies, schedule.frozen_at(number))
+
+    def checked_policies(self) -> TensorPolicies:
+        """Return the policies without the schedule; raise `RuleError` if they do not fit the model."""
+        policies = TensorPolicies.from_list(self.tensor_policies)
+        if policies.needs_parent:
+            self._check_has_weights("clients do not send the tensors that they exclude")
+        return policies
+
+    def checked_schedule(self) -> FreezeSchedule:
+        """Return the schedule of frozen tensors; raise `RuleError` if it does not fit the model."""
+        schedule = FreezeSchedule.from_json(self.freeze)
+        if schedule.alternates and self.furthest_base_agg != 1:
+            raise RuleError(
+                "tensors that are frozen in turn need furthest_base_agg=1: an update that is based on "
+                "an older aggregate has trained the tensors that are frozen now"
+            )
+        if schedule != FreezeSchedule():
+            if self.staleness:
+                raise RuleError(
+                    "frozen tensors cannot be combined with staleness: a late update has trained other "
+                    "tensors"
+                )
+            self._check_has_weights("frozen tensors keep the values of the parent")
+        return schedule
+
+    def _check_has_weights(self, why: str) -> None:
+        """Raise `RuleError` if the model is saved already and has no weights to start from."""
+        if self.pk and self.current_artifact_id is None and not self.aggregates.exists():
+            raise RuleError(f"{why}: the model needs initial weights")
 
     def requirement_object(self) -> Requirement:
         """Return the requirement with its arguments."""

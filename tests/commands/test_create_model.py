@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,81 @@ def test_clients_are_created_with_names(run_command: RunCommand) -> None:
         ("ward 1", known.pk),
     ]
     assert [each.name for each in members] == ["", "ward 1", "ward 2"]
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    path = tmp_path / "network.safetensors"
+    tensors = {
+        "fc.weight": np.zeros((2, 3), np.float32),
+        "bn.running_var": np.ones(3, np.float32),
+        "bn.num_batches_tracked": np.asarray(0),
+        "head.bias": np.zeros(2, np.float16),
+    }
+    path.write_bytes(safetensors.numpy.save(tensors))
+    return path
+
+
+def test_a_dry_run_lists_each_tensor_with_its_policy(
+    run_command: RunCommand, network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`create_model --dry-run` and `tensors` show the policies; the first creates nothing."""
+    options = ("--initial", network, "--tensor-policy", "head.*=exclude", "--furthest-base", 1)
+    frozen = ("--freeze-even", "fc.*", "--freeze-odd", "nothing")
+    create = ("create_model", "digits", *options, *frozen)
+    rows = json.loads(run_command(*create, "--dry-run", "--json"))
+    assert {row["tensor"]: row["policy"] for row in rows} == {
+        "fc.weight": "frozen",
+        "bn.running_var": "average",
+        "bn.num_batches_tracked": "keep",
+        "head.bias": "exclude",
+    }
+    assert {"tensor": "fc.weight", "dtype": "F32", "shape": "2x3", "policy": "frozen"} in rows
+    assert not FederatedModel.objects.exists()
+    run_command(*create)
+    assert json.loads(run_command("tensors", "digits", "--json")) == rows
+    model = FederatedModel.objects.get()
+    assert model.tensor_policies == [["head.*", "exclude"]]
+    pointer = json.loads(get(pointer_key(model.pk)))
+    assert (pointer["tensor_policies"], pointer["frozen"]) == ([["head.*", "exclude"]], ["fc.*"])
+    run_command(
+        *("set_model", "digits", "--tensor-policy", "none", "--freeze-odd", "none"),
+        *("--freeze-even", "none"),
+    )
+    model.refresh_from_db()
+    assert (model.tensor_policies, model.freeze) == ([], {"odd": [], "even": []})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tensor-policy", "*=keep"], "keep or exclude every tensor"),
+        (["--tensor-policy", "fc"], "given as GLOB=POLICY"),
+        (["--tensor-policy", "fc=frozen"], "--tensor-policy: unknown tensor policy 'frozen'"),
+        (
+            ["--freeze-odd", "fc.*"],
+            "--freeze-odd and --freeze-even: tensors that are frozen in turn",
+        ),
+    ],
+)
+def test_policies_that_do_not_fit_the_weights_are_refused(
+    run_command: RunCommand, network: Path, options: list[str], message: str
+) -> None:
+    """Neither `create_model` nor its dry run accepts policies under which no round could work."""
+    for extra in ([], ["--dry-run"]):
+        with pytest.raises(CommandError, match=re.escape(message)):
+            run_command("create_model", "digits", "--initial", network, *options, *extra)
+    assert not FederatedModel.objects.exists()
+
+
+def test_excluded_tensors_need_initial_weights_with_names(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    """Without initial weights, or with a JSON list of layers, no tensor can be excluded."""
+    exclude = ("create_model", "digits", "--tensor-policy", "arr_0=exclude")
+    with pytest.raises(CommandError, match="need initial weights"):
+        run_command(*exclude)
+    layers = tmp_path / "layers.json"
+    layers.write_text("[[1.0], [2.0]]")
+    with pytest.raises(CommandError, match="layers of a JSON list have no names"):
+        run_command(*exclude, "--initial", layers)

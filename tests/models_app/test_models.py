@@ -202,6 +202,19 @@ def test_a_client_without_a_history_can_be_deleted() -> None:
             "aggregator",
             "weighted_mean withstands no hostile update",
         ),
+        ({"tensor_policies": [["w", "best"]]}, "tensor_policies", "unknown tensor policy 'best'"),
+        ({"tensor_policies": {"w": "keep"}}, "tensor_policies", "must be a list of [glob, policy]"),
+        ({"freeze": {"always": ["w"]}}, "freeze", "must be of the form"),
+        ({"freeze": {"odd": ["a"], "even": ["b"]}}, "freeze", "need furthest_base_agg=1"),
+        (
+            {
+                "freeze": {"odd": ["a"], "even": ["a"]},
+                "staleness": "polynomial",
+                "furthest_base_agg": 3,
+            },
+            "freeze",
+            "cannot be combined with staleness",
+        ),
         ({"requirement": "nope"}, "requirement", "unknown requirement 'nope'; known are "),
         ({"requirement": "require_x_updates"}, "requirement", "takes the arguments x"),
         (
@@ -231,6 +244,23 @@ def test_settings_that_no_round_can_run_with_are_not_saved(
         model.save()
     model.refresh_from_db()
     assert (model.aggregator, model.requirement) == ("weighted_mean", "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"tensor_policies": [["head.*", "exclude"]]}, {"freeze": {"odd": ["a"], "even": ["a"]}}],
+)
+def test_tensors_of_the_parent_need_initial_weights(fields: dict[str, Any]) -> None:
+    """A saved model without weights cannot exclude or freeze tensors; one with weights can."""
+    model = make_model(1)
+    for name, value in fields.items():
+        setattr(model, name, value)
+    with pytest.raises(ValidationError, match="the model needs initial weights"):
+        model.save()
+    model.current_artifact = ModelArtifact.objects.create(
+        federated_model=model, values="initial.safetensors", version="1"
+    )
+    model.save()
 
 
 def test_all_invalid_fields_are_reported_at_once() -> None:

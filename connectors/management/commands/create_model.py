@@ -6,6 +6,9 @@ from argparse import ArgumentParser
 from contextlib import ExitStack
 from typing import Any
 
+from django.core.management.base import CommandError
+
+from aggregation.sources import ByteSource
 from connectors.management.arguments import add_new_client_arguments
 from connectors.management.files import FILE_OR_OBJECT, open_input
 from connectors.management.model_options import (
@@ -18,11 +21,17 @@ from connectors.management.tables import plural, to_json
 from connectors.usecases.administration.clients import client_rows
 from connectors.usecases.administration.initial_weights import check_initial_weights
 from connectors.usecases.administration.models import create_model, model_warnings
+from connectors.usecases.administration.tensors import (
+    check_policies,
+    layout_of,
+    tensor_rows,
+    unmatched_globs,
+)
 from models_app.models import FederatedModel
 
 
 class Command(ReportCommand):
-    """Creates a federated model; all of it or nothing."""
+    """Creates a federated model, all of it or nothing; or lists its tensors with --dry-run."""
 
     help = (
         "Create a federated model. Example: manage.py create_model digits --initial w.safetensors "
@@ -39,6 +48,11 @@ class Command(ReportCommand):
         add_new_client_arguments(parser)
         add_model_options(parser, changing=False)
         parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="create nothing: list the tensors of the initial weights with their policies",
+        )
+        parser.add_argument(
             "--update-kind",
             choices=FederatedModel.UpdateKind.values,
             default=FederatedModel.UpdateKind.WEIGHTS.value,
@@ -54,6 +68,9 @@ class Command(ReportCommand):
             if options["initial"] is not None:
                 source = stack.enter_context(open_input(options["initial"], "--initial"))
                 initial = source, check_initial_weights(source, options["initial"])
+            if options["dry_run"]:
+                self._list_tensors(model, initial, as_json=as_json)
+                return
             stack.enter_context(validation_errors_by_option())
             members = create_model(
                 model,
@@ -72,3 +89,17 @@ class Command(ReportCommand):
         self.stdout.write(f"model {model.pk} is created, with {plural(len(members), 'client')}")
         for row in rows:
             self.stdout.write(f"  {row['client']}  {row['name']}".rstrip())
+
+    def _list_tensors(
+        self, model: FederatedModel, initial: tuple[ByteSource, str] | None, *, as_json: bool
+    ) -> None:
+        if initial is None:
+            raise CommandError("--dry-run lists the tensors of the initial weights: give --initial")
+        with validation_errors_by_option():
+            model.full_clean()
+        layout = layout_of(*initial)
+        check_policies(model, layout, initial[1])
+        for glob in unmatched_globs(model, layout):
+            self.stderr.write(f"{glob!r} matches no tensor")
+        rows = tensor_rows(model, layout)
+        self.print_rows(rows, as_json=as_json, empty="the initial weights have no tensors")

@@ -15,6 +15,11 @@ from aggregation.sources import ByteSource
 from connectors.storage.port import copy_to_sink
 from connectors.storage.weights import default_objects
 from connectors.usecases.administration.clients import add_clients
+from connectors.usecases.administration.tensors import (
+    check_policies,
+    check_stored_policies,
+    layout_of,
+)
 from models_app.models import Client, FederatedModel, ModelArtifact, pause_changes
 from models_app.scores import DECIDES_SCORES, rescore
 
@@ -43,7 +48,8 @@ def create_model(
     Raises
     ------
     Conflict
-        If another model has its name, or if it takes differences and has no initial weights.
+        If another model has its name, if it needs initial weights and has none, or if its policies do
+        not fit them.
     ValidationError
         If a field is not valid.
     """
@@ -51,6 +57,10 @@ def create_model(
     model.full_clean()
     if model.update_kind == FederatedModel.UpdateKind.DIFFERENCES and initial is None:
         raise Conflict("a model that takes differences needs initial weights: give --initial")
+    if initial is None and (model.policies().needs_parent or model.freeze):
+        raise Conflict("excluded and frozen tensors need initial weights: give --initial")
+    if initial is not None:
+        check_policies(model, layout_of(*initial), initial[1])
     with transaction.atomic():
         model.save()
         members = add_clients(model, new_clients, clients)
@@ -72,7 +82,7 @@ def change_model(model: FederatedModel, changes: Mapping[str, Any]) -> None:
     Raises
     ------
     Conflict
-        If another model has the new name.
+        If another model has the new name, or if the policies of tensors do not fit the weights.
     ValidationError
         If a field is not valid.
     """
@@ -81,6 +91,8 @@ def change_model(model: FederatedModel, changes: Mapping[str, Any]) -> None:
     if "name" in changes:
         _check_name_is_new(model)
     model.full_clean(validate_unique=False)
+    if "tensor_policies" in changes:
+        check_stored_policies(default_objects(), model)
     with transaction.atomic():
         model.save(update_fields=[*changes, "last_modified"])
         if DECIDES_SCORES & changes.keys():

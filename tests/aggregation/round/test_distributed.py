@@ -19,6 +19,7 @@ from aggregation.engine.distribution import Capacity
 from aggregation.errors import OutOfTime
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
+from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint
@@ -56,6 +57,12 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 MEANS = ("weighted_mean", "normalized_mean")
+
+
+#: Each policy at least once, with the defaults for the others.
+POLICIES = TensorPolicies.from_list(
+    [["head.*", "exclude"], ["steps", "max"], ["b", "average"]], frozen=["lora_A"]
+)
 
 
 @dataclass
@@ -139,16 +146,27 @@ def claim_in(
     The first of the three bases is the parent. The updates are up to two rounds late.
     """
     generator = np.random.default_rng(7)
-    shapes = {"w": (ELEMENTS - 40,), "b": (40,)}
+    shapes = {
+        "w": (ELEMENTS - 40,),
+        "b": (40,),
+        "bn.running_var": (130,),
+        "head.w": (170,),
+        "steps": (50,),
+        "lora_A": (300,),
+    }
 
     def tensors() -> dict[str, Any]:
-        return {n: generator.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+        found = {n: generator.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+        return {**found, "counter": np.arange(3)}
 
-    for late in range(3):
-        safetensors.numpy.save_file(tensors(), root / f"base-{late}.safetensors")
+    bases = [tensors() for _ in range(3)]
+    for late, base in enumerate(bases):
+        base["lora_A"] = bases[0]["lora_A"]
+        safetensors.numpy.save_file(base, root / f"base-{late}.safetensors")
     updates = []
     for number in range(N):
-        arrays = tensors()
+        arrays = tensors() | {"lora_A": bases[0]["lora_A"]}
+        del arrays["head.w"]
         if bad and number in bad:
             arrays["w"][bad[number]] = np.nan
         path = root / f"update-{number}.safetensors"
@@ -174,6 +192,7 @@ def claim_in(
         requirement=create_requirement("require_x_updates", {"x": requirement}),
         readiness=Readiness(members=N, ready=N),
         updates=tuple(updates),
+        policies=POLICIES,
         parent="base-0.safetensors",
         staleness=create_staleness(staleness),
     )

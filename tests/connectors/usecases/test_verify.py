@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from connectors import application
 from connectors.usecases.verify import AuditMismatch, verify
 from models_app.models import FederatedModel, ModelUpdate
-from tests.factories import filled, make_model, upload
+from tests.factories import filled, get, make_model, upload
 from tests.test_lambda_handler import invoke
 from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
+
+
+def test_a_round_with_every_policy_is_verified() -> None:
+    """Updates without excluded tensors pass intake; the aggregate is recomputed under the policies."""
+    tensors = {
+        "w": np.ones((2, 3), np.float32),
+        "bn.running_var": np.ones(3, np.float32),
+        "bn.num_batches_tracked": np.asarray(7),
+        "head.w": np.full(4, 5, np.float32),
+        "lora_A": np.full(4, 6, np.float32),
+    }
+    model = make_model(
+        3,
+        initial=tensors,
+        aggregator="multi_krum",
+        aggregator_args={"f": 0},
+        requirement="all_clients",
+        furthest_base_agg=1,
+        tensor_policies=[["head.*", "exclude"]],
+        freeze={"odd": ["w"], "even": ["lora_*"]},
+    )
+    sent = {name: tensor for name, tensor in tensors.items() if name != "head.w"}
+    updates = [
+        {**sent, "w": tensors["w"] * n, "bn.running_var": tensors["bn.running_var"] * n}
+        for n in (1, 2, 6)
+    ]
+    records = [upload(model, n, each) for n, each in enumerate(updates, 1)]
+    invoke({"Records": records})
+    aggregate = model.aggregates.get()
+    stored = safetensors.numpy.load(get(aggregate.result.name))
+    np.testing.assert_array_equal(stored["w"], tensors["w"] * 3)
+    np.testing.assert_array_equal(stored["bn.running_var"], [2, 2, 2])
+    for name in ("bn.num_batches_tracked", "head.w", "lora_A"):
+        np.testing.assert_array_equal(stored[name], tensors[name])
+    assert "bytes follow from 3 updates" in verify(application.weights(), aggregate)
+    records = [
+        upload(model, n, {**stored, "w": each["w"]}, base=aggregate)
+        for n, each in enumerate(updates, 1)
+    ]
+    invoke({"Records": records})
+    rejected = model.model_updates.filter(status=ModelUpdate.Status.INVALID)
+    reasons = set(rejected.values_list("rejection_reason", flat=True))
+    assert reasons == {
+        f"{n}.0 instead of 3.0: the tensor is frozen in this round, in tensor 'w' at [0, 0]"
+        for n in (1, 2, 6)
+    }
 
 
 def published_twice_under_one_key() -> FederatedModel:
