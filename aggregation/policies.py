@@ -216,7 +216,14 @@ class PolicyMap:
 
     def __init__(self, layout: TensorLayout, policies: TensorPolicies) -> None:
         self.layout = layout
+        self._policies = policies
         self.runs = tuple(_runs(layout, policies))
+
+    @cached_property
+    def optimized_names(self) -> frozenset[str]:
+        """The names of the tensors that a server optimizer takes steps of: no integers are."""
+        names = self._policies.names_of(Policy.OPTIMIZE, self.layout)
+        return frozenset(n for n in names if self.layout.by_name[n].dtype.kind not in "iu")
 
     def runs_between(self, start: int, stop: int) -> Iterator[Run]:
         """Yield the parts of `runs` that lie in elements ``start`` to ``stop``."""

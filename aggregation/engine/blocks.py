@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregation.engine.state import OptimizerState
 from aggregation.errors import UpdateRejected
 from aggregation.policies import PolicyMap, Run
-from aggregation.rules.base import Numbers
+from aggregation.rules.base import Float64s, Numbers
 from aggregation.weights import Weights
 
 #: One block is combined while the next one is read.
@@ -59,12 +60,13 @@ class RowsOnDemand:
 
 class Slice(NamedTuple):
     """Columns of a block from element ``start`` on, all within one run of the model: the rows of the
-    updates, and that of the parent if it is read."""
+    updates, and that of the parent and the optimizer's state if they are read."""
 
     start: int
     rows: Numbers | RowsOnDemand
     parent: Numbers | None
     run: Run
+    state: Float64s | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +83,10 @@ class Block:
         The bytes, a row for each object. They are valid until the next block is requested.
     unreadable : dict of int to str
         Rows that could not be read, with the reasons. Their bytes are zeros.
+    state : (stop - start, slots) float64, optional
+        The optimizer's.
+    state_nbytes : int
+        Bytes that were read for it.
     """
 
     policies: PolicyMap
@@ -89,11 +95,13 @@ class Block:
     updates: int
     raw: NDArray[np.uint8]
     unreadable: dict[int, str] = field(default_factory=dict)
+    state: Float64s | None = None
+    state_nbytes: int = 0
 
     @property
     def nbytes(self) -> int:
         """The number of bytes read."""
-        return self.raw.size
+        return self.raw.size + self.state_nbytes
 
     def slices(self, elements: int) -> Iterator[Slice]:
         """Cut the block along its columns at multiples of ``elements`` and where a run ends."""
@@ -105,7 +113,9 @@ class Block:
                 end = begin + (columns.stop - columns.start) * run.dtype.itemsize
                 rows = self.raw[:, begin:end].view(run.dtype)
                 parent = rows[self.updates] if len(rows) > self.updates else None
-                yield Slice(run.start + columns.start, rows[: self.updates], parent, run)
+                start, size = run.start + columns.start, rows.shape[1]
+                state = None if self.state is None else self.state[start - self.start :][:size]
+                yield Slice(start, rows[: self.updates], parent, run, state)
                 begin = end
 
 
@@ -122,6 +132,7 @@ class BlockOnDemand:
     rows : RowsOnDemand
     parent : (stop - start,) array, optional
     run : Run
+    state : (stop - start, slots) float64, optional
     unreadable : dict of int to str
         Rows that could not be read so far, with the reasons. They are zeros.
     """
@@ -132,11 +143,12 @@ class BlockOnDemand:
     rows: RowsOnDemand
     parent: Numbers | None
     run: Run
+    state: Float64s | None
     unreadable: dict[int, str]
 
     def slices(self, elements: int) -> Iterator[Slice]:
         """Return the whole block as one slice: smaller reads would take longer."""
-        yield Slice(self.start, self.rows, self.parent, self.run)
+        yield Slice(self.start, self.rows, self.parent, self.run, self.state)
 
 
 def grid(start: int, stop: int, elements: int) -> Iterator[slice]:
@@ -158,13 +170,20 @@ class BlockReader:
     updates : sequence of Weights
     parent : Weights, optional
         One more row, the last.
+    state : OptimizerState, optional
+        Read beside the rows.
     """
 
     def __init__(
-        self, policies: PolicyMap, updates: Sequence[Weights], parent: Weights | None
+        self,
+        policies: PolicyMap,
+        updates: Sequence[Weights],
+        parent: Weights | None,
+        state: OptimizerState | None = None,
     ) -> None:
         self._policies = policies
-        self._layout = layout = policies.layout
+        self.state = state
+        self.layout = layout = policies.layout
         self._updates = len(updates)
         rows = [*updates, *([parent] if parent else [])]
         self._rows = [row.in_order(layout) for row in rows]
@@ -176,7 +195,8 @@ class BlockReader:
     @property
     def local(self) -> bool:
         """Whether all objects are local, so that reading ahead gains nothing."""
-        return all(row.source.local for row in self._rows)
+        state_is_local = self.state is None or self.state.local
+        return state_is_local and all(row.source.local for row in self._rows)
 
     def ahead(
         self, cuts: Iterable[tuple[int, int]], row_bytes: int, pool: Executor, tasks: int
@@ -195,13 +215,14 @@ class BlockReader:
         """
         shares = [range(first, len(self), tasks) for first in range(min(tasks, len(self)))]
         buffers = cycle(np.empty((len(self), row_bytes), np.uint8) for _ in range(BLOCKS_IN_FLIGHT))
-        pending: tuple[Block, list[Future[None]]] | None = None
+        pending: tuple[Block, list[Future[None]], Future[Float64s] | None] | None = None
         for (start, stop), buffer in zip(cuts, buffers, strict=False):
             block = self._block(start, stop, buffer[:, : self._width(start, stop)])
-            ahead = block, [pool.submit(self._read_share, block, share) for share in shares]
+            reads = [pool.submit(self._read_share, block, share) for share in shares]
+            state = pool.submit(self.state.read, start, stop) if self.state else None
             if pending:
                 yield self._finish(*pending)
-            pending = ahead
+            pending = block, reads, state
         if pending:
             yield self._finish(*pending)
 
@@ -221,7 +242,7 @@ class BlockReader:
         block = self._block(start, stop, raw)
         for row in range(len(self)):
             self._read(start, row, raw[row], block.unreadable)
-        return block
+        return replace(block, state=self.state.read(start, stop)) if self.state else block
 
     def _on_demand(self, start: int, stop: int, run: Run) -> BlockOnDemand:
         unreadable: dict[int, str] = {}
@@ -236,26 +257,37 @@ class BlockReader:
         return BlockOnDemand(
             start=start,
             stop=stop,
-            nbytes=len(self) * self._width(start, stop),
+            nbytes=len(self) * self._width(start, stop) + self._state_nbytes(start, stop),
             rows=RowsOnDemand(read, (self._updates, stop - start), run.dtype),
             parent=parent,
             run=run,
+            state=self.state.read(start, stop) if self.state else None,
             unreadable=unreadable,
         )
 
     def _width(self, start: int, stop: int) -> int:
-        return self._layout.bytes_before(stop) - self._layout.bytes_before(start)
+        return self.layout.bytes_before(stop) - self.layout.bytes_before(start)
 
     def _block(self, start: int, stop: int, raw: NDArray[np.uint8]) -> Block:
         return Block(
-            policies=self._policies, start=start, stop=stop, updates=self._updates, raw=raw
+            policies=self._policies,
+            start=start,
+            stop=stop,
+            updates=self._updates,
+            raw=raw,
+            state_nbytes=self._state_nbytes(start, stop),
         )
 
-    def _finish(self, block: Block, reads: list[Future[None]]) -> Block:
+    def _state_nbytes(self, start: int, stop: int) -> int:
+        return self.state.nbytes_between(start, stop) if self.state else 0
+
+    def _finish(
+        self, block: Block, reads: list[Future[None]], state: Future[Float64s] | None
+    ) -> Block:
         for read in reads:
             read.result()
         block.unreadable.update(self._unreadable)
-        return block
+        return replace(block, state=state.result()) if state else block
 
     def _read_share(self, block: Block, share: range) -> None:
         for row in share:
@@ -269,7 +301,7 @@ class BlockReader:
     ) -> None:
         """Read a row from element ``start`` on; if it cannot be read, set zeros and record why."""
         try:
-            self._rows[row].read_into(self._layout, self._layout.bytes_before(start), raw.data)
+            self._rows[row].read_into(self.layout, self.layout.bytes_before(start), raw.data)
         except UpdateRejected as error:
             raw[:] = 0
             unreadable[row] = str(error)

@@ -16,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.engine.blocks import Slice
 from aggregation.engine.measure import select
-from aggregation.engine.output import PartWriter, Progress, Sink
+from aggregation.engine.output import Progress, Sink
 from aggregation.engine.parts import check_part_size
 from aggregation.engine.passes import BlockResult, Passes
 from aggregation.engine.plan import (
@@ -32,17 +33,19 @@ from aggregation.engine.plan import (
     Combined,
     Resources,
 )
-from aggregation.engine.ranges import part_bytes_of, part_ends
+from aggregation.engine.ranges import part_bytes_of
+from aggregation.engine.result import BEGINNING, ResultWriter, progress_after, steps_of
 from aggregation.engine.slices import combine_slice, stretches
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
-from aggregation.formats import encoder_for, encoder_state_at
 from aggregation.rules import Selection
+from aggregation.rules.base import Float64s
 
 
 def combine(
     work: Combination,
     sink: Sink,
     *,
+    state_sink: Sink | None = None,
     format: str | None = None,
     resources: Resources = DEFAULT_RESOURCES,
     resume: Checkpoint | None = None,
@@ -58,6 +61,8 @@ def combine(
     sink : Sink
         For the result; with ``resume``, a sink that continues after the saved state. It is completed
         at the end. After an error, the caller aborts it.
+    state_sink : Sink, optional
+        Likewise for the optimizer's state; needed if the combination has one (`Combination.state`).
     format : str, optional
         Of the result; by default, the model's.
     resources : Resources
@@ -87,39 +92,42 @@ def combine(
     OutOfTime
         If the time was up before the last chunk.
     """
-    progress = resume["progress"] if resume else None
-    encoder_state = progress["encoder"] if progress else None
-    encoder = encoder_for(format or work.model.format, work.layout, work.metadata, encoder_state)
     part_bytes = part_bytes_of(work.layout.nbytes)
     check_part_size(part_bytes, resources.disk_bytes)
     with ExitStack() as stack:
+
+        def save(progress: Progress, state: Progress | None) -> None:
+            saved = selection.to_json()
+            checkpoint(
+                Checkpoint(
+                    measuring=None, norms=norms, selection=saved, progress=progress, state=state
+                )
+            )
+
+        writer = ResultWriter(
+            work,
+            sink,
+            state_sink,
+            format=format or work.model.format,
+            pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
+            part_bytes=part_bytes,
+            disk_bytes=resources.disk_bytes,
+            progress=resume["progress"] if resume else None,
+            state=resume["state"] if resume else None,
+            checkpoint=save,
+        )
+        stack.callback(writer.discard)
         passes = Passes(work, resources, stack, out_of_time, on_bytes)
-        if resume and progress:
+        if resume and resume["progress"]:
             selection, norms = Selection.from_json(resume["selection"]), resume["norms"]
         else:
             selection, norms = select(passes, resume, checkpoint)
-
-        def save(progress: Progress) -> None:
-            saved = selection.to_json()
-            checkpoint(Checkpoint(measuring=None, norms=norms, selection=saved, progress=progress))
-
-        writer = PartWriter(
-            layout=work.layout,
-            encoder=encoder,
-            sink=sink,
-            pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
-            progress=progress,
-            checkpoint=save,
-            part_bytes=part_bytes,
-            disk_bytes=resources.disk_bytes,
-        )
-        stack.callback(writer.discard)
         _combine_chunks(passes, selection, writer, work.layout.size)
         writer.close()
     return Combined(selection=selection, norms=norms, bytes_read=passes.bytes_read)
 
 
-def combine_parts(
+def combine_steps(
     work: Combination,
     selection: Selection,
     sink: Sink,
@@ -127,10 +135,11 @@ def combine_parts(
     last: int,
     *,
     part_bytes: int,
+    state_sink: Sink | None = None,
     resources: Resources = DEFAULT_RESOURCES,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Compute and store some parts of a result whose other parts other processes compute.
+    """Compute and store some steps of a result whose other steps other processes compute.
 
     Parameters
     ----------
@@ -140,9 +149,11 @@ def combine_parts(
     sink : Sink
         It is not completed.
     first, last : int
-        Parts ``first`` up to, not including, ``last``, counted from 0.
+        Steps ``first`` up to, not including, ``last``, counted from 0 (`aggregation.engine.result`).
     part_bytes : int
         Size of a part in bytes of the flattened model; all processes have the same.
+    state_sink : Sink, optional
+        For the optimizer's state; it is not completed.
     resources, out_of_time
         As for `combine`.
 
@@ -154,47 +165,45 @@ def combine_parts(
     Raises
     ------
     UpdatesRejected
-        If updates turned out bad within these parts, all of which were read.
+        If updates turned out bad within these steps, all of which were read.
     PartTooLarge
     OutOfTime
     """
-    layout, kind = work.layout, work.model.format
-    ends = part_ends(layout, part_bytes)
-    start = ends[first - 1] if first else 0
+    steps = steps_of(work, part_bytes)
+    progress, state = progress_after(work, steps[first - 1] if first else BEGINNING)
     with ExitStack() as stack:
         passes = Passes(work, resources, stack, out_of_time, lambda count: None)
-        state = encoder_state_at(kind, layout.bytes_before(start)) if first else None
-        progress = (
-            Progress(parts=first, next_element=start, encoder=state, sink={}) if state else None
-        )
-        writer = PartWriter(
-            layout=layout,
-            encoder=encoder_for(kind, layout, work.metadata, state),
-            sink=sink,
+        writer = ResultWriter(
+            work,
+            sink,
+            state_sink,
+            format=work.model.format,
             pool=stack.enter_context(ThreadPoolExecutor(1, "store")),
-            progress=progress,
-            checkpoint=lambda progress: None,
             part_bytes=part_bytes,
             disk_bytes=resources.disk_bytes,
+            progress=progress,
+            state=state,
+            alone=False,
         )
         stack.callback(writer.discard)
-        _combine_chunks(passes, selection, writer, ends[last - 1])
-        if last < len(ends):
+        _combine_chunks(passes, selection, writer, steps[last - 1].element)
+        if last < len(steps):
             writer.flush()
         else:
             writer.store_last()
     return passes.bytes_read
 
 
-def _combine_chunks(passes: Passes, selection: Selection, writer: PartWriter, stop: int) -> None:
+def _combine_chunks(passes: Passes, selection: Selection, writer: ResultWriter, stop: int) -> None:
     """Combine the selected updates from the writer's next element up to ``stop``."""
     bad: dict[int, str] = {}
     for block, members in _combined_blocks(passes, selection, writer, stop):
-        for _, found in block.of_slices:
-            bad = found | bad
+        for piece in block.of_slices:
+            bad = piece.bad | bad
         bad |= {members[row]: why for row, why in block.unreadable.items()}
         if not bad:
-            writer.write(block.stop, np.concatenate([data for data, _ in block.of_slices]).data)
+            values = [piece.values for piece in block.of_slices]
+            writer.write(block.stop, values, [piece.state for piece in block.of_slices])
         if block.stop < stop:
             try:
                 passes.check_time(block)
@@ -215,17 +224,26 @@ def _rejection(work: Combination, bad: dict[int, str]) -> UpdatesRejected | Inva
     return InvalidWeights(f"the base of an update cannot be used: {next(iter(bad.values()))}")
 
 
-def _combined_blocks(
-    passes: Passes, selection: Selection, writer: PartWriter, stop: int
-) -> Iterator[tuple[BlockResult[tuple[NDArray[np.uint8], dict[int, str]]], Sequence[int]]]:
-    """Yield the results from the writer's next element on, and the updates that were read for them."""
-    for stretch in stretches(passes.work, selection, writer.next_element, stop):
+class StoredSlice(NamedTuple):
+    """What is stored of a slice: bytes, and the optimizer's state; and the reasons against updates."""
 
-        def combine(
-            piece: Slice, members: Sequence[int] = stretch.members
-        ) -> tuple[NDArray[np.uint8], dict[int, str]]:
-            stored, bad = combine_slice(passes, piece, selection)
-            return stored.view(np.uint8), passes.describe(bad, members, piece.start)
+    values: NDArray[np.uint8]
+    state: Float64s
+    bad: dict[int, str]
+
+
+def _combined_blocks(
+    passes: Passes, selection: Selection, writer: ResultWriter, stop: int
+) -> Iterator[tuple[BlockResult[StoredSlice], Sequence[int]]]:
+    """Yield the results for the elements of a range, and the updates that were read for them."""
+    work = passes.work
+    for stretch in stretches(work, selection, writer.next_element, stop):
+
+        def combine(piece: Slice, members: Sequence[int] = stretch.members) -> StoredSlice:
+            result = combine_slice(passes, piece, selection)
+            bad = passes.describe(result.bad, members, piece.start)
+            state = work.stored_state(piece.start, result.state)
+            return StoredSlice(result.values.view(np.uint8), state, bad)
 
         for block in passes.each(
             combine,

@@ -55,7 +55,9 @@ def select(
     norms = resume["norms"] if resume else None
 
     def save(measuring: Measuring) -> None:
-        checkpoint(Checkpoint(measuring=measuring, norms=norms, selection=None, progress=None))
+        checkpoint(
+            Checkpoint(measuring=measuring, norms=norms, selection=None, progress=None, state=None)
+        )
 
     if norms is None:
         centre = default_centre(work)

@@ -61,6 +61,8 @@ class PartWriter:
     Parameters
     ----------
     layout : TensorLayout
+    ends : sequence of int
+        The elements before which parts end.
     encoder : Encoder
     sink : Sink
     pool : Executor
@@ -82,6 +84,7 @@ class PartWriter:
     def __init__(
         self,
         layout: TensorLayout,
+        ends: Sequence[int],
         encoder: Encoder,
         sink: Sink,
         pool: Executor,
@@ -97,8 +100,8 @@ class PartWriter:
         self._checkpoint = checkpoint
         self._parts = progress["parts"] if progress else 0
         self.next_element = progress["next_element"] if progress else 0
-        self.ends: Sequence[int] = ranges.part_ends(layout, part_bytes)
-        self._is_end = set(self.ends)
+        self.ends = ends
+        self._is_end = set(ends)
         header = b"" if progress else encoder.header()
         self._at_once = check_part_size(part_bytes, disk_bytes, len(header))
         self._part_bytes = part_bytes
@@ -119,15 +122,20 @@ class PartWriter:
         ):
             self._store()
 
-    def close(self) -> None:
-        """Store the last part and make the result visible."""
-        self.store_last()
+    def complete(self) -> None:
+        """Make the object visible, of which all parts are stored."""
         self._sink.complete()
 
-    def store_last(self) -> None:
-        """Store the last part, without completing the result."""
+    def store_last(self, *, alone: bool = True) -> None:
+        """Store the last part.
+
+        Parameters
+        ----------
+        alone : bool
+            Whether no other process stores parts of the same object.
+        """
         self._part.write(self._encoder.footer())
-        self._store(last=True)
+        self._store(last=alone)
         if self._storing:
             self._storing[0].result()
 

@@ -16,6 +16,7 @@ from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, Bl
 from aggregation.engine.parts import PARTS_IN_FLIGHT
 from aggregation.engine.plan import Combination, Resources
 from aggregation.engine.ranges import CELL
+from aggregation.engine.state import OptimizerState
 from aggregation.errors import InvalidWeights, OutOfTime
 from aggregation.layout import TensorLayout
 from aggregation.rules.base import Float64s
@@ -90,6 +91,8 @@ class Passes:
     ) -> Iterator[Block]:
         """Yield blocks of the members' elements, none of which extends past the end of a part.
 
+        If the server optimizer has a state, they hold it.
+
         Parameters
         ----------
         members : sequence of int
@@ -100,7 +103,8 @@ class Passes:
         with_parent : bool
             Whether the parent is one more row, the last.
         """
-        yield from self._blocks(members, start, stop, ends, with_parent=with_parent, at_least=1)
+        reader = self._reader(members, with_parent, self.work.state)
+        yield from self._blocks(reader, members, start, stop, ends)
 
     def grid_blocks(
         self,
@@ -112,23 +116,20 @@ class Passes:
         with_parent: bool,
     ) -> Iterator[Block]:
         """Yield blocks on the grid of cells, none of which extends past one of the segments' ends."""
-        yield from self._blocks(
-            members, start, stop, segments, with_parent=with_parent, at_least=CELL
-        )
+        reader = self._reader(members, with_parent)
+        yield from self._blocks(reader, members, start, stop, segments, at_least=CELL)
 
     def _blocks(
         self,
+        reader: BlockReader,
         members: Sequence[int],
         start: int,
         stop: int,
         ends: Sequence[int],
-        *,
-        with_parent: bool,
-        at_least: int,
+        at_least: int = 1,
     ) -> Iterator[Block]:
-        layout = self.work.layout
-        reader = self._reader(members, with_parent)
-        chunk = chunk_elements(layout, len(reader), self._resources.memory_bytes, at_least)
+        layout, memory = self.work.layout, self._resources.memory_bytes
+        chunk = chunk_elements(layout, len(reader), memory, at_least, state=reader.state)
         cuts = _cuts(start, stop, ends, chunk)
         threads = self._readers, self._resources.readers
         for block in reader.ahead(cuts, chunk * layout.itemsize, *threads):
@@ -158,7 +159,7 @@ class Passes:
         members, start, stop, ends, with_parent
             As for `blocks`.
         """
-        reader = self._reader(members, with_parent)
+        reader = self._reader(members, with_parent, self.work.state)
         if not reader.local:
             for block in self.blocks(members, start, stop, ends, with_parent=with_parent):
                 yield _result(block, self.workers.map(function, block.slices(SLICE)))
@@ -170,8 +171,8 @@ class Passes:
             return _result(block, map(function, block.slices(SLICE)))
 
         pieces = max(BLOCKS_IN_FLIGHT, self._resources.workers)
-        memory = self._resources.memory_bytes
-        fitting = chunk_elements(self.work.layout, len(reader), memory, 1, pieces)
+        layout, memory = self.work.layout, self._resources.memory_bytes
+        fitting = chunk_elements(layout, len(reader), memory, 1, pieces, reader.state)
         chunk = min(fitting, PIECE if linear else SLICE)
         cuts = _cuts(start, stop, ends, chunk)
         for result in self.ahead(read_and_run, cuts):
@@ -222,7 +223,11 @@ class Passes:
         return largest, of_parent
 
     def check_parent(self, piece: Slice) -> None:
-        """Raise `InvalidWeights` if the parent's values in a slice are not finite."""
+        """Raise `InvalidWeights` if the parent's values in a slice, or its state, are not finite."""
+        if piece.state is not None and not np.isfinite(piece.state).all():
+            row = np.flatnonzero(~np.isfinite(piece.state).all(axis=1))[0]
+            where = self.work.layout.locate(piece.start + int(row))
+            raise InvalidWeights(f"the optimizer's state is not finite in {where}")
         if piece.parent is None:
             return
         for value in arithmetic.bad_values(piece.parent[None, :]):
@@ -251,11 +256,13 @@ class Passes:
         if self._out_of_time():
             raise OutOfTime(f"stopped at element {block.stop} of {self.work.layout.size}")
 
-    def _reader(self, members: Sequence[int], with_parent: bool) -> BlockReader:
+    def _reader(
+        self, members: Sequence[int], with_parent: bool, state: OptimizerState | None = None
+    ) -> BlockReader:
         rows = self.work.rows
         updates = [rows[member] for member in members]
         parent = self.work.parent if with_parent else None
-        return BlockReader(self.work.policy_map, updates, parent)
+        return BlockReader(self.work.policy_map, updates, parent, state)
 
     def _count(self, block: Block | BlockResult[T]) -> None:
         self.bytes_read += block.nbytes
@@ -287,14 +294,19 @@ def chunk_elements(
     memory_bytes: int,
     at_least: int,
     blocks: int = BLOCKS_IN_FLIGHT,
+    state: OptimizerState | None = None,
 ) -> int:
     """Return the number of elements of a chunk; a multiple of `CELL` unless it is smaller.
 
-    ``blocks`` blocks of ``rows`` rows fit into the memory beside the parts of the result.
+    ``blocks`` blocks of ``rows`` rows fit into the memory beside the parts of the result. The optimizer's
+    state counts twice, as it was and as it will be.
     """
-    parts = PARTS_IN_FLIGHT * min(ranges.PART_BYTES, layout.nbytes)
-    memory = max(memory_bytes - parts, memory_bytes // 4)
-    chunk = max(at_least, memory // (blocks * rows * layout.itemsize), 1)
+    parts, element = min(ranges.PART_BYTES, layout.nbytes), rows * layout.itemsize
+    if state:
+        parts += min(ranges.PART_BYTES, state.map.layout.nbytes)
+        element += 2 * state.bytes_per_element
+    memory = max(memory_bytes - PARTS_IN_FLIGHT * parts, memory_bytes // 4)
+    chunk = max(at_least, memory // (blocks * element), 1)
     if chunk >= CELL:
         chunk -= chunk % CELL
     return min(chunk, -(-layout.size // CELL) * CELL)

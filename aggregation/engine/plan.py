@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from aggregation.engine.output import Progress
+from aggregation.engine.state import OptimizerState
 from aggregation.errors import (
     InvalidWeights,
     NotEnoughUpdates,
@@ -20,8 +21,10 @@ from aggregation.errors import (
 from aggregation.formats import read_metadata
 from aggregation.layout import TensorLayout
 from aggregation.opening import first_of_majority
+from aggregation.optimizers import NO_OPTIMIZER, Optimizer
 from aggregation.policies import OPTIMIZE_ALL, PolicyMap, TensorPolicies
 from aggregation.rules import Rule, Selection, Statistics
+from aggregation.rules.base import Float64s
 from aggregation.weights import Weights
 
 
@@ -79,6 +82,11 @@ class Combination:
         averaged and added to the parent.
     base_of : sequence of int
         For each update, the position of its base in ``bases``.
+    optimizer : Optimizer
+        Takes a step from the parent. Without a parent there is none: the result is the rule's, and the
+        optimizer starts in the next round.
+    optimizer_state : Weights, optional
+        The state that the parent's step left; without it, the optimizer starts.
 
     Raises
     ------
@@ -99,6 +107,8 @@ class Combination:
     discounts: Sequence[float] | None = None
     bases: Sequence[Weights] = ()
     base_of: Sequence[int] = ()
+    optimizer: Optimizer = NO_OPTIMIZER
+    optimizer_state: Weights | None = None
 
     def __post_init__(self) -> None:
         if self.rule.needs_steps and self.num_steps is None:
@@ -155,13 +165,40 @@ class Combination:
         return self.differences or bool(self.bases)
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether the server optimizer changes the rule's result."""
+        return self.optimizer.takes_steps and self.parent is not None
+
+    @cached_property
+    def state(self) -> OptimizerState | None:
+        """The optimizer's state, if it has one.
+
+        Raises
+        ------
+        InvalidWeights
+            If the parent's does not fit the model.
+        """
+        if not (self.takes_steps and self.optimizer.slots):
+            return None
+        state = OptimizerState(self.optimizer, self.policy_map, self.optimizer_state)
+        return state if state.map.layout.size else None
+
+    def stored_state(self, start: int, state: Float64s | None) -> Float64s:
+        """Return what is stored of the new state of the elements from ``start`` on, flat."""
+        if self.state is None or state is None:
+            return np.empty(0)
+        return self.state.stored(start, state)
+
+    @property
     def bytes_to_read(self) -> int:
         """The bytes that a combination reads at most, and at least 1.
 
         It may read fewer: a rule that measures the updates may then select few of them.
         """
         passes = 2 if self.rule.needs_gram or self.rule.needs_norms else 1
-        return max(1, (passes * len(self.updates) + len(self.bases)) * self.layout.nbytes)
+        rows = passes * len(self.updates) + len(self.bases) + self.takes_steps
+        of_state = self.state.nbytes_to_read if self.state else 0
+        return max(1, rows * self.layout.nbytes + of_state)
 
     def base_statistics(self) -> Statistics:
         """Return what is known about the updates without reading them."""
@@ -248,10 +285,12 @@ class Checkpoint(TypedDict):
     """The progress of a combination; JSON-able. One is made for each part that is measured or stored.
 
     While the updates are measured, ``selection`` and ``progress`` are None. If ``norms`` is set by
-    then, the updates are being measured for the second time.
+    then, the updates are being measured for the second time. ``state`` is the progress of the
+    optimizer's new state, if there is one.
     """
 
     measuring: Measuring | None
     norms: Sequence[float] | None
     selection: Any
     progress: Progress | None
+    state: Progress | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Stretch:
 
 def stretches(work: Combination, selection: Selection, start: int, stop: int) -> Iterator[Stretch]:
     """Yield the stretches of a range: most elements need the selected updates, some need all or none."""
-    with_parent = work.measured_from_parent or work.rule.on_differences
+    with_parent = work.measured_from_parent or work.rule.on_differences or work.takes_steps
     last: Stretch | None = None
     for run in work.policy_map.runs_between(start, stop):
         members = _members_of(work, selection, run)
@@ -86,56 +86,76 @@ def _members_of(work: Combination, selection: Selection, run: Run) -> tuple[int,
     return selection.members
 
 
-def combine_slice(
-    passes: Passes, piece: Slice, selection: Selection
-) -> tuple[Numbers, list[BadValue]]:
-    """Return the result in the model's dtype, and the values of updates that keep it from being one.
+class SliceResult(NamedTuple):
+    """The result of a slice in the model's dtype, the values of updates that keep it from being one, and
+    the optimizer's new state if there is one."""
+
+    values: Numbers
+    bad: list[BadValue]
+    state: Float64s | None = None
+
+
+def combine_slice(passes: Passes, piece: Slice, selection: Selection) -> SliceResult:
+    """Combine a slice.
 
     Raises
     ------
     InvalidWeights
-        If the parent's values are not finite, or keep the result from being finite.
+        If the parent's values or its state are not finite, or keep the result from being finite.
     """
     work, policy = passes.work, piece.run.policy
     if policy in _OF_PARENT and work.parent is not None:
         return _of_parent(passes, piece)
-    rows = piece.rows
     if policy is not Policy.OPTIMIZE or not work.rule.linear:
-        rows = np.asarray(rows)
+        rows = np.asarray(piece.rows)
         bad = arithmetic.bad_values(rows)
         if bad:
-            return np.zeros(rows.shape[1], rows.dtype), bad
-    base = None if piece.parent is None else piece.parent.astype(np.float64)
+            return SliceResult(np.zeros(rows.shape[1], rows.dtype), bad)
+        piece = piece._replace(rows=rows)
     with np.errstate(over="ignore", invalid="ignore"):
-        match policy:
-            case Policy.KEEP:
-                return _middle(np.asarray(rows)), []
-            case Policy.MAX if not work.differences:
-                updates = sum(member < len(work.updates) for member in selection.members)
-                return np.asarray(np.asarray(rows)[:updates].max(axis=0)), []
-            case Policy.MAX:
-                combined = np.asarray(rows).astype(np.float64).max(axis=0)
-            case Policy.AVERAGE if work.robust:
-                combined = arithmetic.median(np.asarray(rows))
-            case _:
-                combined = _by_rule(passes, piece, selection, base)
-        if base is not None and work.differences:
-            combined += base
-        if piece.run.non_negative:
-            np.maximum(combined, 0.0, out=combined)
-        stored = arithmetic.as_stored(combined, piece.run.dtype)
-    return stored, _overflows(passes, piece, stored, selection)
+        stored, state = _combined(work, piece, selection)
+    if state is not None and not np.isfinite(state).all():
+        stored[~np.isfinite(state).all(axis=1)] = np.nan
+    return SliceResult(stored, _overflows(passes, piece, stored, selection), state)
 
 
-def _of_parent(passes: Passes, piece: Slice) -> tuple[Numbers, list[BadValue]]:
+def _combined(
+    work: Combination, piece: Slice, selection: Selection
+) -> tuple[Numbers, Float64s | None]:
+    """Return the result in the model's dtype, and the optimizer's new state."""
+    base = None if piece.parent is None else piece.parent.astype(np.float64)
+    state = piece.state
+    match piece.run.policy:
+        case Policy.KEEP:
+            return _middle(np.asarray(piece.rows)), state
+        case Policy.MAX if not work.differences:
+            updates = sum(member < len(work.updates) for member in selection.members)
+            return np.asarray(np.asarray(piece.rows)[:updates].max(axis=0)), state
+        case Policy.MAX:
+            combined = np.asarray(piece.rows).astype(np.float64).max(axis=0)
+        case Policy.AVERAGE if work.robust:
+            combined = arithmetic.median(np.asarray(piece.rows))
+        case _:
+            combined = _by_rule(work, piece, selection, base)
+    if base is not None and work.takes_steps and piece.run.is_measured:
+        combined, state = _with_step(work, combined, base, state)
+    if base is not None and work.differences:
+        combined += base
+    if piece.run.non_negative:
+        np.maximum(combined, 0.0, out=combined)
+    return arithmetic.as_stored(combined, piece.run.dtype), state
+
+
+def _of_parent(passes: Passes, piece: Slice) -> SliceResult:
     """Return the parent's values; an update whose frozen tensors differ from them is bad."""
     piece = passes.with_parent(piece)
     passes.check_parent(piece)
     parent = np.array(piece.parent)
     if piece.run.policy is not Policy.FROZEN:
-        return parent, []
+        return SliceResult(parent, [], piece.state)
     expected = np.zeros_like(parent) if passes.work.differences else parent
-    return parent, arithmetic.differing_values(np.asarray(piece.rows), expected)
+    bad = arithmetic.differing_values(np.asarray(piece.rows), expected)
+    return SliceResult(parent, bad, piece.state)
 
 
 def _middle(rows: Numbers) -> Numbers:
@@ -146,9 +166,10 @@ def _middle(rows: Numbers) -> Numbers:
     return arithmetic.as_stored(arithmetic.median(rows), rows.dtype)
 
 
-def _by_rule(passes: Passes, piece: Slice, selection: Selection, base: Float64s | None) -> Float64s:
+def _by_rule(
+    work: Combination, piece: Slice, selection: Selection, base: Float64s | None
+) -> Float64s:
     """Return the rule's result."""
-    work = passes.work
     rows = piece.rows if work.rule.linear else arithmetic.as_floats(np.asarray(piece.rows))
     # Only a linear rule gets rows on demand; `LinearRule.combine` accepts them.
     block = cast(Numbers, rows)
@@ -159,6 +180,21 @@ def _by_rule(passes: Passes, piece: Slice, selection: Selection, base: Float64s 
     if work.rule.on_differences:
         return work.rule.combine(block, selection, base) + base
     return work.rule.combine(block, selection)
+
+
+def _with_step(
+    work: Combination, result: Float64s, base: Float64s, state: Float64s | None
+) -> tuple[Float64s, Float64s]:
+    """Return what the optimizer makes of the rule's result, and its new state.
+
+    If the updates are differences from the parent, both results are such differences as well.
+    """
+    if not work.differences:
+        np.subtract(result, base, out=result)
+    step, new_state = work.optimizer.step(
+        result, np.empty((len(base), 0)) if state is None else state
+    )
+    return step if work.differences else np.add(base, step, out=step), new_state
 
 
 def _overflows(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aggregation.engine import Passes, Resources
-from aggregation.engine.combine import combine_parts
+from aggregation.engine.combine import combine_steps
 from aggregation.engine.plan import Combination
 from aggregation.engine.ranges import part_bytes_of
 from aggregation.engine.segments import Centre, measure_segments, segment_ends_of
@@ -101,7 +101,7 @@ class Worker:
         rejected, bytes_read = dict(attempt.rejected), 0
         if not rejected:
             try:
-                bytes_read = self._combine_parts(work, first, last)
+                bytes_read = self._combine_steps(work, first, last)
             except UpdatesRejected as error:
                 rejected = rejections_by_id(error, usable)
         if rejected:
@@ -110,7 +110,7 @@ class Worker:
         self._folder.write(task_name(task), json.dumps(report).encode())
         return TaskReport(first=first, last=last, bytes_read=bytes_read, rejected=rejected)
 
-    def _combine_parts(self, work: Combination, first: int, last: int) -> int:
+    def _combine_steps(self, work: Combination, first: int, last: int) -> int:
         saved = json.loads(self._folder.read(SELECTION))
         state = {**self._plan.result, "parts": 0}
         sink = self._connector.new_result(self._plan.claim, self._plan.format, state)
@@ -119,7 +119,7 @@ class Worker:
             first += 1
         if first == last:
             return 0
-        return combine_parts(
+        return combine_steps(
             work,
             Selection.from_json(saved["selection"]),
             sink,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aggregation.engine import Resources, combine
-from aggregation.engine.combine import combine_parts
+from aggregation.engine.combine import combine_steps
 from aggregation.engine.output import FileSink, MemorySink
 from aggregation.engine.parts import PartData, check_part_size, pieces_of
 from aggregation.engine.ranges import MAX_PART_BYTES, MAX_PARTS, part_bytes_of, part_ends
@@ -113,7 +113,7 @@ def test_some_large_parts_are_those_of_the_whole() -> None:
     sink = PartKinds()
     expected, combined = run(work)
     selection = combined.selection
-    combine_parts(work, selection, sink, 1, 3, part_bytes=LARGE_PART_BYTES)
+    combine_steps(work, selection, sink, 1, 3, part_bytes=LARGE_PART_BYTES)
     assert sink.files == [True, True]
     begin = len(expected) - 80_000 + LARGE_PART_BYTES
     assert sink.data == expected[begin : begin + 2 * LARGE_PART_BYTES]
