@@ -1,18 +1,25 @@
 """How one combination is spread over several functions.
 
 The work is cut into tasks: ranges of segments that are measured, and ranges of parts that are combined.
-Segments and parts follow from the layout alone, and each is computed in the same way wherever that
-happens. The bytes of the result therefore do not depend on the number of functions.
+Each segment follows from the layout and the number of updates, and each part is computed in the same way
+wherever it ends. The bytes of the result therefore do not depend on the number of functions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from aggregation.engine import ranges
+from aggregation.engine.ranges import MAX_PARTS, part_bytes_of, part_ends
+from aggregation.layout import TensorLayout
 
 #: Seconds that one task may read at the assumed rate. An Express workflow ends after five minutes, so
 #: that a function at half the rate still finishes its task in time.
 MAX_TASK_SECONDS = 120.0
+
+#: Seconds that a task may read that has a single segment or part, which cannot be divided.
+LONGEST_TASK_SECONDS = 200.0
 
 #: Assumed seconds of a distributed round in which no function reads updates: planning, the state machine,
 #: cold starts and publishing; and those that a measuring pass adds. `costs.distributed` has the terms.
@@ -79,6 +86,10 @@ class Capacity:
                 return functions
         return most
 
+    def can_read(self, pieces: Pieces) -> bool:
+        """Return whether a function reads one of the pieces in the time of a task."""
+        return pieces.largest_share(pieces.count) <= self.bytes_per_second * LONGEST_TASK_SECONDS
+
     def tasks_for(self, pieces: Pieces, functions: int) -> tuple[Task, ...]:
         """Cut the pieces of a pass into tasks.
 
@@ -87,9 +98,7 @@ class Capacity:
         """
         longest = max(int(self.bytes_per_second * MAX_TASK_SECONDS), 1)
         waves = max(1, -(-pieces.nbytes // (longest * functions)))
-        tasks = min(pieces.count, waves * functions)
-        bounds = [pieces.count * task // tasks for task in range(tasks + 1)]
-        return tuple(pairwise(bounds))
+        return _cut(pieces.count, waves * functions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +118,33 @@ class Distribution:
     functions: int
     measuring: tuple[Task, ...]
     combining: tuple[Task, ...]
+
+    @property
+    def parts(self) -> int:
+        """The number of parts."""
+        return self.combining[-1][1]
+
+    @property
+    def segments(self) -> int:
+        """The number of segments; 0 if the rule measures nothing."""
+        return self.measuring[-1][1] if self.measuring else 0
+
+    def with_even_parts(self, layout: TensorLayout) -> tuple[Distribution, int]:
+        """Return the distribution with as many parts in each combining task, and the size of a part.
+
+        A task with one part more than the others keeps all functions waiting: of 21 parts, one of eight
+        functions combines three, and eight are then not even seven times as fast as one. The parts are at
+        most as large as those of one function, and larger than half of `ranges.PART_BYTES`, because
+        smaller ones are joined.
+        """
+        tasks = -(-len(self.combining) // self.functions) * self.functions
+        parts = -(-layout.nbytes // part_bytes_of(layout.nbytes))
+        evenly = -(-parts // tasks) * tasks
+        if evenly > MAX_PARTS:
+            evenly = MAX_PARTS // tasks * tasks or MAX_PARTS
+        part_bytes = max(-(-layout.nbytes // evenly), ranges.PART_BYTES // 2 + 16)
+        count = len(part_ends(layout, part_bytes))
+        return replace(self, combining=_cut(count, tasks)), part_bytes
 
 
 def distribute(
@@ -138,3 +174,9 @@ def distribute(
         measuring=capacity.tasks_for(measuring, functions) if measuring else (),
         combining=capacity.tasks_for(combining, functions),
     )
+
+
+def _cut(count: int, tasks: int) -> tuple[Task, ...]:
+    """Cut so many pieces into so many tasks, or into as many as there are pieces."""
+    tasks = min(count, tasks)
+    return tuple(pairwise(count * task // tasks for task in range(tasks + 1)))

@@ -87,6 +87,8 @@ class Plan:
         Of the result.
     result : dict
         State of the sink, by which each task writes parts of the one result.
+    part_bytes : int
+        Size of a part in bytes of the flattened model.
     parts, segments : int
         How many there are; no segments if the rule measures nothing.
     centre : str
@@ -99,6 +101,7 @@ class Plan:
     rejected: dict[int, str]
     format: str
     result: dict[str, Any]
+    part_bytes: int
     parts: int
     segments: int
     centre: str
@@ -130,6 +133,7 @@ class Plan:
                 "rejected": {str(update): why for update, why in self.rejected.items()},
                 "format": self.format,
                 "result": self.result,
+                "part_bytes": self.part_bytes,
                 "parts": self.parts,
                 "segments": self.segments,
                 "centre": self.centre,
@@ -165,6 +169,7 @@ class Plan:
             rejected={int(update): why for update, why in found["rejected"].items()},
             format=found["format"],
             result=found["result"],
+            part_bytes=found["part_bytes"],
             parts=found["parts"],
             segments=found["segments"],
             centre=found["centre"],

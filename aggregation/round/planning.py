@@ -13,11 +13,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from aggregation.engine import Resources
-from aggregation.engine.distribution import Capacity, Pieces, distribute
+from aggregation.engine.distribution import Capacity, Distribution, Pieces, distribute
 from aggregation.engine.measure import default_centre, measures
 from aggregation.engine.parts import check_part_size
 from aggregation.engine.plan import Combination
-from aggregation.engine.ranges import part_bytes_of, part_ends
+from aggregation.engine.ranges import part_ends
 from aggregation.engine.segments import segment_ends_of
 from aggregation.errors import (
     AggregationError,
@@ -146,18 +146,19 @@ def _plan(
     if at_least > 1 and len(sizes) == len(claim.updates) and not capacity.needs_several(nbytes):
         return None  # Most rounds end here, without a request.
     usable, work = attempt.open()
-    combining, measuring = pieces_of(work)
-    distribution = distribute(capacity, combining, measuring, at_least=at_least)
-    if distribution is None or work.model.format not in SEEKABLE_FORMATS:
+    cut = _cut(work, capacity, at_least)
+    if cut is None or work.model.format not in SEEKABLE_FORMATS:
         return None
-    check_part_size(part_bytes_of(work.layout.nbytes), attempt.resources.disk_bytes)
+    distribution, part_bytes = cut
+    check_part_size(part_bytes, attempt.resources.disk_bytes)
     plan = Plan(
         claim=replace(claim, updates=tuple(usable)),
         rejected=attempt.rejected,
         format=work.model.format,
         result=connector.new_result(claim, work.model.format, None).begin(),
-        parts=combining.count,
-        segments=measuring.count if measuring else 0,
+        part_bytes=part_bytes,
+        parts=distribution.parts,
+        segments=distribution.segments,
         centre=default_centre(work).value,
         capacity=capacity,
         distribution=distribution,
@@ -170,6 +171,26 @@ def _plan(
     )
     connector.hand_over(claim, checkpoint, progress=progress)
     return remaining_tasks(connector, location, claim.attempt)
+
+
+def _cut(work: Combination, capacity: Capacity, at_least: int) -> tuple[Distribution, int] | None:
+    """Return the tasks of a combination and the size of its parts, in bytes of the flattened model.
+
+    Returns
+    -------
+    (Distribution, int) or None
+        None if fewer functions than ``at_least`` are needed, or if a segment or a part of all updates takes
+        longer to read than a task may last.
+    """
+    combining, measuring = pieces_of(work)
+    distribution = distribute(capacity, combining, measuring, at_least=at_least)
+    if distribution is None:
+        return None
+    distribution, part_bytes = distribution.with_even_parts(work.layout)
+    evenly = replace(combining, count=distribution.parts)
+    if not all(capacity.can_read(pieces) for pieces in (evenly, measuring) if pieces):
+        return None
+    return distribution, part_bytes
 
 
 def pieces_of(work: Combination) -> tuple[Pieces, Pieces | None]:

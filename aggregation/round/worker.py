@@ -12,7 +12,6 @@ import numpy as np
 from aggregation.engine import Passes, Resources
 from aggregation.engine.combine import combine_steps
 from aggregation.engine.plan import Combination
-from aggregation.engine.ranges import part_bytes_of
 from aggregation.engine.segments import Centre, measure_segments, segment_ends_of
 from aggregation.errors import UpdatesRejected
 from aggregation.round.attempt import Attempt
@@ -125,7 +124,7 @@ class Worker:
             sink,
             first,
             last,
-            part_bytes=part_bytes_of(work.layout.nbytes),
+            part_bytes=self._plan.part_bytes,
             resources=self._resources,
             out_of_time=self._out_of_time,
         )
