@@ -59,9 +59,9 @@ def work(event: Any, context: LambdaContext) -> dict[str, Any]:
     task = parse_task(event)
     runner = application.worker(context)
     if task.kind == "measure":
-        return runner.measure(task.plan, task.item, task.centre)
+        return runner.measure(task.plan, task.item, task.centre, task.retries)
     if task.kind == "combine":
-        return runner.combine(task.plan, task.item)
+        return runner.combine(task.plan, task.item, task.retries)
     raise UnknownEvent(f"{task.kind} is a task of the aggregating function")
 
 

@@ -32,6 +32,7 @@ from aggregation.round.planning import (
     save_selection,
 )
 from aggregation.round.port import DistributedRoundConnector, Folder
+from aggregation.round.reports import MEASURED, TaskReport, summarize
 from aggregation.round.values import Claim, RoundResult
 from aggregation.rules import Selection, Statistics
 
@@ -99,10 +100,7 @@ def finish(
     rejected = rejected_updates(folder, names)
     if rejected:
         return _replan(connector, plan, attempt, rejected, resources)
-    reports = [
-        json.loads(_read(folder, task_name(task), names))
-        for task in range(len(plan.distribution.combining))
-    ]
+    reports = _reports(folder, plan, names)
     try:
         state = {**plan.result, "parts": plan.parts}
         sink = connector.new_result(plan.claim, plan.format, state)
@@ -117,9 +115,27 @@ def finish(
         combined=Combined(
             selection=Selection.from_json(saved["selection"]),
             norms=saved["norms"],
-            bytes_read=sum(report["bytes_read"] for report in reports),
+            bytes_read=sum(report.bytes_read for report in reports),
         ),
+        workers=summarize(plan.distribution.functions, reports),
     )
+
+
+def _reports(folder: Folder, plan: Plan, names: set[str]) -> list[TaskReport]:
+    """Return the reports of all tasks.
+
+    Raises
+    ------
+    TemporarilyUnavailable
+        If a combining task has not finished.
+    """
+    combined = [task_name(task) for task in range(len(plan.distribution.combining))]
+    missing = [name for name in combined if name not in names]
+    if missing:
+        raise _not_finished(missing[0])
+    # A measuring task may have been killed after its last segment: then it has no report.
+    measured = [name for name in names if name.startswith(MEASURED)]
+    return [TaskReport.from_json(folder.read(name)) for name in measured + combined]
 
 
 def _replan(
@@ -137,5 +153,9 @@ def _replan(
 
 def _read(folder: Folder, name: str, names: set[str]) -> bytes:
     if name not in names:
-        raise TemporarilyUnavailable(f"a task of the round has not finished: {name} is missing")
+        raise _not_finished(name)
     return folder.read(name)
+
+
+def _not_finished(name: str) -> TemporarilyUnavailable:
+    return TemporarilyUnavailable(f"a task of the round has not finished: {name} is missing")

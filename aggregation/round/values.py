@@ -145,6 +145,30 @@ class Claim:
     max_functions: int | None = None
 
 
+class TaskGroup(TypedDict):
+    """What one or several tasks of a distributed round did.
+
+    ``kind`` is that of a `TaskReport`, ``tasks`` the number of tasks. They are those of the segments or
+    parts from ``first`` to ``last``, counted from 0, without ``last``. ``seconds`` is the longest time
+    that one of them took; ``bytes_read`` and ``retries`` are sums.
+    """
+
+    kind: str
+    tasks: int
+    first: int
+    last: int
+    bytes_read: int
+    seconds: float
+    retries: int
+
+
+class WorkerSummary(TypedDict):
+    """What the functions of a distributed round did: how many worked at a time, and their tasks."""
+
+    functions: int
+    tasks: list[TaskGroup]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
     """The stored result of a round.
@@ -157,9 +181,12 @@ class RoundResult:
         Ids of the rejected updates, with the reasons.
     location : str
         Where the aggregate's bytes are.
+    workers : WorkerSummary, optional
+        What the functions did, if several shared the round.
     """
 
     used: tuple[int, ...]
     rejected: Mapping[int, str]
     location: str
     combined: Combined
+    workers: WorkerSummary | None = None

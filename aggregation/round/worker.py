@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,27 +16,9 @@ from aggregation.errors import UpdatesRejected
 from aggregation.round.attempt import Attempt
 from aggregation.round.plan import PLAN, SELECTION, Plan, rejections_by_id, segment_name, task_name
 from aggregation.round.port import DistributedRoundConnector
+from aggregation.round.reports import TaskReport, measured_name
 from aggregation.round.values import ClaimedUpdate
 from aggregation.rules import Selection
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskReport:
-    """What a task did.
-
-    Parameters
-    ----------
-    first, last : int
-        The segments or parts of the task, counted from 0; ``last`` is not part of it.
-    bytes_read : int
-    rejected : mapping of int to str
-        Ids of the updates that it found to be bad, with the reasons.
-    """
-
-    first: int
-    last: int
-    bytes_read: int
-    rejected: Mapping[int, str]
 
 
 class Worker:
@@ -51,6 +32,8 @@ class Worker:
     resources : Resources
     out_of_time : callable
         Called after every chunk; when it returns True, the task raises `OutOfTime`.
+    clock : callable
+        Returns the time in seconds, for the reports.
     """
 
     def __init__(
@@ -59,15 +42,26 @@ class Worker:
         location: str,
         resources: Resources,
         out_of_time: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._clock = clock
+        self._started = clock()
         self._connector = connector
         self._folder = connector.folder(location)
         self._plan = Plan.from_json(self._folder.read(PLAN))
         self._resources = resources
         self._out_of_time = out_of_time
 
-    def measure(self, task: int, centre: str) -> TaskReport:
-        """Measure the segments of a task, and store the products of each."""
+    def measure(self, task: int, centre: str, retries: int = 0) -> TaskReport:
+        """Measure the segments of a task, and store the products of each.
+
+        Parameters
+        ----------
+        task : int
+        centre : str
+        retries : int
+            How often the task has failed; it is reported.
+        """
         first, last = self._plan.distribution.measuring[task]
         attempt, usable, work = self._open()
         rejected, bytes_read = dict(attempt.rejected), 0
@@ -78,7 +72,9 @@ class Worker:
                 rejected = rejections_by_id(error, usable)
         if rejected:
             self._reject(f"{centre}-{task:05d}", rejected)
-        return TaskReport(first=first, last=last, bytes_read=bytes_read, rejected=rejected)
+        report = self._report(f"measure ({centre})", first, last, bytes_read, retries)
+        self._folder.write(measured_name(centre, task), report.to_json())
+        return report
 
     def _measure_segments(self, work: Combination, centre: Centre, first: int, last: int) -> int:
         names, ends = self._folder.names(), segment_ends_of(work)
@@ -93,7 +89,7 @@ class Worker:
                 self._folder.write(segment_name(centre.value, index), data)
             return passes.bytes_read
 
-    def combine(self, task: int) -> TaskReport:
+    def combine(self, task: int, retries: int = 0) -> TaskReport:
         """Compute and store the parts of a task that are not stored yet."""
         first, last = self._plan.distribution.combining[task]
         attempt, usable, work = self._open()
@@ -105,9 +101,9 @@ class Worker:
                 rejected = rejections_by_id(error, usable)
         if rejected:
             self._reject(f"combine-{task:05d}", rejected)
-        report = {"parts": [first, last], "bytes_read": bytes_read}
-        self._folder.write(task_name(task), json.dumps(report).encode())
-        return TaskReport(first=first, last=last, bytes_read=bytes_read, rejected=rejected)
+        report = self._report("combine", first, last, bytes_read, retries)
+        self._folder.write(task_name(task), report.to_json())
+        return report
 
     def _combine_steps(self, work: Combination, first: int, last: int) -> int:
         saved = json.loads(self._folder.read(SELECTION))
@@ -127,6 +123,19 @@ class Worker:
             part_bytes=self._plan.part_bytes,
             resources=self._resources,
             out_of_time=self._out_of_time,
+        )
+
+    def _report(
+        self, kind: str, first: int, last: int, bytes_read: int, retries: int
+    ) -> TaskReport:
+        seconds = self._clock() - self._started
+        return TaskReport(
+            kind=kind,
+            first=first,
+            last=last,
+            bytes_read=bytes_read,
+            seconds=seconds,
+            retries=retries,
         )
 
     def _open(self) -> tuple[Attempt, list[ClaimedUpdate], Combination]:

@@ -19,6 +19,7 @@ from aggregation.round import Claim, RoundAnswer
 from aggregation.round.plan import Execution
 from connectors import application
 from connectors.management.worker import serve
+from connectors.runtime.events import RoundTask
 from connectors.usecases.distributed_round import RoundDistributor, TaskFailed, TaskRunner
 
 #: Each process takes MEMORY_BUDGET_MB.
@@ -149,7 +150,10 @@ class WorkerPool:
             If a task could not be done.
         """
         with ThreadPoolExecutor(len(self._workers)) as threads:
-            tasks = [(kind, step.plan, item, step.centre) for item in items]
+            tasks = [
+                RoundTask(kind=kind, plan=step.plan, item=item, centre=step.centre)
+                for item in items
+            ]
             running = {threads.submit(self._do, task) for task in tasks}
             try:
                 while running:
@@ -167,18 +171,18 @@ class WorkerPool:
                     worker.stop()
                 raise
 
-    def _do(self, task: tuple[Any, ...]) -> dict[str, Any]:
+    def _do(self, task: RoundTask) -> dict[str, Any]:
         """Do a task in the next free process, and repeat it after a temporary error."""
-        for retry in range(MAX_RETRIES + 1):
+        for retries in range(MAX_RETRIES + 1):
             worker = self._free.get()
             try:
-                return worker.do(task)
+                return worker.do(replace(task, retries=retries))
             except TemporarilyUnavailable:
-                if retry == MAX_RETRIES or self._stopping.is_set():
+                if retries == MAX_RETRIES or self._stopping.is_set():
                     raise
             finally:
                 self._free.put(worker)
-            self._stopping.wait(FIRST_RETRY_SECONDS * 2**retry)
+            self._stopping.wait(FIRST_RETRY_SECONDS * 2**retries)
         raise AssertionError("the last repetition returns or raises")
 
 
@@ -190,7 +194,7 @@ class WorkerProcess:
         self._process: Any = None
         self._connection: Any = None
 
-    def do(self, task: tuple[Any, ...]) -> dict[str, Any]:
+    def do(self, task: RoundTask) -> dict[str, Any]:
         """Return what a task did.
 
         Raises

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import django
 
 if TYPE_CHECKING:
+    from connectors.runtime.events import RoundTask
     from connectors.usecases.distributed_round import TaskRunner
 
 
@@ -33,14 +34,14 @@ def serve(connection: Connection) -> None:
     runner = TaskRunner(application.round_connector(), resources, connection.poll)
     with suppress(EOFError, OSError):
         while task := connection.recv():
-            connection.send(_reply(runner, *task))
+            connection.send(_reply(runner, task))
 
 
-def _reply(runner: TaskRunner, kind: str, plan: str, item: int, centre: str) -> dict[str, Any]:
+def _reply(runner: TaskRunner, task: RoundTask) -> dict[str, Any]:
     """Return what a task did, or its error as Lambda reports it."""
     try:
-        if kind == "measure":
-            return runner.measure(plan, item, centre)
-        return runner.combine(plan, item)
+        if task.kind == "measure":
+            return runner.measure(task.plan, task.item, task.centre, task.retries)
+        return runner.combine(task.plan, task.item, task.retries)
     except Exception as error:
         return {"errorType": type(error).__name__, "errorMessage": str(error)}

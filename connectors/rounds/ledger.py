@@ -228,6 +228,7 @@ class RoundLedger:
                 updates_used=len(result.used),
                 updates_rejected=len(result.rejected),
                 bytes_read=result.combined.bytes_read,
+                workers=result.workers or {},
             )
         return RoundAnswer(
             model_id=claim.model_id,

@@ -49,8 +49,9 @@ class RoundTask:
         ``measure``, ``combine``, ``select``, ``publish`` or ``fail``.
     plan : str
         The folder of the plan.
-    attempt, item : int
-        The fencing token, and the number of the task; 0 where they are not needed.
+    attempt, item, retries : int
+        The fencing token, the number of the task, and how often it has failed; 0 where they are not
+        needed.
     centre : str
     error : mapping
         The error of a task, as Step Functions reports it.
@@ -60,6 +61,7 @@ class RoundTask:
     plan: str
     attempt: int = 0
     item: int = 0
+    retries: int = 0
     centre: str = ""
     error: Mapping[str, Any] = field(default_factory=dict)
 
@@ -240,10 +242,12 @@ def parse_task(event: Any) -> RoundTask:
     UnknownEvent
     """
     fields = dict(event) if isinstance(event, Mapping) else {}
-    kind = fields.pop("task", None)
-    if kind not in TASK_FIELDS or fields.keys() != TASK_FIELDS[kind] | {"plan"}:
+    kind = str(fields.pop("task", ""))
+    required = TASK_FIELDS.get(kind, set()) | {"plan"}
+    optional = {"retries"} if "item" in required else set()
+    if kind not in TASK_FIELDS or not required <= fields.keys() <= required | optional:
         raise UnknownEvent(f"expected a task of a distributed round, got {_described(event)}")
-    counts = [fields.get(name, 0) for name in ("attempt", "item")]
+    counts = [fields.get(name, 0) for name in ("attempt", "item", "retries")]
     if not isinstance(fields["plan"], str) or any(type(count) is not int for count in counts):
         raise UnknownEvent(f"expected a plan and whole numbers, got {quoted(fields)}")
     if not is_plan_folder(fields["plan"]):

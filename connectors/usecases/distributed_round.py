@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -142,17 +143,20 @@ class TaskRunner:
         self._resources = resources
         self._out_of_time = out_of_time
 
-    def measure(self, plan: str, item: int, centre: str) -> dict[str, Any]:
+    def measure(self, plan: str, item: int, centre: str, retries: int = 0) -> dict[str, Any]:
         """Measure the segments of a task; the metadata is not needed."""
         with self._failure_recorded(plan, f"measure-{item:05d}"):
-            worker = Worker(self._connector, plan, self._resources, self._out_of_time)
-            return {"bytes_read": worker.measure(item, centre).bytes_read}
+            return {"bytes_read": self._worker(plan).measure(item, centre, retries).bytes_read}
 
-    def combine(self, plan: str, item: int) -> dict[str, Any]:
+    def combine(self, plan: str, item: int, retries: int = 0) -> dict[str, Any]:
         """Compute and store the parts of a task; the metadata is not needed."""
         with self._failure_recorded(plan, f"combine-{item:05d}"):
-            worker = Worker(self._connector, plan, self._resources, self._out_of_time)
-            return {"bytes_read": worker.combine(item).bytes_read}
+            return {"bytes_read": self._worker(plan).combine(item, retries).bytes_read}
+
+    def _worker(self, plan: str) -> Worker:
+        return Worker(
+            self._connector, plan, self._resources, self._out_of_time, clock=time.monotonic
+        )
 
     @contextmanager
     def _failure_recorded(self, plan: str, task: str) -> Iterator[None]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 
 from models_app import models
 from models_app.admin.base import PagedAdmin, RecordAdmin
@@ -24,11 +26,33 @@ class ModelUpdateAdmin(RecordAdmin):
 
 @admin.register(models.AggregationRound)
 class AggregationRoundAdmin(RecordAdmin):
-    """Rounds."""
+    """Rounds, with what each task did if several functions shared one."""
 
+    readonly_fields = ("functions",)
     list_display = ("id", "federated_model", "number", "state", "attempt", "updates_used", "error")
     list_filter = ("state", "federated_model")
     list_select_related = ("federated_model",)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        hidden = {"workers"} if obj and obj.workers else {"workers", "functions"}
+        return [name for name in super().get_fields(request, obj) if name not in hidden]
+
+    def functions(self, obj: models.AggregationRound) -> SafeString:
+        """Return a table of the tasks of a round that several functions shared."""
+        rows = obj.task_rows()
+        heads = format_html_join("", "<th>{}</th>", ((name,) for name in rows[0]))
+        lines = [
+            format_html(
+                "<tr>{}</tr>", format_html_join("", "<td>{}</td>", ((v,) for v in row.values()))
+            )
+            for row in rows
+        ]
+        return format_html(
+            "{} at a time<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>",
+            obj.workers["functions"],
+            heads,
+            mark_safe("".join(lines)),  # noqa: S308 - its parts are escaped.
+        )
 
 
 @admin.register(models.ModelAggregate)

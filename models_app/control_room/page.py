@@ -41,7 +41,7 @@ def control_room(model: FederatedModel) -> dict[str, Any]:
     """Return the context of a federated model's page."""
     newest = model.aggregates.select_related("round", "parent", "federated_model")
     aggregates = list(newest.order_by("-number")[:DRAWN])[::-1]
-    finished = model.rounds.exclude(finished_on=None).defer("checkpoint").order_by("-pk")
+    finished = model.rounds.exclude(finished_on=None).defer("checkpoint", "workers").order_by("-pk")
     # One more than is drawn: it tells since when updates were rejected before the first.
     previous, *rounds = [None, *reversed(finished[: DRAWN + 1])]
     if len(rounds) > DRAWN:
@@ -62,7 +62,7 @@ def control_room(model: FederatedModel) -> dict[str, Any]:
         "rejected": _rejected(model).select_related("round", "client").order_by("-pk")[:ROWS],
         "reasons": _reasons(model),
         "running": model.rounds.filter(state=AggregationRound.State.RUNNING)
-        .defer("checkpoint")
+        .defer("checkpoint", "workers")
         .first(),
         "ready": model.model_updates.filter(status__in=ModelUpdate.READY).count(),
         "members": model.clients.filter(paused=False).count(),
@@ -144,6 +144,7 @@ def _lineage_row(
         "versions": ", ".join(versions),
         "round": made_by,
         "took": amount(seconds_of(made_by), TIMES),
+        "functions": made_by.workers.get("functions") if made_by else None,
         "read": amount(made_by.bytes_read, BYTES) if made_by else "",
         "rolled_back_to": made_by.config_snapshot.get("rolled_back_to") if made_by else None,
     }

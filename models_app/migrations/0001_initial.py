@@ -107,6 +107,7 @@ class Migration(migrations.Migration):
                 ('updates_used', models.PositiveIntegerField(default=0)),
                 ('updates_rejected', models.PositiveIntegerField(default=0)),
                 ('bytes_read', models.PositiveBigIntegerField(default=0)),
+                ('workers', models.JSONField(default=dict, help_text='What the functions did that shared the round; empty for one function.')),
                 ('error', models.TextField(blank=True)),
                 ('checkpoint', models.JSONField(help_text='The progress of an unfinished round.', null=True)),
                 ('attempts_without_progress', models.PositiveIntegerField(default=0, help_text='Attempts in a row that did not get any further.')),

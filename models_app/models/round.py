@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from django.db import models
 from django.db.models import Q
 
@@ -53,6 +56,10 @@ class AggregationRound(models.Model):
     updates_used = models.PositiveIntegerField(default=0)
     updates_rejected = models.PositiveIntegerField(default=0)
     bytes_read = models.PositiveBigIntegerField(default=0)
+    workers = models.JSONField(
+        default=dict,
+        help_text="What the functions did that shared the round; empty for one function.",
+    )
     error = models.TextField(blank=True)
     checkpoint = models.JSONField(null=True, help_text="The progress of an unfinished round.")
     attempts_without_progress = models.PositiveIntegerField(
@@ -79,5 +86,25 @@ class AggregationRound(models.Model):
             ),
         ]
 
+    def task_rows(self) -> list[dict[str, Any]]:
+        """Return what the tasks did, if several functions shared the round; otherwise nothing."""
+        return [
+            {
+                "task": each["kind"],
+                "range": _range("part" if each["kind"] == "combine" else "segment", each),
+                "tasks": each["tasks"],
+                "bytes": each["bytes_read"],
+                "seconds": each["seconds"],
+                "retries": each["retries"],
+            }
+            for each in self.workers.get("tasks", ())
+        ]
+
     def __str__(self) -> str:
         return f"round {self.number} of {self.federated_model}, attempt {self.attempt}"
+
+
+def _range(noun: str, group: Mapping[str, Any]) -> str:
+    """Return which parts or segments tasks did, counted from 1."""
+    first, last = group["first"] + 1, group["last"]
+    return f"{noun} {first}" if first == last else f"{noun}s {first} to {last}"

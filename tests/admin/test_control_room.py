@@ -313,6 +313,28 @@ def test_rounds_are_run_published_and_rolled_back(visitor: LogIn) -> None:
     assert model.aggregates.get(number=3).parent == second
 
 
+def test_a_round_page_shows_the_tasks_of_several_functions(visitor: LogIn) -> None:
+    """The tasks of a shared round are a table on its page; a round of one function has none."""
+    shared, alone = trained().rounds.order_by("pk")
+    group = {"first": 0, "last": 3, "tasks": 2, "bytes_read": 123456, "seconds": 1.5, "retries": 1}
+    tasks = [{"kind": "measure (<b>)", **group}, {"kind": "combine", **group}]
+    shared.workers = {"functions": 4, "tasks": tasks}
+    shared.save()
+    someone = visitor("operator", superuser=True)
+    page_of_round = f"/models_app/aggregationround/{shared.pk}/change/"
+    shown = someone.get(page_of_round).text
+    assert "4 at a time" in shown
+    assert "<td>measure (&lt;b&gt;)</td><td>segments 1 to 3</td><td>2</td>" in shown
+    assert "<td>combine</td><td>parts 1 to 3</td><td>2</td><td>123456</td>" in shown
+    other = someone.get(f"/models_app/aggregationround/{alone.pk}/change/").text
+    assert "at a time" not in other
+    assert "workers" not in other
+    assert re.search(
+        rf'href="[^"]*{page_of_round}">4 functions</a>',
+        someone.get(page(alone.federated_model)).text,
+    )
+
+
 def test_a_round_that_waits_is_a_warning(visitor: LogIn) -> None:
     """If a requested round has to wait, a warning says why."""
     answer = visitor("operator", "view", "change").post(act(trained(1), "run_round"))

@@ -111,6 +111,25 @@ def test_several_processes_give_the_bytes_of_one(rule: str, run_command: RunComm
     assert "3 processes shared the round" in err.getvalue()
     assert result_of(shared) == result_of(alone)
     assert shared.rounds.get().updates_used == 5
+    assert_shown(run_command, alone, shared)
+
+
+def assert_shown(run_command: RunCommand, alone: FederatedModel, shared: FederatedModel) -> None:
+    """Assert that `show_round` shows the tasks of the shared round, and none of the other."""
+    rounds = [model.rounds.get().pk for model in (alone, shared)]
+    of_one, of_several = (json.loads(run_command("show_round", each, "--json")) for each in rounds)
+    assert of_one["workers"] is None
+    assert of_one["bytes"] == of_several["bytes"]
+    tasks = of_several["workers"]["tasks"]
+    assert of_several["workers"]["functions"] == 3
+    assert [(t["first"], t["last"]) for t in tasks if t["kind"] == "combine"] == [
+        (0, 2),
+        (2, 4),
+        (4, 6),
+    ]
+    assert all(task["seconds"] > 0 and task["bytes_read"] > 0 for task in tasks)
+    assert "retries" not in run_command("show_round", rounds[0])
+    assert "parts 5 to 6" in run_command("show_round", rounds[1])
 
 
 @pytest.mark.usefixtures("storage")
@@ -129,6 +148,7 @@ def test_a_killed_process_is_replaced(
     assert (tmp_path / "killed").exists()
     assert answer["status"] == "published"
     assert result_of(shared) == result_of(alone)
+    assert sum(each["retries"] for each in shared.rounds.get().workers["tasks"]) == 1
 
 
 @pytest.mark.usefixtures("storage")

@@ -1,4 +1,4 @@
-"""``manage.py show_round ROUND``: one round, its settings and its updates."""
+"""``manage.py show_round ROUND``: one round, its settings, its updates, and what its functions did."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Command(ReportCommand):
     """Shows a round."""
 
     help = (
-        "Show a round, the settings it was claimed with, and its updates, by the id that "
-        "`manage.py rounds` lists. Example: manage.py show_round 12"
+        "Show a round, the settings it was claimed with, its updates, and what each task did if several "
+        "functions shared it, by the id that `manage.py rounds` lists. Example: manage.py show_round 12"
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -33,8 +33,14 @@ class Command(ReportCommand):
             "request": shown.request_id,
         }
         if as_json:
-            self.print_row(row | {"updates": updates[:limit]}, as_json=True)
+            shown_updates = {"updates": updates[:limit]}
+            self.print_row(row | {"workers": shown.workers or None} | shown_updates, as_json=True)
             return
-        self.print_row(row, as_json=False)
+        tasks = shown.task_rows()
+        functions = {"functions": shown.workers["functions"]} if tasks else {}
+        self.print_row(row | functions, as_json=False)
+        if tasks:
+            self.stdout.write("")
+            self.print_rows(tasks, as_json=False, empty="")
         self.stdout.write("")
         self.print_rows(updates, as_json=False, empty="it has no updates", limit=limit)

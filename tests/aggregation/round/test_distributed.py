@@ -258,6 +258,10 @@ def test_any_number_of_functions_gives_the_same_bytes(
     assert found == expected
     assert result.combined.selection == alone.combined.selection
     assert result.combined.norms == alone.combined.norms
+    assert result.combined.bytes_read == alone.combined.bytes_read
+    assert result.workers["functions"] == functions
+    combined = [each for each in result.workers["tasks"] if each["kind"] == "combine"]
+    assert (combined[0]["first"], combined[-1]["last"]) == (0, 25)
 
 
 @given(
