@@ -20,6 +20,7 @@ from aggregation.counts import example_counts, step_counts
 from aggregation.errors import AggregationError, RuleError
 from aggregation.file_round import FileRound
 from aggregation.formats import FORMATS, Spool, format_of
+from aggregation.policies import CHOICES, TensorPolicies
 from aggregation.pre_aggregation import build_rule, known_pre_aggregations
 from aggregation.rules import known_rules
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps = step_counts(options.num_steps, len(options.updates))
         named = _rule_arguments(options.arg)
         rule = build_rule(options.rule, named, options.pre_aggregation, options.seed or "")
+        policies = TensorPolicies.from_list(options.tensor_policy)
         format_of(options.out)
     except (ArgumentTypeError, AggregationError) as error:
         parser.error(str(error))
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rule=rule,
                 parent=options.parent,
                 differences=options.differences,
+                policies=policies,
                 out=options.out,
                 memory_mb=options.memory_mb,
                 spool=spool,
@@ -145,6 +148,15 @@ def _parser() -> ArgumentParser:
         "--differences", action="store_true", help="the updates are differences from the parent"
     )
     parser.add_argument(
+        "--tensor-policy",
+        action="append",
+        default=[],
+        type=_policy,
+        metavar="GLOB=POLICY",
+        help=f"what happens to the tensors whose names match: {', '.join(CHOICES)}; repeat the option for "
+        "other tensors, the first match counts",
+    )
+    parser.add_argument(
         "--memory-mb",
         type=_positive,
         default=64,
@@ -176,6 +188,13 @@ def _named_value(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _policy(text: str) -> tuple[str, str]:
+    glob, equals, policy = text.rpartition("=")
+    if not equals:
+        raise ArgumentTypeError(f"expected GLOB=POLICY, got {text!r}")
+    return glob, policy
 
 
 def _rule_arguments(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

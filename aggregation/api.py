@@ -22,6 +22,7 @@ from aggregation.errors import (
 )
 from aggregation.in_memory import Tensors, arrays_of, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
+from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule
 from aggregation.weights import Weights
 
@@ -57,6 +58,7 @@ def aggregate(
     parent: Tensors | None = None,
     *,
     differences: bool = False,
+    tensor_policies: Iterable[tuple[str, str]] = (),
     num_steps: Iterable[int] | None = None,
     pre_aggregation: Sequence[str] = (),
     seed: str = "",
@@ -75,15 +77,20 @@ def aggregate(
         Each update is a mapping of names to arrays, a list or tuple of arrays, or a single array; a
         2-d array has an update in each row. Arrays may be of numpy, PyTorch or JAX, or nested lists.
         All updates have the same names, dtypes and shapes; the order of names does not matter.
-        dtypes: float16, bfloat16, float32, float64, integers. Arrays keep their dtype: the mean of
-        integers is rounded to an integer, and integers beyond 2**53 lose digits, because sums are
-        computed in float64. Python's numbers are float64.
+        dtypes: float16, bfloat16, float32, float64, integers. Arrays keep their dtype. Python's numbers
+        are float64.
     num_examples : iterable of float, optional
         What each update counts, positive; by default each counts the same.
     parent : mapping, list, tuple or array, optional
         The model that the result succeeds, for rules that measure differences from it.
     differences : bool
         Whether the updates are differences from the parent, rather than weights.
+    tensor_policies : iterable of (glob, policy)
+        What happens to the tensors whose names match (`aggregation.policies`); the first match counts.
+        By default, running statistics of BatchNorm are averaged, integers keep the value of the parent
+        (without a parent, the median of the updates), and the rule combines all other tensors. With
+        ``[("*", "optimize")]`` it combines all: the mean of integers is rounded, and beyond 2**53 they
+        lose digits, because sums are computed in float64.
     num_steps : iterable of int, optional
         For ``normalized_mean``: the steps that each update was trained for.
     pre_aggregation : sequence of str
@@ -109,7 +116,8 @@ def aggregate(
     Raises
     ------
     RuleError
-        If the rule or an argument is not known, or the rule needs a parent and there is none.
+        If the rule, an argument or a policy is not known, or the rule or a policy needs a parent and
+        there is none.
     NotEnoughUpdates
         If the rule needs more updates.
     UpdatesRejected
@@ -126,13 +134,16 @@ def aggregate(
     {'w': array([0.75, 0.75])}
     """
     chosen = build_rule(rule, arguments, pre_aggregation, seed)
+    policies = TensorPolicies.from_list(list(tensor_policies))
     given = _updates(updates)
     counts = example_counts(num_examples, len(given))
     if not given:
         raise NotEnoughUpdates("there are no updates to aggregate")
     model, base = (given[0], None) if parent is None else _parent(parent)
     openers = {position: _opener(update) for position, update in enumerate(given)}
-    opened, rejected = open_consistent(openers, base.layout if base else None, threads=1)
+    opened, rejected = open_consistent(
+        openers, policies.expected_layout(base.layout if base else None), threads=1
+    )
     if rejected:
         raise UpdatesRejected(rejected)
     work = Combination(
@@ -141,6 +152,7 @@ def aggregate(
         num_examples=counts,
         parent=base,
         differences=differences,
+        policies=policies,
         num_steps=step_counts(num_steps, len(given)),
     )
     sink = MemorySink()

@@ -13,6 +13,7 @@ from aggregation.errors import InvalidWeights, NotEnoughUpdates, UpdateRejected,
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
+from aggregation.policies import TensorPolicies
 from aggregation.rules import Rule
 from aggregation.sources import FileSource
 from aggregation.weights import Weights
@@ -33,6 +34,7 @@ class FileRound:
     parent : str, optional
     differences : bool
         Whether the updates are differences from the parent.
+    policies : TensorPolicies
     out : str
         The path of the result.
     memory_mb : int
@@ -54,6 +56,7 @@ class FileRound:
         rule: Rule,
         parent: str | None,
         differences: bool,
+        policies: TensorPolicies,
         out: str,
         memory_mb: int,
         spool: Spool,
@@ -65,6 +68,7 @@ class FileRound:
         self._num_steps = num_steps
         self._rule = rule
         self._differences = differences
+        self._policies = policies
         self._out = out
         self._spool = spool
         self._on_rejected = on_rejected
@@ -76,7 +80,8 @@ class FileRound:
     def run(self) -> Combined:
         """Combine the files into the result."""
         openers = {position: self._opener(path) for position, path in enumerate(self._paths)}
-        expected_layout = self._parent.layout if self._parent else None
+        parent = self._parent
+        expected_layout = self._policies.expected_layout(parent.layout if parent else None)
         opened, rejected = open_consistent(
             openers, expected_layout, self._resources.readers, self._spool
         )
@@ -116,6 +121,7 @@ class FileRound:
             parent=self._parent,
             num_steps=None if steps is None else [steps[position] for position in opened],
             differences=self._differences,
+            policies=self._policies,
         )
         sink = FileSink(self._out)
         try:

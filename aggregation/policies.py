@@ -120,9 +120,11 @@ class TensorPolicies:
             return Policy.FROZEN
         return policy
 
-    def expected_layout(self, layout: TensorLayout) -> TensorLayout:
-        """Return a model's layout, with the tensors that clients do not send as optional ones."""
-        excluded = self.names_of(Policy.EXCLUDE, layout) if self.needs_parent else ()
+    def expected_layout(self, layout: TensorLayout | None) -> TensorLayout | None:
+        """Return a model's layout with the tensors that clients do not send as optional ones."""
+        if layout is None or not self.needs_parent:
+            return layout
+        excluded = self.names_of(Policy.EXCLUDE, layout)
         return replace(layout, optional=frozenset(excluded)) if excluded else layout
 
     def names_of(self, policy: Policy, layout: TensorLayout) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ class Attempt:
         self._reject_without_steps()
         openers = {update.id: self._opener(update) for update in self._usable_updates()}
         policies = self._claim.policies
-        expected_layout = policies.expected_layout(parent.layout) if parent else None
+        expected_layout = policies.expected_layout(parent.layout if parent else None)
         opened, rejected = open_consistent(openers, expected_layout, self.resources.readers, spool)
         self.rejected |= rejected
         if rejected:  # The stored parts of the result were computed with them.

@@ -144,7 +144,7 @@ def _recompute(
         if bases.rejected:
             raise NotVerifiable("; ".join(bases.rejected.values()))
         policies = TensorPolicies.from_json(config["policies"])
-        expected_layout = policies.expected_layout(parent.layout) if parent else None
+        expected_layout = policies.expected_layout(parent.layout if parent else None)
         work = Combination(
             rule=rule_of(config),
             updates=_open_updates(weights, used, expected_layout, spool, resources.readers),

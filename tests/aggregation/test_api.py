@@ -58,9 +58,30 @@ def test_the_mean_of_python_numbers_is_not_rounded() -> None:
     }
     np.testing.assert_array_equal(result["w"], [0.5, 1.5])
     assert result["b"] == 1.5
-    (whole,) = aggregation.aggregate("weighted_mean", [[np.array([0, 1])], [np.array([1, 2])]])
-    assert whole.dtype == np.int64
-    np.testing.assert_array_equal(whole, [0, 2])
+
+
+def test_integers_are_kept_unless_a_policy_says_otherwise() -> None:
+    """Arrays of integers keep their dtype, and the value of the parent unless all is optimized."""
+    updates = [{"n": np.array([0, 1])}, {"n": np.array([1, 2])}]
+    for options, expected in (
+        ({"parent": {"n": np.array([7, 8])}}, [7, 8]),
+        ({}, [0, 1]),
+        ({"tensor_policies": [("*", "optimize")]}, [0, 2]),
+        ({"tensor_policies": [("n", "max")]}, [1, 2]),
+    ):
+        result = aggregation.aggregate("weighted_mean", updates, **options)["n"]
+        assert result.dtype == np.int64
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_excluded_tensors_may_be_missing_in_updates() -> None:
+    """The result has the parent's value of a tensor that the updates lack."""
+    parent = {"w": np.zeros(2), "head": np.ones(3)}
+    updates = [{"w": np.ones(2)}, {"w": np.full(2, 3.0), "head": np.zeros(3)}]
+    exclude = [("head", "exclude")]
+    result = aggregation.aggregate("weighted_mean", updates, None, parent, tensor_policies=exclude)
+    np.testing.assert_array_equal(result["w"], [2, 2])
+    np.testing.assert_array_equal(result["head"], [1, 1, 1])
 
 
 def test_arrays_may_have_any_memory_layout() -> None:
@@ -283,7 +304,8 @@ class Tensor:
 def test_tensors_of_pytorch_are_converted(dtype: str) -> None:
     """Parameters that require grad, and bfloat16, which `numpy()` refuses, are accepted."""
     updates = [{"w": Tensor([value, 2 * value], dtype)} for value in (1.0, 3.0)]
-    result = aggregation.aggregate("unweighted_mean", updates)["w"]
+    policies = [("*", "optimize")]
+    result = aggregation.aggregate("unweighted_mean", updates, tensor_policies=policies)["w"]
     assert str(result.dtype) == dtype
     np.testing.assert_array_equal(result.astype(np.float64), [2, 4])
 

@@ -80,6 +80,10 @@ def digest(folder: Path, rule: str, format: str) -> str:
     options = ["--rule", name, *arguments, "--parent", parent, "--num-examples", counts]
     options += ["--num-steps", counts] if rule == "normalized_mean" else []
     options += ["--seed", "5eed"] if steps else []
+    options += [
+        "--tensor-policy",
+        "*=optimize",
+    ]  # By default, integers are not combined by the rule.
     status = main([*options, "--out", str(out), *updates])
     assert status == 0
     return hashlib.sha256(out.read_bytes()).hexdigest()

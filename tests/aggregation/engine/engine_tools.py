@@ -43,7 +43,7 @@ def work_of(
     base = opened(parent) if parent is not None else None
     weights = [opened(update) for update in updates]
     if base:
-        expected = policies.expected_layout(base.layout)
+        expected = policies.expected_layout(base.layout) or base.layout
         weights = [update.in_order(expected) for update in weights]
     return Combination(
         num_steps=num_steps or [2] * len(weights),
