@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -120,6 +121,19 @@ def test_deployed_code_does_not_import_what_is_not_deployed() -> None:
     assert {(by, one) for by, one in importers if by not in left_out} == {
         ("aggregation", "aggregation.api")
     }
+
+
+def test_every_function_has_a_target() -> None:
+    """`sam build` calls a target of the Makefile for each function that needs the dependencies."""
+    targets = re.findall(r"build-(\w+)", (ROOT / "Makefile").read_text())
+    resources = template()["Resources"]
+    built = [
+        name
+        for name, resource in resources.items()
+        if resource.get("Metadata", {}).get("BuildMethod") == "makefile"
+    ]
+    assert {"AggregatorFunction", "MigrationFunction", "WorkerFunction"} == set(built)
+    assert set(built) == set(targets)
 
 
 def test_nested_templates_are_built(built: Path) -> None:

@@ -216,6 +216,17 @@ def test_orphans_are_files_and_unfinished_files(root: Path, objects: FileObjects
     assert (root / "updates/1/update.npz").exists()
 
 
+def test_a_result_of_several_processes_is_completed_once(root: Path, objects: FileObjects) -> None:
+    """Each process writes parts; whoever comes after the file was completed changes nothing."""
+    state = {**objects.sink(KEY, None).begin(), "parts": 2}
+    for number, data in ((2, b"2"), (1, b"1")):
+        objects.sink(KEY, {**state, "parts": 0}).write_part(number, data)
+    assert objects.sink(KEY, {**state, "parts": 0}).stored_parts() == {1, 2}
+    for _ in range(2):
+        objects.sink(KEY, state).complete()
+        assert (root / KEY).read_bytes() == b"12"
+
+
 def test_a_small_object_is_read_whole(root: Path, objects: FileObjects) -> None:
     """It is returned with its ETag, unless it is too large."""
     put(root, b"abcde")

@@ -122,6 +122,44 @@ def test_files_are_collected_like_objects(tmp_path: Path) -> None:
     assert list(root.rglob("*.*")) == []
 
 
+def test_plans_of_rounds_that_have_ended_are_removed() -> None:
+    """The plan and the upload of a round that is running stay, however old; all others are removed."""
+    model = make_model(1)
+    ready_update(model, 1, filled(1.0))
+    connector = application.round_connector()
+    claim: Any = connector.claim_round(model.pk)
+    plan, gone = connector.new_folder(claim), connector.new_folder(claim)
+    for folder in (plan, gone):
+        for name in ("plan.json", "first-00000.f64"):
+            connector.folder(folder).write(name, b"{}")
+    sinks = [connector.new_result(claim, "safetensors", None).begin() for _ in range(2)]
+    checkpoint: Any = {"rejected": {}, "engine": None, "plan": plan, "sink": sinks[0]}
+    connector.hand_over(claim, checkpoint, progress=False)
+    # For moto, every upload was begun in 2010.
+    (upload,) = collect_garbage(objects(), datetime.now(UTC))
+    assert upload.upload_id == sinks[1]["upload_id"]
+    assert {each.key for each in collect_garbage(objects(), LATER)} == {
+        f"{gone}plan.json",
+        f"{gone}first-00000.f64",
+    }
+    connector.fail_round(claim, ValueError("a defect"))
+    assert {each.key for each in collect_garbage(objects(), LATER)} == {
+        f"{plan}plan.json",
+        f"{plan}first-00000.f64",
+        sinks[0]["key"],
+    }
+    assert list(objects().orphans("")) == list(objects().listing("updates/"))
+
+
+def test_parts_in_files_are_collected_with_their_folder(tmp_path: Path) -> None:
+    """In a directory, the parts that several processes have written are one unfinished upload."""
+    files = FileObjects(tmp_path / "storage")
+    state = files.sink("aggregates/1/begun.safetensors", None).begin()
+    files.sink(state["key"], state).write_part(1, b"x")
+    assert [each.upload_id for each in collect_garbage(files, LATER)] == [state["upload_id"]]
+    assert list(files.orphans("")) == []
+
+
 def said(*arguments: Any, **options: Any) -> str:
     out = io.StringIO()
     call_command(*arguments, stdout=out, **options)

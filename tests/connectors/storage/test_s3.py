@@ -253,6 +253,29 @@ def test_results_are_written_with_the_parameters_of_the_storage(
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_a_result_that_another_process_completed_is_complete(objects: S3Objects) -> None:
+    """The upload is gone, but the object has as many parts; with another number, it is not the same."""
+    key = new_key()
+    state = {**objects.sink(key, None).begin(), "parts": 2}
+    for number in (1, 2):
+        objects.sink(key, {**state, "parts": 0}).write_part(number, b"x")
+    for _ in range(2):
+        objects.sink(key, state).complete()
+    with pytest.raises(ProgressLost):
+        objects.sink(key, {**state, "parts": 3})
+
+
+def test_many_objects_are_deleted(objects: S3Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are deleted in batches, and those that are gone are no error."""
+    monkeypatch.setattr("connectors.storage.s3.MAX_DELETED", 2)
+    keys = [new_key("many") for _ in range(3)]
+    for key in keys:
+        objects.client.put_object(Bucket=objects.bucket, Key=key, Body=b"x")
+    objects.remove_objects([*keys, new_key("many")])
+    assert list(objects.listing("aggregates/many/")) == []
+
+
+@pytest.mark.usefixtures("small_parts")
 def test_orphans_are_objects_and_unfinished_uploads(objects: S3Objects) -> None:
     """Both are listed below the prefix, and both can be removed."""
     stored = new_key("orphans")
