@@ -84,5 +84,5 @@ def shared_by(functions: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Execu
     """Let rounds be shared by so many functions, whatever their size."""
     executions = Executions()
     monkeypatch.setattr(application, "state_machine", lambda: executions)
-    with override_settings(MAX_FUNCTIONS=functions, FUNCTION_BYTES_PER_SECOND=1):
+    with override_settings(MAX_FUNCTIONS=functions, FUNCTION_BYTES_PER_SECOND=500):
         yield executions

@@ -119,21 +119,18 @@ def test_a_result_that_was_completed_is_published_by_the_next_attempt(
     assert Counter(shared.tasks)["combine"] == done["combine"] == 3
 
 
-def test_an_error_of_a_worker_is_the_error_of_the_round(
-    shared: Executions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_a_worker_is_the_error_of_the_round(shared: Executions) -> None:
     """Step Functions says only that a task of the map failed; the reason is found beside the plan."""
     model = model_with_updates()
     invoke(scheduled(model))
-
-    def broken(*args: Any, **options: Any) -> None:
-        raise ValueError("a defect")
-
-    monkeypatch.setattr("aggregation.round.worker.combine_parts", broken)
+    assert model.current_artifact
+    factories.put(
+        model.current_artifact.values.name, b"not the weights that the plan was made with"
+    )
     assert shared.run()["status"] == "failed"
     failed = model.rounds.get()
     assert failed.state == AggregationRound.State.FAILED
-    assert failed.error == "TaskFailed: ValueError: a defect"
+    assert failed.error.startswith("TaskFailed: InvalidWeights: artifacts/")
     assert plans() == orphans() == []
 
 
@@ -327,7 +324,7 @@ def test_each_function_calls_what_its_role_allows(cloud: Any) -> None:
     application.state_machine.cache_clear()
     with (
         state_machine(cloud.endpoint, invoke_function, REGION) as arn,
-        override_settings(STATE_MACHINE_ARN=arn, MAX_FUNCTIONS=3, FUNCTION_BYTES_PER_SECOND=1),
+        override_settings(STATE_MACHINE_ARN=arn, MAX_FUNCTIONS=3, FUNCTION_BYTES_PER_SECOND=500),
     ):
         assert invoke(scheduled(model))["status"] == "busy"
         client = boto3.client("stepfunctions")
