@@ -160,15 +160,19 @@ class Attempt:
         return usable
 
     def _store(self, work: Combination, usable: Sequence[ClaimedUpdate]) -> RoundResult:
-        """Combine into a new object of the model's format, or continue one that was begun."""
-        state = sink_state(self.checkpoint)
+        """Combine into a new object of the model's format, or continue one that a function began alone.
+
+        A result that several functions began is not continued: a late one may still write into it.
+        """
+        engine = self.checkpoint["engine"] if self.checkpoint else None
+        state = sink_state(self.checkpoint) if engine else None
         self._sink = self._connector.new_result(self._claim, work.model.format, state)
         try:
             combined = combine(
                 work,
                 self._sink,
                 resources=self.resources,
-                resume=self.checkpoint["engine"] if self.checkpoint else None,
+                resume=engine,
                 checkpoint=self._save_progress,
                 out_of_time=self._out_of_time,
             )

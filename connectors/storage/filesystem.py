@@ -165,7 +165,6 @@ class _PartFilesSink:
 
     def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
         written = self._folder / f"{number}.{uuid.uuid4().hex}"
-        self._count = max(self._count, number)
         try:
             with written.open("wb") as file:
                 file.writelines(pieces_of(data))

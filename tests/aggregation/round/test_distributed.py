@@ -25,7 +25,7 @@ from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint
 from aggregation.round.attempt import Attempt
 from aggregation.round.distributed import finish, select
-from aggregation.round.plan import Execution, Rejection
+from aggregation.round.plan import PLAN, Execution, Plan, Rejection
 from aggregation.round.planning import plan_round
 from aggregation.round.worker import Worker
 from aggregation.rules import Rule
@@ -261,7 +261,8 @@ def test_any_number_of_functions_gives_the_same_bytes(
     assert result.combined.bytes_read == alone.combined.bytes_read
     assert result.workers["functions"] == functions
     combined = [each for each in result.workers["tasks"] if each["kind"] == "combine"]
-    assert (combined[0]["first"], combined[-1]["last"]) == (0, 25)
+    parts = Plan.from_json(connector.folder(execution.plan).read(PLAN)).parts
+    assert (combined[0]["first"], combined[-1]["last"]) == (0, parts)
 
 
 @given(
@@ -309,6 +310,25 @@ def test_disturbed_tasks_give_the_same_bytes(
     assert found == expected
     assert result.rejected == alone.rejected
     assert result.used == alone.used
+
+
+def test_one_function_does_not_continue_the_result_of_several(tmp_path: Path) -> None:
+    """If one function takes a planned round over, a late task cannot write into its result."""
+    connector: Any = DirectoryConnector(tmp_path)
+    claim = claim_in(tmp_path, "weighted_mean")
+    expected, _ = in_one_function(connector, claim)
+    execution = plan_round(connector, claim, capacity(4), RESOURCES)
+    assert isinstance(execution, Execution)
+    late = Worker(connector, execution.plan, RESOURCES)
+    late.combine(execution.combine[0])
+    assert connector.checkpoint
+    again = replace(claim, attempt=2, checkpoint=connector.checkpoint)
+    begun = connector.checkpoint["sink"]["key"]
+    found, result = in_one_function(connector, again)
+    assert result.location != begun
+    late.combine(execution.combine[1])
+    assert found == expected
+    assert (tmp_path / result.location).read_bytes() == expected
 
 
 def test_a_small_round_stays_in_one_function(tmp_path: Path) -> None:
