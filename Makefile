@@ -136,7 +136,7 @@ clean: ## Remove what was installed and built.
 	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 ##@ Measure it
-.PHONY: bench bench-peers bench-cold bench-scale bench-tls
+.PHONY: bench bench-peers bench-fanout bench-cold bench-scale bench-tls
 
 bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 	$(BIN)/python -m benchmarks
@@ -149,6 +149,9 @@ bench-scale: $(VENV)/.dev ## Measure pages and commands beside 1,000,000 updates
 
 bench-tls: $(VENV)/.dev ## Measure processor time for each GB received over TLS; writes benchmarks/tls.md.
 	$(BIN)/python -m benchmarks.tls
+
+bench-fanout: $(VENV)/.dev ## Measure rounds over 1 to 8 functions, for half an hour; writes benchmarks/fanout.md.
+	$(BIN)/python -m benchmarks.fanout
 
 bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; writes benchmarks/cold.md.
 	$(BIN)/python -m benchmarks.cold
