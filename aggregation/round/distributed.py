@@ -6,7 +6,8 @@ The last task publishes the round as if one function had done all the work.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -60,9 +61,10 @@ def select(
             return _replan(connector, plan, attempt, rejected, resources)
         total = no_products(plan.claim.rule, len(plan.claim.updates))
         with np.errstate(over="ignore", invalid="ignore"):  # `rounded_products` rejects them.
-            for index in range(plan.segments):
-                products = np.frombuffer(_read(folder, segment_name(centre, index), names), "<f8")
-                np.add(total, products.reshape(total.shape), out=total)
+            segments = [segment_name(centre, index) for index in range(plan.segments)]
+            ahead = min(resources.readers, max(1, resources.memory_bytes // total.nbytes))
+            for products in _read_all(folder, segments, names, ahead):
+                np.add(total, np.frombuffer(products, "<f8").reshape(total.shape), out=total)
         counts = np.array([update.num_examples for update in plan.claim.updates], np.float64)
         known = Statistics(counts)  # A rule that measures needs no steps, and has no discounts.
         statistics = statistics_from(plan.claim.rule, known, rounded_products(total))
@@ -100,7 +102,7 @@ def finish(
     rejected = rejected_updates(folder, names)
     if rejected:
         return _replan(connector, plan, attempt, rejected, resources)
-    reports = _reports(folder, plan, names)
+    reports = _reports(folder, plan, names, resources.readers)
     try:
         state = {**plan.result, "parts": plan.parts}
         sink = connector.new_result(plan.claim, plan.format, state)
@@ -121,7 +123,7 @@ def finish(
     )
 
 
-def _reports(folder: Folder, plan: Plan, names: set[str]) -> list[TaskReport]:
+def _reports(folder: Folder, plan: Plan, names: set[str], readers: int) -> list[TaskReport]:
     """Return the reports of all tasks.
 
     Raises
@@ -130,12 +132,12 @@ def _reports(folder: Folder, plan: Plan, names: set[str]) -> list[TaskReport]:
         If a combining task has not finished.
     """
     combined = [task_name(task) for task in range(len(plan.distribution.combining))]
-    missing = [name for name in combined if name not in names]
-    if missing:
-        raise _not_finished(missing[0])
     # A measuring task may have been killed after its last segment: then it has no report.
-    measured = [name for name in names if name.startswith(MEASURED)]
-    return [TaskReport.from_json(folder.read(name)) for name in measured + combined]
+    measured = sorted(name for name in names if name.startswith(MEASURED))
+    return [
+        TaskReport.from_json(data)
+        for data in _read_all(folder, measured + combined, names, readers)
+    ]
 
 
 def _replan(
@@ -151,11 +153,21 @@ def _replan(
     return outcome
 
 
-def _read(folder: Folder, name: str, names: set[str]) -> bytes:
-    if name not in names:
-        raise _not_finished(name)
-    return folder.read(name)
+def _read_all(
+    folder: Folder, wanted: Sequence[str], names: set[str], ahead: int
+) -> Iterator[bytes]:
+    """Yield objects in their order; ``ahead`` of them are read at the same time.
 
-
-def _not_finished(name: str) -> TemporarilyUnavailable:
-    return TemporarilyUnavailable(f"a task of the round has not finished: {name} is missing")
+    Raises
+    ------
+    TemporarilyUnavailable
+        If a task has not written one of them.
+    """
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise TemporarilyUnavailable(
+            f"a task of the round has not finished: {missing[0]} is missing"
+        )
+    with ThreadPoolExecutor(ahead) as pool:
+        for start in range(0, len(wanted), ahead):
+            yield from pool.map(folder.read, wanted[start : start + ahead])

@@ -159,7 +159,7 @@ def test_several_functions_give_the_bytes_of_one(rule: str, cloud: Any, tmp_path
     assert functions.invocations["publish"] == 1
     assert ended.workers["functions"] == 2
     combined = [each for each in ended.workers["tasks"] if each["kind"] == "combine"]
-    assert [(each["first"], each["last"]) for each in combined] == [(0, 1), (1, 2), (2, 3)]
+    assert [(each["first"], each["last"]) for each in combined] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert sum(each["retries"] for each in combined) == 1
     assert bool(functions.invocations["measure"]) == (rule == "multi_krum")
 
