@@ -74,15 +74,17 @@ class Capacity:
     def functions_for(self, combining: Pieces, measuring: Pieces | None = None) -> int:
         """Return the fewest functions that finish a distributed round within the target.
 
-        A function has whole pieces, so that a few more functions may not be faster. If even one for
-        each piece takes too long, all that are allowed and have something to do are returned.
+        A function measures whole segments, so that a few more functions may not be faster; the parts are
+        cut evenly (`Distribution.with_even_parts`). If even one function for each piece takes too long,
+        all that are allowed and have something to do are returned.
         """
         passes = [combining, measuring] if measuring else [combining]
         overhead = OVERHEAD_SECONDS + (MEASURING_SECONDS if measuring else 0.0)
         readable = self.bytes_per_second * max(self.target_seconds - overhead, 0.0)
         most = min(self.max_functions, max(each.count for each in passes))
         for functions in range(1, most):
-            if sum(each.largest_share(functions) for each in passes) <= readable:
+            share = combining.nbytes / functions
+            if share + (measuring.largest_share(functions) if measuring else 0.0) <= readable:
                 return functions
         return most
 
