@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .layout import TensorLayout
-from .sources import Buffer, ByteSource
+from .sources import Buffer, ByteSource, FileSource
 
 #: The most unneeded bytes between two pieces of a chunk that are read in one request. A request to an
 #: object store takes as long as the transfer of a megabyte.
@@ -123,6 +124,12 @@ class Weights:
         """
         index = self.index.in_order(order)
         return self if index is self.index else replace(self, index=index)
+
+    def held_open(self, stack: ExitStack) -> Weights:
+        """Return the same weights; if they are a file, it stays open until the stack's exit."""
+        if not isinstance(self.source, FileSource):
+            return self
+        return replace(self, source=self.source.held_open(stack))
 
     def read_into(self, order: TensorLayout, start: int, buffer: Buffer) -> None:
         """Fill ``buffer`` with the bytes of the model, flattened in ``order``, from ``start`` on.

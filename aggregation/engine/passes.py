@@ -20,6 +20,7 @@ from aggregation.engine.state import OptimizerState
 from aggregation.errors import InvalidWeights, OutOfTime
 from aggregation.layout import TensorLayout
 from aggregation.rules.base import Float64s
+from aggregation.weights import Weights
 
 #: Elements that are combined at once. A float64 row of them stays in cache, and they are so many that
 #: neither numpy's overhead for an operation counts, nor the threads' turns at the GIL between two
@@ -29,6 +30,10 @@ SLICE = 32 * CELL
 #: The most elements that a thread reads and combines on its own, one row after the other. A row, the
 #: sum and a term stay in cache, and the time to open a file hardly counts.
 PIECE = 96 * CELL
+
+#: The most files that are held open; processes may open 1024 on most systems. Others are opened for
+#: each read.
+MAX_OPEN_FILES = 256
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -73,6 +78,8 @@ class Passes:
         on_bytes: Callable[[int], None],
     ) -> None:
         self.work = work
+        self._files = stack.enter_context(ExitStack())  # Closed after the threads have ended.
+        self._held_open: dict[Weights, Weights] = {}
         self.workers = stack.enter_context(ThreadPoolExecutor(resources.workers, "combine"))
         self._readers = stack.enter_context(ThreadPoolExecutor(resources.readers, "read"))
         self._resources = resources
@@ -260,9 +267,15 @@ class Passes:
         self, members: Sequence[int], with_parent: bool, state: OptimizerState | None = None
     ) -> BlockReader:
         rows = self.work.rows
-        updates = [rows[member] for member in members]
-        parent = self.work.parent if with_parent else None
+        updates = [self._opened(rows[member]) for member in members]
+        parent = self._opened(self.work.parent) if with_parent and self.work.parent else None
         return BlockReader(self.work.policy_map, updates, parent, state)
+
+    def _opened(self, weights: Weights) -> Weights:
+        """Return the same weights with their file held open, unless too many files are."""
+        if weights not in self._held_open and len(self._held_open) < MAX_OPEN_FILES:
+            self._held_open[weights] = weights.held_open(self._files)
+        return self._held_open.get(weights, weights)
 
     def _count(self, block: Block | BlockResult[T]) -> None:
         self.bytes_read += block.nbytes

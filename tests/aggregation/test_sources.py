@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,56 @@ def test_a_deleted_file_is_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UpdateRejected, match="the file no longer exists"):
         read(source, 0, 5)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[tuple[Path, ByteSource]]:
+    """Return a file of five bytes, and a source that holds it open."""
+    path = tmp_path / "source"
+    path.write_bytes(b"abcde")
+    with ExitStack() as stack:
+        yield path, FileSource(path).held_open(stack)
+
+
+def test_a_file_that_is_held_open_is_read(held: tuple[Path, ByteSource]) -> None:
+    """It has the bytes, the size and the errors of the file."""
+    _, source = held
+    assert (source.size, source.local, read(source, 1, 3)) == (5, True, b"bcd")
+    with pytest.raises(UpdateRejected, match="ends at byte"):
+        source.read_into(3, memoryview(bytearray(3)))
+
+
+@pytest.mark.parametrize("change", ["longer", "replaced", "touched", "deleted"])
+def test_a_file_that_is_held_open_is_refused_if_it_changes(
+    held: tuple[Path, ByteSource], change: str
+) -> None:
+    """It is refused as if it were opened for each read."""
+    path, source = held
+    if change == "longer":
+        path.write_bytes(b"abcdefg")
+    elif change == "replaced":
+        path.with_suffix(".other").write_bytes(b"ABCDE")
+        path.with_suffix(".other").replace(path)
+    elif change == "touched":
+        os.utime(path, ns=(0, 0))
+    else:
+        path.unlink()
+    with pytest.raises(UpdateRejected, match=r"changed while it was read|no longer exists"):
+        read(source, 0, 5)
+
+
+def test_a_new_link_to_a_file_is_no_change(held: tuple[Path, ByteSource], tmp_path: Path) -> None:
+    """A file that got a second name has the same bytes."""
+    path, source = held
+    (tmp_path / "link").hardlink_to(path)
+    assert read(source, 0, 5) == b"abcde"
+
+
+def test_a_missing_file_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    """A file that no longer exists when it would be held open is refused by the first read."""
+    path = tmp_path / "source"
+    path.write_bytes(b"abcde")
+    source = FileSource(path)
+    path.unlink()
+    with ExitStack() as stack, pytest.raises(UpdateRejected, match="no longer exists"):
+        read(source.held_open(stack), 0, 5)
