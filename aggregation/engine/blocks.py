@@ -22,10 +22,10 @@ BLOCKS_IN_FLIGHT = 2
 
 
 class RowsOnDemand:
-    """Rows of one dtype that are read one after the other, while they are iterated over.
+    """Rows of one dtype, a few of which are read when they are requested.
 
-    Each row overwrites the one before, so that it is still in the processor's cache when it is used.
-    The rows can be iterated over again.
+    They overwrite those that were requested before, so that they are still in the processor's cache
+    when they are used. Rows can be requested again.
 
     Parameters
     ----------
@@ -42,19 +42,22 @@ class RowsOnDemand:
         dtype: np.dtype[Any],
     ) -> None:
         self._read = read
+        self._buffer = np.empty((0, shape[1]), dtype)
         self.shape = shape
         self.dtype = dtype
 
-    def __iter__(self) -> Iterator[Numbers]:
-        row = np.empty(self.shape[1], self.dtype)
-        for number in range(self.shape[0]):
-            self._read(number, row.view(np.uint8))
-            yield row
+    def __getitem__(self, rows: slice) -> Numbers:
+        numbers = range(self.shape[0])[rows]
+        if len(self._buffer) < len(numbers):
+            self._buffer = np.empty((len(numbers), self.shape[1]), self.dtype)
+        return self._filled(self._buffer[: len(numbers)], numbers)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Numbers:
-        rows = np.empty(self.shape, self.dtype)
-        for place, row in zip(rows, self, strict=True):
-            place[:] = row
+        return self._filled(np.empty(self.shape, self.dtype), range(self.shape[0]))
+
+    def _filled(self, rows: Numbers, numbers: range) -> Numbers:
+        for row, number in zip(rows.view(np.uint8), numbers, strict=True):
+            self._read(number, row)
         return rows
 
 
@@ -121,7 +124,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockOnDemand:
-    """Elements ``start`` to ``stop``, of one run, of objects that are read one after the other.
+    """Elements ``start`` to ``stop``, of one run, of objects of which a few are read at a time.
 
     Parameters
     ----------
@@ -233,7 +236,7 @@ class BlockReader:
         ----------
         start, stop : int
         on_demand : bool
-            Whether the caller needs only one row at a time.
+            Whether the caller needs only a few rows at a time.
         """
         runs = list(self._policies.runs_between(start, stop))
         if on_demand and len(runs) == 1:

@@ -7,10 +7,10 @@ A rule is added by writing one module with a frozen dataclass whose fields are t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,10 @@ from aggregation.arguments import instantiate
 from aggregation.errors import RuleError
 from aggregation.rules.selection import Float64s as Float64s
 from aggregation.rules.selection import Selection as Selection
+from aggregation.rules.sums import Rows, weighted_sum
 
 Floats = NDArray[np.floating[Any]]
 Numbers = NDArray[Any]
-
-
-class Rows(Protocol):
-    """Rows of numbers that are iterated over once; a row is valid until the next one is requested.
-
-    An array of shape (n, c) qualifies, and so do rows that are read on demand.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, c)"""
-
-    def __iter__(self) -> Iterator[Numbers]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +112,7 @@ class Rule(ABC):
     on_differences: bool = False
 
     #: Whether the result is a weighted sum of the rows. If so, a value that is not finite in any row
-    #: shows in the sum, and the rows are passed one after the other, in the dtype they are stored in.
+    #: shows in the sum, and the rows are passed a few at a time, in the dtype they are stored in.
     linear: bool = False
 
     #: Whether the rule withstands hostile updates. If so, tensors of which only the average is wanted,
@@ -186,42 +174,6 @@ class LinearRule(Rule):
     ) -> Float64s:
         total = weighted_sum(block, selection.coefficients, centre)
         return np.divide(total, selection.total, out=total)
-
-
-def weighted_sum(
-    block: Rows, coefficients: Sequence[float], centre: Float64s | None = None
-) -> Float64s:
-    """Return ``sum_i coefficients[i] * (block[i] - centre)``, added in float64 from first row to last.
-
-    Elementwise operations in a fixed order, without BLAS: the bits of an element must not depend on the
-    neighbouring elements.
-
-    Parameters
-    ----------
-    block : Rows
-        (n, c), of any numeric dtype, n at least 1.
-    coefficients : n floats
-    centre : (c,) float64, optional
-
-    Returns
-    -------
-    (c,) float64
-    """
-    # One allocation, since glibc returns freed memory to the kernel above a threshold and allocates it
-    # again for the next block. With two allocations a mean had nearly twice the page faults.
-    total, another = np.empty((2, block.shape[1]))
-    term = total
-    for row, coefficient in zip(block, coefficients, strict=True):
-        np.copyto(term, row)
-        if centre is not None:
-            np.subtract(term, centre, out=term)
-        if coefficient != 1.0:
-            np.multiply(term, coefficient, out=term)
-        if term is total:
-            term = another
-        else:
-            np.add(total, term, out=total)
-    return total
 
 
 _REGISTRY: dict[str, type[Rule]] = {}

@@ -221,8 +221,7 @@ def test_the_time_is_checked_after_every_piece(
 
 
 def test_rows_on_demand_are_the_rows_of_the_block() -> None:
-    """Rows on demand are those of the block, whether they are iterated over, again, or taken as an
-    array."""
+    """Rows on demand are those of the block, whether a few are taken, again, or all as an array."""
     rng = np.random.default_rng(0)
     work = work_of(
         "unweighted_mean", vectors(rng.normal(size=(4, 50))), None, {"w": np.ones(50, "f4")}
@@ -231,8 +230,8 @@ def test_rows_on_demand_are_the_rows_of_the_block() -> None:
     (whole,) = reader.now(10, 40, on_demand=False).slices(64)
     (piece,) = reader.now(10, 40, on_demand=True).slices(64)
     np.testing.assert_array_equal(np.asarray(piece.rows), whole.rows)
-    np.testing.assert_array_equal([row.copy() for row in piece.rows], whole.rows)
-    np.testing.assert_array_equal([row.copy() for row in piece.rows], whole.rows)
+    for rows in (slice(0, 2), slice(1, 4), slice(3, 9), slice(0, 2)):
+        np.testing.assert_array_equal(piece.rows[rows], whole.rows[rows])
     np.testing.assert_array_equal(piece.parent, np.ones(30))
     assert piece.rows.shape == whole.rows.shape == (4, 30)
 
