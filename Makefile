@@ -12,6 +12,7 @@ LOCKER := .venv-lock
 CLIENTS ?= 10
 ROUNDS ?= 15
 DB ?= sqlite
+FUNCTIONS ?= 1
 WORKERS ?= 3
 
 # Installs locked requirements into an environment, and refuses a Python that is not supported.
@@ -28,8 +29,8 @@ help: ## Show the targets.
 ##@ Try it
 .PHONY: help run admin shell
 
-run: $(VENV)/.run ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres.
-	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB)
+run: $(VENV)/.run ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres FUNCTIONS=4.
+	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB) --functions $(FUNCTIONS)
 
 admin: export DATABASE_URL := sqlite:///$(CURDIR)/run/database.sqlite3
 admin: export STORAGE_ROOT := $(CURDIR)/run/bucket

@@ -13,9 +13,10 @@ import numpy as np
 from django.core.management import call_command
 from rich.console import Console
 
-from local.cloud import Cloud, embedded_cloud
+from local.cloud import REGION, Cloud, embedded_cloud
 from local.dataset import deal_digits
 from local.function import MISLEADING, function_environment, running_function, sqlite_url
+from local.lambda_runtime import LambdaRuntime
 from local.network import initial_model
 from local.options import Options
 from local.participant import EPOCHS
@@ -25,6 +26,8 @@ from local.references import measure_references
 from local.report import Report
 from local.saving import save_bucket, unsaved_message
 from local.script import Script
+from local.shared_rounds import HANDLER, shared_rounds
+from local.step_functions import await_executions
 
 N_FEATURES, N_CLASSES = 64, 10
 
@@ -50,7 +53,7 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
         If a part does not start, or a round has no aggregate in time.
     """
     folder = options.out
-    report = Report(console, options.clients, options.rounds)
+    report = Report(console, options.clients, options.rounds, with_functions=options.functions > 1)
     logging.basicConfig(filename=folder / "cloud.log", level=logging.WARNING, force=True)
     rng = np.random.default_rng(options.seed)
     digits = deal_digits(options.clients, rng)
@@ -58,7 +61,7 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
     script = Script.for_federation(options.clients, options.rounds)
     with (
         report.status("starting the embedded cloud") as status,
-        _function(options.database, folder) as cloud,
+        _functions(options, folder) as cloud,
     ):
         from local.federation import Federation  # Its models need Django, which has started now.
 
@@ -84,24 +87,47 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
 
 
 @contextmanager
-def _function(database: str, folder: Path) -> Iterator[Cloud]:
-    """Run the function on a migrated database, and start Django in this process with its environment."""
+def _functions(options: Options, folder: Path) -> Iterator[Cloud]:
+    """Run the functions on a migrated database, and start Django in this process with their environment."""
     with ExitStack() as stack:
         cloud = stack.enter_context(embedded_cloud())
-        postgres = database == "postgres"
+        postgres = options.database == "postgres"
         url = stack.enter_context(embedded_postgres()).url if postgres else sqlite_url(folder)
         environment = function_environment(cloud, url)
         _start_django(environment)
-        stack.enter_context(
-            running_function(
-                cloud,
-                environment,
-                log=folder / "function.log",
-                sweep_seconds=SWEEP_SECONDS,
-                batch_window_seconds=BATCH_WINDOW_SECONDS,
-            )
-        )
+        if options.functions > 1:
+            stack.enter_context(_sharing_functions(cloud, environment, options.functions, folder))
+        else:
+            stack.enter_context(_main_function(cloud, environment, folder))
         yield cloud
+
+
+@contextmanager
+def _main_function(
+    cloud: Cloud, environment: dict[str, str], folder: Path, **options: str
+) -> Iterator[LambdaRuntime]:
+    """Run the aggregating function."""
+    with running_function(
+        cloud,
+        environment,
+        log=folder / "function.log",
+        sweep_seconds=SWEEP_SECONDS,
+        batch_window_seconds=BATCH_WINDOW_SECONDS,
+        **options,
+    ) as main:
+        yield main
+
+
+@contextmanager
+def _sharing_functions(
+    cloud: Cloud, environment: dict[str, str], functions: int, folder: Path
+) -> Iterator[None]:
+    """Run the aggregating function, and others that share its rounds under the state machine."""
+    with shared_rounds(cloud, environment, functions, folder / "workers.log") as shared:
+        variables = {**environment, **shared.environment}
+        with _main_function(cloud, variables, folder, handler=HANDLER) as shared.main:
+            yield
+            await_executions(cloud.endpoint, shared.environment["STATE_MACHINE_ARN"], REGION)
 
 
 def _start_django(environment: dict[str, str]) -> None:

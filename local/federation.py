@@ -185,6 +185,7 @@ class Federation:
             rejected=self._rejected(aggregate.number),
             accuracy=accuracy(weights, test.features, test.labels),
             seconds=seconds,
+            functions=aggregate.round.workers.get("functions", 1),
         )
 
     def _rejected(self, number: int) -> dict[str, str]:

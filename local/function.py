@@ -41,6 +41,7 @@ def running_function(
     log: Path,
     sweep_seconds: float,
     batch_window_seconds: float = 0,
+    handler: str = "lambda_handler.handler",
 ) -> Iterator[LambdaRuntime]:
     """Run the function in the Lambda runtime, invoked by its queue and its schedule.
 
@@ -54,6 +55,7 @@ def running_function(
         Interval of the sweep.
     batch_window_seconds : float
         How long a batch that is not full waits for more messages.
+    handler : str
 
     Raises
     ------
@@ -61,7 +63,7 @@ def running_function(
         If the function does not start.
     """
     with ExitStack() as stack:
-        runtime = stack.enter_context(LambdaRuntime(environment=environment, log=log))
+        runtime = stack.enter_context(LambdaRuntime(handler, environment=environment, log=log))
         runtime.invoke(scheduled_event(REGION))  # A function that does not start fails here.
         stack.enter_context(
             EventPump(

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from local.script import MIN_CLIENTS, MIN_ROUNDS
 
+#: Each function is a process that takes 100 MB.
+MAX_FUNCTIONS = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -18,6 +21,8 @@ class Options:
     ----------
     database : str
         ``sqlite`` or ``postgres``.
+    functions : int
+        Functions that share each round.
     out : Path
         Folder for the results.
     """
@@ -25,6 +30,7 @@ class Options:
     clients: int
     rounds: int
     database: str
+    functions: int
     seed: int
     out: Path
 
@@ -44,6 +50,12 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite", help="database")
     parser.add_argument(
+        "--functions",
+        type=_at_least(1, MAX_FUNCTIONS),
+        default=1,
+        help="functions that share each round, under the state machine if there are several",
+    )
+    parser.add_argument(
         "--seed", type=_at_least(0), default=1, help="seed of the data and the training"
     )
     parser.add_argument("--out", type=Path, default=Path("run"), help="folder for the results")
@@ -52,6 +64,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         clients=given.clients,
         rounds=given.rounds,
         database=given.db,
+        functions=given.functions,
         seed=given.seed,
         out=given.out.resolve(),
     )

@@ -19,6 +19,9 @@ from local.script import Script
 #: The columns of the rounds with their widths. One more column takes the rest of the line.
 COLUMNS = {"round": 6, "updates": 8, "accuracy": 9, "seconds": 8}
 
+#: The column before that one, if several functions share a round.
+FUNCTIONS = {"functions": 10}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundReport:
@@ -32,6 +35,8 @@ class RoundReport:
         Accuracy of the round's aggregate on the test set.
     seconds : float
         Time from the first upload to the aggregate.
+    functions : int
+        Functions that shared the round.
     """
 
     number: int
@@ -39,6 +44,7 @@ class RoundReport:
     rejected: dict[str, str]
     accuracy: float
     seconds: float
+    functions: int
 
 
 class Report:
@@ -48,9 +54,14 @@ class Report:
     ----------
     console : Console
     n_clients, n_rounds : int
+    with_functions : bool
+        Whether to print how many functions shared each round.
     """
 
-    def __init__(self, console: Console, n_clients: int, n_rounds: int) -> None:
+    def __init__(
+        self, console: Console, n_clients: int, n_rounds: int, *, with_functions: bool
+    ) -> None:
+        self._columns = COLUMNS | FUNCTIONS if with_functions else COLUMNS
         self._console = console
         self._n_clients = n_clients
         self._n_rounds = n_rounds
@@ -63,20 +74,19 @@ class Report:
 
     def heading(self) -> None:
         """Print the heading of the rounds."""
-        self._line([*COLUMNS, "rejected"], style="bold")
+        self._line([*self._columns, "rejected"], style="bold")
 
     def round(self, report: RoundReport) -> None:
         """Print the line of a round."""
         rejected = [f"{name}: {reason}" for name, reason in report.rejected.items()]
-        self._line(
-            [
-                f"{report.number}/{self._n_rounds}",
-                f"{report.updates_used}/{self._n_clients}",
-                f"{report.accuracy:.3f}",
-                f"{report.seconds:.2f}",
-                "\n".join(rejected),
-            ]
-        )
+        cells = {
+            "round": f"{report.number}/{self._n_rounds}",
+            "updates": f"{report.updates_used}/{self._n_clients}",
+            "accuracy": f"{report.accuracy:.3f}",
+            "seconds": f"{report.seconds:.2f}",
+            "functions": str(report.functions),
+        }
+        self._line([*(cells[name] for name in self._columns), "\n".join(rejected)])
 
     def clients(
         self,
@@ -122,7 +132,7 @@ class Report:
 
     def _line(self, cells: Sequence[str], style: str = "") -> None:
         line = Table.grid(padding=(0, 2, 0, 0))
-        for width in COLUMNS.values():
+        for width in self._columns.values():
             line.add_column(width=width, justify="right", no_wrap=True)
         line.add_column()
         line.add_row(

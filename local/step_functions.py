@@ -10,6 +10,7 @@ import json
 import queue
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ DEFINITION = Path(__file__).resolve().parent.parent / "statemachines" / "round.a
 
 #: Any role: moto does not check permissions.
 ROLE = "arn:aws:iam::123456789012:role/round"
+
+#: Executions that take longer are not waited for.
+PATIENCE_SECONDS = 60
 
 #: Invokes the function of a name with an event and returns its response.
 Invoke = Callable[[str, Any], Any]
@@ -112,18 +116,31 @@ def definition() -> str:
     return text
 
 
-def _create(endpoint: str, region: str) -> str:
-    client = boto3.client(
+def await_executions(endpoint: str, arn: str, region: str) -> None:
+    """Wait until no execution is running, so that none meets functions that have been stopped."""
+    running: dict[str, Any] = {"stateMachineArn": arn, "statusFilter": "RUNNING"}
+    client = _client(endpoint, region)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while client.list_executions(**running)["executions"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _client(endpoint: str, region: str) -> Any:
+    return boto3.client(
         "stepfunctions",
         region_name=region,
         endpoint_url=endpoint,
         aws_access_key_id="local",
         aws_secret_access_key="local",
     )
+
+
+def _create(endpoint: str, region: str) -> str:
+    client = _client(endpoint, region)
     # A name of its own: moto forgets neither machines nor executions before its process ends.
     name = f"round-{uuid.uuid4().hex}"
     created = client.create_state_machine(name=name, definition=definition(), roleArn=ROLE)
-    return created["stateMachineArn"]
+    return str(created["stateMachineArn"])
 
 
 @contextmanager

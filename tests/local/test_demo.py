@@ -116,6 +116,33 @@ def assert_weighted_mean(run: Path, aggregate: Any, used: list[Any]) -> None:
 
 
 @pytest.mark.exhaustive
+def test_several_functions_share_each_round(tmp_path: Path) -> None:
+    """Rounds go through the state machine; a column says how many functions shared each of them."""
+    options = ("--clients", "3", "--rounds", "2", "--functions", "2")
+    with demonstration(tmp_path, *options) as process:
+        shown, _ = process.communicate()
+    assert process.returncode == 0, shown
+    heading, *lines = [line.split() for line in shown.splitlines()]
+    assert heading[:5] == ["round", "updates", "accuracy", "seconds", "functions"]
+    assert [line[4] for line in lines if line and line[0] in ("1/2", "2/2")] == ["2", "2"]
+    run = tmp_path / "run"
+    with closing(sqlite3.connect(run / "database.sqlite3")) as database:
+        database.row_factory = sqlite3.Row
+        updates = database.execute("SELECT * FROM models_app_modelupdate").fetchall()
+        aggregates = database.execute("SELECT * FROM models_app_modelaggregate").fetchall()
+        rounds = database.execute(
+            "SELECT workers FROM models_app_aggregationround WHERE aggregate_id IS NOT NULL"
+        ).fetchall()
+    for aggregate in aggregates:
+        used = [each for each in updates if each["applied_aggregate_id"] == aggregate["id"]]
+        assert_weighted_mean(run, aggregate, used)
+    shared = [json.loads(row["workers"]) for row in rounds]
+    assert [each["functions"] for each in shared] == [2, 2]
+    assert all(len(each["tasks"]) > 1 for each in shared)
+    assert left_running(tmp_path) == set()
+
+
+@pytest.mark.exhaustive
 def test_federation_trains_on_postgresql(tmp_path: Path) -> None:
     """The rows of the embedded PostgreSQL are saved as a file, and its server has ended."""
     with demonstration(tmp_path, "--clients", "4", "--rounds", "2", "--db", "postgres") as process:

@@ -11,11 +11,9 @@ from local.options import Options, parse_options
 
 def test_every_option_is_parsed(tmp_path: Path) -> None:
     """Every option has an effect, and the folder becomes absolute."""
-    given = parse_options(
-        ["--clients", "20", "--rounds", "30", "--db", "postgres", "--seed", "0", "--out", "there"]
-    )
-    assert given == Options(
-        clients=20, rounds=30, database="postgres", seed=0, out=Path.cwd() / "there"
+    line = "--clients 20 --rounds 30 --db postgres --functions 4 --seed 0 --out there"
+    assert parse_options(line.split()) == Options(
+        clients=20, rounds=30, database="postgres", functions=4, seed=0, out=Path.cwd() / "there"
     )
 
 
@@ -25,6 +23,8 @@ def test_every_option_is_parsed(tmp_path: Path) -> None:
         (["--clients", "2"], "argument --clients: expected a whole number from 3 to 50, got '2'"),
         (["--clients", "51"], "argument --clients: expected a whole number from 3 to 50, got '51'"),
         (["--rounds", "x"], "argument --rounds: expected a whole number from 2 to 500, got 'x'"),
+        (["--functions", "0"], "argument --functions: expected a whole number from 1 to 16, got"),
+        (["--functions", "17"], "argument --functions: expected a whole number from 1 to 16, got"),
         (["--seed", "-1"], "argument --seed: expected a whole number from 0, got '-1'"),
         (["--db", "oracle"], "argument --db: invalid choice: 'oracle'"),
     ],
