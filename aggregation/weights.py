@@ -45,6 +45,12 @@ class TensorIndex:
     offsets: NDArray[np.int64]
 
     @cached_property
+    def places(self) -> dict[str, int]:
+        """The offsets by the names of the tensors."""
+        names = (tensor.name for tensor in self.layout.tensors)
+        return dict(zip(names, self.offsets.tolist(), strict=True))
+
+    @cached_property
     def is_complete(self) -> bool:
         """Whether the object holds all tensors."""
         return bool((self.offsets != ABSENT).all())
@@ -115,6 +121,10 @@ class Weights:
     def layout(self) -> TensorLayout:
         """The tensors, in the order in which the object holds them."""
         return self.index.layout
+
+    def offset_of(self, name: str) -> int:
+        """Return the first byte of a tensor, counted from `base`."""
+        return self.index.places[name]
 
     def in_order(self, order: TensorLayout) -> Weights:
         """Return the same weights with the tensors listed as in ``order``, which has the same ones.

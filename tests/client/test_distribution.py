@@ -45,7 +45,8 @@ def test_the_wheel_is_typed_and_contains_no_server_code(wheel: Path) -> None:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.partition("/")[0] for name in names} == {"federated_client"}
     assert "federated_client/py.typed" in names
-    shared = {"__init__", "cache", "errors", "formats", "in_memory", "layout", "sources", "weights"}
+    shared = {"__init__", "cache", "errors", "formats", "in_memory", "layout", "policies"}
+    shared |= {"sources", "weights"}
     core = {name.split("/")[2].removesuffix(".py") for name in names if "/_core/" in name}
     assert core == shared
 

@@ -45,6 +45,14 @@ def checked_count(value: object, name: str = "num_examples") -> int:
     return int(whole)
 
 
+def stated_counts(num_examples: object, num_steps: object) -> dict[str, int]:
+    """Return the numbers that the metadata of an update states, checked, by name."""
+    stated = {"num-examples": checked_count(num_examples)}
+    if num_steps is not None:
+        stated["num-steps"] = checked_count(num_steps, "num_steps")
+    return stated
+
+
 def open_file(path: str | Path) -> BinaryIO:
     """Open a file of weights."""
     try:

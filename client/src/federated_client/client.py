@@ -6,12 +6,14 @@ import io
 import logging
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, SupportsIndex
 
 from . import limits
 from ._core.layout import TensorLayout
-from .arguments import checked_client_id, checked_count, checked_model_id, open_file
+from ._core.policies import TensorPolicies
+from .arguments import checked_client_id, checked_count, checked_model_id, open_file, stated_counts
 from .errors import (
     AccessDenied,
     ClientError,
@@ -19,11 +21,12 @@ from .errors import (
     NotThere,
     StorageUnreachable,
 )
-from .pointer import Latest, read_pointer
+from .personal import personal_arrays, personal_names, put_back
+from .pointer import Latest, read_pointer, visible_pointer
 from .scores import encode_score
 from .status import Status, describe, parse_status, status_key
 from .storage import Progress, Storage
-from .update import Update, prepare
+from .update import Update, metadata_of, new_name, prepare, warn_if_capped
 from .waiting import StorageState, wait_for_aggregate
 from .weights import FORMAT, Arrays, Weights, as_arrays, decode_with_layout, encode, layout_of_file
 
@@ -45,6 +48,9 @@ class Client:
     ----------
     base : Latest or None
         What was fetched last. An update is taken to be trained from it.
+    personal : dict of str to array
+        The tensors that the model excludes, as they were in the last `upload`; `fetch` puts them back. A
+        program that ends between two rounds saves them, and passes them to `fetch`.
 
     Raises
     ------
@@ -59,6 +65,7 @@ class Client:
         self._layout: TensorLayout | None = None
         self._sent_key = ""
         self.base: Latest | None = None
+        self.personal: Arrays = {}
 
     def latest(self, *, attempts: int = limits.ATTEMPTS) -> Latest:
         """Return which weights to train from, and what the model makes of an update.
@@ -70,13 +77,16 @@ class Client:
         """
         return read_pointer(self._storage, self._model_id, attempts)
 
-    def fetch(self, *, initial: Weights | None = None) -> Arrays:
-        """Return the weights to train from, by name.
+    def fetch(self, *, initial: Weights | None = None, personal: Weights | None = None) -> Arrays:
+        """Return the weights to train from, by name; tensors that the model excludes are the client's own.
 
         Parameters
         ----------
         initial : mapping of str to array, optional
             Returned if the model has no weights yet: its first round starts from what the clients send.
+        personal : mapping of str to array, optional
+            Where to take the excluded tensors from: weights or `personal` of an earlier program. By
+            default they are those of the last `upload`, and before the first one those of the model.
 
         Raises
         ------
@@ -94,16 +104,24 @@ class Client:
             return as_arrays(initial)
         weights, layout = decode_with_layout(self._storage.get(base.key, etag=base.etag), base.key)
         self.base, self._layout = base, layout
-        return weights
+        if personal is not None:
+            self.personal = personal_arrays(base.policies, as_arrays(personal))
+        names = personal_names(base.policies, layout)
+        kept = {name: self.personal[name].copy() for name in names if name in self.personal}
+        return weights | kept
 
-    def fetch_file(self, path: str | Path) -> Path:
+    def fetch_file(self, path: str | Path, *, personal: str | Path | None = None) -> Path:
         """Write the weights to train from to a file, whose suffix becomes that of their format.
 
-        For models that do not fit in memory twice. The file appears when it is complete.
+        For models that do not fit in memory twice. The file appears when it is complete. With
+        ``personal``, a file of the client's own weights, the tensors that the model excludes are those of
+        that file.
         """
         base = self.latest()
         target = Path(path).with_suffix(Path(base.key).suffix)
         self._storage.download(base.key, target, etag=base.etag)
+        if personal is not None:
+            put_back(target, Path(personal), base.policies)
         self.base, self._layout = base, layout_of_file(target)
         return target
 
@@ -143,9 +161,12 @@ class Client:
             If the aggregator would reject it; nothing was sent.
         UploadRefused, AccessDenied, StorageUnreachable
         """
-        stated = _stated(num_examples, num_steps)
+        stated = stated_counts(num_examples, num_steps)
         name = f"update.{FORMAT}"
-        return self._send(encode(weights), name, stated, are_differences, progress)
+        key, policies = self._send(encode(weights), name, stated, are_differences, progress)
+        if policies.needs_parent:
+            self.personal = personal_arrays(policies, as_arrays(weights))
+        return key
 
     def upload_file(
         self,
@@ -158,11 +179,12 @@ class Client:
     ) -> str:
         """Send the weights in a safetensors, npz or JSON file.
 
-        For a model of weights the file is sent as it is. Parameters and errors are those of `upload`.
+        For a model of weights the file is sent as it is, without the tensors that the model excludes.
+        Parameters and errors are those of `upload`.
         """
-        stated = _stated(num_examples, num_steps)
+        stated = stated_counts(num_examples, num_steps)
         with open_file(path) as file:
-            return self._send(file, Path(path).name, stated, are_differences, progress)
+            return self._send(file, Path(path).name, stated, are_differences, progress)[0]
 
     def wait(
         self,
@@ -250,35 +272,16 @@ class Client:
         stated: dict[str, int],
         are_differences: bool,
         progress: Progress | None,
-    ) -> str:
-        num_examples = stated["num-examples"]
+    ) -> tuple[str, TensorPolicies]:
+        """Send an update; return its key and the policies of the model's tensors."""
+        lookup = partial(visible_pointer, self._storage, self._model_id)
         update = Update(body=body, name=name, are_differences=are_differences)
-        with prepare(self._storage, self._lookup, self.base, self._layout, update) as ready:
-            if ready.max_num_examples and num_examples > ready.max_num_examples:
-                logger.warning(
-                    "the update counts %d examples, not %d: the model's max_num_examples",
-                    ready.max_num_examples,
-                    num_examples,
-                )
-            metadata = {name: str(count) for name, count in stated.items()}
-            metadata["update-kind"] = ready.kind
-            if self.base and self.base.aggregate_id is not None:
-                metadata["base-aggregate"] = str(self.base.aggregate_id)
-            number = self.base.number + 1 if self.base else 1
-            # Each update has its own key, so that no update overwrites another.
-            unique = f"round-{number:06d}-{uuid.uuid4().hex[:12]}{ready.suffix}"
-            key = f"updates/{self._model_id}/{self._client_id}/{unique}"
+        with prepare(self._storage, lookup, self.base, self._layout, update) as ready:
+            warn_if_capped(ready, stated["num-examples"])
+            metadata = metadata_of(ready, self.base, stated)
+            key = f"updates/{self._model_id}/{self._client_id}/{new_name(ready, self.base)}"
             self._sent_key = self._storage.put(key, ready.body, metadata, progress)
-        return self._sent_key
-
-    def _lookup(self) -> Latest | None:
-        """Return the latest weights; None where the model has none, or they cannot be seen."""
-        try:
-            return self.latest()
-        except CredentialsInvalid:
-            raise
-        except (NotThere, AccessDenied):
-            return None
+        return self._sent_key, ready.policies
 
     def _storage_state(self) -> StorageState:
         """Return the status of the update that was sent and the latest aggregate."""
@@ -293,11 +296,3 @@ class Client:
         except (NotThere, AccessDenied, StorageUnreachable) as error:
             return StorageState(progress=progress, is_running=is_running, problem=str(error))
         return StorageState(latest=latest, progress=progress, is_running=is_running)
-
-
-def _stated(num_examples: object, num_steps: object) -> dict[str, int]:
-    """Return the numbers that the metadata of an update states, checked, by name."""
-    stated = {"num-examples": checked_count(num_examples)}
-    if num_steps is not None:
-        stated["num-steps"] = checked_count(num_steps, "num_steps")
-    return stated

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from ._core.errors import AggregationError, UpdateRejected, quoted
 from ._core.formats import Spool, encoder_for, format_of, open_weights
 from ._core.layout import Tensor, TensorLayout
+from ._core.policies import TensorPolicies
 from ._core.weights import Weights
 from .errors import BadWeights
 from .sources import FileBytes
 
 
-def difference_file(trained: BinaryIO, format: str, base: Path) -> BinaryIO:
+def difference_file(
+    trained: BinaryIO, format: str, base: Path, policies: TensorPolicies
+) -> BinaryIO:
     """Return a temporary file with what training added to the base, one tensor at a time.
 
     Parameters
@@ -28,6 +31,8 @@ def difference_file(trained: BinaryIO, format: str, base: Path) -> BinaryIO:
         Their format, and that of the result.
     base : Path
         The weights before training; its suffix is their format.
+    policies : TensorPolicies
+        Tensors that clients do not send may be missing in the trained weights.
 
     Raises
     ------
@@ -38,8 +43,9 @@ def difference_file(trained: BinaryIO, format: str, base: Path) -> BinaryIO:
     try:
         with base.open("rb") as before, Spool() as spool:
             start = open_weights(FileBytes(before), format_of(base.name), spool=spool, trusted=True)
+            expected = policies.expected_layout(start.layout)
             end = open_weights(
-                FileBytes(trained), format, expected_layout=start.layout, spool=spool, trusted=True
+                FileBytes(trained), format, expected_layout=expected, spool=spool, trusted=True
             )
             _write(result, format, end, start)
     except AggregationError as error:
@@ -49,25 +55,22 @@ def difference_file(trained: BinaryIO, format: str, base: Path) -> BinaryIO:
 
 
 def _write(file: BinaryIO, format: str, end: Weights, start: Weights) -> None:
-    layout = start.layout
-    encoder = encoder_for(format, layout)
+    sent = [tensor for tensor in start.layout.tensors if tensor.name in end.layout.by_name]
+    encoder = encoder_for(format, TensorLayout(tuple(sent)))
     file.write(encoder.header())
     position = 0
-    for tensor in layout.tensors:
+    for tensor in sent:
         if tensor.nbytes:
-            values = _difference(
-                tensor, *(_read(w, layout, position, tensor) for w in (end, start))
-            )
+            values = _difference(tensor, _read(end, tensor), _read(start, tensor))
             file.writelines(encoder.encode(position, values.view(np.uint8).data))
         position += tensor.nbytes
     file.write(encoder.footer())
 
 
-def _read(
-    weights: Weights, layout: TensorLayout, position: int, tensor: Tensor
-) -> NDArray[np.generic]:
+def _read(weights: Weights, tensor: Tensor) -> NDArray[np.generic]:
     values = np.empty(tensor.size, tensor.dtype)
-    weights.read_into(layout, position, values.view(np.uint8).data)
+    offset = weights.base + weights.offset_of(tensor.name)
+    weights.source.read_into(offset, values.view(np.uint8).data)
     return values
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
+from . import limits
+from ._core.errors import RuleError
+from ._core.policies import TensorPolicies
 from .errors import AccessDenied, BadDownload, CredentialsInvalid, NotThere
 from .storage import Storage
 
@@ -35,6 +40,11 @@ class Latest:
         The aggregation rule.
     requirement, requirement_args : str and mapping or sequence, or None
         The condition under which a round starts.
+    tensor_policies : sequence
+        Pairs of a glob and a policy, of which the first match counts. Tensors whose policy is ``exclude``
+        are not sent: they stay with each client.
+    frozen : sequence of str
+        Globs of the tensors that an update must leave as they are in these weights (`is_frozen`).
     max_num_examples : int or None
         An update counts at most this many examples.
     furthest_base_agg : int or None
@@ -54,9 +64,20 @@ class Latest:
     rule_args: Mapping[str, Any] | Sequence[Any] | None = None
     requirement: str | None = None
     requirement_args: Mapping[str, Any] | Sequence[Any] | None = None
+    tensor_policies: Sequence[Any] = ()
+    frozen: Sequence[str] = ()
     max_num_examples: int | None = None
     furthest_base_agg: int | None = None
     max_update_bytes: int | None = None
+
+    @cached_property
+    def policies(self) -> TensorPolicies:
+        """What a round does with the tensors of an update."""
+        return TensorPolicies.from_list(self.tensor_policies, self.frozen)
+
+    def is_frozen(self, name: str) -> bool:
+        """Return whether an update must leave a tensor as it is in these weights: do not train it."""
+        return any(fnmatchcase(name, glob) for glob in self.frozen)
 
 
 def read_pointer(storage: Storage, model_id: int, attempts: int) -> Latest:
@@ -78,6 +99,16 @@ def read_pointer(storage: Storage, model_id: int, attempts: int) -> Latest:
         ) from error
 
 
+def visible_pointer(storage: Storage, model_id: int) -> Latest | None:
+    """Return the latest weights; None where the model has none, or they cannot be seen."""
+    try:
+        return read_pointer(storage, model_id, limits.ATTEMPTS)
+    except CredentialsInvalid:
+        raise
+    except (NotThere, AccessDenied):
+        return None
+
+
 def parse_pointer(body: bytes, key: str) -> Latest:
     """Return the content of ``latest.json``; fields that this version does not know are ignored.
 
@@ -97,7 +128,10 @@ def parse_pointer(body: bytes, key: str) -> Latest:
         )
         if type(latest.number) is not int or not isinstance(latest.key, str):
             raise TypeError("number and key must be a whole number and a string")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not all(isinstance(glob, str) for glob in latest.frozen):
+            raise TypeError("frozen must be a list of strings")
+        latest.policies  # noqa: B018 - Unknown policies are refused here.
+    except (RuleError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadDownload(f"{key} is not a pointer to weights: {error!r}") from error
     if latest.update_kind not in UPDATE_KINDS:
         raise BadDownload(

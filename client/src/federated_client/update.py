@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ._core.formats import format_of
 from ._core.layout import TensorLayout
+from ._core.policies import DEFAULT, TensorPolicies
 from .checks import check_base, check_file, check_size
 from .differences import difference_file
 from .errors import BadWeights
+from .personal import without_personal
 from .pointer import Latest
 from .sources import layout_of_object
 from .storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +56,15 @@ class PreparedUpdate:
     kind : {'weights', 'differences'}
     max_num_examples : int or None
         It counts at most this many examples.
+    policies : TensorPolicies
+        Of the model's tensors.
     """
 
     body: BinaryIO
     suffix: str
     kind: str
     max_num_examples: int | None
+    policies: TensorPolicies
 
 
 @contextmanager
@@ -84,43 +93,50 @@ def prepare(
     BadWeights
         If the aggregator would reject it.
     """
-    latest, layout = _check(storage, lookup, base, layout, update)
+    latest, layout = _model_of(storage, lookup, base, layout, update)
+    policies = latest.policies if latest else DEFAULT
+    expected = policies.expected_layout(layout)
     kind = latest.update_kind if latest else "weights"
-    if update.are_differences and kind == "weights":
-        raise BadWeights("update-kind is 'differences', and updates of this model are 'weights'")
-    body = update.body
-    try:
+    with without_personal(update.body, update.name, policies) as body, ExitStack() as stack:
+        check_file(body, update.name, expected)
+        if update.are_differences and kind == "weights":
+            raise BadWeights(
+                "update-kind is 'differences', and updates of this model are 'weights'"
+            )
         if kind == "differences" and not update.are_differences:
-            body = _difference(storage, base, update)
-            check_file(body, update.name, layout)
+            difference = _difference(storage, base, body, update.name, policies)
+            body = stack.enter_context(difference)
+            check_file(body, update.name, expected)
         check_size(body.seek(0, os.SEEK_END), latest)
-        suffix = Path(update.name).suffix.lower()
-        most = latest.max_num_examples if latest else None
-        yield PreparedUpdate(body=body, suffix=suffix, kind=kind, max_num_examples=most)
-    finally:
-        if body is not update.body:
-            body.close()
+        yield PreparedUpdate(
+            body=body,
+            suffix=Path(update.name).suffix.lower(),
+            kind=kind,
+            max_num_examples=latest.max_num_examples if latest else None,
+            policies=policies,
+        )
 
 
-def _check(
+def _model_of(
     storage: Storage,
     lookup: Callable[[], Latest | None],
     base: Latest | None,
     layout: TensorLayout | None,
     update: Update,
 ) -> tuple[Latest | None, TensorLayout | None]:
-    """Check an update as it is; return what is known of its model: the pointer and the layout."""
+    """Return what is known of an update's model: the pointer and the layout."""
     if layout is None:  # Invalid for any model: refused without a request to storage.
         check_file(update.body, update.name, None, any_size=True)
     latest = lookup() or base
     check_base(base, latest)
     if layout is None and latest is not None:
         layout = layout_of_object(storage, latest.key, latest.etag)
-    check_file(update.body, update.name, layout)
     return latest, layout
 
 
-def _difference(storage: Storage, base: Latest | None, update: Update) -> BinaryIO:
+def _difference(
+    storage: Storage, base: Latest | None, body: BinaryIO, name: str, policies: TensorPolicies
+) -> BinaryIO:
     """Subtract the base, which is downloaded again: the caller may have trained in its arrays."""
     if base is None:
         raise BadWeights(
@@ -129,4 +145,31 @@ def _difference(storage: Storage, base: Latest | None, update: Update) -> Binary
     with tempfile.TemporaryDirectory(prefix="federated-client-") as folder:
         path = Path(folder) / f"base{Path(base.key).suffix}"
         storage.download(base.key, path, etag=base.etag)
-        return difference_file(update.body, format_of(update.name), path)
+        return difference_file(body, format_of(name), path, policies)
+
+
+def warn_if_capped(update: PreparedUpdate, num_examples: int) -> None:
+    """Log that an update counts fewer examples than it states."""
+    if update.max_num_examples and num_examples > update.max_num_examples:
+        logger.warning(
+            "the update counts %d examples, not %d: the model's max_num_examples",
+            update.max_num_examples,
+            num_examples,
+        )
+
+
+def new_name(update: PreparedUpdate, base: Latest | None) -> str:
+    """Return a name of an object that no other update has, so that none overwrites another."""
+    number = base.number + 1 if base else 1
+    return f"round-{number:06d}-{uuid.uuid4().hex[:12]}{update.suffix}"
+
+
+def metadata_of(
+    update: PreparedUpdate, base: Latest | None, stated: Mapping[str, int]
+) -> dict[str, str]:
+    """Return the metadata of an update's object, of which the given numbers are part."""
+    metadata = {name: str(count) for name, count in stated.items()}
+    metadata["update-kind"] = update.kind
+    if base and base.aggregate_id is not None:
+        metadata["base-aggregate"] = str(base.aggregate_id)
+    return metadata

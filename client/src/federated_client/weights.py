@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -124,19 +124,34 @@ def encode(weights: Weights, format: str = FORMAT) -> io.BytesIO:
 
 
 def _written(opened: OpenedWeights, format: str) -> io.BytesIO:
-    encoder = encoder_for(format, opened.layout)
-    file = io.BytesIO(encoder.header())
-    file.seek(0, io.SEEK_END)
+    file = io.BytesIO()
+    write_tensors(file, format, [(opened, tensor.name) for tensor in opened.layout.tensors])
+    file.seek(0)
+    return file
+
+
+def write_tensors(
+    file: IO[bytes], format: str, chosen: Sequence[tuple[OpenedWeights, str]]
+) -> None:
+    """Write tensors of weights that are open to a file, one at a time.
+
+    Parameters
+    ----------
+    file : binary file
+    format : str
+    chosen : sequence of (weights, name)
+    """
+    layout = TensorLayout(tuple(weights.layout.by_name[name] for weights, name in chosen))
+    encoder = encoder_for(format, layout)
+    file.write(encoder.header())
     start = 0
-    for tensor, offset in zip(opened.layout.tensors, opened.index.offsets, strict=True):
+    for (weights, name), tensor in zip(chosen, layout.tensors, strict=True):
         values = np.empty(tensor.nbytes, np.uint8).data
         if values:
-            opened.source.read_into(opened.base + offset, values)
+            weights.source.read_into(weights.base + weights.offset_of(name), values)
             file.writelines(encoder.encode(start, values))
         start += tensor.nbytes
     file.write(encoder.footer())
-    file.seek(0)
-    return file
 
 
 def decode(body: bytes, key: str) -> Arrays:
