@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from moto.core.config import default_user_config
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 
@@ -31,6 +32,10 @@ ROLE = "arn:aws:iam::123456789012:role/round"
 
 #: Executions that take longer are not waited for.
 PATIENCE_SECONDS = 60
+
+#: A function of AWS runs for 900 seconds at most. By default botocore would repeat an invocation that takes
+#: longer than a minute, while the first one is still running.
+INVOCATION = Config(read_timeout=1000, retries={"total_max_attempts": 1}, proxies={})
 
 #: Invokes the function of a name with an event and returns its response.
 Invoke = Callable[[str, Any], Any]
@@ -91,6 +96,7 @@ def state_machine(endpoint: str, invoke: Invoke, region: str) -> Iterator[str]:
                 endpoint_url=front,
                 aws_access_key_id="local",
                 aws_secret_access_key="local",
+                config=INVOCATION,
             )
 
         interpreter.boto_client_for = client_for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from aggregation.engine.distribution import (
     Pieces,
     distribute,
 )
+from aggregation.engine.ranges import MAX_PARTS, PART_BYTES, part_bytes_of, part_ends
+from aggregation.layout import Tensor, TensorLayout
 
 MB = 1_000_000
 
@@ -72,6 +75,27 @@ def test_a_round_has_the_fewest_functions_that_meet_its_target(
         assert functions == min(capacity.max_functions, most)
     if functions > 1:
         assert not finishes_in_time(capacity, functions - 1, combining, measuring)
+
+
+@given(
+    nbytes=st.integers(100 * MB, 10**13),
+    updates=st.integers(1, 1000),
+    functions=st.integers(1, 1000),
+)
+def test_each_task_has_the_same_number_of_parts(nbytes: int, updates: int, functions: int) -> None:
+    """All functions end together; no part is so small that it is joined, or much larger than usual."""
+    layout = TensorLayout((Tensor("w", np.dtype("u1"), (nbytes,)),))
+    capacity = Capacity(bytes_per_second=70e6, target_seconds=1, max_functions=functions)
+    combining = Pieces(count=len(part_ends(layout)), nbytes=updates * nbytes)
+    found = distribute(capacity, combining, at_least=1)
+    assert found
+    evenly, part_bytes = found.with_even_parts(layout)
+    sizes = {last - first for first, last in evenly.combining}
+    assert len(sizes) == 1
+    assert evenly.functions == found.functions
+    assert len(part_ends(layout, part_bytes)) == evenly.parts <= MAX_PARTS
+    assert part_bytes > PART_BYTES // 2
+    assert part_bytes <= 2 * part_bytes_of(nbytes)
 
 
 @pytest.mark.parametrize(

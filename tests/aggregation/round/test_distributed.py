@@ -14,7 +14,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregation.engine import Resources
+from aggregation.engine import Resources, ranges
 from aggregation.engine.distribution import Capacity
 from aggregation.errors import OutOfTime
 from aggregation.formats import Spool, format_of, open_weights
@@ -355,3 +355,21 @@ def test_a_round_that_loses_too_many_updates_ends(tmp_path: Path) -> None:
     assert isinstance(ended, Rejection)
     assert ended.rejected.keys() == {2}
     assert "8 of 9 clients ready" in ended.reason
+
+
+@pytest.mark.parametrize("functions", [2, 7])
+def test_large_parts_give_the_same_bytes(
+    functions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers write parts that are too large for the memory to disk, and the bytes stay the same."""
+    connector: Any = DirectoryConnector(tmp_path)
+    claim = claim_in(tmp_path, "weighted_mean")
+    expected, _ = in_one_function(connector, claim)
+    monkeypatch.setattr("aggregation.engine.ranges.MAX_PARTS", 7)
+    monkeypatch.setattr("aggregation.engine.distribution.MAX_PARTS", 7)
+    execution = plan_round(connector, claim, capacity(functions), RESOURCES)
+    assert isinstance(execution, Execution)
+    plan = Plan.from_json(connector.folder(execution.plan).read(PLAN))
+    assert plan.part_bytes > 2 * ranges.PART_BYTES
+    found, _ = run_tasks(connector, execution, list)
+    assert found == expected
