@@ -48,6 +48,12 @@ class FileObjects:
         uploaded_on = datetime.fromtimestamp(status.st_mtime, UTC)
         return StoredObject(size=status.st_size, etag=found, uploaded_on=uploaded_on)
 
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError as error:
+            raise ObjectMissing("the file is not there") from error
+
     def source(self, key: str, *, size: int, etag: str, version: str = "") -> ByteSource:
         self.stat(key, etag=etag)
         return FileSource(self._path(key))

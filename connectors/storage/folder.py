@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.storage.port import Objects, read_small
-
-#: The products of a thousand updates take 8 MB.
-MAX_BYTES = 1 << 30
+from connectors.storage.port import Objects
 
 
 class ObjectFolder:
@@ -24,8 +21,7 @@ class ObjectFolder:
 
     def read(self, name: str) -> bytes:
         """Return an object."""
-        body, _ = read_small(self._objects, self._location + name, max_bytes=MAX_BYTES)
-        return body
+        return self._objects.read(self._location + name)
 
     def write(self, name: str, data: bytes) -> None:
         """Store an object, in place of one of the same name."""

@@ -85,6 +85,14 @@ class Objects(Protocol):
             If the object was replaced.
         """
 
+    def read(self, key: str) -> bytes:
+        """Return a small object of our own.
+
+        Raises
+        ------
+        ObjectMissing
+        """
+
     def source(self, key: str, *, size: int, etag: str, version: str = "") -> ByteSource:
         """Return the bytes of an object, to be read by ranges."""
 

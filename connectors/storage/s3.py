@@ -105,6 +105,11 @@ class S3Objects:
         return True
 
     @retry_if_unavailable
+    def read(self, key: str) -> bytes:
+        with translate_s3_errors():
+            return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+    @retry_if_unavailable
     def replace(self, key: str, data: bytes, *, etag: str) -> None:
         condition = _only_if(etag) or {"IfNoneMatch": "*"}
         try:
