@@ -7,5 +7,6 @@ from typing import Any, Final
 #: Settings that differ from the fields' own defaults, which are those of the interface taken over.
 NEW_MODEL: Final[dict[str, Any]] = {
     "aggregator": "weighted_mean",
+    "server_optimizer": "none",
     "requirement": "all_clients",
 }

@@ -18,6 +18,7 @@ from aggregation.errors import LeaseLost, ProgressLost, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.freeze import FreezeSchedule
 from aggregation.layout import TensorLayout
+from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.requirements import Readiness, create_requirement
 from aggregation.round import (
@@ -48,6 +49,8 @@ class MemoryAggregate:
     number: int
     result: Stored
     parent: MemoryAggregate | None
+    server_optimizer: str = ""
+    optimizer_state: str | None = None
 
 
 @dataclass(eq=False)
@@ -73,6 +76,7 @@ class MemoryRound:
     lease_expires_at: datetime
     updates: list[MemoryUpdate]
     parent: str | None
+    optimizer_state: str | None
     members: int
     attempt: int = 1
     state: str = "running"
@@ -91,6 +95,8 @@ class MemoryModel:
     clients: list[str]
     aggregator: str = "weighted_mean"
     aggregator_args: dict[str, Any] = field(default_factory=dict)
+    server_optimizer: str = "none"
+    server_optimizer_args: dict[str, Any] = field(default_factory=dict)
     requirement: str = ""
     requirement_args: Any = None
     update_kind: str = "weights"
@@ -110,6 +116,13 @@ class MemoryModel:
     @property
     def latest(self) -> MemoryAggregate | None:
         return self.aggregates[-1] if self.aggregates else None
+
+    @property
+    def optimizer_state(self) -> str | None:
+        """Where the state is that the model's optimizer left with the latest aggregate."""
+        latest = self.latest
+        same = latest and latest.server_optimizer == self.server_optimizer
+        return latest.optimizer_state if latest and same else None
 
     @property
     def parent(self) -> str | None:
@@ -216,6 +229,9 @@ class InMemoryRoundConnector:
     def open_base(self, location: str, spool: Spool | None) -> Weights:
         return self._open(location, None, spool)
 
+    def open_state(self, location: str) -> Weights:
+        return self._open(location, None, None)
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
@@ -243,6 +259,8 @@ class InMemoryRoundConnector:
         held = self._held(claim)
         model = self.models[claim.model_id]
         held.aggregate = self._new_aggregate(model, result.location)
+        held.aggregate.server_optimizer = claim.optimizer.name
+        held.aggregate.optimizer_state = result.optimizer_state
         for update in held.registered:
             if update.id in result.rejected:
                 _reject(update, result.rejected[update.id])
@@ -311,6 +329,7 @@ class InMemoryRoundConnector:
             lease_expires_at=self.now + self.lease,
             updates=updates,
             parent=model.parent,
+            optimizer_state=model.optimizer_state,
             members=len(model.clients),
         )
         for update in updates:
@@ -338,6 +357,8 @@ class InMemoryRoundConnector:
                 FreezeSchedule.from_json(model.freeze).frozen_at(held.number - 1),
             ),
             parent=held.parent,
+            optimizer=create_optimizer(model.server_optimizer, model.server_optimizer_args),
+            optimizer_state=held.optimizer_state,
             checkpoint=held.checkpoint,
         )
 

@@ -34,8 +34,9 @@ from aggregation.engine.plan import (
     Resources,
 )
 from aggregation.engine.ranges import part_bytes_of
-from aggregation.engine.result import BEGINNING, ResultWriter, progress_after, steps_of
+from aggregation.engine.result import ResultWriter
 from aggregation.engine.slices import combine_slice, stretches
+from aggregation.engine.steps import BEGINNING, progress_after, steps_of
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.rules import Selection
 from aggregation.rules.base import Float64s
@@ -149,7 +150,7 @@ def combine_steps(
     sink : Sink
         It is not completed.
     first, last : int
-        Steps ``first`` up to, not including, ``last``, counted from 0 (`aggregation.engine.result`).
+        Steps ``first`` up to, not including, ``last``, counted from 0 (`aggregation.engine.steps`).
     part_bytes : int
         Size of a part in bytes of the flattened model; all processes have the same.
     state_sink : Sink, optional

@@ -114,7 +114,8 @@ class Distribution:
     measuring : tuple of Task
         Ranges of segments; empty if the rule measures nothing.
     combining : tuple of Task
-        Ranges of parts.
+        Ranges of parts, or of steps (`aggregation.engine.steps.Step`), which without an optimizer's state
+        are parts.
     """
 
     functions: int
@@ -147,6 +148,10 @@ class Distribution:
         part_bytes = max(-(-layout.nbytes // evenly), ranges.PART_BYTES // 2 + 16)
         count = len(part_ends(layout, part_bytes))
         return replace(self, combining=_cut(count, tasks)), part_bytes
+
+    def of_steps(self, count: int) -> Distribution:
+        """Return the distribution with so many steps cut into the combining tasks."""
+        return replace(self, combining=_cut(count, len(self.combining)))
 
 
 def distribute(

@@ -9,7 +9,7 @@ from aggregation.round.values import (
     RoundCheckpoint,
     RoundResult,
     Status,
-    sink_state,
+    sink_states,
 )
 
 __all__ = [
@@ -22,5 +22,5 @@ __all__ = [
     "RoundResult",
     "Status",
     "run_round",
-    "sink_state",
+    "sink_states",
 ]

@@ -11,13 +11,14 @@ from aggregation.errors import AggregationError, NotEnoughUpdates, ProgressLost,
 from aggregation.formats import Spool
 from aggregation.opening import Opener, open_consistent
 from aggregation.round.bases import Bases, stated_steps
-from aggregation.round.port import ResultSink, RoundConnector
+from aggregation.round.port import OPTIMIZER_STATE, ResultSink, RoundConnector
 from aggregation.round.values import (
     Claim,
     ClaimedUpdate,
     RoundCheckpoint,
     RoundResult,
-    sink_state,
+    SinkStates,
+    sink_states,
 )
 from aggregation.weights import Weights
 
@@ -45,7 +46,7 @@ class Attempt:
         self._claim = claim
         self.resources = resources
         self._out_of_time = out_of_time
-        self._sink: ResultSink | None = None
+        self._sinks: list[ResultSink] = []
         self.checkpoint = claim.checkpoint
         saved = claim.checkpoint["rejected"] if claim.checkpoint else {}
         self.rejected = {int(update): reason for update, reason in saved.items()}
@@ -85,14 +86,14 @@ class Attempt:
 
     def discard(self) -> None:
         """Delete what is stored of the result; the sweep deletes what cannot be deleted now."""
-        if self._sink:
+        for sink in self._sinks:
             with suppress(AggregationError):
-                self._sink.abort()
+                sink.abort()
 
     def _combination(
         self, parent: Weights | None, opened: Mapping[int, Weights], bases: Bases
     ) -> tuple[list[ClaimedUpdate], Combination]:
-        usable = self._usable_updates()
+        usable, state = self._usable_updates(), self._claim.optimizer_state
         return usable, Combination(
             rule=self._claim.rule,
             updates=[opened[update.id] for update in usable],
@@ -101,6 +102,8 @@ class Attempt:
             differences=self._claim.differences,
             policies=self._claim.policies,
             num_steps=stated_steps(usable),
+            optimizer=self._claim.optimizer,
+            optimizer_state=self._connector.open_state(state) if state else None,
             **bases.terms(usable),
         )
 
@@ -160,31 +163,46 @@ class Attempt:
         return usable
 
     def _store(self, work: Combination, usable: Sequence[ClaimedUpdate]) -> RoundResult:
-        """Combine into a new object of the model's format, or continue one that a function began alone.
+        """Combine into new objects, or continue those that a function began alone.
 
         A result that several functions began is not continued: a late one may still write into it.
         """
         engine = self.checkpoint["engine"] if self.checkpoint else None
-        state = sink_state(self.checkpoint) if engine else None
-        self._sink = self._connector.new_result(self._claim, work.model.format, state)
         try:
+            result, state = self._open_sinks(
+                work, sink_states(self.checkpoint) if engine else SinkStates()
+            )
             combined = combine(
                 work,
-                self._sink,
+                result,
+                state_sink=state,
                 resources=self.resources,
                 resume=engine,
                 checkpoint=self._save_progress,
                 out_of_time=self._out_of_time,
             )
-        except UpdatesRejected:
-            self._sink.abort()
+        except (UpdatesRejected, ProgressLost):
+            self.discard()
             raise
         return RoundResult(
             used=tuple(update.id for update in usable),
             rejected=self.rejected,
-            location=self._sink.location,
+            location=result.location,
             combined=combined,
+            optimizer_state=state.location if state else None,
         )
+
+    def _open_sinks(
+        self, work: Combination, saved: SinkStates
+    ) -> tuple[ResultSink, ResultSink | None]:
+        """Return the sinks of the result, and of the optimizer's new state if there is one."""
+        result = self._connector.new_result(self._claim, work.model.format, saved.result)
+        self._sinks = [result]
+        if work.state is None:
+            return result, None
+        state = self._connector.new_result(self._claim, OPTIMIZER_STATE, saved.optimizer)
+        self._sinks.append(state)
+        return result, state
 
     def _save_progress(self, engine: Checkpoint) -> None:
         self.checkpoint = self._checkpoint(engine)

@@ -26,6 +26,7 @@ from aggregation.round.plan import (
     segment_name,
     task_name,
 )
+from aggregation.round.plan_sinks import open_sinks
 from aggregation.round.planning import (
     plan_without,
     rejected_updates,
@@ -104,16 +105,17 @@ def finish(
         return _replan(connector, plan, attempt, rejected, resources)
     reports = _reports(folder, plan, names, resources.readers)
     try:
-        state = {**plan.result, "parts": plan.parts}
-        sink = connector.new_result(plan.claim, plan.format, state)
-        sink.complete()
+        result, *states = open_sinks(connector, plan, plan.parts, plan.state_parts)
+        for sink in (*states, result):
+            sink.complete()
     except ProgressLost:
         return _replan(connector, plan, attempt, {}, resources)
     saved = json.loads(folder.read(SELECTION))
     return replace(plan.claim, attempt=attempt), RoundResult(
         used=tuple(update.id for update in plan.claim.updates),
         rejected=plan.rejected,
-        location=sink.location,
+        location=result.location,
+        optimizer_state=states[0].location if states else None,
         combined=Combined(
             selection=Selection.from_json(saved["selection"]),
             norms=saved["norms"],

@@ -10,6 +10,7 @@ from typing import Any
 
 from aggregation.engine.distribution import Capacity, Distribution
 from aggregation.errors import UpdatesRejected
+from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import rule_from_json, rule_to_json
 from aggregation.requirements import Readiness, create_requirement
@@ -87,9 +88,11 @@ class Plan:
         Of the result.
     result : dict
         State of the sink, by which each task writes parts of the one result.
+    state : dict, optional
+        Likewise for the optimizer's new state, if there is one.
     part_bytes : int
         Size of a part in bytes of the flattened model.
-    parts, segments : int
+    parts, state_parts, segments : int
         How many there are; no segments if the rule measures nothing.
     centre : str
         What the updates are measured from at first.
@@ -101,8 +104,10 @@ class Plan:
     rejected: dict[int, str]
     format: str
     result: dict[str, Any]
+    state: dict[str, Any] | None
     part_bytes: int
     parts: int
+    state_parts: int
     segments: int
     centre: str
     capacity: Capacity
@@ -129,12 +134,16 @@ class Plan:
                     "policies": claim.policies.to_json(),
                     "parent": claim.parent,
                     "staleness": [claim.staleness.name, _arguments(claim.staleness)],
+                    "optimizer": [claim.optimizer.name, _arguments(claim.optimizer)],
+                    "optimizer_state": claim.optimizer_state,
                 },
                 "rejected": {str(update): why for update, why in self.rejected.items()},
                 "format": self.format,
                 "result": self.result,
+                "state": self.state,
                 "part_bytes": self.part_bytes,
                 "parts": self.parts,
+                "state_parts": self.state_parts,
                 "segments": self.segments,
                 "centre": self.centre,
                 "capacity": asdict(self.capacity),
@@ -165,12 +174,16 @@ class Plan:
                 policies=TensorPolicies.from_json(claim["policies"]),
                 parent=claim["parent"],
                 staleness=create_staleness(*claim["staleness"]),
+                optimizer=create_optimizer(*claim["optimizer"]),
+                optimizer_state=claim["optimizer_state"],
             ),
             rejected={int(update): why for update, why in found["rejected"].items()},
             format=found["format"],
             result=found["result"],
+            state=found["state"],
             part_bytes=found["part_bytes"],
             parts=found["parts"],
+            state_parts=found["state_parts"],
             segments=found["segments"],
             centre=found["centre"],
             capacity=Capacity(**found["capacity"]),
@@ -182,9 +195,9 @@ class Plan:
         )
 
 
-def _arguments(requirement: Any) -> dict[str, Any]:
-    """Return the arguments of a requirement, which are its fields."""
-    return asdict(requirement)
+def _arguments(described: Any) -> dict[str, Any]:
+    """Return the arguments of a requirement, a discount or an optimizer, which are its fields."""
+    return asdict(described)
 
 
 def segment_name(centre: str, index: int) -> str:

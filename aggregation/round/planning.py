@@ -19,6 +19,7 @@ from aggregation.engine.parts import check_part_size
 from aggregation.engine.plan import Combination
 from aggregation.engine.ranges import part_ends
 from aggregation.engine.segments import segment_ends_of
+from aggregation.engine.steps import steps_of
 from aggregation.errors import (
     AggregationError,
     NotEnoughUpdates,
@@ -36,7 +37,8 @@ from aggregation.round.plan import (
     segment_name,
     task_name,
 )
-from aggregation.round.port import DistributedRoundConnector, Folder
+from aggregation.round.plan_sinks import discard, open_sinks
+from aggregation.round.port import OPTIMIZER_STATE, DistributedRoundConnector, Folder
 from aggregation.round.values import Claim, RoundCheckpoint
 from aggregation.rules import Selection
 
@@ -119,9 +121,8 @@ def checkpoint_after_tasks(
 
 def _stored_parts(connector: DistributedRoundConnector, plan: Plan, names: set[str]) -> int:
     if all(task_name(task) in names for task in range(len(plan.distribution.combining))):
-        return plan.parts
-    sink = connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0})
-    return len(sink.stored_parts())
+        return plan.parts + plan.state_parts
+    return sum(len(sink.stored_parts()) for sink in open_sinks(connector, plan))
 
 
 def _plan(
@@ -151,23 +152,32 @@ def _plan(
         return None
     distribution, part_bytes = cut
     check_part_size(part_bytes, attempt.resources.disk_bytes)
+    steps = steps_of(work, part_bytes)
+    state = connector.new_result(claim, OPTIMIZER_STATE, None).begin() if work.state else None
     plan = Plan(
         claim=replace(claim, updates=tuple(usable)),
         rejected=attempt.rejected,
         format=work.model.format,
         result=connector.new_result(claim, work.model.format, None).begin(),
+        state=state,
         part_bytes=part_bytes,
-        parts=distribution.parts,
+        parts=steps[-1].parts,
+        state_parts=steps[-1].state_parts,
         segments=distribution.segments,
         centre=default_centre(work).value,
         capacity=capacity,
-        distribution=distribution,
+        distribution=distribution.of_steps(len(steps)),
     )
     location = connector.new_folder(claim)
     _save_plan(connector.folder(location), plan, work)
     rejected = {str(update): why for update, why in plan.rejected.items()}
     checkpoint = RoundCheckpoint(
-        rejected=rejected, engine=None, plan=location, sink=plan.result, stored=0
+        rejected=rejected,
+        engine=None,
+        plan=location,
+        sink=plan.result,
+        state_sink=plan.state,
+        stored=0,
     )
     connector.hand_over(claim, checkpoint, progress=progress)
     return remaining_tasks(connector, location, claim.attempt)
@@ -196,8 +206,11 @@ def _cut(work: Combination, capacity: Capacity, at_least: int) -> tuple[Distribu
 def pieces_of(work: Combination) -> tuple[Pieces, Pieces | None]:
     """Return the parts of a combination, and its segments if the rule measures."""
     rows, nbytes = len(work.updates), work.layout.nbytes
-    with_parent = work.differences or work.rule.on_differences
-    combining = Pieces(count=len(part_ends(work.layout)), nbytes=(rows + with_parent) * nbytes)
+    with_parent = work.differences or work.rule.on_differences or work.takes_steps
+    of_state = work.state.nbytes_to_read if work.state else 0
+    combining = Pieces(
+        count=len(part_ends(work.layout)), nbytes=(rows + with_parent) * nbytes + of_state
+    )
     if not measures(work.rule):
         return combining, None
     with_parent = work.parent is not None
@@ -258,8 +271,7 @@ def plan_without(
     Execution, Rejection or None
         None if one function is to do the round.
     """
-    with suppress(AggregationError):  # The sweep deletes what cannot be deleted now.
-        connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0}).abort()
+    discard(connector, plan)
     reasons = {str(update): why for update, why in {**plan.rejected, **rejected}.items()}
     checkpoint = RoundCheckpoint(rejected=reasons, engine=None)
     claim = replace(plan.claim, attempt=attempt, checkpoint=checkpoint)
@@ -274,8 +286,7 @@ def plan_without(
 def discard_result(connector: DistributedRoundConnector, location: str) -> None:
     """Delete the stored parts of the result; the sweep deletes what cannot be deleted now."""
     with suppress(AggregationError):
-        plan = Plan.from_json(connector.folder(location).read(PLAN))
-        connector.new_result(plan.claim, plan.format, {**plan.result, "parts": 0}).abort()
+        discard(connector, Plan.from_json(connector.folder(location).read(PLAN)))
 
 
 def record_failure(folder: Folder, task: str, error: Exception) -> None:

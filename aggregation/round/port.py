@@ -17,6 +17,9 @@ from aggregation.round.values import (
 )
 from aggregation.weights import Weights
 
+#: What `RoundConnector.new_result` is asked for as the format of an optimizer's state.
+OPTIMIZER_STATE = "optimizer.safetensors"
+
 
 class ResultSink(Sink, Protocol):
     """A sink that knows the location of its object."""
@@ -58,6 +61,15 @@ class RoundConnector(Protocol):
             If it must be unpacked and ``spool`` is None.
         """
 
+    def open_state(self, location: str) -> Weights:
+        """Open the state of an optimizer.
+
+        Raises
+        ------
+        InvalidWeights
+            If it cannot be used.
+        """
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
@@ -72,7 +84,15 @@ class RoundConnector(Protocol):
         """
 
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
-        """Return a sink for the result; given a saved ``state``, one that continues after it."""
+        """Return a sink for a result; given a saved ``state``, one that continues after it.
+
+        Parameters
+        ----------
+        claim : Claim
+        format : str
+            Of the aggregate, or `OPTIMIZER_STATE`: the extension of the object's name.
+        state : dict or None
+        """
 
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
         """Save the progress of the round for the next attempt."""

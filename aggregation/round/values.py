@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from aggregation.engine import Checkpoint, Combined
+from aggregation.optimizers import NO_OPTIMIZER, Optimizer
 from aggregation.policies import DEFAULT, TensorPolicies
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
@@ -75,24 +76,36 @@ class RoundCheckpoint(TypedDict):
     """The progress of a round, saved by one attempt for the next; JSON-able.
 
     ``rejected`` maps the ids of bad updates to the reasons. ``engine`` is the progress of combining
-    the others. ``plan`` is the folder of a distributed round, ``sink`` the state of its result, and
-    ``stored`` the number of objects and parts that its tasks had stored.
+    the others. ``plan`` is the folder of a distributed round, ``sink`` the state of its result,
+    ``state_sink`` that of the optimizer's new state, and ``stored`` the number of objects and parts that
+    its tasks had stored.
     """
 
     rejected: dict[str, str]
     engine: Checkpoint | None
     plan: NotRequired[str]
     sink: NotRequired[dict[str, Any]]
+    state_sink: NotRequired[dict[str, Any] | None]
     stored: NotRequired[int]
 
 
-def sink_state(checkpoint: RoundCheckpoint | None) -> dict[str, Any] | None:
-    """Return the saved state of the result's sink, or None if no part of the result is stored."""
+class SinkStates(NamedTuple):
+    """The saved states of a round's sinks; None if no part is stored."""
+
+    result: dict[str, Any] | None = None
+    #: That of the optimizer's new state.
+    optimizer: dict[str, Any] | None = None
+
+
+def sink_states(checkpoint: RoundCheckpoint | None) -> SinkStates:
+    """Return the saved states of the sinks of a round."""
     if checkpoint and "sink" in checkpoint:
-        return checkpoint["sink"]
+        return SinkStates(checkpoint["sink"], checkpoint.get("state_sink"))
     engine = checkpoint["engine"] if checkpoint else None
-    progress = engine["progress"] if engine else None
-    return progress["sink"] if progress else None
+    if engine is None:
+        return SinkStates()
+    saved = (engine["progress"], engine["state"])
+    return SinkStates(*(each["sink"] if each else None for each in saved))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +128,10 @@ class Claim:
         The location of the aggregate (or initial model) that the result succeeds.
     staleness : Staleness
         The discount of late updates.
+    optimizer : Optimizer
+        The model's server optimizer.
+    optimizer_state : str, optional
+        The location of the state that the parent's step left; without it, the optimizer starts.
     checkpoint : RoundCheckpoint, optional
         Saved by an earlier attempt.
     spool_bytes : int, optional
@@ -139,6 +156,8 @@ class Claim:
     policies: TensorPolicies = DEFAULT
     parent: str | None = None
     staleness: Staleness = field(default_factory=NoDiscount)
+    optimizer: Optimizer = NO_OPTIMIZER
+    optimizer_state: str | None = None
     checkpoint: RoundCheckpoint | None = None
     spool_bytes: int | None = None
     target_seconds: float = 30.0
@@ -181,6 +200,8 @@ class RoundResult:
         Ids of the rejected updates, with the reasons.
     location : str
         Where the aggregate's bytes are.
+    optimizer_state : str, optional
+        Where the optimizer's new state is, if there is one.
     workers : WorkerSummary, optional
         What the functions did, if several shared the round.
     """
@@ -189,4 +210,5 @@ class RoundResult:
     rejected: Mapping[int, str]
     location: str
     combined: Combined
+    optimizer_state: str | None = None
     workers: WorkerSummary | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -12,10 +12,12 @@ from aggregation.engine import Passes, Resources
 from aggregation.engine.combine import combine_steps
 from aggregation.engine.plan import Combination
 from aggregation.engine.segments import Centre, measure_segments, segment_ends_of
+from aggregation.engine.steps import BEGINNING, steps_of
 from aggregation.errors import UpdatesRejected
 from aggregation.round.attempt import Attempt
 from aggregation.round.plan import PLAN, SELECTION, Plan, rejections_by_id, segment_name, task_name
-from aggregation.round.port import DistributedRoundConnector
+from aggregation.round.plan_sinks import open_sinks
+from aggregation.round.port import DistributedRoundConnector, ResultSink
 from aggregation.round.reports import TaskReport, measured_name
 from aggregation.round.values import ClaimedUpdate
 from aggregation.rules import Selection
@@ -107,23 +109,35 @@ class Worker:
 
     def _combine_steps(self, work: Combination, first: int, last: int) -> int:
         saved = json.loads(self._folder.read(SELECTION))
-        state = {**self._plan.result, "parts": 0}
-        sink = self._connector.new_result(self._plan.claim, self._plan.format, state)
-        stored = sink.stored_parts()
-        while first < last and first + 1 in stored:
-            first += 1
+        result, *states = open_sinks(self._connector, self._plan)
+        first = self._first_missing(work, first, last, [result, *states])
         if first == last:
             return 0
         return combine_steps(
             work,
             Selection.from_json(saved["selection"]),
-            sink,
+            result,
             first,
             last,
             part_bytes=self._plan.part_bytes,
+            state_sink=states[0] if states else None,
             resources=self._resources,
             out_of_time=self._out_of_time,
         )
+
+    def _first_missing(
+        self, work: Combination, first: int, last: int, sinks: Sequence[ResultSink]
+    ) -> int:
+        """Return the first step of a range of which a part is not stored; the end if there is none."""
+        stored = [sink.stored_parts() for sink in sinks]
+        steps = [BEGINNING, *steps_of(work, self._plan.part_bytes)]
+        for number in range(first, last):
+            start, end = steps[number], steps[number + 1]
+            parts = (start.parts, end.parts), (start.state_parts, end.state_parts)
+            for (before, after), found in zip(parts, stored, strict=False):
+                if not found.issuperset(range(before + 1, after + 1)):
+                    return number
+        return last
 
     def _report(
         self, kind: str, first: int, last: int, bytes_read: int, retries: int

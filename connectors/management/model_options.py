@@ -13,6 +13,7 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 
+from aggregation.optimizers import known_optimizers
 from aggregation.pre_aggregation import known_pre_aggregations
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
@@ -30,6 +31,8 @@ OPTION_NAMES = {
     "name": "name",
     "aggregator": "--rule",
     "aggregator_args": "--rule-arg",
+    "server_optimizer": "--optimizer",
+    "server_optimizer_args": "--optimizer-arg",
     "requirement_args": "--requirement-arg",
     "furthest_base_agg": "--furthest-base",
     "staleness_args": "--staleness-arg",
@@ -74,6 +77,7 @@ def _add_round_options(parser: ArgumentParser, *, changing: bool) -> None:
     discounts = [*known_discounts(), "'' to count late updates like any other"]
     for option, field, known in (
         ("--rule", "aggregator", sorted(known_rules())),
+        ("--optimizer", "server_optimizer", list(known_optimizers())),
         ("--requirement", "requirement", requirements),
         ("--staleness", "staleness", discounts),
     ):
@@ -92,7 +96,7 @@ def _add_round_options(parser: ArgumentParser, *, changing: bool) -> None:
         + ", ".join(known_pre_aggregations())
         + _or_none(changing),
     )
-    for option in ("--rule-arg", "--requirement-arg", "--staleness-arg"):
+    for option in ("--rule-arg", "--optimizer-arg", "--requirement-arg", "--staleness-arg"):
         parser.add_argument(
             option,
             action="append",
@@ -194,6 +198,9 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
     """
     changes: dict[str, Any] = {}
     changes |= _rule_changes("aggregator", options["rule"], options["rule_arg"], model)
+    changes |= _rule_changes(
+        "server_optimizer", options["optimizer"], options["optimizer_arg"], model
+    )
     if options["pre_aggregation"] is not None:
         steps = options["pre_aggregation"]
         changes["pre_aggregation"] = [] if model and steps == [NONE] else steps
@@ -230,7 +237,7 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
 def _rule_changes(
     field: str, name: str | None, given: list[str], model: FederatedModel | None
 ) -> dict[str, Any]:
-    """Return the changes of a rule or requirement and its arguments."""
+    """Return the changes of a rule, an optimizer or a requirement, and its arguments."""
     arguments = _parse_arguments(given)
     if name is not None:
         return {field: name, f"{field}_args": arguments}

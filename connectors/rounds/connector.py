@@ -64,6 +64,9 @@ class DjangoRoundConnector:
     def open_base(self, location: str, spool: Spool | None) -> Weights:
         return self.weights.open_own(location, spool)
 
+    def open_state(self, location: str) -> Weights:
+        return self.weights.open_own(location, None)
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:

@@ -20,6 +20,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from aggregation.errors import Conflict, LeaseLost, RuleError
+from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.requirements import create_requirement
 from aggregation.round import (
@@ -136,6 +137,8 @@ class RoundLedger:
             policies=TensorPolicies.from_json(config["policies"]),
             parent=config["parent"],
             staleness=create_staleness(config["staleness"], config["staleness_args"]),
+            optimizer=create_optimizer(config["server_optimizer"], config["server_optimizer_args"]),
+            optimizer_state=config["optimizer_state"],
             checkpoint=round_.checkpoint,
             target_seconds=snapshot.model.target_round_seconds,
             max_functions=snapshot.model.max_functions,
@@ -217,6 +220,7 @@ class RoundLedger:
                 parent_id=round_.parent_id,
                 number=round_.number,
                 result=result.location,
+                **_state_fields(claim, result),
             )
             transitions.reject_updates(registered_updates(round_), result.rejected)
             registered_updates(round_).order_by().update(
@@ -271,6 +275,16 @@ class RoundLedger:
         """
         with translate_database_errors(), transaction.atomic():
             transitions.fail_round(_locked(claim), f"{type(error).__name__}: {error}")
+
+
+def _state_fields(claim: Claim, result: RoundResult) -> dict[str, str]:
+    """Return the fields of an aggregate that name the optimizer's state, if there is one."""
+    if result.optimizer_state is None:
+        return {}
+    return {
+        "server_optimizer": claim.optimizer.name,
+        "optimizer_state": result.optimizer_state,
+    }
 
 
 def _give_up(round_: AggregationRound, reason: str) -> RoundAnswer:

@@ -61,6 +61,17 @@ class ModelSnapshot:
         return weights_key(self.model, self.parent)
 
     @property
+    def optimizer_state(self) -> str | None:
+        """The key of the state that the model's server optimizer left with the latest aggregate.
+
+        None if another optimizer, or none, made it: the model's then starts from its initial state.
+        """
+        parent = self.parent
+        if parent is None or parent.server_optimizer != self.model.server_optimizer:
+            return None
+        return parent.optimizer_state.name or None
+
+    @property
     def lease_expired(self) -> bool:
         """Whether a round is running whose lease has expired."""
         return self.running is not None and self.running.lease_expires_at <= self.now
@@ -88,6 +99,8 @@ def model_snapshot(model_id: int) -> ModelSnapshot:
             latest_id=Subquery(latest.values("pk")[:1]),
             latest_number=Subquery(latest.values("number")[:1]),
             latest_result=Subquery(latest.values("result")[:1]),
+            latest_optimizer=Subquery(latest.values("server_optimizer")[:1]),
+            latest_state=Subquery(latest.values("optimizer_state")[:1]),
             running_id=Subquery(running.values("pk")[:1]),
             database_now=Now(),
         )
@@ -102,6 +115,8 @@ def model_snapshot(model_id: int) -> ModelSnapshot:
             federated_model=model,
             number=model.latest_number,
             result=model.latest_result,
+            server_optimizer=model.latest_optimizer,
+            optimizer_state=model.latest_state,
         )
     found: AggregationRound | None = None
     updates: list[ModelUpdate] = []

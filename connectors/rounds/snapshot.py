@@ -39,6 +39,10 @@ class ConfigSnapshot(TypedDict):
     policies: dict[str, Any]
     #: Key of the aggregate or initial model that the result succeeds.
     parent: str | None
+    server_optimizer: str
+    server_optimizer_args: dict[str, Any]
+    #: Key of the state that the optimizer left with the parent; None if it starts.
+    optimizer_state: str | None
     #: Id of the aggregate whose bytes a rollback published again.
     rolled_back_to: NotRequired[int]
 
@@ -52,6 +56,7 @@ def take_config_snapshot(
     model: FederatedModel,
     members: int,
     parent: str | None,
+    optimizer_state: str | None,
     number: int,
     num_examples: Sequence[int] = (),
 ) -> ConfigSnapshot:
@@ -63,6 +68,8 @@ def take_config_snapshot(
     members : int
     parent : str or None
         Key of the weights that the result succeeds.
+    optimizer_state : str or None
+        Key of the state that the model's optimizer left with them.
     number : int
         Of the aggregate that the round makes.
     num_examples : sequence of int
@@ -82,6 +89,9 @@ def take_config_snapshot(
         initial=str(model.current_artifact.values.name) if model.current_artifact else None,
         policies=model.policies(number - 1).to_json(),
         parent=parent,
+        server_optimizer=model.server_optimizer,
+        server_optimizer_args=model.server_optimizer_args,
+        optimizer_state=optimizer_state,
     )
     if model.pre_aggregation:
         config["pre_aggregation"] = model.pre_aggregation

@@ -76,6 +76,7 @@ def open_round(
             snapshot.model,
             snapshot.members,
             snapshot.parent_key,
+            snapshot.optimizer_state,
             snapshot.number,
             [update.num_examples for update in updates],
         ),
@@ -99,7 +100,7 @@ def record_external_round(
 ) -> AggregationRound:
     """Record the round of an aggregate that was made without registered updates."""
     config: ConfigSnapshot = take_config_snapshot(
-        snapshot.model, snapshot.members, snapshot.parent_key, aggregate.number
+        snapshot.model, snapshot.members, snapshot.parent_key, None, aggregate.number
     )
     return AggregationRound.objects.create(
         federated_model=snapshot.model,
@@ -160,9 +161,9 @@ def recover_external_round(held: AggregationRound) -> None:
 
 
 def append_aggregate(
-    snapshot: ModelSnapshot, parent: ModelAggregate | None, key: str
+    snapshot: ModelSnapshot, parent: ModelAggregate | None, key: str, **state: str
 ) -> ModelAggregate:
-    """Create the aggregate after the latest one.
+    """Create the aggregate after the latest one; ``state`` are the fields of its optimizer.
 
     Raises
     ------
@@ -171,7 +172,7 @@ def append_aggregate(
     """
     check_parent(snapshot, parent)
     return ModelAggregate.objects.create(
-        federated_model=snapshot.model, parent=parent, number=snapshot.number, result=key
+        federated_model=snapshot.model, parent=parent, number=snapshot.number, result=key, **state
     )
 
 

@@ -72,7 +72,11 @@ class Telemetry(Observer):
     def round_claimed(self, claim: Claim) -> None:
         """Add the round and the attempt to every following line."""
         logger.append_keys(model=claim.model_id, round=claim.number, attempt=claim.attempt)
-        logger.info("round claimed", updates=len(claim.updates))
+        details: dict[str, object] = {"updates": len(claim.updates)}
+        if claim.optimizer.slots:
+            details["optimizer"] = claim.optimizer.name
+            details["optimizer_state"] = claim.optimizer_state or "initial"
+        logger.info("round claimed", extra=details)
 
     def round_ended(self, answer: RoundAnswer) -> None:
         log = logger.error if answer.status is Status.FAILED else logger.info

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
 
-from aggregation.round import RoundCheckpoint, sink_state
+from aggregation.round import RoundCheckpoint, sink_states
 from connectors.errors import translate_database_errors
 from connectors.storage.keys import AGGREGATES, PLANS, is_pointer, plan_folder_of
 from connectors.storage.port import Objects, Orphan
@@ -99,14 +99,16 @@ def _in_use(keys: Iterable[str]) -> set[str]:
     in_use: set[str] = set()
     with translate_database_errors():
         # In this order, so that a round published in between is found as an aggregate.
-        for sink in map(sink_state, _running_checkpoints()):
-            if sink:
+        for checkpoint in _running_checkpoints():
+            for sink in filter(None, sink_states(checkpoint)):
                 in_use |= {sink["key"], sink["upload_id"]}
         aggregates = ModelAggregate.objects.filter(result__in=candidates)
+        states = ModelAggregate.objects.filter(optimizer_state__in=candidates)
         artifacts = ModelArtifact.objects.filter(values__in=candidates)
         in_use.update(
             aggregates.values_list("result", flat=True).union(
-                artifacts.values_list("values", flat=True)
+                states.values_list("optimizer_state", flat=True),
+                artifacts.values_list("values", flat=True),
             )
         )
     return in_use

@@ -10,6 +10,7 @@ from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, 
 from aggregation.formats import Spool
 from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
+from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.round.bases import Bases, stated_steps
 from aggregation.sources import ByteSource
@@ -52,12 +53,16 @@ def verify(
     if made_by is None:
         raise NotVerifiable(f"no round is known that made {aggregate}")
     config = config_snapshot_of(made_by)
-    stored = _source(weights, str(aggregate.result.name))
+    stored = _sources(weights, aggregate)
+    nbytes = sum(each.size for each in stored)
     original = config.get("rolled_back_to")
     if original:
-        earlier = ModelAggregate.objects.get(pk=original)
-        _compare(_source(weights, str(earlier.result.name)), stored)
-        return f"{stored.size} bytes are those of aggregate {original}, as the rollback says"
+        earlier = _sources(weights, ModelAggregate.objects.get(pk=original))
+        if len(earlier) != len(stored):
+            raise AuditMismatch("only one of the two aggregates has the state of an optimizer")
+        for source, copy in zip(earlier, stored, strict=True):
+            _compare(source, copy)
+        return f"{nbytes} bytes are those of aggregate {original}, as the rollback says"
     if made_by.external:
         raise NotVerifiable(
             f"{aggregate} was computed by a workflow that called the connector step by step: "
@@ -72,7 +77,14 @@ def verify(
         _recompute(weights, made_by, used, stored, resources)
     except AuditMismatch as error:
         raise AuditMismatch(f"{error}{_describe_replaced(weights, used)}") from error
-    return f"{stored.size} bytes follow from {len(used)} updates by {config['rule']}"
+    optimizer = f" and {config['server_optimizer']}" if len(stored) > 1 else ""
+    return f"{nbytes} bytes follow from {len(used)} updates by {config['rule']}{optimizer}"
+
+
+def _sources(weights: WeightStore, aggregate: ModelAggregate) -> list[ByteSource]:
+    """Return the bytes of an aggregate, and of the state of its optimizer if it has one."""
+    keys = (aggregate.result.name, aggregate.optimizer_state.name)
+    return [_source(weights, str(key)) for key in keys if key]
 
 
 def _source(weights: WeightStore, key: str) -> ByteSource:
@@ -121,7 +133,7 @@ def _recompute(
     weights: WeightStore,
     made_by: AggregationRound,
     used: list[ModelUpdate],
-    stored: ByteSource,
+    stored: list[ByteSource],
     resources: Resources,
 ) -> None:
     """Repeat the round's combination, and compare its result instead of storing it."""
@@ -131,6 +143,8 @@ def _recompute(
     with Spool() as spool:
         try:
             parent = weights.open_own(config["parent"], spool) if config["parent"] else None
+            state = config["optimizer_state"]
+            optimizer_state = weights.open_own(state, None) if state else None
         except InvalidWeights as error:
             raise NotVerifiable(f"the parent of the aggregate: {error}") from error
         bases = Bases(
@@ -153,9 +167,14 @@ def _recompute(
             differences=differences,
             policies=policies,
             num_steps=stated_steps(claimed),
+            optimizer=create_optimizer(config["server_optimizer"], config["server_optimizer_args"]),
+            optimizer_state=optimizer_state,
             **bases.terms(claimed),
         )
-        combine(work, ComparingSink(stored), resources=resources)
+        sinks = [ComparingSink(each) for each in stored]
+        if len(sinks) != (2 if work.state else 1):
+            raise AuditMismatch("the state of the optimizer is missing, or there should be none")
+        combine(work, sinks[0], state_sink=sinks[-1], resources=resources)
 
 
 def _open_updates(

@@ -20,6 +20,7 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
+from aggregation.optimizers import known_optimizers
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
 from aggregation.staleness import known_discounts
@@ -32,9 +33,10 @@ from models_app.scores import DECIDES_SCORES, rescore
 
 
 class FederatedModelForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Offers the rules and requirements that exist."""
+    """Offers the rules, optimizers and requirements that exist."""
 
     aggregator = forms.ChoiceField(choices=[(name, name) for name in known_rules()])
+    server_optimizer = forms.ChoiceField(choices=[(name, name) for name in known_optimizers()])
     requirement = forms.ChoiceField(
         choices=[("", "any update"), *((name, name) for name in known_requirements())],
         required=False,

@@ -22,6 +22,16 @@ class ModelAggregate(models.Model):
     )
     number = models.PositiveIntegerField(help_text="Number of its round; the first is 1.")
     result = models.FileField(upload_to="aggregates", max_length=1024)
+    server_optimizer = models.CharField(
+        max_length=255, blank=True, editable=False, help_text="The optimizer that left the state."
+    )
+    optimizer_state = models.FileField(
+        upload_to="aggregates",
+        max_length=1024,
+        blank=True,
+        editable=False,
+        help_text="What the next step of the optimizer starts from.",
+    )
     validation_score = models.FloatField(null=True, blank=True)
     score_state = models.JSONField(
         null=True,

@@ -13,6 +13,7 @@ from django.db.models import Q
 
 from aggregation.errors import RuleError
 from aggregation.freeze import FreezeSchedule
+from aggregation.optimizers import NO_OPTIMIZER, Optimizer, create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule, create_steps
 from aggregation.requirements import Requirement, create_requirement
@@ -59,6 +60,16 @@ class FederatedModel(models.Model):
         default=list,
         blank=True,
         help_text='Steps before the rule, in their order, such as ["arc(f=2)", "nnm(f=2)"].',
+    )
+    server_optimizer = models.CharField(
+        max_length=255,
+        default=NO_OPTIMIZER.name,
+        help_text="Takes a step from the parent towards the rule's result.",
+    )
+    server_optimizer_args = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='Arguments of the optimizer by name, such as {"eta": 0.1}.',
     )
     requirement = models.CharField(
         max_length=255,
@@ -171,6 +182,7 @@ class FederatedModel(models.Model):
         checks: tuple[tuple[str, Callable[[], object]], ...] = (
             ("pre_aggregation", lambda: create_steps(self.pre_aggregation)),
             ("aggregator", self.rule),
+            ("server_optimizer", self.optimizer),
             ("requirement", self.requirement_object),
             ("staleness", self.staleness_object),
             ("tensor_policies", self.checked_policies),
@@ -214,6 +226,10 @@ class FederatedModel(models.Model):
     def rule(self) -> Rule:
         """Return the aggregation rule with its arguments and the steps before it."""
         return build_rule(self.aggregator, self.aggregator_args, self.pre_aggregation)
+
+    def optimizer(self) -> Optimizer:
+        """Return the server optimizer with its arguments."""
+        return create_optimizer(self.server_optimizer, self.server_optimizer_args)
 
     def policies(self, number: int = 0) -> TensorPolicies:
         """Return the tensors' policies in the round that succeeds the aggregate of a number."""

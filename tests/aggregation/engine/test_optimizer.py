@@ -20,7 +20,7 @@ from aggregation.engine import Combination, Resources, combine
 from aggregation.engine.combine import combine_steps
 from aggregation.engine.measure import select
 from aggregation.engine.output import FileSink, MemorySink
-from aggregation.engine.result import BEGINNING, steps_of
+from aggregation.engine.steps import BEGINNING, steps_of
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.optimizers import create_optimizer, known_optimizers
 from aggregation.policies import TensorPolicies

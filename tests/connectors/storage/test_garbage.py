@@ -73,7 +73,13 @@ def test_an_upload_that_a_round_will_continue_is_kept() -> None:
     sink = connector.new_result(claim, "safetensors", None)
     sink.write_part(1, b"x" * (5 << 20))
     progress = {"parts": 1, "next_element": 1, "encoder": {}, "sink": sink.state()}
-    engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
+    engine: Any = {
+        "measuring": None,
+        "norms": None,
+        "selection": [],
+        "progress": progress,
+        "state": None,
+    }
     connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
     assert collect_garbage(objects(), LATER) == []
 
@@ -88,7 +94,13 @@ def test_an_aggregate_that_is_published_meanwhile_is_kept() -> None:
     factories.put(key, b"x")
     sink = {"key": key, "upload_id": "1"}
     progress: Any = {"parts": 1, "next_element": 1, "encoder": {}, "sink": sink}
-    engine: Any = {"measuring": None, "norms": None, "selection": [], "progress": progress}
+    engine: Any = {
+        "measuring": None,
+        "norms": None,
+        "selection": [],
+        "progress": progress,
+        "state": None,
+    }
     connector.save_checkpoint(claim, {"rejected": {}, "engine": engine})
     asked: list[str] = []
 
