@@ -308,9 +308,19 @@ def test_the_requests_of_a_worker_follow_from_its_share(updates: int, shared: Ex
     }
 
 
+def register_versions(model: FederatedModel) -> None:
+    """Register what intake would have seen of the updates: sizes, ETags and versions."""
+    s3 = default_storage.connection.meta.client
+    for update in model.model_updates.all():
+        head = s3.head_object(Bucket=default_storage.bucket_name, Key=update.data.name)
+        update.size, update.etag = head["ContentLength"], head["ETag"].strip('"')
+        update.version_id = head["VersionId"]
+        update.save()
+
+
 def test_each_function_calls_what_its_role_allows(cloud: Any) -> None:
     """Under the real definition, the calls of both functions and of the state machine are recorded and
-    compared with their roles."""
+    compared with their roles; the updates have versions, and their parent is an aggregate."""
     lock = threading.Lock()
 
     def invoke_function(name: str, event: Any) -> Any:
@@ -321,15 +331,19 @@ def test_each_function_calls_what_its_role_allows(cloud: Any) -> None:
             connections.close_all()
 
     model = model_with_updates(**KRUM)
+    assert invoke(scheduled(model))["status"] == "published"
+    for client in range(1, 6):
+        ready_update(model, client, tensors(10 + client))
+    register_versions(model)
     application.state_machine.cache_clear()
     with (
         state_machine(cloud.endpoint, invoke_function, REGION) as arn,
         override_settings(STATE_MACHINE_ARN=arn, MAX_FUNCTIONS=3, FUNCTION_BYTES_PER_SECOND=500),
     ):
         assert invoke(scheduled(model))["status"] == "busy"
-        client = boto3.client("stepfunctions")
+        machines = boto3.client("stepfunctions")
         running: Any = {"stateMachineArn": arn, "statusFilter": "RUNNING"}
-        while client.list_executions(**running)["executions"]:
+        while machines.list_executions(**running)["executions"]:
             threading.Event().wait(0.05)
     application.state_machine.cache_clear()
-    assert model.aggregates.count() == 1
+    assert model.aggregates.count() == 2
