@@ -27,6 +27,7 @@ from aggregation.staleness import known_discounts
 from models_app.admin.actions import ACTIONS, run
 from models_app.admin.base import ProtectedAdmin
 from models_app.control_room import control_room
+from models_app.control_room.tensors import tensors_by_policy
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
 from models_app.scores import DECIDES_SCORES, rescore
@@ -120,6 +121,8 @@ class FederatedModelAdmin(ProtectedAdmin):
         context = dict(extra_context or {})
         if model is not None and self.has_view_permission(request, model):
             context["room"] = control_room(model)
+            if "tensors" in request.GET:
+                context["tensors"] = tensors_by_policy(model)
             context["may_act"] = self.has_change_permission(request, model)
         return super().change_view(request, object_id, form_url, context)
 

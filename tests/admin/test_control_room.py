@@ -406,3 +406,16 @@ def test_anonymous_visitors_are_sent_to_the_login(
     assert stranger.post(act(model, "pause"), reason="x").status_code in (200, 403)
     model.refresh_from_db()
     assert model.allow_aggregation
+
+
+def test_the_page_shows_which_tensors_a_policy_matches(visitor: LogIn) -> None:
+    """On request the page lists the names by policy; if the weights cannot be read, it says why."""
+    model = trained(tensor_policies=[["b", "keep"]])
+    admin = visitor("root", superuser=True)
+    text = admin.get(page(model)).text
+    assert "?tensors=1" in text
+    text = re.sub(r"\s+", " ", admin.get(page(model) + "?tensors=1").text)
+    assert '<td>keep</td><td>1</td><td class="reason">b</td>' in text
+    assert '<td>optimize</td><td>1</td><td class="reason">w</td>' in text
+    model.aggregates.update(result="aggregates/gone.safetensors")
+    assert "aggregates/gone.safetensors" in admin.get(page(model) + "?tensors=1").text
