@@ -65,6 +65,17 @@ def work(event: Any, context: LambdaContext) -> dict[str, Any]:
     raise UnknownEvent(f"{task.kind} is a task of the aggregating function")
 
 
+@logger.inject_lambda_context(correlation_id_path="requestContext.requestId", clear_state=True)
+@trace
+def api(event: Any, context: LambdaContext) -> dict[str, Any]:
+    """Answer a request of a client: the handler of the API's function."""
+    # The aggregating function, which has this file too, need not import what it never calls.
+    from connectors.api.app import create_app
+
+    close_old_connections()
+    return create_app(application.api_services).resolve(event, context)
+
+
 def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Migrate the database, or run one of the project's commands: the handler of the second function.
 

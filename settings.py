@@ -74,6 +74,10 @@ READ_THREADS = env.integer("READ_THREADS", 16, min=1, max=256)
 CLIENT_STATUS = env.flag("CLIENT_STATUS", True)
 #: A larger update is rejected.
 MAX_UPDATE_BYTES = env.integer("MAX_UPDATE_BYTES", 10 << 30, min=1)
+#: Uploads that a client of the API may have begun and not completed.
+API_OPEN_UPLOADS = env.integer("API_OPEN_UPLOADS", 4, min=1)
+#: Bytes of updates that a client of the API may send within a day.
+API_BYTES_PER_DAY = env.integer("API_BYTES_PER_DAY", 50 << 30, min=1)
 #: An update or score that claims more examples is rejected.
 MAX_NUM_EXAMPLES = env.integer("MAX_NUM_EXAMPLES", 10**9, min=1)
 #: Failed rounds in a row that pause a model.

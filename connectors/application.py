@@ -15,6 +15,7 @@ from django.conf import settings
 
 from aggregation.engine import Resources
 from connectors import limits
+from connectors.errors import ServiceRefused
 from connectors.intake.scores import ScoreIntake
 from connectors.intake.updates import UpdateIntake
 from connectors.publication.event_publisher import EventPublisher
@@ -33,6 +34,7 @@ from connectors.workflow.aggregator import DjangoAggConnector
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
+    from connectors.api.app import Services
     from connectors.runtime.state_machine import StateMachine
     from connectors.usecases.distributed_round import RoundDistributor, TaskRunner
 
@@ -187,6 +189,34 @@ def _aws_client(service: str, connect_timeout: float, read_timeout: float, attem
 def prepare() -> None:
     """Construct what every environment needs; nothing is connected to yet."""
     _ = update_intake(), score_intake(), round_queue(), event_publisher()
+
+
+@cache
+def api_services() -> Services:
+    """Return what the API uses.
+
+    Raises
+    ------
+    ServiceRefused
+        If there is no bucket: links for clients need one.
+    """
+    from connectors.api.app import Services
+    from connectors.api.credentials import Authenticator
+    from connectors.api.documents import Documents
+    from connectors.api.uploads import Uploads
+    from connectors.storage.multipart import ClientUploads
+    from connectors.storage.presigning import Signer
+    from connectors.storage.s3 import S3Objects
+
+    stored = objects()
+    if not isinstance(stored, S3Objects):
+        raise ServiceRefused("the API needs a bucket: set BUCKET instead of STORAGE_ROOT")
+    return Services(
+        objects=stored,
+        authenticator=Authenticator(stored),
+        uploads=Uploads(ClientUploads(stored)),
+        documents=Documents(stored, Signer()),
+    )
 
 
 # An invocation

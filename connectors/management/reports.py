@@ -16,6 +16,7 @@ from aggregation.errors import AggregationError, TemporarilyUnavailable
 from connectors import application
 from connectors.errors import ServiceRefused
 from connectors.management.tables import Row, cell, table, terminal_width, to_json
+from connectors.publication.credentials import write_credentials
 from connectors.publication.pointer import try_write_pointer
 
 
@@ -74,6 +75,13 @@ class ReportCommand(BaseCommand):
         problem = try_write_pointer(objects, model_id)
         if problem:
             self.stderr.write(problem)
+
+    def write_credentials(self) -> None:
+        """Write clients' credentials that are out of date; a failure is a note: the sweep tries again."""
+        try:
+            write_credentials(application.objects())
+        except AggregationError as error:
+            self.stderr.write(f"credentials were not written; the next sweep writes them: {error}")
 
 
 @contextmanager

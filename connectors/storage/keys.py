@@ -11,6 +11,7 @@ SCORES = "scores/"
 AGGREGATES = "aggregates/"
 PLANS = "plans/"
 STATUSES = "status/"
+CLIENTS = "clients/"
 
 UPDATE_KEY_FORM = "updates/<federated_model_id>/<client_uuid>/<name>.<ext>"
 SCORE_KEY_FORM = "scores/<federated_model_id>/<client_uuid>/<aggregate_id>.json"
@@ -99,6 +100,11 @@ def pointer_key(model_id: int) -> str:
 def status_key(model_id: int, client_id: uuid.UUID) -> str:
     """Return the key of the document that says what became of a client's updates."""
     return f"{STATUSES}{model_id}/{client_id}.json"
+
+
+def credentials_key(client_id: uuid.UUID) -> str:
+    """Return the key of the document by which a client is authenticated."""
+    return f"{CLIENTS}{client_id}.json"
 
 
 def is_pointer(key: str) -> bool:

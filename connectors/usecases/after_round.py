@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from django.conf import settings
 
+from connectors.publication.credentials import write_credentials
 from connectors.publication.event_publisher import EventPublisher
 from connectors.publication.pointer import write_pointer
 from connectors.publication.status import write_statuses
@@ -32,6 +33,14 @@ def update_statuses(objects: Objects, model_id: int, observer: Observer) -> None
         write_statuses(objects, model_id)
     except Exception as error:
         observer.step_delayed(f"writing the status of clients of model {model_id}", error)
+
+
+def update_credentials(objects: Objects, observer: Observer) -> None:
+    """Write the documents by which the API authenticates clients, where they are out of date."""
+    try:
+        write_credentials(objects)
+    except Exception as error:
+        observer.step_delayed("writing the credentials of clients", error)
 
 
 def publish_events(publisher: EventPublisher | None, observer: Observer) -> None:

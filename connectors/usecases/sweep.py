@@ -13,7 +13,7 @@ from connectors.publication.status import models_with_changes
 from connectors.rounds.selectors import due_models
 from connectors.storage.garbage import MIN_AGE, collect_garbage
 from connectors.storage.port import Objects
-from connectors.usecases.after_round import update_pointer, update_statuses
+from connectors.usecases.after_round import update_credentials, update_pointer, update_statuses
 from connectors.usecases.observer import Observer
 from connectors.usecases.run_round import RoundOutcomes, RoundRunner
 
@@ -91,6 +91,8 @@ def sweep(
     _write_stale_pointers(runner.objects, observer, dry_run=dry_run)
     if settings.CLIENT_STATUS and not dry_run:
         _write_statuses(runner.objects, observer)
+    if not dry_run:
+        update_credentials(runner.objects, observer)
     if collect:
         _collect_garbage(runner.objects, observer, older_than, dry_run=dry_run)
     return SweepOutcome(due=due, rounds=rounds)

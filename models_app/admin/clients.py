@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from models_app.admin.base import PagedAdmin, ProtectedAdmin
-from models_app.models import Client, FederatedModel
+from models_app.models import Client, FederatedModel, mark_credentials
 
 
 @admin.register(Client)
@@ -61,3 +62,16 @@ class MembershipAdmin(PagedAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return self._may_change_models(request)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        mark_credentials([obj.client_id])
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        super().delete_model(request, obj)
+        mark_credentials([obj.client_id])
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        client_ids = list(queryset.values_list("client_id", flat=True))
+        super().delete_queryset(request, queryset)
+        mark_credentials(client_ids)

@@ -24,10 +24,15 @@ class Migration(migrations.Migration):
                 ('uuid', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('name', models.CharField(blank=True, help_text='Shown instead of the id, and accepted by every command; unique.', max_length=100, validators=[models_app.models.client.validate_client_name])),
                 ('paused', models.BooleanField(default=False, help_text='Uploads are rejected, and no round waits for this client.')),
+                ('invite_hash', models.CharField(blank=True, editable=False, help_text='SHA-256 of its one-time token.', max_length=64)),
+                ('invite_expires_on', models.DateTimeField(blank=True, editable=False, null=True)),
+                ('secret_hash', models.CharField(blank=True, editable=False, help_text='SHA-256 of its secret; empty: it has none, or it was revoked.', max_length=64)),
+                ('credentials_pending', models.PositiveIntegerField(default=0, editable=False, help_text='Changes that the document by which it is authenticated does not show yet.')),
                 ('created_on', models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(condition=models.Q(('name', ''), _negated=True), fields=('name',), name='client_name_is_unique', violation_error_message='Another client has this name.')],
+                'indexes': [models.Index(condition=models.Q(('credentials_pending__gt', 0)), fields=['uuid'], name='clients_with_credentials')],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('invite_hash', ''), _negated=True), fields=('invite_hash',), name='one_client_per_token'), models.UniqueConstraint(condition=models.Q(('name', ''), _negated=True), fields=('name',), name='client_name_is_unique', violation_error_message='Another client has this name.')],
             },
         ),
         migrations.CreateModel(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 #: Long enough for "Department of Radiology, University Hospital of ..." and short enough for a table.
 MAX_CLIENT_NAME = 100
+
+#: No statement has more than 1,000 parameters.
+MARKED_AT_ONCE = 500
 
 
 def validate_client_name(name: str) -> None:
@@ -42,17 +47,56 @@ class Client(models.Model):
     paused = models.BooleanField(
         default=False, help_text="Uploads are rejected, and no round waits for this client."
     )
+    invite_hash = models.CharField(
+        max_length=64, blank=True, editable=False, help_text="SHA-256 of its one-time token."
+    )
+    invite_expires_on = models.DateTimeField(null=True, blank=True, editable=False)
+    secret_hash = models.CharField(
+        max_length=64,
+        blank=True,
+        editable=False,
+        help_text="SHA-256 of its secret; empty: it has none, or it was revoked.",
+    )
+    credentials_pending = models.PositiveIntegerField(
+        default=0,
+        editable=False,
+        help_text="Changes that the document by which it is authenticated does not show yet.",
+    )
     created_on = models.DateTimeField(auto_now_add=True)
 
     class Meta:
+        indexes = [
+            # "Clients whose credentials are out of date."
+            models.Index(
+                fields=["uuid"],
+                condition=Q(credentials_pending__gt=0),
+                name="clients_with_credentials",
+            ),
+        ]
         constraints = [
+            models.UniqueConstraint(
+                fields=["invite_hash"], condition=~Q(invite_hash=""), name="one_client_per_token"
+            ),
             models.UniqueConstraint(
                 fields=["name"],
                 condition=~Q(name=""),
                 name="client_name_is_unique",
                 violation_error_message="Another client has this name.",
-            )
+            ),
         ]
 
     def __str__(self) -> str:
         return self.name or str(self.uuid)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        if self.secret_hash:
+            mark_credentials([self.pk])
+
+
+def mark_credentials(client_ids: Iterable[uuid.UUID]) -> None:
+    """Mark the documents by which clients are authenticated as out of date, if they have any."""
+    ids = list(client_ids)
+    for start in range(0, len(ids), MARKED_AT_ONCE):
+        chosen = Client.objects.filter(pk__in=ids[start : start + MARKED_AT_ONCE])
+        chosen.exclude(secret_hash="").update(credentials_pending=F("credentials_pending") + 1)

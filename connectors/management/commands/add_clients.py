@@ -34,4 +34,5 @@ class Command(ReportCommand):
                 "no client is given: --clients N creates N, --client NAME adds that one"
             )
         added = add_clients(find_model(model), clients, client)
+        self.write_credentials()
         self.print_rows(client_rows(added), as_json=as_json, empty="")

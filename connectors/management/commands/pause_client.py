@@ -26,6 +26,7 @@ class Command(ReportCommand):
     def run(self, *args: Any, client: str, as_json: bool, **options: Any) -> None:
         found = find_client(client)
         changed = set_paused(found, paused=True)
+        self.write_credentials()
         row = {"client": str(found.pk), "name": found.name, "paused": True}
         already = "" if changed else ", as it was before"
         self.print_result(row, f"client {found} is paused{already}", as_json=as_json)

@@ -28,6 +28,7 @@ class Command(ReportCommand):
     def run(self, *args: Any, model: str, client: str, as_json: bool, **options: Any) -> None:
         federated_model, removed = find_model(model), find_client(client)
         left = remove_client(federated_model, removed)
+        self.write_credentials()
         self.print_result(
             {"model": federated_model.pk, "client": str(removed.pk), "clients_left": left},
             f"client {removed} is no longer a member of model {federated_model.pk}, which has "

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from django.db import transaction
+from django.db.models import F, Q
+from django.utils import timezone
 
 from aggregation.errors import Conflict
-from models_app.models import Client, FederatedModel
+from connectors.publication.credentials import sha256, write_credentials
+from connectors.storage.port import Objects
+from models_app.models import Client, FederatedModel, mark_credentials
 
 #: Rows of one INSERT or values of one IN: no statement has more than 1,000 parameters.
 BATCH = 250
@@ -18,6 +25,15 @@ BATCH = 250
 MAX_NEW_CLIENTS = 10_000
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A client that may enroll once, with its token, which is shown only once."""
+
+    client_id: uuid.UUID
+    token: str
+    expires_on: datetime
 
 
 def add_clients(model: FederatedModel, count: int, names: Sequence[str]) -> list[Client]:
@@ -49,7 +65,58 @@ def add_clients(model: FederatedModel, count: int, names: Sequence[str]) -> list
             batch_size=BATCH,
             ignore_conflicts=True,
         )
+        mark_credentials(each.pk for each in members if each.secret_hash)
     return members
+
+
+def invite(model: FederatedModel, count: int, expires: timedelta) -> list[Invitation]:
+    """Create members of a model that are to enroll through the API, each with a one-time token.
+
+    Until it enrolls, such a client is paused: no round waits for it.
+
+    Raises
+    ------
+    Conflict
+        If the count is out of range.
+    """
+    if not 1 <= count <= MAX_NEW_CLIENTS:
+        raise Conflict(f"--count must be between 1 and {MAX_NEW_CLIENTS}; got {count}")
+    expires_on = timezone.now() + expires
+    tokens = [secrets.token_urlsafe(32) for _ in range(count)]
+    clients = [
+        Client(paused=True, invite_hash=sha256(token), invite_expires_on=expires_on)
+        for token in tokens
+    ]
+    through = FederatedModel.clients.through
+    with transaction.atomic():
+        Client.objects.bulk_create(clients, batch_size=BATCH)
+        through.objects.bulk_create(
+            [through(federatedmodel_id=model.pk, client_id=each.pk) for each in clients],
+            batch_size=BATCH,
+        )
+    return [
+        Invitation(client.pk, token, expires_on)
+        for client, token in zip(clients, tokens, strict=True)
+    ]
+
+
+def revoke(objects: Objects, client: Client) -> bool:
+    """Take from a client its secret and its invitation, and return whether it had one of them.
+
+    Raises
+    ------
+    TemporarilyUnavailable
+        If its credentials could not be removed: call again, or the sweep removes them.
+    """
+    enrolled = Client.objects.filter(pk=client.pk).exclude(secret_hash="", invite_hash="")
+    changed = enrolled.update(
+        secret_hash="",
+        invite_hash="",
+        paused=True,
+        credentials_pending=F("credentials_pending") + 1,
+    )
+    write_credentials(objects, Q(pk=client.pk))
+    return bool(changed)
 
 
 def _find_or_create(names: Sequence[str]) -> list[Client]:
@@ -93,12 +160,23 @@ def remove_client(model: FederatedModel, client: Client) -> int:
     removed, _ = through.filter(client_id=client.pk).delete()
     if not removed:
         raise Conflict(f"client {client} is not a member of model {model.pk}")
+    mark_credentials([client.pk])
     return through.count()
 
 
 def set_paused(client: Client, *, paused: bool) -> bool:
-    """Pause or resume a client in all its models, and return whether that changed anything."""
-    return bool(Client.objects.filter(pk=client.pk, paused=not paused).update(paused=paused))
+    """Pause or resume a client in all its models, and return whether that changed anything.
+
+    Raises
+    ------
+    Conflict
+        If a client is to be resumed that has not enrolled yet.
+    """
+    if not paused and client.invite_hash and not client.secret_hash:
+        raise Conflict(f"client {client} has not enrolled yet: it is resumed when it does")
+    changed = Client.objects.filter(pk=client.pk, paused=not paused).update(paused=paused)
+    mark_credentials([client.pk])
+    return bool(changed)
 
 
 def rename_client(client: Client, name: str) -> None:
