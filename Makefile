@@ -158,7 +158,7 @@ bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; 
 	$(BIN)/python -m benchmarks.cold
 
 ##@ Deploy it
-.PHONY: scan build-AggregatorFunction build-MigrationFunction build-WorkerFunction
+.PHONY: scan build-AggregatorFunction build-ApiFunction build-MigrationFunction build-WorkerFunction
 
 scan: $(SCANNER)/.installed ## Scan the templates for insecure settings with checkov.
 	$(SCANNER)/bin/checkov --file template.yaml infra/*.yaml --framework cloudformation --compact --quiet --skip-download
@@ -167,7 +167,7 @@ scan: $(SCANNER)/.installed ## Scan the templates for insecure settings with che
 ARCHITECTURE ?= arm64
 
 # `sam build` calls these, once for each function.
-build-AggregatorFunction build-MigrationFunction build-WorkerFunction:
+build-AggregatorFunction build-ApiFunction build-MigrationFunction build-WorkerFunction:
 	$(PYTHON) -m local.package --architecture $(ARCHITECTURE) --into "$(ARTIFACTS_DIR)"
 
 # The environments. What development needs includes what `make run` needs.

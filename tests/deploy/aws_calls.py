@@ -33,10 +33,11 @@ from tests.deploy.stack import ROOT, template
 DEPLOYED = {"lambda_handler.py", "settings.py", "aggregation", "connectors", "models_app"}
 
 AGGREGATOR, OPERATOR, WORKER = "AggregatorRole", "MigrationRole", "WorkerRole"
+API = "ApiRole"
 STATE_MACHINE = "RoundRole"
 
 #: Roles by the handlers of functions that are not the aggregating one.
-HANDLERS = {"migrate": OPERATOR, "work": WORKER}
+HANDLERS = {"migrate": OPERATOR, "work": WORKER, "api": API}
 
 #: The last test of a complete run: only then is it known what nothing used.
 LAST = "test_nothing_is_allowed_that_nothing_uses"

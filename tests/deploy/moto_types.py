@@ -366,6 +366,21 @@ def _proxy_targets(name: str, properties: Properties) -> Created:
     return name, {}
 
 
+def _http_api(name: str, properties: Properties) -> Created:
+    # moto cannot import the document that SAM writes.
+    made = call("apigatewayv2", "create_api", Name=name, ProtocolType="HTTP")
+    (methods,) = properties["Body"]["paths"].values()
+    (method,) = methods.values()
+    if method["x-amazon-apigateway-integration"]["payloadFormatVersion"] != "2.0":
+        raise ValueError("the handler expects events of payload format 2.0")
+    return made["ApiId"], {"ApiEndpoint": made["ApiEndpoint"]}
+
+
+def _http_stage(_name: str, properties: Properties) -> Created:
+    made = call("apigatewayv2", "create_stage", **properties)
+    return made["StageName"], {}
+
+
 #: Requests to the functions of custom resources, oldest first; moto would run them in Docker.
 custom_requests: list[Properties] = []
 
@@ -420,6 +435,8 @@ CREATORS: dict[str, Creator] = {
     "AWS::RDS::DBCluster": _cluster,
     "AWS::RDS::DBClusterParameterGroup": _cluster_parameter_group,
     "AWS::RDS::DBInstance": _instance,
+    "AWS::ApiGatewayV2::Api": _http_api,
+    "AWS::ApiGatewayV2::Stage": _http_stage,
     "AWS::RDS::DBProxy": _proxy,
     "AWS::RDS::DBProxyTargetGroup": _proxy_targets,
     "AWS::RDS::DBSubnetGroup": _subnet_group,

@@ -155,6 +155,7 @@ BEHIND = {
     "HasQueueEndpoint": "EndpointZones",
     "HasSnapStart": "SnapStart",
     "HasTracing": "Tracing",
+    "HasApi": "ClientApi",
     "HasWorkers": "MaxFunctions",
     "Database.Outputs.PooledHost": "DatabaseProxy",
     "Network.Outputs.SubnetIds": "ExistingVpc",

@@ -132,7 +132,8 @@ def test_every_function_has_a_target() -> None:
         for name, resource in resources.items()
         if resource.get("Metadata", {}).get("BuildMethod") == "makefile"
     ]
-    assert {"AggregatorFunction", "MigrationFunction", "WorkerFunction"} == set(built)
+    functions = {"AggregatorFunction", "ApiFunction", "MigrationFunction", "WorkerFunction"}
+    assert functions == set(built)
     assert set(built) == set(targets)
 
 

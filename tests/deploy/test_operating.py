@@ -131,7 +131,7 @@ def new_round(model: FederatedModel) -> Any:
 #: Arguments with which a command has something to do; other commands get the id of a model.
 ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
     **dict.fromkeys(("models", "clients", "doctor", "redrive"), lambda _: []),
-    **dict.fromkeys(("pause_client", "resume_client"), lambda _: [client_id(1)]),
+    **dict.fromkeys(("pause_client", "resume_client", "revoke_client"), lambda _: [client_id(1)]),
     **dict.fromkeys(("verify", "rollback"), lambda model: [first_aggregate(model)]),
     "create_model": lambda _: ["another"],
     "add_clients": lambda model: [model.pk, "--clients", "1"],
@@ -438,3 +438,11 @@ def test_the_shell_function_runs_commands(
         "command": "pause",
         "arguments": ["3", "--reason", 'worse on "site B"'],
     }
+
+
+def test_a_client_is_invited_and_revoked() -> None:
+    """Operators invite clients of the API, and revoke them, inside the network."""
+    model = make_model(0)
+    (invitation,) = json.loads(run("invite", model.pk, "--json"))
+    assert len(invitation["token"]) >= 43
+    assert "is revoked" in run("revoke_client", invitation["client"])

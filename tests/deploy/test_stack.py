@@ -60,7 +60,8 @@ def test_the_default_stack_is_created(stack: Stack) -> None:
     assert "Database.Proxy" not in stack.physical_ids
     assert "Network.TraceEndpoint" not in stack.physical_ids
     assert "STATE_MACHINE_ARN" not in environment(stack)
-    assert not [name for name in stack.physical_ids if "Worker" in name or "StateMachine" in name]
+    optional = ("Worker", "StateMachine", "Api")
+    assert not [name for name in stack.physical_ids if any(part in name for part in optional)]
 
 
 @pytest.mark.parametrize("size", [size for size in presets() if size != "default"])
@@ -81,6 +82,7 @@ def test_the_optional_parts_are_created() -> None:
             "ReservedConcurrency": "10",
             "AlarmEmail": "team@example.com",
             "MaxFunctions": "8",
+            "ClientApi": "on",
         }
     )
     assert stack.status == "CREATE_COMPLETE"
@@ -94,6 +96,8 @@ def test_the_optional_parts_are_created() -> None:
         "Network.WorkersReachEndpoints",
         "Observability.AlarmMail",
         "Observability.ExecutionsTimedOutAlarm",
+        "ClientHttpApi",
+        "ApiFunction",
     } <= stack.physical_ids.keys()
     assert environment(stack)["EVENT_BUS"] == "federation"
     assert environment(stack)["POWERTOOLS_TRACE_DISABLED"] == "false"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import urllib.parse
+import urllib.request
 from datetime import timedelta
 from typing import Any
 
@@ -38,7 +39,7 @@ from tests.connectors.api.api_tools import (
     put_part,
 )
 from tests.factories import filled, get, make_model, s3_record
-from tests.test_lambda_handler import invoke
+from tests.test_lambda_handler import EVENTS, invoke
 from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
@@ -183,7 +184,7 @@ def test_who_is_revoked_paused_or_removed_is_out(change: Any) -> None:
     known = enrolled(model)
     assert known.call("GET", f"/v1/models/{model.pk}").status == 200
     change(model, Client.objects.get(pk=known.client_id))
-    call_command("sweep")
+    invoke(json.loads((EVENTS / "schedule-sweep.json").read_text()))
     application.api_services.cache_clear()  # Another environment, or this one after half a minute.
     assert known.call("GET", f"/v1/models/{model.pk}").status in (401, 404)
 
@@ -202,7 +203,7 @@ def test_an_environment_remembers_for_half_a_minute() -> None:
 
 
 def test_a_change_while_the_document_is_written_keeps_its_mark() -> None:
-    """A membership that ends between reading the row and marking it written is written by the next sweep."""
+    """A membership that ends between reading a row and marking it written is written by the sweep."""
     model = make_model(0)
     known = enrolled(model)
     client = Client.objects.get(pk=known.client_id)
@@ -293,6 +294,9 @@ def test_an_upload_continues_where_it_was_interrupted() -> None:
     update = known.call("GET", path)
     assert update.body["state"] == "complete"
     assert update.body["aggregate"] == model.aggregates.get().pk
+    seen = known.call("GET", f"/v1/models/{model.pk}").body
+    assert seen["latest"]["number"] == 1
+    assert seen["progress"]["ready"] == 0
     assert model.model_updates.get().num_examples == 10
 
 
@@ -348,10 +352,10 @@ def test_links_are_given_out_a_hundred_at_a_time(monkeypatch: pytest.MonkeyPatch
     assert beyond.status in (400, 404)
 
 
-def test_quotas_bound_open_uploads_and_bytes(settings: Any) -> None:
+def test_quotas_bound_open_uploads_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client may not begin more uploads, or send more bytes within a day, than the settings allow;
     an upload that was begun can be continued."""
-    settings.API_OPEN_UPLOADS = 2
+    monkeypatch.setattr("django.conf.settings.API_OPEN_UPLOADS", 2)
     model = large_model()
     known, data = enrolled(model), large_update()
     path = f"/v1/models/{model.pk}/updates"
@@ -361,8 +365,8 @@ def test_quotas_bound_open_uploads_and_bytes(settings: Any) -> None:
     refused = known.call("POST", path, description(data), Idempotency_Key="upload-number-3")
     assert (refused.status, problem(refused)) == (429, "too-many-open-uploads")
     assert "Retry-After" in refused.headers
-    settings.API_OPEN_UPLOADS = 10
-    settings.API_BYTES_PER_DAY = 3 * len(data) - 1
+    monkeypatch.setattr("django.conf.settings.API_OPEN_UPLOADS", 10)
+    monkeypatch.setattr("django.conf.settings.API_BYTES_PER_DAY", 3 * len(data) - 1)
     refused = known.call("POST", path, description(data), Idempotency_Key="upload-number-3")
     assert (refused.status, problem(refused)) == (429, "quota-exceeded")
 
