@@ -19,10 +19,11 @@ from aggregation.engine.distribution import Capacity
 from aggregation.errors import OutOfTime
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
+from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule
 from aggregation.requirements import Readiness, create_requirement
-from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint
+from aggregation.round import Claim, ClaimedUpdate, RoundCheckpoint, RoundResult
 from aggregation.round.attempt import Attempt
 from aggregation.round.distributed import finish, select
 from aggregation.round.plan import PLAN, Execution, Plan, Rejection
@@ -55,6 +56,9 @@ RULES: dict[str, dict[str, Any]] = {
     "arc(f=2) + nnm(f=2) + coordinate_median": {},
     "bucketing(s=2) + trimmed_mean": {"f": 1},
 }
+
+#: The state that the optimizer left with the parent.
+STATE = "base-0.optimizer.safetensors"
 
 MEANS = ("weighted_mean", "normalized_mean")
 
@@ -104,6 +108,9 @@ class DirectoryConnector:
     def open_base(self, location: str, spool: Spool | None) -> Weights:
         return self._open(location, None, spool)
 
+    def open_state(self, location: str) -> Weights:
+        return self._open(location, None, None)
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
@@ -140,10 +147,12 @@ def claim_in(
     bad: dict[int, Any] | None = None,
     requirement: int = 1,
     staleness: str = "",
+    optimizer: str = "none",
 ) -> Claim:
     """Store bases and updates, some of them with other values, and return a claim of them.
 
-    The first of the three bases is the parent. The updates are up to two rounds late.
+    The first of the three bases is the parent. The updates are up to two rounds late. The parent has a
+    state of the optimizer for two of the tensors, one of which is frozen in this round.
     """
     generator = np.random.default_rng(7)
     shapes = {
@@ -183,11 +192,18 @@ def claim_in(
                 base=f"base-{number % 3}.safetensors",
             )
         )
+    chosen = create_optimizer(optimizer)
+    if chosen.slots:
+        names = ("w", "lora_A")
+        state = {name: generator.uniform(size=(*shapes[name], chosen.slots)) for name in names}
+        safetensors.numpy.save_file(state, root / STATE)
     return Claim(
         model_id=1,
         round_id=1,
         number=1,
         attempt=1,
+        optimizer=chosen,
+        optimizer_state=STATE if chosen.slots else None,
         rule=rule_named(rule),
         requirement=create_requirement("require_x_updates", {"x": requirement}),
         readiness=Readiness(members=N, ready=N),
@@ -205,7 +221,13 @@ def capacity(functions: int) -> Capacity:
 def in_one_function(connector: DirectoryConnector, claim: Claim) -> tuple[bytes, Any]:
     attempt = Attempt(connector, claim, RESOURCES, lambda: False)  # type: ignore[arg-type]
     result = attempt.combine()
-    return (connector.root / result.location).read_bytes(), result
+    return stored_bytes(connector, result), result
+
+
+def stored_bytes(connector: Any, result: RoundResult) -> bytes:
+    """Return the bytes of a result, followed by those of the optimizer's state if there is one."""
+    names = filter(None, (result.location, result.optimizer_state))
+    return b"".join((connector.root / name).read_bytes() for name in names)
 
 
 def run_tasks(
@@ -231,7 +253,7 @@ def run_tasks(
             continue
         assert isinstance(ended, tuple)
         _, result = ended
-        return (connector.root / result.location).read_bytes(), result
+        return stored_bytes(connector, result), result
 
 
 @pytest.fixture(autouse=True)
@@ -269,6 +291,7 @@ def test_any_number_of_functions_gives_the_same_bytes(
     rule=st.sampled_from(sorted(RULES)),
     functions=st.integers(2, 16),
     seed=st.integers(0, 2**32),
+    optimizer=st.sampled_from(["none", "sgd", "fedavgm", "fedadam"]),
     bad=st.dictionaries(st.integers(0, N - 1), st.integers(0, ELEMENTS - 41), max_size=2),
 )
 @settings(max_examples=25)
@@ -276,6 +299,7 @@ def test_disturbed_tasks_give_the_same_bytes(
     rule: str,
     functions: int,
     seed: int,
+    optimizer: str,
     bad: dict[int, int],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -283,7 +307,8 @@ def test_disturbed_tasks_give_the_same_bytes(
     way, give the bytes that one function gives, and the same rejections."""
     root = tmp_path_factory.mktemp("round")
     connector: Any = DirectoryConnector(root)
-    claim = claim_in(root, rule, bad=bad, staleness="polynomial" if rule in MEANS else "")
+    staleness = "polynomial" if rule in MEANS else ""
+    claim = claim_in(root, rule, bad=bad, staleness=staleness, optimizer=optimizer)
     expected, alone = in_one_function(connector, claim)
     chance = random.Random(seed)
 
@@ -310,6 +335,28 @@ def test_disturbed_tasks_give_the_same_bytes(
     assert found == expected
     assert result.rejected == alone.rejected
     assert result.used == alone.used
+
+
+@pytest.mark.parametrize("functions", [2, 7, 16])
+@pytest.mark.parametrize("optimizer", ["sgd", "fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+def test_several_functions_write_the_state_of_the_optimizer(
+    optimizer: str, functions: int, tmp_path: Path
+) -> None:
+    """The aggregate and the state have the bytes of one function; a frozen tensor keeps its state."""
+    connector = DirectoryConnector(tmp_path)
+    claim = claim_in(tmp_path, "weighted_mean", optimizer=optimizer)
+    expected, _ = in_one_function(connector, claim)
+    execution = plan_round(connector, claim, capacity(functions), RESOURCES)  # type: ignore[arg-type]
+    assert isinstance(execution, Execution)
+    assert execution.functions == functions
+    found, result = run_tasks(connector, execution, list)
+    assert found == expected
+    assert bool(result.optimizer_state) == bool(claim.optimizer.slots)
+    if result.optimizer_state:
+        before = safetensors.numpy.load_file(tmp_path / STATE)
+        after = safetensors.numpy.load_file(tmp_path / result.optimizer_state)
+        assert after.keys() == {"w", "lora_A"}
+        assert before["lora_A"].tobytes() == after["lora_A"].tobytes()
 
 
 def test_one_function_does_not_continue_the_result_of_several(tmp_path: Path) -> None:
