@@ -462,7 +462,7 @@ def test_a_round_out_of_time_requests_its_continuation(cloud: Any) -> None:
     model = make_model(1, initial=filled(0.0))
     ready_update(model, 1, filled(1.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aggregation.engine.passes.chunk_elements", lambda *args: 4)
+        patch.setattr("aggregation.engine.passes.chunk_elements", lambda *args, **state: 4)
         answer = invoke(scheduled(model), seconds=0)
     assert (answer["status"], answer["round"]) == ("busy", 1)
     assert round_requests(cloud) == [{"model_id": model.pk}]
