@@ -17,7 +17,7 @@ from connectors.environment import Environment
 BASE_DIR = Path(__file__).resolve().parent
 
 #: What of the function's memory the chunk engine may use. Python, Django and boto3 take 100 MB, and copies
-#: of what is read and stored 70 MB (`make bench-tls`): together about 440 of 544 MB.
+#: of what is read and stored 70 MB (`make bench-tls`): together about 430 of 512 MB.
 ENGINE_SHARE = 0.5
 
 env = Environment()

@@ -23,19 +23,17 @@ from benchmarks.measurements import MILLION, S3, TASKS, Size
 from benchmarks.report import table
 from benchmarks.s3 import BUCKET, server
 from costs.duration import NETWORK_MB_A_SECOND
-from costs.stack import Stack
+from costs.stack import MB_A_PROCESSOR, Stack
 
 RESULTS = Path(__file__).with_name("tls.md")
 
 SIZE = Size(20, 12_500_000)
 
 #: Memory of a worker, and what of it the engine may use.
-WORKER_MB, BUDGET_MB = 544, 272
+WORKER_MB = Stack().worker_memory_mb
+BUDGET_MB = WORKER_MB // 2
 
-#: MB of memory for which Lambda gives a function one processor.
-MB_A_PROCESSOR = 1769
-
-MEMORY_SIZES_MB = (256, 512, WORKER_MB, 768, 1024, 1769)
+MEMORY_SIZES_MB = (256, WORKER_MB, 768, 1024, 1769)
 
 
 class Case(NamedTuple):
@@ -79,7 +77,8 @@ def measure(folder: Path, repeat: int) -> dict[str, list[Outcome]]:
     write_certificate(certificate)
     os.environ["AWS_CA_BUNDLE"] = str(certificate)
     paths = [str(bucket / f"{number}.safetensors") for number in range(SIZE.updates)]
-    run(TASKS, "make", paths=paths, size=SIZE.parameters, tensors=SIZE.tensors, sparse=False)
+    parent = str(folder / "parent.safetensors")
+    run(TASKS, "make", paths=paths, parent=parent, size=SIZE.parameters, tensors=SIZE.tensors)
     keys = [Path(path).name for path in paths]
     python, readers = python_with("s3"), Stack().read_threads
     outcomes: dict[str, list[Outcome]] = {case.label: [] for case in CASES}
@@ -101,11 +100,12 @@ def report(outcomes: Mapping[str, list[Outcome]]) -> str:
         [
             "# Processor time over TLS\n",
             f"By `make bench-tls` on {machine['cores']} cores ({machine['processor']}), load {busy:.1f} "
-            f"over the last minutes: {SIZE.updates} updates of {4 * SIZE.parameters // MILLION} MB from "
-            "a server on this machine, whose processor time is not counted. The rounds are those of a "
-            f"function with {WORKER_MB} MB, {Stack().read_threads} ranges at a time, and each run has a "
-            "process of its own. Processor seconds, of the system too: the median, and the least and the "
-            "most. Krum reads the updates to compare them, and then the one that it selects.\n",
+            f"over the last minutes: {SIZE.updates} updates of {SIZE.megabytes / SIZE.updates:.0f} MB "
+            "with the tensors of ResNet-50, from a server on this machine, whose processor time is not "
+            f"counted. The rounds are those of a function with {WORKER_MB} MB, {Stack().read_threads} "
+            "ranges at a time, and each run has a process of its own. Processor seconds, of the system "
+            "too: the median, and the least and the most. Krum reads the updates to compare them, and "
+            "then the one that it selects.\n",
             table(("", "processor s a GB", "MB/s"), [_row(*each) for each in outcomes.items()]),
             f"Peak memory of a process with boto3, numpy and a budget of {BUDGET_MB} MB: "
             f"{peaks[MEAN] >> 20} MB for the mean, {peaks[KRUM] >> 20} MB for Krum.\n",

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from costs.duration import INTAKE_SECONDS, Duration, duration
 from costs.prices import Prices
-from costs.rounds import Work, client_writes, intake_requests, pointer_requests, status_requests
+from costs.rounds import (
+    Work,
+    client_writes,
+    intake_requests,
+    memory_budget,
+    pointer_requests,
+    status_requests,
+)
+from costs.shared import SharedRound, share
 from costs.stack import AWAKE_ACU, HOURS_A_MONTH, Costs, Stack
 
 GIB = 1 << 30
 
 #: S3's cheap operations; the other operations of a round cost as much as a PUT.
 READS = ("GetObject", "HeadObject")
+
+#: Invocations of the aggregating function by the state machine: it publishes. If the rule measures, it
+#: selects as well.
+MAIN_TASKS = 1
 
 #: Requests to SQS per message: it is sent, received and deleted.
 REQUESTS_A_MESSAGE = 3
@@ -68,6 +80,10 @@ class Federation:
         MB per second that one function reads.
     upload_hours : float
         Time over which the uploads of one round arrive.
+    engine_share : float
+        What of a function's memory the engine may use.
+    target_seconds : float
+        Of the model: how long a round should take if several functions may share it.
     """
 
     work: Work
@@ -76,12 +92,39 @@ class Federation:
     clients: int
     rounds_a_day: float
     mb_a_second: float
+    engine_share: float
     upload_hours: float = 0.0
+    target_seconds: float = 30.0
+
+    @cached_property
+    def shared(self) -> SharedRound | None:
+        """How several functions share a round; None if one function does it."""
+        budget = memory_budget(self.stack.worker_memory_mb, self.engine_share)
+        work = replace(self.work, memory_bytes=budget)
+        return share(work, self.stack, self.mb_a_second, self.target_seconds)
 
     @cached_property
     def duration(self) -> Duration:
-        """The duration of a round."""
+        """The duration of a round, and the billed duration of the aggregating function."""
+        if self.shared:
+            return Duration(
+                seconds=self.shared.seconds,
+                invocations=1,
+                billed_seconds=self.shared.main_seconds,
+            )
         return duration(self.work, self.stack, self.mb_a_second)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds from the claim to the published aggregate."""
+        return self.shared.seconds if self.shared else self.duration.billed_seconds
+
+    @property
+    def round_requests(self) -> Counter[str]:
+        """The requests to S3 of the round itself by operation."""
+        return (
+            self.shared.requests if self.shared else self.work.requests(self.duration.invocations)
+        )
 
     @property
     def rounds_a_month(self) -> float:
@@ -89,11 +132,10 @@ class Federation:
 
     @cached_property
     def requests(self) -> Counter[str]:
-        """The function's requests to S3 per round: intake, the round, `latest.json` and the status."""
+        """The functions' requests to S3 per round: intake, the round, `latest.json` and the status."""
         updates = self.work.updates
-        of_round = self.work.requests(self.duration.invocations)
         status = status_requests(updates) if self.stack.client_status else Counter[str]()
-        return intake_requests(updates) + of_round + pointer_requests() + status
+        return intake_requests(updates) + self.round_requests + pointer_requests() + status
 
     @property
     def round_gb_seconds(self) -> float:
@@ -104,6 +146,7 @@ class Federation:
         """The costs of a round."""
         return [
             *self._function(),
+            *self.sharing,
             *self._storage_requests(),
             *self._messages(),
             *self._database(),
@@ -124,6 +167,24 @@ class Federation:
             restored = prices.snapshot_restored_gb
             lines.append(line("Lambda, snapshot restored once", self.stack.gb, "GB", restored))
         return lines
+
+    @property
+    def sharing(self) -> list[Line]:
+        """The costs of the workers and of the state machine, if several functions share a round."""
+        shared, prices = self.shared, self.prices
+        if shared is None:
+            return []
+        gb_second = prices.gb_second(self.stack.architecture)
+        worker_gb_seconds = shared.worker_seconds * self.stack.worker_gb
+        started = shared.tasks + MAIN_TASKS + bool(shared.distribution.measuring)
+        express = shared.express_gb_seconds
+        return [
+            line("Lambda, the workers", worker_gb_seconds, "GB-seconds", gb_second),
+            line("Lambda, tasks", started, "requests", prices.lambda_request),
+            line("Step Functions", shared.transitions, "transitions", prices.state_transition),
+            line("Step Functions, tasks", shared.tasks, "requests", prices.express_request),
+            line("Step Functions, time", express, "GB-seconds", prices.express_gb_second),
+        ]
 
     def _storage_requests(self) -> list[Line]:
         prices = self.prices
@@ -149,17 +210,26 @@ class Federation:
         return [line("Aurora, active for the round", acu_hours, "ACU-hours", self.prices.acu_hour)]
 
     def _logs(self) -> list[Line]:
-        logged = LOG_BYTES_OF_A_ROUND * self.duration.invocations
+        tasks = self.shared.tasks if self.shared else 0
+        logged = LOG_BYTES_OF_A_ROUND * (self.duration.invocations + tasks)
         logged += LOG_BYTES_OF_AN_UPLOAD * self.work.updates
         return [line("CloudWatch, logs", logged / GIB, "GB", self.prices.log_gb)]
 
     @property
     def round_dollars(self) -> float:
-        """Dollars for the round itself: the function while it runs, and its requests to S3."""
-        requests = self.work.requests(self.duration.invocations)
+        """Dollars for the round itself: the functions, their requests to S3, the state machine."""
+        return sum(self.round_costs.values())
+
+    @property
+    def round_costs(self) -> Costs:
+        """What the dollars of the round itself consist of."""
+        requests, prices = self.round_requests, self.prices
         reads = sum(requests[name] for name in READS)
-        s3 = reads * self.prices.s3_read + (requests.total() - reads) * self.prices.s3_write
-        return self.lines[0].dollars + s3
+        return {
+            **{each.what: each.dollars for each in (self.lines[0], *self.sharing)},
+            "S3, reads": reads * prices.s3_read,
+            "S3, writes": (requests.total() - reads) * prices.s3_write,
+        }
 
     @property
     def active_hours_per_round(self) -> float:
@@ -169,7 +239,7 @@ class Federation:
         """
         linger = self.stack.active_hours_after_call
         waiting = min(self.upload_hours, (self.work.updates - 1) * linger)
-        awake = waiting + self.duration.billed_seconds / 3600 + linger
+        awake = waiting + self.elapsed_seconds / 3600 + linger
         return min(awake, 24 / self.rounds_a_day)
 
     @cached_property

@@ -53,6 +53,7 @@ _SWITCH = _one_of(on=True, off=False)
 PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "Architecture": ("architecture", _one_of(arm64="arm64", x86_64="x86_64")),
     "MemoryMb": ("memory_mb", _within(512, 10240)),
+    "WorkerMemoryMb": ("worker_memory_mb", _within(512, 10240)),
     "TimeoutSeconds": ("timeout_seconds", _one_of(**TIMEOUTS)),
     "SnapStart": ("snap_start", _SWITCH),
     "Tracing": ("tracing", _SWITCH),

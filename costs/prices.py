@@ -24,6 +24,10 @@ class Prices:
     s3_write: float
     s3_read: float
     sqs_request: float
+    #: Step Functions: a transition of a Standard workflow; an Express workflow, and a GB-second of it.
+    state_transition: float
+    express_request: float
+    express_gb_second: float
     #: Aurora PostgreSQL Serverless v2: a capacity unit (ACU) for an hour, and a GB-month.
     acu_hour: float
     database_gb_month: float
@@ -61,6 +65,9 @@ US_EAST_1 = Prices(
     s3_write=0.005e-3,
     s3_read=0.0004e-3,
     sqs_request=0.40e-6,
+    state_transition=0.025e-3,
+    express_request=1.00e-6,
+    express_gb_second=0.00001667,
     acu_hour=0.12,
     database_gb_month=0.10,
     proxy_acu_hour=0.015,

@@ -30,10 +30,10 @@ def report(federation: Federation) -> Row:
     NoProgress
         If a round would never end.
     """
-    duration, prices = federation.duration, federation.prices
-    if duration.billed_seconds * federation.rounds_a_day > 86_400:
+    prices = federation.prices
+    if federation.elapsed_seconds * federation.rounds_a_day > 86_400:
         raise ValueError(
-            f"a round takes {duration.billed_seconds:.4g} s, and a model has one at a time: "
+            f"a round takes {federation.elapsed_seconds:.4g} s, and a model has one at a time: "
             f"{federation.rounds_a_day:g} a day do not fit"
         )
     return {
@@ -58,6 +58,7 @@ def _round(federation: Federation) -> Row:
         "seconds": duration.seconds,
         "billed_seconds": duration.billed_seconds,
         "invocations": duration.invocations,
+        "functions": federation.shared.functions if federation.shared else 1,
         "fits_in_15_minutes": duration.seconds <= LONGEST_SECONDS,
         "requests": dict(federation.requests),
         "lines": [_line(each, federation.rounds_a_month) for each in federation.lines],
@@ -82,13 +83,18 @@ def _compare(published: Sharded, federation: Federation) -> Row:
         "measured_seconds": published.seconds,
         "measured_dollars_a_thousand": published.dollars,
     }
-    modelled = same_work(published, federation)
-    try:
-        row["modelled_seconds"] = modelled.duration.billed_seconds
-        row["modelled_dollars_a_thousand"] = 1000 * modelled.round_dollars
-    except NoProgress:
-        row["modelled_seconds"] = row["modelled_dollars_a_thousand"] = None
+    for name, shared in (("one_function", False), ("several_functions", True)):
+        seconds, dollars = _modelled(same_work(published, federation, shared=shared))
+        row |= {f"{name}_seconds": seconds, f"{name}_dollars_a_thousand": dollars}
     return row
+
+
+def _modelled(federation: Federation) -> tuple[float | None, float | None]:
+    """Return the seconds of a round and the dollars of a thousand rounds; None if it would never end."""
+    try:
+        return federation.elapsed_seconds, 1000 * federation.round_dollars
+    except NoProgress:
+        return None, None
 
 
 def _notes(federation: Federation) -> list[str]:
@@ -106,6 +112,10 @@ def _notes(federation: Federation) -> list[str]:
         f"{federation.fetched_gb * prices.internet_gb:.2f}, which is not in the sum",
         "free quantities of AWS are not deducted",
     ]
+    if federation.shared:
+        notes.append(
+            f"{federation.shared.functions} functions share a round, in {federation.shared.tasks} tasks"
+        )
     if duration.invocations > 1:
         notes.append(
             f"the round continues over {duration.invocations} invocations"
@@ -151,6 +161,7 @@ def _summary(values: Mapping[str, Any]) -> Row:
         "MB read": values["bytes_read"] / 1e6,
         "seconds": round(values["seconds"], 1),
         "invocations": values["invocations"],
+        "functions": values["functions"],
         "fits in 15 minutes": values["fits_in_15_minutes"],
         "$": round(values["dollars"], 6),
     }

@@ -38,6 +38,8 @@ class Pass:
     ----------
     rows : int
         Objects that are read: updates, and the parent if its values are needed.
+    chunk : int
+        Elements of a range at most.
     chunks : int
         Ranges that are read of each object.
     nbytes : int
@@ -45,6 +47,7 @@ class Pass:
     """
 
     rows: int
+    chunk: int
     chunks: int
     nbytes: int
 
@@ -95,12 +98,14 @@ class Work:
     def _pass(self, updates: int, *, parent: bool, on_grid: bool = False) -> Pass:
         rows = updates + parent
         chunk = chunk_elements(self.layout, rows, self.memory_bytes, CELL if on_grid else 1)
-        ends = segment_ends(self.layout, self._matrix_bytes) if on_grid else part_ends(self.layout)
-        return Pass(rows=rows, chunks=count_chunks(ends, chunk), nbytes=rows * self.layout.nbytes)
+        chunks = count_chunks(self.segments if on_grid else part_ends(self.layout), chunk)
+        return Pass(rows=rows, chunk=chunk, chunks=chunks, nbytes=rows * self.layout.nbytes)
 
-    @property
-    def _matrix_bytes(self) -> int:
-        return self.updates**2 * 8 if self.rule.needs_gram else self.updates * 8
+    @cached_property
+    def segments(self) -> list[int]:
+        """The elements before which the segments of a measuring pass end."""
+        products = self.updates**2 if self.rule.needs_gram else self.updates
+        return segment_ends(self.layout, 8 * products)
 
     @cached_property
     def nbytes(self) -> int:

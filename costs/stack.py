@@ -28,6 +28,9 @@ PROXY_ACU = 8
 #: Lambda polls an empty queue with five long polls of twenty seconds at a time.
 POLLS_A_SECOND = 5 / 20
 
+#: MB of memory for which Lambda gives a function one processor.
+MB_A_PROCESSOR = 1769
+
 #: Size of the tables and of what Aurora stores with them.
 DATABASE_GB = 1.0
 
@@ -52,6 +55,7 @@ class Stack:
 
     architecture: str = "arm64"
     memory_mb: int = 1769
+    worker_memory_mb: int = 512
     timeout_seconds: int = 300
     snap_start: bool = True
     tracing: bool = False
@@ -71,6 +75,11 @@ class Stack:
     def gb(self) -> float:
         """Memory of the function as Lambda bills it."""
         return self.memory_mb / 1024
+
+    @property
+    def worker_gb(self) -> float:
+        """Memory of a worker as Lambda bills it."""
+        return self.worker_memory_mb / 1024
 
     @property
     def endpoints(self) -> int:

@@ -22,9 +22,9 @@ MAX_TASK_SECONDS = 120.0
 LONGEST_TASK_SECONDS = 200.0
 
 #: Assumed seconds of a distributed round in which no function reads updates: planning, the state machine,
-#: cold starts and publishing; and those that a measuring pass adds. `costs.distributed` has the terms.
+#: cold starts and publishing; and those that a measuring pass adds. `costs.shared` has the terms.
 OVERHEAD_SECONDS = 5.5
-MEASURING_SECONDS = 2.5
+MEASURING_SECONDS = 2.0
 
 #: First index of a task, and the index after its last one.
 Task = tuple[int, int]

@@ -32,7 +32,7 @@ from local.step_functions import FunctionPool, state_machine  # noqa: E402
 from models_app.models import AggregationRound, Client, FederatedModel, ModelUpdate  # noqa: E402
 
 #: As configured on AWS.
-TIMEOUT_SECONDS, MEMORY_MB = 900, 544
+TIMEOUT_SECONDS, MEMORY_MB = 900, 512
 
 #: Workers need no database, and could not reach this one.
 NO_DATABASE = "postgres://nobody@127.0.0.1:1/none"

@@ -100,10 +100,24 @@ def test_a_long_round_is_explained(run_command: RunCommand) -> None:
     assert "no" in run_command("estimate_cost", *EXAMPLE, *more).splitlines()[2]
 
 
+def test_several_functions_are_faster_for_their_price(run_command: RunCommand) -> None:
+    """If MaxFunctions allows it, functions share a round that one would not read within the target."""
+    allowed = ("--parameter", "MaxFunctions=20")
+    alone, shared = estimate(run_command), estimate(run_command, *allowed, "--target-seconds", "40")
+    assert alone["round"]["functions"] == 1
+    assert shared["round"]["functions"] == 5
+    assert shared["round"]["seconds"] < 40 < alone["round"]["seconds"]
+    assert shared["month"]["Step Functions"] > 0
+    assert "5 functions share a round, in 5 tasks" in shared["notes"]
+    unhurried = estimate(run_command, *allowed, "--target-seconds", "200")
+    assert unhurried["round"] == alone["round"]
+
+
 def test_a_comparison_without_progress_has_no_figures(run_command: RunCommand) -> None:
     """A published round that would never end at this rate has no figures."""
     report = estimate(run_command, "--params", "1e3", "--throughput", "0.25")
-    assert [each["modelled_seconds"] for each in report["sharded"]][1:] == [None, None]
+    for name in ("one_function_seconds", "one_function_dollars_a_thousand"):
+        assert [each[name] for each in report["sharded"]][1:] == [None, None, None]
 
 
 def test_kept_updates_are_named_as_the_largest_cost(run_command: RunCommand) -> None:
@@ -151,11 +165,13 @@ def test_kept_updates_are_not_named_otherwise(run_command: RunCommand) -> None:
         (("--rule", "krum"), "krum takes the arguments f"),
         (("--rule", "krum", "--rule-arg", "f=many"), "f must be a whole number"),
         (("--rule", "krum", "--rule-arg", "f=60"), "at least 123 updates a round, not 100"),
-        (("--rule", "geometric_median", "--clients", "1e4"), "compares all pairs of updates"),
+        (("--rule", "geometric_median", "--clients", "2e4"), "compares all pairs of updates"),
         (("--rule-arg", "f"), "--rule-arg must be NAME=VALUE"),
         (("--parameter", "EndpointZones"), "--parameter must be NAME=VALUE"),
         (("--parameter", "EndpointZones=3"), "EndpointZones=3: expected 0 to 2"),
         (("--parameter", "MemoryMb=abc"), "MemoryMb=abc: expected 512 to 10240"),
+        (("--target-seconds", "0"), "expected a number above 0"),
+        (("--parameter", "MaxFunctions=0"), "MaxFunctions=0: expected 1 to 1000"),
         (("--parameter", "MaxConcurrency=3"), "costs do not depend on a parameter MaxConcurrency"),
     ],
 )

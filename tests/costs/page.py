@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from aggregation.rules import create_rule
-from costs.duration import MEASURED_MB_A_SECOND, NETWORK_MB_A_SECOND, default_rate
+from costs.duration import default_rate
 from costs.estimate import AGGREGATES_KEPT, UPDATES_KEPT, Federation
 from costs.parameters import PARAMETERS, stack_with
 from costs.prices import US_EAST_1 as PRICES
 from costs.published import SHARDED, same_work
 from costs.rounds import Work, memory_budget
-from costs.stack import PROXY_ACU, SERVER_DISK_GB, Stack, server
+from costs.stack import MB_A_PROCESSOR, PROXY_ACU, SERVER_DISK_GB, Stack, server
 from tests.deploy.stack import ROOT, presets
 
 PAGE = ROOT / "docs" / "cost.md"
@@ -53,6 +53,7 @@ def federation(
         clients=100,
         rounds_a_day=rounds_a_day,
         mb_a_second=rate or default_rate(),
+        engine_share=settings.ENGINE_SHARE,
     )
 
 
@@ -81,6 +82,11 @@ def _usage_prices() -> list[tuple[str, str]]:
             f"{1000 * p.s3_read:.4f} a thousand GET, HEAD; no charge between S3 and Lambda in a Region",
         ),
         ("SQS", f"{1e6 * p.sqs_request:.2f} a million requests"),
+        (
+            "Step Functions",
+            f"{1000 * p.state_transition:.3f} a thousand transitions; Express: "
+            f"{1e6 * p.express_request:.2f} a million, {p.express_gb_second:.8f} a GB-second",
+        ),
     ]
 
 
@@ -189,26 +195,76 @@ def rules() -> str:
 def sharded() -> str:
     rows = []
     for published in SHARDED:
-        row = [published.model, f"{published.seconds:g} s", f"{published.dollars:.2f}"]
-        for rate in (NETWORK_MB_A_SECOND, MEASURED_MB_A_SECOND):
-            same = same_work(published, federation(rate=rate))
-            took = same.duration
-            row += [
-                f"{took.billed_seconds:.1f} s"
-                + (f", {took.invocations} invocations" if took.invocations > 1 else ""),
-                money(1000 * same.round_dollars),
+        alone, shared = (same_work(published, federation(), shared=each) for each in (False, True))
+        invocations = alone.duration.invocations
+        rows.append(
+            [
+                published.model,
+                f"{published.seconds:g} s",
+                f"{published.dollars:.2f}",
+                f"{alone.elapsed_seconds:.1f} s"
+                + (f", {invocations} invocations" if invocations > 1 else ""),
+                money(1000 * alone.round_dollars),
+                shared.shared.functions if shared.shared else 1,
+                f"{shared.elapsed_seconds:.1f} s",
+                money(1000 * shared.round_dollars),
             ]
-        rows.append(row)
+        )
     head = [
         "20 clients, model of",
         "sharded, **measured by its authors**",
         "a thousand rounds",
-        f"one function, **modelled** at {NETWORK_MB_A_SECOND:g} MB/s",
+        "one function, **modelled**",
         "a thousand rounds",
-        f"**modelled** at {MEASURED_MB_A_SECOND:g} MB/s",
+        "functions",
+        "that share the round, **modelled**",
         "a thousand rounds",
     ]
     return table(head, rows)
+
+
+#: The rows of the comparison for which there are bars.
+SHARED = {each.model: each for each in SHARDED if each.model in ("512 MB, 16 functions", "5 GB")}
+
+
+def shared() -> str:
+    """Return the terms of a shared round's duration and costs."""
+    columns = [same_work(each, federation(), shared=True) for each in SHARED.values()]
+    rounds = [each.shared for each in columns if each.shared]
+    rows = [
+        [what, *(f"{each.terms[what]:.2f} s" for each in rounds)]
+        for what in rounds[0].terms
+        if any(each.terms[what] for each in rounds)
+    ]
+    rows.append(["**duration**", *(f"**{each.seconds:.1f} s**" for each in rounds)])
+    costs = [each.round_costs for each in columns]
+    rows += [[what, *(f"{1000 * each[what]:.3f}" for each in costs)] for what in costs[0]]
+    rows.append(
+        ["**a thousand rounds**", *(f"**{money(1000 * each.round_dollars)}**" for each in columns)]
+    )
+    head = [
+        f"20 x {each.work.layout.nbytes / 1e6:g} MB, {found.functions} functions, "
+        f"{len(found.part_ends)} parts"
+        for each, found in zip(columns, rounds, strict=True)
+    ]
+    return table(["", *head], rows)
+
+
+#: Memory of the workers, for comparison.
+WORKER_SIZES_MB = (512, 640, 768, 1024, 1769)
+
+
+def workers() -> str:
+    """Return the costs of the two rounds for several sizes of the workers."""
+    rows = []
+    for memory in WORKER_SIZES_MB:
+        stack = Stack(worker_memory_mb=memory)
+        costs = [
+            money(1000 * same_work(each, federation(stack=stack), shared=True).round_dollars)
+            for each in SHARED.values()
+        ]
+        rows.append([memory, f"{memory / MB_A_PROCESSOR:.2f}", *costs])
+    return table(["MB", "processors", "20 x 512 MB", "20 x 5 GB"], rows)
 
 
 GROUPS = {
@@ -277,6 +333,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "idle facts": idle_facts,
     "rules": rules,
     "sharded": sharded,
+    "shared": shared,
+    "workers": workers,
     "month": month,
     "month facts": month_facts,
 }

@@ -101,6 +101,14 @@ def _add_federation_arguments(parser: ArgumentParser) -> None:
         metavar="X",
         help="time over which the uploads of a round arrive, which keep the database active; default: 0",
     )
+    parser.add_argument(
+        "--target-seconds",
+        type=positive_number(86_400),
+        default=30.0,
+        metavar="X",
+        help="how long a round should take; functions share a longer one if --parameter MaxFunctions=N "
+        "allows it; default: 30",
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
 
 
@@ -201,7 +209,9 @@ def _federation(options: Mapping[str, Any]) -> Federation:
         clients=clients,
         rounds_a_day=options["rounds_a_day"],
         mb_a_second=options["throughput"],
+        engine_share=settings.ENGINE_SHARE,
         upload_hours=options["upload_minutes"] / 60,
+        target_seconds=options["target_seconds"],
     )
 
 
