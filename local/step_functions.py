@@ -116,6 +116,7 @@ def definition() -> str:
         "MainFunction": "main",
         "WorkerFunction": "worker",
         "ChildExecutionType": "STANDARD",
+        "Partition": "aws",
     }
     for name, value in substitutions.items():
         text = text.replace(f"${{{name}}}", value)

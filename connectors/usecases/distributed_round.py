@@ -64,6 +64,16 @@ class StartsExecutions(Protocol):
         """
 
 
+def execution_name(claim: Claim, execution: Execution) -> str:
+    """Return the name under which an attempt starts the tasks of a plan, however often.
+
+    Step Functions reserves a name for 90 days. The plan is in it because the numbers of rounds and attempts
+    begin again when the database is restored.
+    """
+    plan = execution.plan.rstrip("/").rsplit("-", 1)[-1]
+    return f"model-{claim.model_id}-round-{claim.round_id}-plan-{plan[:8]}-attempt-{claim.attempt}"
+
+
 class TaskFailed(AggregationError):
     """A task of a distributed round met an error that the same updates would cause again."""
 
@@ -112,8 +122,7 @@ class RoundDistributor:
             return None
         if isinstance(execution, Rejection):
             return reject(self._connector, execution)
-        name = f"model-{claim.model_id}-round-{claim.round_id}-attempt-{claim.attempt}"
-        answer = self._state_machine.start(name, execution)
+        answer = self._state_machine.start(execution_name(claim, execution), execution)
         return answer or RoundAnswer(
             model_id=claim.model_id,
             status=Status.BUSY,

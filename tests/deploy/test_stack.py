@@ -102,7 +102,12 @@ def test_the_optional_parts_are_created() -> None:
     assert environment(stack)["EVENT_BUS"] == "federation"
     assert environment(stack)["POWERTOOLS_TRACE_DISABLED"] == "false"
     assert environment(stack)["MAX_FUNCTIONS"] == "8"
-    assert environment(stack)["STATE_MACHINE_ARN"] == stack.outputs["StateMachineArn"]
+    machine = stack.outputs["StateMachineArn"]
+    assert environment(stack)["STATE_MACHINE_ARN"] == machine
+    definition = boto3.client("stepfunctions").describe_state_machine(stateMachineArn=machine)
+    assert "${" not in definition["definition"]
+    assert stack.physical_ids["AggregatorFunctionAliaslive"] in definition["definition"]
+    assert environment(stack, "WorkerFunction")["DATABASE_URL"] == "sqlite:///:memory:"
 
 
 def test_without_an_endpoint_the_function_does_not_send() -> None:
