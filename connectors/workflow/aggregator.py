@@ -9,9 +9,8 @@ from django.core.files.base import File
 from django.utils import timezone
 
 from aggregation.errors import Conflict, UpdateRejected
-from aggregation.layout import TensorLayout
 from connectors.rounds.selectors import weights_key
-from connectors.storage.port import Orphan, stored_layout
+from connectors.storage.port import Orphan
 from connectors.workflow.base import BaseAggConnector, Settings
 from connectors.workflow.metadata import DjangoMetadataConnector
 from connectors.workflow.model_data import DjangoModelDataConnector
@@ -68,9 +67,9 @@ class DjangoAggConnector(BaseAggConnector):
         rejected: dict[int, str] = {}
         for model_id in {update.federated_model_id: None for update in updates}:
             of_model = [update for update in updates if update.federated_model_id == model_id]
-            found, bad = self.model_data.load(
-                of_model, self._layout_of(of_model[0].federated_model)
-            )
+            model = of_model[0].federated_model
+            parent_key = weights_key(model, self.pull_latest_model_aggregate(model))
+            found, bad = self.model_data.load(of_model, parent_key, model.policies())
             loaded += found
             rejected |= bad
         if rejected:
@@ -78,11 +77,6 @@ class DjangoAggConnector(BaseAggConnector):
             reasons = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
             raise UpdateRejected(reasons)
         return loaded
-
-    def _layout_of(self, model: FederatedModel) -> TensorLayout | None:
-        """Return the layout of a model that has an aggregate or an initial artifact."""
-        key = weights_key(model, self.pull_latest_model_aggregate(model))
-        return stored_layout(self.model_data.objects, key) if key else None
 
     def prep_model_data_for_storage(self, data: Sequence[Any] | Mapping[str, Any]) -> Any:
         return self.model_data.prep_model_data_for_storage(data)

@@ -18,9 +18,11 @@ from aggregation.errors import UpdateRejected, quoted
 from aggregation.formats import Spool, encoder_for, format_of, open_weights
 from aggregation.layout import DTYPE_NAMES, Tensor, TensorLayout
 from aggregation.opening import Opener, open_consistent
+from aggregation.policies import TensorPolicies
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
 from connectors.storage.keys import aggregate_key
+from connectors.storage.port import stored_layout
 from connectors.storage.weights import WeightStore, objects_in
 from connectors.workflow.base import BaseModelDataConnector, Settings
 from models_app.models import ModelUpdate
@@ -53,15 +55,17 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         self.weights = WeightStore(self.objects)
 
     def load(
-        self, updates: Sequence[ModelUpdate], expected_layout: TensorLayout | None
+        self, updates: Sequence[ModelUpdate], parent_key: str | None, policies: TensorPolicies
     ) -> tuple[list[ModelUpdate], dict[int, str]]:
         """Read updates into memory, for workflows that run a round step by step.
 
         Parameters
         ----------
         updates : sequence of ModelUpdate
-        expected_layout : TensorLayout, optional
-            The model's; without one, the layout that most of the updates have.
+        parent_key : str, optional
+            Key of the weights that the result succeeds, whose layout the updates must have; without it,
+            the layout that most of the updates have. Tensors that clients do not send are the parent's.
+        policies : TensorPolicies
 
         Returns
         -------
@@ -70,6 +74,8 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         rejected : dict of int to str
             The reasons why the other updates cannot be used, by their ids.
         """
+        layout = stored_layout(self.objects, parent_key) if parent_key else None
+        expected_layout = policies.expected_layout(layout)
         with Spool(django_settings.SPOOL_BYTES) as spool:
             openers = {update.pk: self._opener(update) for update in updates}
             opened, rejected = open_consistent(
@@ -77,12 +83,16 @@ class DjangoModelDataConnector(BaseModelDataConnector):
             )
             layouts = [expected_layout, *(weights.layout for weights in opened.values())]
             order = next((layout for layout in layouts if layout), None)
+            kept: dict[str, NDArray[Any]] = {}
+            if parent_key and expected_layout and expected_layout.optional:
+                parent = read_tensors(self.weights.open_own(parent_key, spool))
+                kept = {name: parent[name] for name in expected_layout.optional}
             loaded = []
             for update in updates:
                 if update.pk in opened:
                     twin = copy.copy(update)
                     # The field's descriptor takes any value; a list is what a workflow averages.
-                    twin.data = _layers(opened[update.pk], order)
+                    twin.data = _layers(opened[update.pk], order, kept)
                     loaded.append(twin)
         return loaded, rejected
 
@@ -161,9 +171,11 @@ class DjangoModelDataConnector(BaseModelDataConnector):
         return SimpleUploadedFile("aggregate.json", text.encode(), "application/json")
 
 
-def _layers(weights: Weights, order: TensorLayout | None) -> list[NDArray[Any]]:
-    """Return the tensors of a weights object in the given order."""
-    arrays = read_tensors(weights)
+def _layers(
+    weights: Weights, order: TensorLayout | None, kept: Mapping[str, NDArray[Any]]
+) -> list[NDArray[Any]]:
+    """Return the tensors of a weights object in the given order, with the values of those it keeps."""
+    arrays = {**read_tensors(weights), **kept}
     return [arrays[tensor.name] for tensor in (order or weights.layout).tensors]
 
 

@@ -207,7 +207,24 @@ def test_a_dry_run_lists_each_tensor_with_its_policy(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tensor-policy", "*=keep"], "keep or exclude every tensor"),
+        (["--tensor-policy", "*=keep"], "freeze every tensor after an even aggregate"),
+        (
+            [
+                "--freeze-even",
+                "fc*",
+                "--freeze-even",
+                "h*",
+                "--freeze-even",
+                "bn*",
+                "--furthest-base",
+                "1",
+            ],
+            "freeze every tensor after an even aggregate",
+        ),
+        (
+            ["--rule", "krum", "--rule-arg", "f=0", "--tensor-policy", "[fh]*=average"],
+            "krum compares updates by their distances",
+        ),
         (["--tensor-policy", "fc"], "given as GLOB=POLICY"),
         (["--tensor-policy", "fc=frozen"], "--tensor-policy: unknown tensor policy 'frozen'"),
         (

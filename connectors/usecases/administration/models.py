@@ -91,12 +91,16 @@ def change_model(model: FederatedModel, changes: Mapping[str, Any]) -> None:
     if "name" in changes:
         _check_name_is_new(model)
     model.full_clean(validate_unique=False)
-    if "tensor_policies" in changes:
+    if changes.keys() & {"tensor_policies", "freeze", "aggregator"} and _has_policies(model):
         check_stored_policies(default_objects(), model)
     with transaction.atomic():
         model.save(update_fields=[*changes, "last_modified"])
         if DECIDES_SCORES & changes.keys():
             rescore(model)
+
+
+def _has_policies(model: FederatedModel) -> bool:
+    return bool(model.tensor_policies or model.freeze)
 
 
 def _check_name_is_new(model: FederatedModel) -> None:

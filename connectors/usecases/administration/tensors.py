@@ -5,10 +5,11 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
+from aggregation.engine.measure import measures
 from aggregation.errors import Conflict, UpdateRejected
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import DTYPE_NAMES, TensorLayout
-from aggregation.policies import Policy
+from aggregation.policies import Policy, PolicyMap
 from aggregation.sources import ByteSource
 from connectors.rounds.selectors import weights_key
 from connectors.storage.port import Objects, stored_layout
@@ -17,7 +18,7 @@ from models_app.models import FederatedModel
 Row = dict[str, Any]
 
 #: Policies under which an aggregate never differs from its parent.
-_CONSTANT = (Policy.KEEP, Policy.EXCLUDE)
+_CONSTANT = (Policy.KEEP, Policy.EXCLUDE, Policy.FROZEN)
 
 
 def tensor_rows(model: FederatedModel, layout: TensorLayout, number: int = 0) -> list[Row]:
@@ -55,13 +56,23 @@ def check_policies(model: FederatedModel, layout: TensorLayout, format: str) -> 
     Raises
     ------
     Conflict
-        If no round would change anything, or if clients cannot leave out what they are not to send.
+        If some round would change nothing, if its rule compares updates and no tensor is compared, or if
+        clients cannot leave out what they are not to send.
     """
-    policies = model.policies()
-    if layout.tensors and all(policies.of(t.name, t.dtype) in _CONSTANT for t in layout.tensors):
-        raise Conflict(
-            "the policies keep or exclude every tensor, so that no round would change the model"
-        )
+    rule, policies = model.rule(), model.policies()
+    for number in (0, 1):
+        runs = PolicyMap(layout, model.policies(number)).runs
+        parent = f"after an {'odd' if number else 'even'} aggregate"
+        if runs and all(run.policy in _CONSTANT for run in runs):
+            raise Conflict(
+                f"the policies keep, exclude or freeze every tensor {parent}: the round would change "
+                "nothing"
+            )
+        if measures(rule) and not any(run.is_measured for run in runs):
+            raise Conflict(
+                f"{rule.name} compares updates by their distances, which are those of optimized tensors "
+                f"of floating-point numbers, and {parent} there is none"
+            )
     if format == "json" and policies.names_of(Policy.EXCLUDE, layout):
         raise Conflict(
             "the layers of a JSON list have no names, so that clients cannot leave one out: store the "

@@ -18,6 +18,7 @@ from django.test import override_settings
 
 from aggregation.errors import UpdateRejected
 from aggregation.formats.limits import TRUSTED, Limits
+from aggregation.policies import DEFAULT
 from aggregation.round import Status, run_round
 from connectors import DjangoModelDataConnector, application
 from connectors.storage.port import stored_layout
@@ -130,7 +131,7 @@ class TestUnpacking:
         model = make_model(2)
         updates = [self.update(model, n, compressed=True) for n in (1, 2)]
         with override_settings(SPOOL_BYTES=self.ROOM):
-            loaded, rejected = DjangoModelDataConnector().load(updates, None)
+            loaded, rejected = DjangoModelDataConnector().load(updates, None, DEFAULT)
         assert [update.pk for update in loaded] == [updates[0].pk]
         assert list(rejected) == [updates[1].pk]
 
@@ -201,3 +202,16 @@ def test_a_prepared_result_is_a_file(directory: Path) -> None:
     with io.BytesIO(file.read()) as copy:
         assert safetensors.numpy.load(copy.read()).keys() == {"w", "b"}
     assert (file.name, bool(file.size)) == ("aggregate.safetensors", True)
+
+
+@pytest.mark.usefixtures("database", "cloud")
+def test_excluded_tensors_of_a_workflow_are_those_of_the_parent() -> None:
+    """A workflow gets the parent's values of the tensors that clients do not send."""
+    model = make_model(2, initial=filled(7.0), tensor_policies=[["b", "exclude"]])
+    ready_update(model, 1, {"w": filled(1.0)["w"]})
+    ready_update(model, 2, filled(2.0))
+    connector = application.workflow_connector()
+    updates = connector.pull_model_updates_ready_for_aggregation(model, None)
+    found = connector.pull_model_updates_data(updates)
+    by_shape = [{layer.shape: float(layer.flat[0]) for layer in each.data} for each in found]
+    assert by_shape == [{(2, 3): 1, (3,): 7}, {(2, 3): 2, (3,): 7}]
