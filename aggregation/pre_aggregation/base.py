@@ -15,7 +15,7 @@ from aggregation.errors import RuleError
 from aggregation.rules.base import Float64s, Statistics
 from aggregation.rules.selection import Mixture
 
-_NOTATION = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
+_NOTATION = re.compile(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*")
 
 
 class PreAggregation(ABC):
@@ -39,6 +39,9 @@ class PreAggregation(ABC):
     #: Whether each row comes from one update, so that norms of rows follow from norms of updates.
     one_by_one: bool = False
 
+    #: Whether many rows have the same norm, up to rounding, so that a rule cannot compare norms.
+    equal_norms: bool = False
+
     #: Whether `mix` needs a secret seed.
     needs_seed: bool = False
 
@@ -60,9 +63,8 @@ class PreAggregation(ABC):
 
     def counts(self, mixture: Mixture, num_examples: Float64s) -> Float64s:
         """Return the count of each row: the mean of the counts of the updates in it."""
-        totals = mixture.coefficients.sum(axis=1)
-        weighted = (mixture.coefficients * num_examples).sum(axis=1)
-        return np.asarray(weighted / totals, np.float64)
+        used = (mixture.coefficients != 0.0).astype(np.float64)
+        return np.asarray((used * num_examples).sum(axis=1) / used.sum(axis=1), np.float64)
 
     def __str__(self) -> str:
         arguments = [f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self)]  # type: ignore[arg-type]
@@ -114,7 +116,9 @@ def create_pre_aggregation(text: object) -> PreAggregation:
     if step is None:
         known = ", ".join(known_pre_aggregations())
         raise RuleError(f"unknown step before the rule {name!r}; known are {known}")
-    return instantiate(step, name, dict(_argument(each) for each in arguments.split(",") if each))
+    return instantiate(
+        step, name, dict(_argument(each) for each in (arguments or "").split(",") if each)
+    )
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -34,6 +34,7 @@ class NearestNeighbourMixing(PreAggregation):
     f: int
     name = "nnm"
     needs_gram = True
+    equal_norms = True
 
     def __post_init__(self) -> None:
         whole_number("f", self.f, at_least=1)

@@ -17,6 +17,7 @@ from aggregation.pre_aggregation.base import (
 )
 from aggregation.rules import Rule, create_rule
 from aggregation.rules.base import Float64s, Numbers, Selection, Statistics
+from aggregation.rules.clipping import NormFilteredMean
 from aggregation.rules.selection import Mixture
 
 #: Columns that are mixed at once: the rows of many updates then stay in the processor's cache.
@@ -171,7 +172,10 @@ def create_steps(pre_aggregation: object) -> tuple[PreAggregation, ...]:
 
 
 def _check_fits(rule: Rule, steps: Sequence[PreAggregation]) -> None:
-    """Refuse steps that only mix, before a rule that withstands no hostile update with or without them."""
+    """Refuse steps with which a rule is no more robust than without them."""
+    equal = [step.name for step in steps if step.equal_norms]
+    if isinstance(rule, NormFilteredMean) and equal:
+        raise RuleError(f"{rule.name} compares norms, and {equal[0]} makes many of them equal")
     mixing = [step.name for step in steps if not step.one_by_one]
     if mixing and not rule.max_hostile(1_000_000):
         raise RuleError(

@@ -139,3 +139,16 @@ def bucketing(w: Updates, order: Sequence[int], s: int) -> Updates:
     """Means of buckets, for a given order."""
     buckets = [order[first : first + s] for first in range(0, len(w), s)]
     return np.array([w[list(bucket)].mean(axis=0) for bucket in buckets])
+
+
+def normalize(w: Updates, p: Updates, shortest: float = 0.1) -> Updates:
+    """All differences with the median norm; the mean of the others in place of short ones."""
+    differences = w - p
+    norms = np.linalg.norm(differences, axis=1)
+    median = np.median(norms)
+    rows = [d * median / norm for d, norm in zip(differences, norms, strict=True)]
+    long = [row for row, norm in zip(rows, norms, strict=True) if norm >= shortest * median]
+    mean = np.mean(long, axis=0)
+    return p + [
+        row if norm >= shortest * median else mean for row, norm in zip(rows, norms, strict=True)
+    ]
