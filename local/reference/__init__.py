@@ -5,6 +5,7 @@ They are committed, so that they can be read on a code host. A test generates th
 
 from collections.abc import Callable
 
+from local.reference.api import api_page, openapi_document
 from local.reference.commands import commands_page
 from local.reference.decisions import decisions_page
 from local.reference.events import events_page
@@ -25,5 +26,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/requirements.md": requirements_page,
     "reference/events.md": events_page,
     "reference/storage.md": storage_page,
+    "reference/api.md": api_page,
+    "reference/openapi.json": openapi_document,
     "decisions/README.md": decisions_page,
 }
