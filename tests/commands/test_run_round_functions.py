@@ -27,6 +27,7 @@ from models_app.models import (
 )
 from tests.commands import workers
 from tests.factories import client_id, make_model
+from tests.killing import KILLED
 from tests.untyped import default_storage
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
@@ -141,7 +142,7 @@ def test_a_killed_process_is_replaced(
 ) -> None:
     """If a process is killed after some parts of its task, another one finishes the task."""
     monkeypatch.setattr(local_functions, "serve", workers.serve_and_die)
-    monkeypatch.setenv(workers.KILLED, str(tmp_path / "killed"))
+    monkeypatch.setenv(KILLED, str(tmp_path / "killed"))
     alone, shared = model_with_updates(), model_with_updates()
     run_command("run_round", alone.pk)
     answer = json.loads(run_command("run_round", shared.pk, "--functions", 2, "--json"))

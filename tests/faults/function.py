@@ -8,8 +8,10 @@ import os
 from datetime import timedelta
 from importlib import import_module
 
+from connectors.storage.s3_sink import S3Sink
 from lambda_handler import handler, work
 from tests.faults.processes import CONSTANTS, PART_BYTES
+from tests.killing import KILLED, kill_after_storing
 
 __all__ = ["handler", "work"]
 
@@ -27,3 +29,6 @@ for _dotted, _value in {
     **json.loads(os.environ.get(CONSTANTS, "{}")),
 }.items():
     _set(_dotted, _value)
+
+if KILLED in os.environ:
+    kill_after_storing(S3Sink, (1, 2, 3))

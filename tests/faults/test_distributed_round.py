@@ -23,6 +23,7 @@ from models_app.models import AggregationRound, FederatedModel, ModelUpdate
 from tests import factories
 from tests.factories import make_model, ready_update
 from tests.faults.federation import tensors
+from tests.killing import KILLED
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 
@@ -77,8 +78,15 @@ def _arguments(name: str, event: Any) -> tuple[Any, ...]:
 
 
 @contextmanager
-def running_functions(cloud: Any, folder: Path) -> Iterator[Functions]:
-    """Run both functions, and the state machine that invokes them."""
+def running_functions(cloud: Any, folder: Path, **of_workers: str) -> Iterator[Functions]:
+    """Run both functions, and the state machine that invokes them.
+
+    Parameters
+    ----------
+    cloud, folder
+    of_workers
+        Environment variables of the workers.
+    """
     found: list[Functions] = []
     environment = {
         **cloud.environment(),
@@ -104,7 +112,7 @@ def running_functions(cloud: Any, folder: Path) -> Iterator[Functions]:
                 )
             )
 
-        workers = [start("work", DATABASE_URL=NO_DATABASE) for _ in range(2)]
+        workers = [start("work", DATABASE_URL=NO_DATABASE, **of_workers) for _ in range(2)]
         found.append(Functions(start("handler"), workers, cloud.endpoint, arn))
         yield found[0]
         found[0].await_executions()
@@ -139,20 +147,18 @@ def bytes_of(ended: AggregationRound) -> bytes:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_several_functions_give_the_bytes_of_one(rule: str, cloud: Any, tmp_path: Path) -> None:
-    """A distributed round publishes the bytes of a single function, even if a worker is killed."""
-    with running_functions(cloud, tmp_path) as functions:
+def test_several_functions_give_the_bytes_of_one(
+    rule: str, cloud: Any, tmp_path: Path, uploads: Counter[Any]
+) -> None:
+    """A distributed round publishes the bytes of one function; the part of a killed worker is kept."""
+    killed = tmp_path / "killed"
+    with running_functions(cloud, tmp_path, **{KILLED: str(killed)}) as functions:
         expected = bytes_of(run(functions, model_with_updates(rule, max_functions=1)))
         assert not functions.invocations
-        killed: list[Any] = []
-
-        def kill_first_worker(event: dict[str, Any]) -> None:
-            if event["task"] == "combine" and not killed:
-                killed.append(event)
-                raise FunctionError("Runtime.ExitError", "signal: killed")
-
-        functions.disturb = kill_first_worker
+        uploads.clear()
         ended = run(functions, model_with_updates(rule))
+    assert killed.exists()
+    assert list(uploads.values()) == [1] * 4
     assert bytes_of(ended) == expected
     assert ended.updates_used == 5
     assert functions.invocations["combine"] == 5  # Four parts, and one task repeated.
