@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import boto3
 from botocore.config import Config
@@ -82,6 +83,19 @@ def state_machine(endpoint: str, invoke: Invoke, region: str) -> Iterator[str]:
     str
         The ARN of the state machine.
     """
+    with functions_served(invoke):
+        yield _create(endpoint, region)
+
+
+@contextmanager
+def functions_served(invoke: Invoke) -> Iterator[None]:
+    """Let moto execute state machines, and do their tasks.
+
+    Parameters
+    ----------
+    invoke : callable
+        Its first argument is the name or the ARN by which the state machine invokes a function.
+    """
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
     with _lambda_front(invoke) as front:
         interpreter: Any = lambda_eval_utils
@@ -101,7 +115,7 @@ def state_machine(endpoint: str, invoke: Invoke, region: str) -> Iterator[str]:
 
         interpreter.boto_client_for = client_for
         try:
-            yield _create(endpoint, region)
+            yield
         finally:
             interpreter.boto_client_for = original
 
@@ -165,7 +179,7 @@ def _lambda_front(invoke: Invoke) -> Iterator[str]:
                 self.send_error(404)
                 return
             try:
-                response = invoke(found[1], event)
+                response = invoke(unquote(found[1]), event)
             except FunctionError as error:
                 response = {"errorType": error.error_type, "errorMessage": error.message}
                 headers = {"X-Amz-Function-Error": "Unhandled"}

@@ -6,6 +6,7 @@ Resources are compared as the template writes them: an object in the bucket of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -86,7 +87,9 @@ def needs(operation: str, parameters: Mapping[str, Any], place: Place) -> list[N
         arn = str(parameters["stateMachineArn"])
         return [Need("states:StartExecution", STATE_MACHINE if arn == place.state_machine else arn)]
     if operation == "lambda.Invoke":
-        return [Need("lambda:InvokeFunction", FUNCTIONS[parameters["FunctionName"]])]
+        name = str(parameters["FunctionName"])
+        own = [resource for part, resource in FUNCTIONS.items() if re.search(part, name)]
+        return [Need("lambda:InvokeFunction", each) for each in own or [name]]
     raise UnknownCall(operation)
 
 
@@ -96,8 +99,11 @@ STATE_MACHINE = (
     ":stateMachine:${AWS::StackName}-round"
 )
 
-#: The functions of the template by the names that `local.step_functions` gives them.
-FUNCTIONS = {"main": "${AggregatorFunction.Alias}", "worker": "${WorkerFunction.Arn}"}
+#: The functions of the template by the names that `local.step_functions` and moto give them.
+FUNCTIONS = {
+    r"^main$|AggregatorFunction.*:live$": "${AggregatorFunction.Alias}",
+    r"^worker$|WorkerFunction[^:]*$": "${WorkerFunction.Arn}",
+}
 
 
 def _bus(name: str, place: Place) -> str:

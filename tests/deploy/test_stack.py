@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import boto3
+import numpy as np
 import pytest
 import safetensors.numpy
 
 from local.cloud import Cloud
 from local.event_pump import EventPump
 from local.lambda_runtime import LambdaRuntime
+from local.step_functions import FunctionPool, functions_served
 from tests.conftest import using_database
 from tests.deploy.stack import APPLICATION, Stack, create, nested, presets, template
-from tests.factories import client_id, filled, make_model
+from tests.factories import client_id, filled, make_model, s3_record
 
 UNCONDITIONAL = {
     prefix + name
@@ -270,6 +276,68 @@ def test_an_upload_travels_into_a_round(
         boto3.client("s3").get_object(Bucket=bucket, Key=str(aggregate.result.name))["Body"].read()
     )
     assert safetensors.numpy.load(result)["w"].tolist() == filled(2.0)["w"].tolist()
+
+
+@pytest.fixture
+def shared_stack(cloud: Cloud, sqlite_url: str, tmp_path: Path) -> Iterator[SharedStack]:
+    """Create the application with workers, and run its functions with the environments of the template."""
+    functions: dict[str, LambdaRuntime] = {}
+    with ExitStack() as context:
+        # moto keeps the machines that it executes apart from others.
+        context.enter_context(functions_served(lambda *call: shared.invoke(*call)))
+        stack = create({"MaxFunctions": "2", "FunctionMbPerSecond": "1"})
+        here = {"DATABASE_URL": sqlite_url, "DATABASE_IAM_AUTH": "false"}
+        for name, handler, own in (
+            ("AggregatorFunction", "handler", here),
+            ("WorkerFunction", "work", {}),
+        ):
+            variables = cloud.environment() | environment(stack, name) | own
+            runtime = LambdaRuntime(
+                f"lambda_handler.{handler}", environment=variables, log=tmp_path / name
+            )
+            functions[name] = context.enter_context(runtime)
+        shared = SharedStack(stack, functions["AggregatorFunction"], functions["WorkerFunction"])
+        context.enter_context(using_database(sqlite_url))
+        yield shared
+
+
+class SharedStack:
+    """A stack with workers; one of them runs at a time."""
+
+    def __init__(self, stack: Stack, main: LambdaRuntime, worker: LambdaRuntime) -> None:
+        self.stack = stack
+        self.main = main
+        self._workers = FunctionPool([worker])
+        self.tasks: list[str] = []
+
+    def invoke(self, name: str, event: Any) -> Any:
+        self.tasks.append(event["task"])
+        if "Worker" in name:
+            return self._workers.invoke(name, event)
+        return self.main.invoke(event)
+
+    def await_executions(self) -> None:
+        """Wait until no execution of the state machine is running."""
+        machine = self.stack.outputs["StateMachineArn"]
+        running: Any = {"stateMachineArn": machine, "statusFilter": "RUNNING"}
+        while boto3.client("stepfunctions").list_executions(**running)["executions"]:
+            time.sleep(0.1)
+
+
+def test_the_functions_of_the_stack_share_a_round(shared_stack: SharedStack) -> None:
+    """The created state machine has the created functions do a round; the workers have no database."""
+    bucket = shared_stack.stack.outputs["BucketName"]
+    open_the_bucket(bucket)
+    body = safetensors.numpy.save({"w": np.ones(13 << 18, np.float32)})  # two parts
+    model = make_model(2, requirement="all_clients", target_round_seconds=1)
+    for client in (1, 2):
+        key = f"updates/{model.pk}/{client_id(client)}/1.safetensors"
+        stored = boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
+        record = s3_record(key, stored["ETag"].strip('"'), len(body), bucket)
+        shared_stack.main.invoke({"Records": [record]})
+    shared_stack.await_executions()
+    assert model.aggregates.count() == 1
+    assert sorted(shared_stack.tasks) == ["combine", "combine", "publish"]
 
 
 def test_the_operators_function_checks_the_stack(
