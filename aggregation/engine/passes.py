@@ -231,10 +231,11 @@ class Passes:
 
     def check_parent(self, piece: Slice) -> None:
         """Raise `InvalidWeights` if the parent's values in a slice, or its state, are not finite."""
-        if piece.state is not None and not np.isfinite(piece.state).all():
-            row = np.flatnonzero(~np.isfinite(piece.state).all(axis=1))[0]
-            where = self.work.layout.locate(piece.start + int(row))
-            raise InvalidWeights(f"the optimizer's state is not finite in {where}")
+        if self.work.state:  # Read again: the slice's may have been overwritten by the new one.
+            state = self.work.state.read(piece.start, piece.start + piece.rows.shape[1])
+            for row in np.flatnonzero(~np.isfinite(state).all(axis=1)):
+                where = self.work.layout.locate(piece.start + int(row))
+                raise InvalidWeights(f"the optimizer's state is not finite in {where}")
         if piece.parent is None:
             return
         for value in arithmetic.bad_values(piece.parent[None, :]):

@@ -39,26 +39,26 @@ class AdaptiveOptimizer(Optimizer):
         return 0.0, self.tau * self.tau
 
     def step(self, gradient: Float64s, state: Float64s) -> tuple[Float64s, Float64s]:
-        updated = np.empty_like(state)
-        first, second = updated.T
-        step = gradient * (1.0 - self.beta1)
-        np.multiply(state[:, 0], self.beta1, out=first)
-        np.add(first, step, out=first)
-        second[:] = self.second_moment(np.square(gradient), state[:, 1])
-        denominator = np.sqrt(second)
+        first, second = state.T
+        denominator = self.second_moment(np.square(gradient), second)
+        np.copyto(second, denominator)
+        np.sqrt(denominator, out=denominator)
         np.add(denominator, self.tau, out=denominator)
+        step = np.multiply(gradient, 1.0 - self.beta1, out=gradient)
+        np.multiply(first, self.beta1, out=first)
+        np.add(first, step, out=first)
         np.multiply(first, self.eta, out=step)
         np.divide(step, denominator, out=step)
-        return step, updated
+        return step, state
 
     @abstractmethod
     def second_moment(self, square: Float64s, previous: Float64s) -> Float64s:
-        """Return the new second moment.
+        """Return the new second moment, in an array of its own or in place of ``square``.
 
         Parameters
         ----------
         square : (n,) float64
-            The squared pseudo-gradient. It may be overwritten.
+            The squared pseudo-gradient. May be overwritten.
         previous : (n,) float64
         """
 

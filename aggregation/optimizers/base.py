@@ -50,9 +50,9 @@ class Optimizer(ABC):
         Parameters
         ----------
         gradient : (n,) float64
-            The pseudo-gradient.
+            The pseudo-gradient. May be overwritten, since it is scratch space of the engine.
         state : (n, slots) float64
-            The state that the parent's step left.
+            The state that the parent's step left. May be overwritten, and returned as the new one.
 
         Returns
         -------

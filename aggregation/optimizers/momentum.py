@@ -33,7 +33,7 @@ class Sgd(Optimizer):
         number("eta", self.eta, above=0.0)
 
     def step(self, gradient: Float64s, state: Float64s) -> tuple[Float64s, Float64s]:
-        return gradient * self.eta, state
+        return np.multiply(gradient, self.eta, out=gradient), state
 
 
 @register
@@ -65,6 +65,7 @@ class FedAvgM(Optimizer):
         number("beta", self.beta, at_least=0.0, below=1.0)
 
     def step(self, gradient: Float64s, state: Float64s) -> tuple[Float64s, Float64s]:
-        momentum = state[:, 0] * self.beta
+        momentum = state[:, 0]
+        np.multiply(momentum, self.beta, out=momentum)
         np.add(momentum, gradient, out=momentum)
-        return momentum * self.eta, momentum[:, None]
+        return np.multiply(momentum, self.eta, out=gradient), state
