@@ -158,6 +158,29 @@ def test_the_package_is_compiled(package: Path, runtime_python: str) -> None:
     assert flags == 0b01  # an unchecked hash
 
 
+def test_the_package_knows_the_endpoints_of_its_services(
+    package: Path, runtime_python: str
+) -> None:
+    """The descriptions and endpoints that are left of botocore suffice for each service."""
+    code = """
+import boto3, sys
+for service in sys.argv[1:]:
+    print(boto3.client(service, region_name="eu-central-1").meta.endpoint_url)
+"""
+    printed = subprocess.run(
+        [runtime_python, "-c", code, *sorted(SERVICES)],
+        env={"PYTHONPATH": str(package), "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    hosts = {"stepfunctions": "states"}
+    assert printed.split() == [
+        f"https://{hosts.get(service, service)}.eu-central-1.amazonaws.com"
+        for service in sorted(SERVICES)
+    ]
+
+
 def test_the_package_publishes_a_round(
     package: Path,
     runtime_python: str,

@@ -50,6 +50,22 @@ def test_what_is_retried_is_temporary() -> None:
             assert all(name.startswith(TEMPORARY_ERRORS) for name in retry["ErrorEquals"])
 
 
+def test_a_throttled_task_waits_for_others_to_end() -> None:
+    """Without enough concurrency, a task waits longer than for a service that is unavailable."""
+    for task in TASKS.values():
+        throttled, unavailable = task["Retry"]
+        assert throttled["ErrorEquals"] == ["Lambda.TooManyRequestsException"]
+        assert seconds_of(throttled) > 2 * seconds_of(unavailable)
+
+
+def seconds_of(retry: dict[str, Any]) -> float:
+    """Return the most that the retries of a task wait."""
+    first, factor, most = (
+        float(retry[name]) for name in ("IntervalSeconds", "BackoffRate", "MaxDelaySeconds")
+    )
+    return sum(min(first * factor**n, most) for n in range(retry["MaxAttempts"]))
+
+
 def test_every_failure_is_caught() -> None:
     """Whatever fails leads to the task that closes or releases the round, unless that fails itself."""
     for name, state in {**TASKS, **MAPS}.items():
