@@ -58,7 +58,7 @@ class FileSource:
             os.close(descriptor)
 
     def held_open(self, stack: ExitStack) -> ByteSource:
-        """Return a source of the same bytes that keeps the file open until the stack's exit.
+        """Return a source of the same bytes, an `OpenFile` until the stack's exit.
 
         A file that cannot be opened is opened again, and refused, when it is read.
         """
@@ -67,7 +67,7 @@ class FileSource:
         except (OSError, UpdateRejected):
             return self
         stack.callback(os.close, descriptor)
-        return _OpenFile(self, descriptor)
+        return OpenFile(self, descriptor)
 
     def check(self) -> None:
         """Raise `UpdateRejected` if the path no longer leads to the file that was seen first."""
@@ -84,8 +84,11 @@ class FileSource:
         return descriptor
 
 
-class _OpenFile:
-    """A file that is held open: a read is two system calls rather than four."""
+class OpenFile:
+    """A file that is held open: a read is one system call.
+
+    Reads do not notice a change of the file; `check` does.
+    """
 
     local = True
 
@@ -96,10 +99,19 @@ class _OpenFile:
         self.size = file.size
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        # A file that was deleted or replaced has one link less. A new link is no reason to refuse it.
+        try:
+            _read_from(self._descriptor, offset, buffer)
+        except UpdateRejected:
+            self.check()  # It may be shorter because it was changed.
+            raise
+
+    def check(self) -> None:
+        """Raise `UpdateRejected` if the file was changed, deleted or replaced.
+
+        A file that was deleted or replaced has one link less. A new link is no reason to refuse it.
+        """
         if _links(os.fstat(self._descriptor)) != self._links:
             self._file.check()
-        _read_from(self._descriptor, offset, buffer)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .layout import TensorLayout
-from .sources import Buffer, ByteSource, FileSource
+from .sources import Buffer, ByteSource, FileSource, OpenFile
 
 #: The most unneeded bytes between two pieces of a chunk that are read in one request. A request to an
 #: object store takes as long as the transfer of a megabyte.
@@ -140,6 +140,11 @@ class Weights:
         if not isinstance(self.source, FileSource):
             return self
         return replace(self, source=self.source.held_open(stack))
+
+    def check(self) -> None:
+        """Raise `UpdateRejected` if a file that is held open is no longer what it was."""
+        if isinstance(self.source, OpenFile):
+            self.source.check()
 
     def read_into(self, order: TensorLayout, start: int, buffer: Buffer) -> None:
         """Fill ``buffer`` with the bytes of the model, flattened in ``order``, from ``start`` on.

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from aggregation.engine.passes import chunk_elements
+from aggregation.engine.chunks import chunk_elements
 from aggregation.engine.ranges import CELL, part_ends, segment_ends
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.rules import Rule

@@ -138,34 +138,13 @@ def median(rows: Numbers) -> Float64s:
     return mean_of_ranks(np.array(as_floats(rows)), (len(rows) - 1) // 2, len(rows) // 2 + 1)
 
 
-def centred(rows: Numbers, centre: Float64s | None) -> Float64s:
-    """Return the rows' differences from the centre, or the rows themselves, in float64.
-
-    Rows are centred before they are multiplied, because honest updates differ by a small fraction of
-    the weights, which uncentred products would lose to cancellation.
-
-    Parameters
-    ----------
-    rows : (n, c)
-    centre : (c,) float64, optional
-
-    Returns
-    -------
-    (n, c) float64
-    """
-    differences = rows.astype(np.float64)
-    if centre is not None:
-        np.subtract(differences, centre, out=differences)
-    return differences
-
-
 def inner_products(differences: Float64s) -> Float64s:
-    """Return the (n, n) inner products of all pairs of rows."""
+    """Return the inner products of all pairs of rows: (..., n, n), for (..., n, c)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return differences @ differences.T
+        return np.asarray(differences @ differences.swapaxes(-1, -2), np.float64)
 
 
 def squared_norms(differences: Float64s) -> Float64s:
-    """Return the (n,) inner products of the rows with themselves."""
-    with np.errstate(over="ignore"):
-        return np.asarray(np.square(differences).sum(axis=1), np.float64)
+    """Return the inner products of the rows with themselves: (..., n), for (..., n, c)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.einsum("...j,...j->...", differences, differences), np.float64)

@@ -268,6 +268,14 @@ class BlockReader:
             unreadable=unreadable,
         )
 
+    def check(self, unreadable: dict[int, str]) -> None:
+        """Add the rows whose files were changed since they were opened."""
+        for row, weights in enumerate(self._rows):
+            try:
+                weights.check()
+            except UpdateRejected as error:
+                unreadable[row] = str(error)
+
     def _width(self, start: int, stop: int) -> int:
         return self.layout.bytes_before(stop) - self.layout.bytes_before(start)
 

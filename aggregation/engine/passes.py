@@ -10,26 +10,27 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from aggregation.engine import arithmetic, ranges
+from aggregation.engine import arithmetic
 from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
-from aggregation.engine.parts import PARTS_IN_FLIGHT
+from aggregation.engine.chunks import chunk_elements, cuts
 from aggregation.engine.plan import Combination, Resources
 from aggregation.engine.ranges import CELL
 from aggregation.engine.state import OptimizerState
 from aggregation.errors import InvalidWeights, OutOfTime
-from aggregation.layout import TensorLayout
-from aggregation.rules.base import Float64s
 from aggregation.weights import Weights
 
 #: Elements that are combined at once. A float64 row of them stays in cache, and they are so many that
 #: neither numpy's overhead for an operation counts, nor the threads' turns at the GIL between two
 #: operations: with half as many, a mean used a fifth more processor time.
-SLICE = 32 * CELL
+SLICE = 32 << 10
 
 #: The most elements that a thread reads and combines on its own, one row after the other. A row, the
 #: sum and a term stay in cache, and the time to open a file hardly counts.
-PIECE = 96 * CELL
+PIECE = 96 << 10
+
+#: The same for a thread that measures them. Rows are read in one piece, for fewer system calls.
+GRID_PIECE = 96 << 10
 
 #: The most files that are held open; processes may open 1024 on most systems. Others are opened for
 #: each read.
@@ -45,7 +46,7 @@ class BlockResult(NamedTuple, Generic[T]):
     stop: int
     nbytes: int
     unreadable: dict[int, str]
-    of_slices: list[T]
+    of_slices: Iterable[T]
 
 
 class Passes:
@@ -64,6 +65,7 @@ class Passes:
 
     Attributes
     ----------
+    work, resources
     workers : ThreadPoolExecutor
         For arithmetic.
     bytes_read : int
@@ -82,49 +84,10 @@ class Passes:
         self._held_open: dict[Weights, Weights] = {}
         self.workers = stack.enter_context(ThreadPoolExecutor(resources.workers, "combine"))
         self._readers = stack.enter_context(ThreadPoolExecutor(resources.readers, "read"))
-        self._resources = resources
+        self.resources = resources
         self._out_of_time = out_of_time
         self._on_bytes = on_bytes
         self.bytes_read = 0
-
-    def blocks(
-        self,
-        members: Sequence[int],
-        start: int,
-        stop: int,
-        ends: Sequence[int],
-        *,
-        with_parent: bool,
-    ) -> Iterator[Block]:
-        """Yield blocks of the members' elements, none of which extends past the end of a part.
-
-        If the server optimizer has a state, they hold it.
-
-        Parameters
-        ----------
-        members : sequence of int
-            Positions of updates; a block has a row for each.
-        start, stop : int
-        ends : sequence of int
-            The elements before which the parts end.
-        with_parent : bool
-            Whether the parent is one more row, the last.
-        """
-        reader = self._reader(members, with_parent, self.work.state)
-        yield from self._blocks(reader, members, start, stop, ends)
-
-    def grid_blocks(
-        self,
-        members: Sequence[int],
-        start: int,
-        stop: int,
-        segments: Sequence[int],
-        *,
-        with_parent: bool,
-    ) -> Iterator[Block]:
-        """Yield blocks on the grid of cells, none of which extends past one of the segments' ends."""
-        reader = self._reader(members, with_parent)
-        yield from self._blocks(reader, members, start, stop, segments, at_least=CELL)
 
     def _blocks(
         self,
@@ -135,11 +98,15 @@ class Passes:
         ends: Sequence[int],
         at_least: int = 1,
     ) -> Iterator[Block]:
-        layout, memory = self.work.layout, self._resources.memory_bytes
-        chunk = chunk_elements(layout, len(reader), memory, at_least, state=reader.state)
-        cuts = _cuts(start, stop, ends, chunk)
-        threads = self._readers, self._resources.readers
-        for block in reader.ahead(cuts, chunk * layout.itemsize, *threads):
+        layout, memory = self.work.layout, self.resources.memory_bytes
+        chunk = chunk_elements(
+            layout, len(reader), memory, at_least, BLOCKS_IN_FLIGHT, reader.state
+        )
+        ranges = cuts(start, stop, ends, chunk)
+        threads = self._readers, self.resources.readers
+        for block in reader.ahead(ranges, chunk * layout.itemsize, *threads):
+            if block.stop == stop:
+                reader.check(block.unreadable)
             _check_parent_read(block, members)
             yield block
             self._count(block)
@@ -157,32 +124,94 @@ class Passes:
         """Yield a function's results for the slices of the elements from ``start`` up to ``stop``.
 
         If reading takes hardly longer than copying, the thread that runs the function also reads the
-        slice: a handover from another thread takes longer, and the slice would leave the cache.
+        slice: a handover from another thread takes longer, and the slice would leave the cache. If the
+        server optimizer has a state, the slices hold it.
 
         Parameters
         ----------
         function : callable
             Run by the workers.
-        members, start, stop, ends, with_parent
-            As for `blocks`.
+        members : sequence of int
+            Positions of updates; a slice has a row for each.
+        start, stop : int
+        ends : sequence of int
+            The elements before which the parts end; no slice crosses one.
+        with_parent : bool
+            Whether the parent is one more row, the last.
         """
         reader = self._reader(members, with_parent, self.work.state)
         if not reader.local:
-            for block in self.blocks(members, start, stop, ends, with_parent=with_parent):
+            for block in self._blocks(reader, members, start, stop, ends):
                 yield _result(block, self.workers.map(function, block.slices(SLICE)))
             return
         linear = self.work.rule.linear
+        chunk = self._fitting(reader, PIECE if linear else SLICE)
+        ranges = cuts(start, stop, ends, chunk)
+        yield from self._each_here(reader, function, members, ranges, stop, SLICE, on_demand=linear)
+
+    def each_on_grid(
+        self,
+        function: Callable[[Slice], T],
+        members: Sequence[int],
+        start: int,
+        stop: int,
+        ends: Sequence[int],
+        elements: int,
+        at_once: int,
+        *,
+        with_parent: bool,
+    ) -> Iterator[BlockResult[T]]:
+        """Yield a function's results for slices of at most ``elements`` elements, cut on the grid of cells.
+
+        The results for the slices of a block can be iterated over once, so that few of them are alive.
+
+        Parameters
+        ----------
+        function, members, start, stop, ends, with_parent
+            As for `each`.
+        elements, at_once : int
+            Multiples of `CELL`. A thread that also reads takes at most ``at_once`` elements, and all
+            results for them are alive.
+        """
+        reader = self._reader(members, with_parent)
+        if not reader.local:
+            for block in self._blocks(reader, members, start, stop, ends, at_least=CELL):
+                results = self.ahead(function, block.slices(elements))
+                yield BlockResult(block.stop, block.nbytes, block.unreadable, results)
+            return
+        chunk = self._fitting(reader, min(GRID_PIECE, at_once), at_least=CELL)
+        ranges = cuts(start, stop, ends, chunk)
+        yield from self._each_here(
+            reader, function, members, ranges, stop, elements, on_demand=False
+        )
+
+    def _fitting(self, reader: BlockReader, elements: int, at_least: int = 1) -> int:
+        """Return how many elements a thread reads at once: as many as fit, but not more than these."""
+        pieces = max(BLOCKS_IN_FLIGHT, self.resources.workers)
+        layout, memory = self.work.layout, self.resources.memory_bytes
+        fitting = chunk_elements(layout, len(reader), memory, at_least, pieces, reader.state)
+        return min(fitting, elements)
+
+    def _each_here(
+        self,
+        reader: BlockReader,
+        function: Callable[[Slice], T],
+        members: Sequence[int],
+        ranges: Iterable[tuple[int, int]],
+        stop: int,
+        elements: int,
+        *,
+        on_demand: bool,
+    ) -> Iterator[BlockResult[T]]:
+        """Yield a function's results for ranges up to ``stop``, read by the thread that runs it."""
 
         def read_and_run(cut: tuple[int, int]) -> BlockResult[T]:
-            block = reader.now(*cut, on_demand=linear)
-            return _result(block, map(function, block.slices(SLICE)))
+            block = reader.now(*cut, on_demand=on_demand)
+            return _result(block, map(function, block.slices(elements)))
 
-        pieces = max(BLOCKS_IN_FLIGHT, self._resources.workers)
-        layout, memory = self.work.layout, self._resources.memory_bytes
-        fitting = chunk_elements(layout, len(reader), memory, 1, pieces, reader.state)
-        chunk = min(fitting, PIECE if linear else SLICE)
-        cuts = _cuts(start, stop, ends, chunk)
-        for result in self.ahead(read_and_run, cuts):
+        for result in self.ahead(read_and_run, ranges):
+            if result.stop == stop:
+                reader.check(result.unreadable)
             _check_parent_read(result, members)
             yield result
             self._count(result)
@@ -195,39 +224,10 @@ class Passes:
         pending: deque[Future[T]] = deque()
         for item in items:
             pending.append(self.workers.submit(function, item))
-            if len(pending) > self._resources.workers:
+            if len(pending) > self.resources.workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-
-    def scan(self, block: Block, members: Sequence[int]) -> dict[int, str]:
-        """Return the members that this block shows to be bad, by position, with the reasons.
-
-        Only measured values are searched, so that the outcome does not depend on the blocks.
-
-        Raises
-        ------
-        InvalidWeights
-            If the parent's values are not finite.
-        """
-        bad: dict[int, str] = {}
-        for piece in measured_slices(block):
-            self.check_parent(piece)
-            found = arithmetic.bad_values(np.asarray(piece.rows))
-            bad = self.describe(found, members, piece.start) | bad
-        return bad | {members[row]: why for row, why in block.unreadable.items()}
-
-    def largest_values(self, block: Block) -> tuple[Float64s, float]:
-        """Return the largest absolute measured value of each update, and of the parent."""
-        largest = np.zeros(block.updates)
-        of_parent = 0.0
-        for piece in measured_slices(block):
-            rows = np.abs(arithmetic.as_floats(np.asarray(piece.rows)))
-            np.maximum(largest, rows.max(axis=1), out=largest)
-            if piece.parent is not None:
-                parent = np.abs(arithmetic.as_floats(piece.parent))
-                of_parent = max(of_parent, float(parent.max()))
-        return largest, of_parent
 
     def check_parent(self, piece: Slice) -> None:
         """Raise `InvalidWeights` if the parent's values in a slice, or its state, are not finite."""
@@ -246,9 +246,9 @@ class Passes:
         """Return a slice with the parent's values, which are read if its block does not hold them."""
         if piece.parent is not None:
             return piece
-        block = self._reader((), with_parent=True).now(
-            piece.start, piece.start + piece.rows.shape[1], on_demand=False
-        )
+        reader = self._reader((), with_parent=True)
+        block = reader.now(piece.start, piece.start + piece.rows.shape[1], on_demand=False)
+        reader.check(block.unreadable)
         _check_parent_read(block, ())
         return piece._replace(parent=np.concatenate([each.parent for each in block.slices(SLICE)]))
 
@@ -283,11 +283,6 @@ class Passes:
         self._on_bytes(block.nbytes)
 
 
-def measured_slices(block: Block) -> Iterator[Slice]:
-    """Yield the slices of a block that are part of norms and distances."""
-    return (piece for piece in block.slices(SLICE) if piece.run.is_measured)
-
-
 def _result(block: Block | BlockOnDemand, of_slices: Iterable[T]) -> BlockResult[T]:
     results = list(of_slices)  # This reads rows on demand, and so fills `unreadable`.
     return BlockResult(block.stop, block.nbytes, block.unreadable, results)
@@ -300,36 +295,3 @@ def _check_parent_read(
     if len(members) in block.unreadable:
         reason = block.unreadable[len(members)]
         raise InvalidWeights(f"the parent cannot be read: {reason}")
-
-
-def chunk_elements(
-    layout: TensorLayout,
-    rows: int,
-    memory_bytes: int,
-    at_least: int,
-    blocks: int = BLOCKS_IN_FLIGHT,
-    state: OptimizerState | None = None,
-) -> int:
-    """Return the number of elements of a chunk; a multiple of `CELL` unless it is smaller.
-
-    ``blocks`` blocks of ``rows`` rows fit into the memory beside the parts of the result. The optimizer's
-    state counts twice, as it was and as it will be.
-    """
-    parts, element = min(ranges.PART_BYTES, layout.nbytes), rows * layout.itemsize
-    if state:
-        parts += min(ranges.PART_BYTES, state.map.layout.nbytes)
-        element += 2 * state.bytes_per_element
-    memory = max(memory_bytes - PARTS_IN_FLIGHT * parts, memory_bytes // 4)
-    chunk = max(at_least, memory // (blocks * element), 1)
-    if chunk >= CELL:
-        chunk -= chunk % CELL
-    return min(chunk, -(-layout.size // CELL) * CELL)
-
-
-def _cuts(start: int, stop: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of at most ``chunk`` elements from ``start`` to ``stop``; none crosses an end."""
-    for end in ends:
-        while start < min(end, stop):
-            cut = min(start + chunk, end, stop)
-            yield start, cut
-            start = cut

@@ -9,7 +9,7 @@ from __future__ import annotations
 from aggregation.layout import TensorLayout
 
 #: Elements for which products are computed at once: the grid on which the Gram matrix is summed.
-CELL = 1024
+CELL = 2048
 
 #: Bytes of the flattened model in one part of the result, unless the model is so large that it would
 #: have more than `MAX_PARTS` of them. Object stores require parts of 5 MiB.

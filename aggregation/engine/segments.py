@@ -7,25 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
 from aggregation.engine import arithmetic
-from aggregation.engine.blocks import Block, Slice, grid
-from aggregation.engine.passes import SLICE, Passes, measured_slices
-from aggregation.engine.plan import Combination
+from aggregation.engine.blocks import Slice, grid
+from aggregation.engine.passes import Passes
+from aggregation.engine.plan import Combination, Resources
 from aggregation.engine.ranges import CELL, segment_ends
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.rules import Rule
 from aggregation.rules.base import Float64s, Numbers
 
-#: Bytes of the cells' products that a thread computes at once. For few updates these are many cells,
-#: because it takes time to hand work to a thread. For many updates it is one cell, because the
-#: product of a cell is as large as the Gram matrix.
+#: Bytes of the products that a thread computes of what it reads at once, or one product if that is
+#: larger: the product of a cell is as large as the Gram matrix.
 PRODUCT_BYTES = 2 << 20
 
+#: The share of the memory for differences in float64, which all threads have together. For few updates
+#: a thread takes several cells at once, because numpy's operations are then long enough for the threads
+#: to wait for the interpreter lock less often; for many updates it takes one cell.
+DIFFERENCES_SHARE = 8
+
+#: The most cells that a thread takes at once: their differences still fit into its cache.
+MAX_CELLS = 8
+
+#: The largest squared norm within a cell. Sums of 16,000 of them are still finite; `rounded_products`
+#: refuses others.
+MAX_SQUARE = 2.0**1010
+
 #: Why an update cannot be measured although its values are finite.
-OVERSIZED = "values so large that their squares overflow float64"
+OVERSIZED = "values so large that sums of their squares overflow float64"
 
 #: `arithmetic.inner_products` or `arithmetic.squared_norms`.
 Products = Callable[[Float64s], Float64s]
@@ -83,15 +96,27 @@ def measure_segments(
     ends = segment_ends_of(passes.work)
     is_end = set(ends)
     if running is None:
-        running = no_products(passes.work.rule, len(passes.work.updates))
+        running = no_products(passes.work.rule, len(members))
     bad: dict[int, str] = {}
-    with_parent = centre is Centre.PARENT
-    for block in passes.grid_blocks(members, start, stop, ends, with_parent=with_parent):
-        if not bad and not block.unreadable:
-            _add_cells(running, passes, block, centre)
-        # Values that are not finite show in the products; only then is the block searched for them.
-        if bad or block.unreadable or not np.isfinite(squares(running)).all():
-            bad = passes.scan(block, members) | bad or _oversized(passes, block, running)
+
+    def measure(piece: Slice) -> MeasuredSlice:
+        return _measure_slice(passes, piece, centre)
+
+    blocks = passes.each_on_grid(
+        measure,
+        members,
+        start,
+        stop,
+        ends,
+        _elements_at_once(passes.resources, len(members)),
+        max(PRODUCT_BYTES // running.nbytes, 1) * CELL,
+        with_parent=centre is Centre.PARENT,
+    )
+    for block in blocks:
+        for measured in block.of_slices:
+            bad = measured.bad | bad
+            _add_in_order(running, measured.products)
+        bad |= block.unreadable
         if block.stop in is_end:
             if not bad:
                 yield block.stop, running
@@ -107,6 +132,22 @@ def measure_segments(
         raise UpdatesRejected(bad)
 
 
+def _elements_at_once(resources: Resources, n: int) -> int:
+    """Return of how many elements a thread computes the differences at once: whole cells."""
+    memory = resources.memory_bytes // DIFFERENCES_SHARE // resources.workers
+    return min(max(memory // (8 * n * CELL), 1), MAX_CELLS) * CELL
+
+
+def _add_in_order(total: Float64s, products: Sequence[Float64s]) -> None:
+    """Add the products of cells to a total, one after the other, however many there are at once.
+
+    ``products`` are arrays of shape (k, n, n) or (k, n).
+    """
+    for batch in products:
+        for product in batch:
+            np.add(total, product, out=total)
+
+
 def segment_ends_of(work: Combination) -> list[int]:
     """Return the elements before which the segments end that are measured for a combination."""
     return segment_ends(work.layout, no_products(work.rule, len(work.updates)).nbytes)
@@ -114,7 +155,7 @@ def segment_ends_of(work: Combination) -> list[int]:
 
 def no_products(rule: Rule, n: int) -> Float64s:
     """Return the products of ``n`` updates over no element: zeros, of shape (n, n) or (n,)."""
-    return _products_for(rule)(np.zeros((n, 0)))
+    return np.zeros((n, n) if rule.needs_gram else (n,))
 
 
 def _products_for(rule: Rule) -> Products:
@@ -126,66 +167,76 @@ def squares(products: Float64s) -> Float64s:
     return np.diagonal(products) if products.ndim == 2 else products
 
 
-def _oversized(passes: Passes, block: Block, products: Float64s) -> dict[int, str]:
-    """Return the updates that are too far from the centre to be measured, with the reasons.
+class MeasuredSlice(NamedTuple):
+    """The products over the cells of a slice, and the updates that are bad, with the reasons.
 
-    They are those with the largest values, and others within a factor of two of them.
+    ``products`` are arrays of shape (k, n, n) or (k, n), each for k neighbouring cells.
+    """
+
+    products: list[Float64s]
+    bad: dict[int, str]
+
+
+@np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected.
+def _measure_slice(passes: Passes, piece: Slice, centre: Centre) -> MeasuredSlice:
+    """Return the products of the differences from the centre over each cell of a slice.
+
+    Values that are not finite show in the products; only then are the cells searched for them.
 
     Raises
     ------
     InvalidWeights
-        If the parent's values are larger than theirs.
+        If the parent's values are not finite, or larger than those of an update that is too large.
     """
-    rows = np.flatnonzero(~np.isfinite(squares(products)))
-    if not rows.size:
-        return {}
-    largest, of_parent = passes.largest_values(block)
-    if of_parent > largest[rows].max():
+    measured = MeasuredSlice([], {})
+    if not piece.run.is_measured:
+        return measured
+    rows = np.asarray(piece.rows)
+    differences = rows.astype(np.float64)
+    base = _centre_of(centre, rows, piece.parent)
+    if base is not None:
+        np.subtract(differences, base, out=differences)
+    for cells in _neighbouring_cells(piece.start, piece.start + rows.shape[1]):
+        width = cells[0].stop - cells[0].start
+        of_cells = differences[:, cells[0].start : cells[-1].stop].reshape(len(rows), -1, width)
+        products = _products_for(passes.work.rule)(of_cells.swapaxes(0, 1))
+        measured.products.append(products)
+        for cell, product in zip(cells, products, strict=True):
+            if not (squares(product) <= MAX_SQUARE).all():
+                measured.bad.update(_bad_in_cell(passes, piece, cell, product) | measured.bad)
+    return measured
+
+
+def _neighbouring_cells(start: int, stop: int) -> Iterator[list[slice]]:
+    """Yield the cells of a range, neighbours of the same width together."""
+    cells = grid(start, stop, CELL)
+    for _, neighbours in groupby(cells, key=lambda cell: cell.stop - cell.start):
+        yield list(neighbours)
+
+
+def _bad_in_cell(passes: Passes, piece: Slice, cell: slice, product: Float64s) -> dict[int, str]:
+    """Return the updates with values in a cell that are not finite, or too large to be measured.
+
+    Too large are those with the largest values, and others within a factor of two of them.
+    """
+    passes.check_parent(piece)
+    rows = np.asarray(piece.rows)[:, cell]
+    found = arithmetic.bad_values(rows)
+    if found:
+        return passes.describe(found, range(len(rows)), piece.start + cell.start)
+    largest = np.abs(arithmetic.as_floats(rows)).max(axis=1)
+    of_parent = 0.0
+    if piece.parent is not None:
+        of_parent = float(np.abs(arithmetic.as_floats(piece.parent[cell])).max())
+    oversized = np.flatnonzero(~(squares(product) <= MAX_SQUARE))
+    if of_parent > largest[oversized].max():
         raise InvalidWeights(f"the parent has {OVERSIZED}")
-    limit = max(of_parent, largest[rows].max() / 2)
-    return {int(row): OVERSIZED for row in rows if largest[row] >= limit}
+    limit = max(of_parent, largest[oversized].max() / 2)
+    return {int(row): OVERSIZED for row in oversized if largest[row] >= limit}
 
 
-@np.errstate(over="ignore", invalid="ignore")  # What is not finite is rejected.
-def _add_cells(total: Float64s, passes: Passes, block: Block, centre: Centre) -> None:
-    """Add the products over the cells of a block to the total.
-
-    The cells are added in order, which makes the sum independent of how the work was cut.
-    """
-    products = _products_for(passes.work.rule)
-
-    @np.errstate(over="ignore", invalid="ignore")
-    def of_cells(cells: Sequence[tuple[Numbers, Float64s]]) -> list[Float64s]:
-        return [products(arithmetic.centred(rows, base)) for rows, base in cells]
-
-    for found in passes.ahead(of_cells, _cells(passes, block, centre, _cells_at_once(total))):
-        for product in found:
-            np.add(total, product, out=total)
-
-
-def _cells(
-    passes: Passes, block: Block, centre: Centre, at_once: int
-) -> Iterator[Sequence[tuple[Numbers, Float64s]]]:
-    """Yield the rows and the centre of a block's cells, ``at_once`` cells at a time."""
-
-    @np.errstate(over="ignore", invalid="ignore")
-    def with_centre(piece: Slice) -> tuple[Numbers, Float64s, int]:
-        rows = np.asarray(piece.rows)
-        return rows, _centre_of(centre, rows, piece.parent), piece.start
-
-    for rows, base, start in passes.ahead(with_centre, measured_slices(block)):
-        cells = list(grid(start, start + len(base), CELL))
-        for first in range(0, len(cells), at_once):
-            yield [(rows[:, cell], base[cell]) for cell in cells[first : first + at_once]]
-
-
-def _cells_at_once(product: Float64s) -> int:
-    """Return how many cells a thread takes, so that few products of many updates are alive."""
-    return min(max(PRODUCT_BYTES // product.nbytes, 1), SLICE // CELL)
-
-
-def _centre_of(centre: Centre, rows: Numbers, parent: Numbers | None) -> Float64s:
-    """Return the values of the centre for some columns."""
+def _centre_of(centre: Centre, rows: Numbers, parent: Numbers | None) -> Float64s | None:
+    """Return the values of the centre for some columns; None for the origin."""
     if centre is Centre.MEDIAN:
         return arithmetic.median(rows)
-    return np.zeros(rows.shape[1]) if parent is None else parent.astype(np.float64)
+    return None if parent is None else parent.astype(np.float64)

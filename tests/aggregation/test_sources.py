@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregation.errors import UpdateRejected
-from aggregation.sources import ByteSource, BytesSource, FileSource, read, read_view
+from aggregation.sources import ByteSource, BytesSource, FileSource, OpenFile, read, read_view
 
 Make = Callable[[bytes], ByteSource]
 
@@ -92,15 +92,17 @@ def test_a_deleted_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Iterator[tuple[Path, ByteSource]]:
+def held(tmp_path: Path) -> Iterator[tuple[Path, OpenFile]]:
     """Return a file of five bytes, and a source that holds it open."""
     path = tmp_path / "source"
     path.write_bytes(b"abcde")
     with ExitStack() as stack:
-        yield path, FileSource(path).held_open(stack)
+        source = FileSource(path).held_open(stack)
+        assert isinstance(source, OpenFile)
+        yield path, source
 
 
-def test_a_file_that_is_held_open_is_read(held: tuple[Path, ByteSource]) -> None:
+def test_a_file_that_is_held_open_is_read(held: tuple[Path, OpenFile]) -> None:
     """It has the bytes, the size and the errors of the file."""
     _, source = held
     assert (source.size, source.local, read(source, 1, 3)) == (5, True, b"bcd")
@@ -109,10 +111,10 @@ def test_a_file_that_is_held_open_is_read(held: tuple[Path, ByteSource]) -> None
 
 
 @pytest.mark.parametrize("change", ["longer", "replaced", "touched", "deleted"])
-def test_a_file_that_is_held_open_is_refused_if_it_changes(
-    held: tuple[Path, ByteSource], change: str
+def test_a_check_finds_changes_of_a_file_that_is_held_open(
+    held: tuple[Path, OpenFile], change: str
 ) -> None:
-    """It is refused as if it were opened for each read."""
+    """A check refuses what opening the file again would refuse."""
     path, source = held
     if change == "longer":
         path.write_bytes(b"abcdefg")
@@ -124,13 +126,22 @@ def test_a_file_that_is_held_open_is_refused_if_it_changes(
     else:
         path.unlink()
     with pytest.raises(UpdateRejected, match=r"changed while it was read|no longer exists"):
+        source.check()
+
+
+def test_a_shortened_file_that_is_held_open_has_changed(held: tuple[Path, OpenFile]) -> None:
+    """A read beyond the new end gives the change as the reason."""
+    path, source = held
+    os.truncate(path, 2)
+    with pytest.raises(UpdateRejected, match="changed while it was read"):
         read(source, 0, 5)
 
 
-def test_a_new_link_to_a_file_is_no_change(held: tuple[Path, ByteSource], tmp_path: Path) -> None:
+def test_a_new_link_to_a_file_is_no_change(held: tuple[Path, OpenFile], tmp_path: Path) -> None:
     """A file that got a second name has the same bytes."""
     path, source = held
     (tmp_path / "link").hardlink_to(path)
+    source.check()
     assert read(source, 0, 5) == b"abcde"
 
 

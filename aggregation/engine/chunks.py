@@ -1,0 +1,45 @@
+"""The chunks in which a model is read: as large as the memory allows, and none crosses an end of a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from aggregation.engine import ranges
+from aggregation.engine.blocks import BLOCKS_IN_FLIGHT
+from aggregation.engine.parts import PARTS_IN_FLIGHT
+from aggregation.engine.ranges import CELL
+from aggregation.engine.state import OptimizerState
+from aggregation.layout import TensorLayout
+
+
+def chunk_elements(
+    layout: TensorLayout,
+    rows: int,
+    memory_bytes: int,
+    at_least: int,
+    blocks: int = BLOCKS_IN_FLIGHT,
+    state: OptimizerState | None = None,
+) -> int:
+    """Return the number of elements of a chunk; a multiple of `CELL` unless it is smaller.
+
+    ``blocks`` blocks of ``rows`` rows fit into the memory beside the parts of the result. The optimizer's
+    state counts twice, as it was and as it will be.
+    """
+    parts, element = min(ranges.PART_BYTES, layout.nbytes), rows * layout.itemsize
+    if state:
+        parts += min(ranges.PART_BYTES, state.map.layout.nbytes)
+        element += 2 * state.bytes_per_element
+    memory = max(memory_bytes - PARTS_IN_FLIGHT * parts, memory_bytes // 4)
+    chunk = max(at_least, memory // (blocks * element), 1)
+    if chunk >= CELL:
+        chunk -= chunk % CELL
+    return min(chunk, -(-layout.size // CELL) * CELL)
+
+
+def cuts(start: int, stop: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of at most ``chunk`` elements from ``start`` to ``stop``; none crosses an end."""
+    for end in ends:
+        while start < min(end, stop):
+            cut = min(start + chunk, end, stop)
+            yield start, cut
+            start = cut
