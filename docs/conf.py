@@ -37,6 +37,7 @@ NAVIGATION = {
         "how-to/commands",
         "how-to/admin",
         "how-to/choose-a-rule",
+        "how-to/tensor-policies",
         "how-to/write-a-rule",
         "how-to/audit",
         "how-to/large-models",
@@ -52,6 +53,7 @@ NAVIGATION = {
         "reference/events",
         "events-out",
         "reference/storage",
+        "reference/api",
         "reference/glossary",
     ],
     "Explanation": [
