@@ -77,8 +77,8 @@ def aggregate(
         Each update is a mapping of names to arrays, a list or tuple of arrays, or a single array; a
         2-d array has an update in each row. Arrays may be of numpy, PyTorch or JAX, or nested lists.
         All updates have the same names, dtypes and shapes; the order of names does not matter.
-        dtypes: float16, bfloat16, float32, float64, integers. Arrays keep their dtype. Python's numbers
-        are float64.
+        dtypes: float16, bfloat16, float32, float64, integers, booleans. Arrays keep their dtype.
+        Python's numbers are float64.
     num_examples : iterable of float, optional
         What each update counts, positive; by default each counts the same.
     parent : mapping, list, tuple or array, optional
@@ -87,10 +87,10 @@ def aggregate(
         Whether the updates are differences from the parent, rather than weights.
     tensor_policies : iterable of (glob, policy)
         What happens to the tensors whose names match (`aggregation.policies`); the first match counts.
-        By default, running statistics of BatchNorm are averaged, integers keep the value of the parent
-        (without a parent, the median of the updates), and the rule combines all other tensors. With
-        ``[("*", "optimize")]`` it combines all: the mean of integers is rounded, and beyond 2**53 they
-        lose digits, because sums are computed in float64.
+        By default, running statistics of BatchNorm are averaged, integers and booleans keep the value
+        of the parent (without a parent, the median of the updates), and the rule combines all other
+        tensors. With ``[("*", "optimize")]`` it also combines integers: their mean is rounded, and beyond
+        2**53 they lose digits, because sums are computed in float64.
     num_steps : iterable of int, optional
         For ``normalized_mean``: the steps that each update was trained for.
     pre_aggregation : sequence of str

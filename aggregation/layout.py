@@ -36,7 +36,15 @@ DTYPES: dict[str, np.dtype] = {
     "U16": np.dtype("<u2"),
     "U32": np.dtype("<u4"),
     "U64": np.dtype("<u8"),
+    "BOOL": np.dtype("?"),
 }
+
+
+def is_integral(dtype: np.dtype) -> bool:
+    """Return whether a dtype holds integers or booleans, so that a mean of its values is rounded."""
+    return dtype.kind in "iub"
+
+
 #: numpy's limit.
 MAX_DIMENSIONS = 64
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import RuleError
-from .layout import TensorLayout
+from .layout import TensorLayout, is_integral
 
 
 class Policy(StrEnum):
@@ -75,7 +75,8 @@ class TensorPolicies:
     ----------
     pairs : tuple of (str, Policy)
         Globs and policies, in order. What no glob matches has the default: `DEFAULT_POLICIES`, then
-        ``keep`` for integers, then ``optimize``.
+        ``keep`` for integers and booleans, then ``optimize``. Booleans have no mean: they are kept also
+        where a glob says ``optimize`` or ``average``.
     frozen : tuple of str
         Globs of the tensors that this round leaves as they are, unless they are kept or excluded.
     """
@@ -133,9 +134,11 @@ class TensorPolicies:
 
     def _unfrozen(self, name: str, dtype: np.dtype[Any]) -> Policy:
         match = self._pattern.match(name)
-        if match and match.lastindex:
-            return self._listed[match.lastindex - 1]
-        return Policy.KEEP if dtype.kind in "iu" else Policy.OPTIMIZE
+        default = Policy.KEEP if is_integral(dtype) else Policy.OPTIMIZE
+        policy = self._listed[match.lastindex - 1] if match and match.lastindex else default
+        if dtype == np.bool_ and policy in (Policy.OPTIMIZE, Policy.AVERAGE):
+            return Policy.KEEP  # Booleans have no mean.
+        return policy
 
     def _is_frozen(self, name: str) -> bool:
         return bool(self.frozen and self._frozen_pattern.match(name))
@@ -204,7 +207,7 @@ class Run(NamedTuple):
         An integer tensor is mostly a counter; its differences are larger by orders of magnitude than
         those of the weights.
         """
-        return self.policy is Policy.OPTIMIZE and self.dtype.kind not in "iu"
+        return self.policy is Policy.OPTIMIZE and not is_integral(self.dtype)
 
 
 class PolicyMap:
@@ -225,7 +228,7 @@ class PolicyMap:
     def optimized_names(self) -> frozenset[str]:
         """The names of the tensors that a server optimizer takes steps of: no integers are."""
         names = self._policies.names_of(Policy.OPTIMIZE, self.layout)
-        return frozenset(n for n in names if self.layout.by_name[n].dtype.kind not in "iu")
+        return frozenset(n for n in names if not is_integral(self.layout.by_name[n].dtype))
 
     def runs_between(self, start: int, stop: int) -> Iterator[Run]:
         """Yield the parts of `runs` that lie in elements ``start`` to ``stop``."""

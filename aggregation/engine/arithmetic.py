@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.layout import BFLOAT16
+from aggregation.layout import BFLOAT16, is_integral
 from aggregation.rules.base import Float64s, Floats, Numbers
 from aggregation.rules.order import mean_of_ranks
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
     """Return whether a dtype holds floating-point numbers, bfloat16 included."""
-    return dtype.kind not in "iu"
+    return not is_integral(dtype)
 
 
 def as_floats(values: Numbers) -> Floats:
@@ -33,7 +33,9 @@ def as_floats(values: Numbers) -> Floats:
 
 def as_stored(values: Float64s, dtype: np.dtype[Any]) -> Numbers:
     """Round values to a model's dtype: to nearest, ties to even; integers are clipped to its range."""
-    if dtype.kind in "iu":
+    if dtype == np.bool_:
+        return values >= 0.5
+    if is_integral(dtype):
         return _rounded_to_integers(values, dtype)
     if dtype == BFLOAT16:
         return _rounded_to_odd(values).astype(BFLOAT16)

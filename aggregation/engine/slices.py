@@ -16,6 +16,7 @@ from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import Slice
 from aggregation.engine.passes import Passes
 from aggregation.engine.plan import Combination
+from aggregation.layout import is_integral
 from aggregation.policies import Policy, Run
 from aggregation.rules import Selection
 from aggregation.rules.base import Float64s, Numbers
@@ -111,6 +112,8 @@ def combine_slice(passes: Passes, piece: Slice, selection: Selection) -> SliceRe
         bad = arithmetic.bad_values(rows)
         if bad:
             return SliceResult(np.zeros(rows.shape[1], rows.dtype), bad)
+        if rows.dtype == np.bool_:  # A client's byte may be neither 0 nor 1.
+            rows = rows.view(np.uint8) != 0
         piece = piece._replace(rows=rows)
     with np.errstate(over="ignore", invalid="ignore"):
         stored, state = _combined(work, piece, selection)
@@ -161,7 +164,7 @@ def _of_parent(passes: Passes, piece: Slice) -> SliceResult:
 
 def _middle(rows: Numbers) -> Numbers:
     """Return the median of each column in the rows' dtype; of integers, the lower one."""
-    if rows.dtype.kind in "iu":
+    if is_integral(rows.dtype):
         middle = (len(rows) - 1) // 2
         return np.ascontiguousarray(np.partition(rows, middle, axis=0)[middle])
     return arithmetic.as_stored(arithmetic.median(rows), rows.dtype)

@@ -11,7 +11,7 @@ from aggregation.errors import RuleError
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.policies import DEFAULT, OPTIMIZE_ALL, Policy, PolicyMap, TensorPolicies
 
-F32, I64 = np.dtype("<f4"), np.dtype("<i8")
+F32, I64, BOOL = np.dtype("<f4"), np.dtype("<i8"), np.dtype("?")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,15 @@ def test_the_first_match_counts() -> None:
     assert policies.of("bn.running_var", F32) is Policy.AVERAGE
     assert policies.needs_parent
     assert not OPTIMIZE_ALL.needs_parent
+
+
+def test_booleans_are_never_averaged() -> None:
+    """Booleans are kept, unless a policy takes their maximum or excludes them."""
+    listed = [["m", "max"], ["x", "exclude"], ["a", "average"], ["o", "optimize"]]
+    policies = TensorPolicies.from_list(listed)
+    found = [policies.of(name, BOOL) for name in "maxo"]
+    assert found == [Policy.MAX, Policy.KEEP, Policy.EXCLUDE, Policy.KEEP]
+    assert DEFAULT.of("attn.bias", BOOL) is Policy.KEEP
 
 
 def test_frozen_tensors_stay_kept_or_excluded() -> None:

@@ -146,7 +146,6 @@ class Unconvertible:
         ({"w": np.ma.masked_equal([1.0, 2.0], 1.0)}, "'w' is a masked array"),
         ({"w": Unconvertible()}, "'w' of type Unconvertible cannot be converted .* cuda:0"),
         ({"w": np.array([object()])}, "'w' has dtype object; known are"),
-        ({"w": np.zeros(2, bool)}, "'w' has dtype bool; known are"),
         ({"w": np.zeros(2, complex)}, "'w' has dtype complex128; known are"),
     ],
 )

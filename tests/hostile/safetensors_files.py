@@ -99,7 +99,7 @@ def _add_broken_text() -> None:
 
 
 def _add_broken_entries() -> None:
-    for dtype in ("F8_E4M3", "BOOL", "f32", "", "O", 7, None, ["F32"]):
+    for dtype in ("F8_E4M3", "F4", "f32", "", "O", 7, None, ["F32"]):
         _case(f"dtype {dtype!r}", "expected one of F16, BF16", {"x": entry(dtype)})
     shapes: list[Any] = [-2, [-2], [2.0], [True, 2], ["2"], None, [1 << 63], [1 << 40] * 2]
     for shape in shapes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AggregationError, quoted
-from ...layout import BFLOAT16, Tensor, TensorLayout
+from ...layout import BFLOAT16, Tensor, TensorLayout, is_integral
 from ..encoder import Piece, TensorEncoder
 
 #: How many elements are converted to text at once.
@@ -71,7 +71,9 @@ class JsonEncoder(TensorEncoder):
 def _texts(values: NDArray[Any]) -> list[str]:
     if values.dtype == BFLOAT16:
         values = values.astype(np.float32)
-    if values.dtype == np.float64 or values.dtype.kind in "iu":
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8)
+    if values.dtype == np.float64 or is_integral(values.dtype):
         return list(map(repr, values.tolist()))
     texts = list(map(str, values))
     for place in np.flatnonzero(np.abs(values) == _MISREAD):

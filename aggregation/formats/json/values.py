@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import quoted
-from ...layout import DTYPE_NAMES
+from ...layout import DTYPE_NAMES, is_integral
 
 _FLOAT64 = np.dtype("<f8")
 _FOREIGN = re.compile(rb"[^0-9eE+\-., \t\r\n]")
@@ -43,16 +43,18 @@ def parse_numbers(text: bytes, dtype: np.dtype) -> NDArray[Any]:
     kinds = set(map(type, numbers))
     if not kinds <= {int, float}:
         raise ValueError(describe_text(text))
-    if dtype.kind in "iu" and float in kinds:
+    if is_integral(dtype) and float in kinds:
         raise ValueError(f"a number with a fraction, the model's are {DTYPE_NAMES[dtype]}")
     out_of_range = f"a number is out of range of {DTYPE_NAMES[dtype]}"
+    if dtype == np.bool_ and not set(numbers) <= {0, 1}:
+        raise ValueError(out_of_range)
     try:
-        values = np.array(numbers, dtype if dtype.kind in "iu" else _FLOAT64)
+        values = np.array(numbers, dtype if is_integral(dtype) else _FLOAT64)
     except OverflowError:
         raise ValueError(out_of_range) from None
     with np.errstate(over="ignore"):
         values = values.astype(dtype)
-    if dtype.kind not in "iu" and not np.isfinite(values).all():
+    if not is_integral(dtype) and not np.isfinite(values).all():
         raise ValueError(out_of_range)
     return values
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import limits
 from ._core.errors import AggregationError
 from ._core.formats import Spool, format_of, open_weights
-from ._core.layout import TensorLayout
+from ._core.layout import TensorLayout, is_integral
 from ._core.weights import Weights
 from .errors import BadWeights
 from .pointer import Latest
@@ -68,7 +68,7 @@ def _hint(file: BinaryIO) -> str:
 def _check_values(weights: Weights, layout: TensorLayout) -> None:
     """Refuse NaN and infinity in tensors of floating-point numbers."""
     for start, stop, dtype in layout.runs:
-        if dtype.kind in "iu":
+        if is_integral(dtype):
             continue
         for first in range(start, stop, limits.CHECK_ELEMENTS):
             values = np.empty(min(limits.CHECK_ELEMENTS, stop - first), dtype)

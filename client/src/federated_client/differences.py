@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ._core.errors import AggregationError, UpdateRejected, quoted
 from ._core.formats import Spool, encoder_for, format_of, open_weights
-from ._core.layout import Tensor, TensorLayout
+from ._core.layout import Tensor, TensorLayout, is_integral
 from ._core.policies import TensorPolicies
 from ._core.weights import Weights
 from .errors import BadWeights
@@ -77,8 +77,10 @@ def _read(weights: Weights, tensor: Tensor) -> NDArray[np.generic]:
 def _difference(
     tensor: Tensor, end: NDArray[np.generic], start: NDArray[np.generic]
 ) -> NDArray[np.generic]:
-    """Subtract in float64, or exactly where the tensor has integers."""
-    if tensor.dtype.kind not in "iu":
+    """Subtract in float64, or exactly where the tensor has integers; of booleans, say which changed."""
+    if tensor.dtype == np.bool_:
+        return np.asarray(end != start)
+    if not is_integral(tensor.dtype):
         with np.errstate(over="ignore", invalid="ignore"):  # The check of the result reports them.
             return (end.astype(np.float64) - start.astype(np.float64)).astype(tensor.dtype)
     limits = np.iinfo(tensor.dtype)

@@ -134,6 +134,32 @@ def test_without_a_parent_a_kept_tensor_is_the_median() -> None:
     np.testing.assert_array_equal(result["w"], [3.5])
 
 
+@pytest.mark.parametrize("differences", [False, True])
+def test_booleans_are_kept_or_joined(differences: bool) -> None:
+    """A mask keeps the parent's value; its maximum is true where the mask of an update is."""
+    updates = [{"mask": np.array([1, 0, 0], bool)}, {"mask": np.array([0, 0, 1], bool)}]
+    parent = {"mask": np.array([0, 1, 1], bool)}
+    joined = TensorPolicies.from_list([["mask", "max"]])
+    for policies, expected in (
+        (DEFAULT, [0, 1, 1]),
+        (joined, [1, 1, 1] if differences else [1, 0, 1]),
+    ):
+        options: Any = {"differences": differences, "policies": policies}
+        result = result_of("weighted_mean", updates, None, parent, **options)["mask"]
+        np.testing.assert_array_equal(result, np.array(expected, bool))
+
+
+def test_a_mask_with_other_bytes_than_booleans_gives_booleans() -> None:
+    """A byte that is neither 0 nor 1 counts as true, and does not reach the aggregate."""
+    masks = [np.frombuffer(bytes([2, 0, 255]), bool), np.zeros(3, bool)]
+    for policies, expected in (
+        (TensorPolicies.from_list([["m", "max"]]), b"\1\0\1"),
+        (DEFAULT, b"\0\0\0"),
+    ):
+        work = work_of("weighted_mean", [{"m": mask} for mask in masks], policies=policies)
+        assert bytes_of(work).endswith(expected)
+
+
 def test_excluded_tensors_are_not_in_the_updates(networks: Any) -> None:
     """Updates may lack `exclude` tensors, or hold them: the aggregate has the parent's value."""
     *updates, parent = networks

@@ -40,6 +40,8 @@ def values_of(layout: TensorLayout, seed: int, *, finite: bool = False) -> list[
     arrays = []
     for tensor in layout.tensors:
         array = np.frombuffer(rng.bytes(tensor.nbytes), tensor.dtype).copy()
+        if array.dtype == np.bool_:
+            array = array.view(np.uint8) % 2 == 1
         if finite:
             with np.errstate(invalid="ignore"):  # what a signalling NaN in bfloat16 raises
                 array[~np.isfinite(array)] = 1
