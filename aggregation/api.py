@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from aggregation.counts import example_counts, step_counts
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Combined, Resources, combine
 from aggregation.engine.output import MemorySink
 from aggregation.engine.progress import ProgressMeter
+from aggregation.engine.state import STATE_FORMAT
 from aggregation.errors import (
     AggregationError,
     InvalidWeights,
@@ -20,11 +21,14 @@ from aggregation.errors import (
     UpdateRejected,
     UpdatesRejected,
 )
+from aggregation.formats import open_weights
 from aggregation.in_memory import Tensors, arrays_of, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
+from aggregation.optimizers import NO_OPTIMIZER, create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule
-from aggregation.weights import Weights
+from aggregation.sources import BytesSource
+from aggregation.weights import Weights, read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,16 @@ class AggregationInfo:
         updates' median), over the floating-point tensors. None if the rule does not need norms.
     max_hostile : int
         How many of the updates may be hostile, with the bound on the result that the rule states.
+    optimizer_state : dict of str to array, optional
+        The server optimizer's new state, for the next call: float64, with the shape of each tensor and
+        one more dimension.
     """
 
     selected: tuple[int, ...]
     scaling_factors: tuple[float, ...]
     norms: tuple[float, ...] | None
     max_hostile: int
+    optimizer_state: dict[str, NDArray[np.float64]] | None = None
 
 
 def aggregate(
@@ -62,6 +70,9 @@ def aggregate(
     num_steps: Iterable[int] | None = None,
     pre_aggregation: Sequence[str] = (),
     seed: str = "",
+    server_optimizer: str = NO_OPTIMIZER.name,
+    optimizer_args: Mapping[str, Any] | None = None,
+    optimizer_state: Mapping[str, ArrayLike] | None = None,
     resources: Resources = DEFAULT_RESOURCES,
     return_info: bool = False,
     progress: Callable[[float], None] = lambda share: None,
@@ -97,6 +108,14 @@ def aggregate(
         Steps before the rule, in their order: ``["arc(f=2)", "nnm(f=2)"]``.
     seed : str
         Hexadecimal digits that clients cannot predict, for ``bucketing``: ``secrets.token_hex(32)``.
+    server_optimizer : str
+        Takes a step from the parent towards the rule's result: ``"fedadam"``, ``"fedavgm"``. Without a
+        parent, the result is the rule's.
+    optimizer_args : mapping, optional
+        Its arguments: ``{"eta": 0.1}``.
+    optimizer_state : mapping, optional
+        `AggregationInfo.optimizer_state` of the call that made the parent; without it, the optimizer
+        starts.
     resources : Resources
         Memory and threads; the result does not depend on them.
     return_info : bool
@@ -116,14 +135,15 @@ def aggregate(
     Raises
     ------
     RuleError
-        If the rule, an argument or a policy is not known, or the rule or a policy needs a parent and
-        there is none.
+        If the rule, the optimizer, an argument or a policy is not known, or the rule or a policy needs a
+        parent and there is none.
     NotEnoughUpdates
         If the rule needs more updates.
     UpdatesRejected
         If updates have another layout or are not finite. Its ``reasons`` name them by position.
     InvalidWeights
-        If the parent is not a model, or its values are not finite.
+        If the parent is not a model, or its values are not finite, or the optimizer's state does not fit
+        it.
     AggregationError
         If ``updates`` or ``num_examples`` is not of the expected structure.
 
@@ -134,6 +154,7 @@ def aggregate(
     {'w': array([0.75, 0.75])}
     """
     chosen = build_rule(rule, arguments, pre_aggregation, seed)
+    optimizer = create_optimizer(server_optimizer, optimizer_args)
     policies = TensorPolicies.from_list(list(tensor_policies))
     given = _updates(updates)
     counts = example_counts(num_examples, len(given))
@@ -154,12 +175,37 @@ def aggregate(
         differences=differences,
         policies=policies,
         num_steps=step_counts(num_steps, len(given)),
+        optimizer=optimizer,
+        optimizer_state=None if optimizer_state is None else _state(optimizer_state),
     )
-    sink = MemorySink()
+    sink, state = MemorySink(), MemorySink()
     with ProgressMeter(work, progress) as meter:
-        combined = combine(work, sink, format="memory", resources=resources, on_bytes=meter.advance)
+        combined = combine(
+            work,
+            sink,
+            state_sink=state,
+            format="memory",
+            resources=resources,
+            on_bytes=meter.advance,
+        )
     result = _like(model, arrays_of(sink.data, work.layout))
-    return (result, _info(combined, chosen.max_hostile(len(given)))) if return_info else result
+    if not return_info:
+        return result
+    new_state = _arrays(state.data) if work.state else None
+    return result, _info(combined, chosen.max_hostile(len(given)), new_state)
+
+
+def _state(arrays: Mapping[str, ArrayLike]) -> Weights:
+    """Return the state that an optimizer starts from."""
+    try:
+        return weights_in_memory(arrays)
+    except UpdateRejected as error:
+        raise InvalidWeights(f"the optimizer's state cannot be used: {error}") from error
+
+
+def _arrays(state: bytes) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a stored state."""
+    return read_tensors(open_weights(BytesSource(state), STATE_FORMAT, spool=None, trusted=True))
 
 
 def _updates(updates: Any) -> list[Any]:
@@ -204,7 +250,9 @@ def _like(model: Any, result: dict[str, NDArray[Any]]) -> Any:
     return tuple(arrays) if isinstance(model, tuple) else arrays
 
 
-def _info(combined: Combined, max_hostile: int) -> AggregationInfo:
+def _info(
+    combined: Combined, max_hostile: int, state: dict[str, NDArray[Any]] | None
+) -> AggregationInfo:
     selection = combined.selection
     factors = np.asarray(selection.coefficients) / selection.total
     return AggregationInfo(
@@ -212,4 +260,5 @@ def _info(combined: Combined, max_hostile: int) -> AggregationInfo:
         scaling_factors=tuple(factors.tolist()),
         norms=None if combined.norms is None else tuple(combined.norms),
         max_hostile=max_hostile,
+        optimizer_state=state,
     )

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from aggregation.engine import Combination, Combined, Resources, combine
 from aggregation.engine.output import FileSink
 from aggregation.engine.progress import ProgressMeter
+from aggregation.engine.state import STATE_FORMAT
 from aggregation.errors import InvalidWeights, NotEnoughUpdates, UpdateRejected, UpdatesRejected
-from aggregation.formats import Spool, format_of, open_weights
+from aggregation.formats import Spool, format_of, open_weights, read_metadata
 from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
+from aggregation.optimizers import Optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.rules import Rule
 from aggregation.sources import FileSource
@@ -35,8 +37,11 @@ class FileRound:
     differences : bool
         Whether the updates are differences from the parent.
     policies : TensorPolicies
-    out : str
-        The path of the result.
+    optimizer : Optimizer
+    state : str, optional
+        The path of the state that the optimizer left with the parent.
+    out, state_out : str
+        The paths of the result, and of the optimizer's new state if it has one.
     memory_mb : int
         Memory for blocks and parts.
     spool : Spool
@@ -57,7 +62,10 @@ class FileRound:
         parent: str | None,
         differences: bool,
         policies: TensorPolicies,
+        optimizer: Optimizer,
+        state: str | None,
         out: str,
+        state_out: str | None,
         memory_mb: int,
         spool: Spool,
         on_rejected: Callable[[str, str], None],
@@ -69,13 +77,16 @@ class FileRound:
         self._rule = rule
         self._differences = differences
         self._policies = policies
+        self._optimizer = optimizer
         self._out = out
+        self._state_out = state_out
         self._spool = spool
         self._on_rejected = on_rejected
         self._progress = progress
         cores = os.cpu_count() or 1
         self._resources = Resources(memory_bytes=memory_mb << 20, readers=cores, workers=cores)
         self._parent = self._open_parent(parent) if parent else None
+        self._state = self._open_state(state) if state else None
 
     def run(self) -> Combined:
         """Combine the files into the result."""
@@ -103,6 +114,16 @@ class FileRound:
         except UpdateRejected as error:
             raise InvalidWeights(f"the parent {path} cannot be used: {error}") from error
 
+    def _open_state(self, path: str) -> Weights:
+        try:
+            state = open_weights(_source(path), STATE_FORMAT, spool=None, trusted=True)
+            made_by = read_metadata(state.source).get("server_optimizer", self._optimizer.name)
+        except UpdateRejected as error:
+            raise InvalidWeights(f"the state {path} cannot be used: {error}") from error
+        if made_by != self._optimizer.name:
+            raise InvalidWeights(f"the state {path} is that of {made_by}")
+        return state
+
     def _opener(self, path: str) -> Opener:
         def open_update(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
             source = _source(path)
@@ -122,19 +143,25 @@ class FileRound:
             num_steps=None if steps is None else [steps[position] for position in opened],
             differences=self._differences,
             policies=self._policies,
+            optimizer=self._optimizer,
+            optimizer_state=self._state,
         )
         sink = FileSink(self._out)
+        state_sink = FileSink(self._state_out) if work.state and self._state_out else None
         try:
             with ProgressMeter(work, self._progress) as meter:
                 return combine(
                     work,
                     sink,
+                    state_sink=state_sink,
                     format=format_of(self._out),
                     resources=self._resources,
                     on_bytes=meter.advance,
                 )
         except BaseException:
             sink.abort()
+            if state_sink:
+                state_sink.abort()
             raise
 
 

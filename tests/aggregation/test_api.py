@@ -19,6 +19,7 @@ from aggregation.errors import (
     RuleError,
     UpdatesRejected,
 )
+from tests.aggregation.optimizers.oracles import trajectory
 
 
 def test_mappings_give_a_mapping_in_the_models_order_and_dtypes() -> None:
@@ -371,3 +372,47 @@ def test_progress_is_reported_from_0_to_1(rule: str, arguments: dict[str, Any]) 
 def test_aggregate_is_listed() -> None:
     """`dir` lists the names that are imported on first use."""
     assert {"aggregate", "AggregationInfo", "AggregationError"} <= set(dir(aggregation))
+
+
+def test_a_server_optimizer_continues_from_the_state_of_the_call_before() -> None:
+    """Two calls, the second with the state of the first, give the steps of the paper's algorithm."""
+    start = {"w": np.zeros((2, 3)), "b": np.zeros(3)}
+    parent: Any = start
+    state: Any = None
+    for value in (1.0, -2.0):
+        update = {name: np.full_like(array, value) for name, array in start.items()}
+        parent, info = aggregation.aggregate(
+            "weighted_mean",
+            [update],
+            parent=parent,
+            server_optimizer="fedadam",
+            optimizer_args={"eta": 0.5},
+            optimizer_state=state,
+            return_info=True,
+        )
+        state = info.optimizer_state
+    expected = trajectory("fedadam", np.zeros(1), [np.ones(1), np.full(1, -2.0)], {"eta": 0.5})
+    np.testing.assert_allclose(parent["w"], np.full((2, 3), expected[-1][0]), rtol=1e-12)
+    assert {name: array.shape for name, array in state.items()} == {"w": (2, 3, 2), "b": (3, 2)}
+
+
+def test_without_a_server_optimizer_there_is_no_state() -> None:
+    """An optimizer without a state returns none, nor does an optimizer without a parent."""
+    cases: list[dict[str, Any]] = [{}, {"server_optimizer": "sgd"}, {"server_optimizer": "fedadam"}]
+    for options in cases:
+        _, info = aggregation.aggregate(
+            "weighted_mean", [{"w": np.ones(2)}], return_info=True, **options
+        )
+        assert info.optimizer_state is None
+
+
+def test_a_state_that_does_not_fit_the_parent_is_refused() -> None:
+    """The message names the tensor, its shape and the one that was expected."""
+    with pytest.raises(InvalidWeights, match=r"'w' is F64 \[2\], expected F64 \[2, 2\]"):
+        aggregation.aggregate(
+            "weighted_mean",
+            [{"w": np.ones(2)}],
+            parent={"w": np.ones(2)},
+            server_optimizer="fedadam",
+            optimizer_state={"w": np.ones(2)},
+        )
