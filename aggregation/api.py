@@ -44,7 +44,7 @@ class AggregationInfo:
         median, has equal ones.
     norms : tuple of float, optional
         The Euclidean norm of each update's difference from the parent (without a parent, from the
-        updates' median), over the floating-point tensors. None if the rule does not need norms.
+        updates' median), over the optimized tensors of floats. None if the rule does not need norms.
     max_hostile : int
         How many of the updates may be hostile, with the bound on the result that the rule states.
     optimizer_state : dict of str to array, optional

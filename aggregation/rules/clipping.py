@@ -28,7 +28,7 @@ class NormClippedMean(LinearRule):
     Parameters
     ----------
     max_norm : float
-        Euclidean norm of a difference, over all floating-point tensors together.
+        Euclidean norm of a difference, over all optimized tensors together.
     """
 
     max_norm: float
@@ -66,7 +66,7 @@ class CenteredClipping(LinearRule):
     Parameters
     ----------
     tau : float
-        The radius of clipping, over all floating-point tensors together. By default the median of the
+        The radius of clipping, over all optimized tensors together. By default the median of the
         norms of the round's differences, which no minority can move beyond the honest ones.
     iterations : int
         The number of steps.

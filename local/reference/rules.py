@@ -27,9 +27,9 @@ def rules_page() -> str:
         "[Write a rule](../how-to/write-a-rule.md) shows how to add one.",
         "*n* is the number of updates in a round, *f* the number of hostile ones among them. A round "
         "waits until the rule has as many updates as it needs.",
-        "What a rule withstands holds for floating-point tensors, under any finite values of the hostile "
-        "updates. The values of integer tensors (counters) are combined like the others and rounded to the "
-        "nearest integer, but no distance or norm is computed from them.",
+        "What a rule withstands holds for the floating-point tensors whose "
+        "[policy](../how-to/tensor-policies.md) is `optimize`, under any finite values of the hostile "
+        "updates; distances and norms are taken over these tensors only.",
         *(part for rule in rules for part in _rule(rule)),
         "## Steps before the rule",
         "A federated model's `pre_aggregation` is a list of steps that are applied before its rule, in "
