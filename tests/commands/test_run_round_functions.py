@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +196,36 @@ def test_a_round_that_cannot_be_shared_is_done_by_one_process(run_command: RunCo
         )
     assert "one process did the round" in err.getvalue()
     assert model.rounds.get().updates_used == 5
+
+
+#: Starts a worker, prints its process id, and waits for input that never comes.
+START_WORKER = """
+import sys
+import django
+django.setup()
+from connectors.management.local_functions import WorkerProcess
+worker = WorkerProcess()
+worker._start()
+print(worker._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_worker_ends_if_its_parent_is_killed() -> None:
+    """A process that is killed leaves no worker behind."""
+    with subprocess.Popen(
+        [sys.executable, "-c", START_WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout
+        command = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
+        assert command.read_bytes()
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while command.exists() and command.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # A process that has ended has no command, whether or not anybody has waited for it.
+    assert not command.exists() or not command.read_bytes()
