@@ -18,8 +18,8 @@ from aggregation.optimizers.base import Float64s, Optimizer, register
 class AdaptiveOptimizer(Optimizer):
     """Base of the three optimizers of Algorithm 2, which differ in the second moment ``v`` alone.
 
-    With the pseudo-gradient ``D``: ``m = beta1 * m + (1 - beta1) * D``, a rule for ``v`` (Algorithm 2, line
-    13, 14 or 15), and ``step = eta * m / (sqrt(v) + tau)``. There is no bias correction. The first moment
+    With the pseudo-gradient ``D``: ``m = beta1 * m + (1 - beta1) * D``, a rule for ``v``, and
+    ``step = eta * m / (sqrt(v) + tau)``. There is no bias correction. The first moment
     starts at 0 and the second at tau squared, the least that Algorithm 2 permits.
     """
 
@@ -66,10 +66,10 @@ class AdaptiveOptimizer(Optimizer):
 @register
 @dataclass(frozen=True, kw_only=True)
 class FedAdagrad(AdaptiveOptimizer):
-    """Makes smaller steps for elements that have changed much: ``v = v + D^2`` (Algorithm 2, line 13).
+    """Makes smaller steps for elements that have changed much: ``v = v + D^2`` (Algorithm 2).
 
-    ``D`` is the pseudo-gradient; see `AdaptiveOptimizer` for the step. The steps never grow again: one
-    huge pseudo-gradient makes all further steps of its element small.
+    ``D`` is the pseudo-gradient. The steps never grow again: one huge pseudo-gradient makes all further
+    steps of its element small.
 
     Parameters
     ----------
@@ -103,18 +103,20 @@ class DecayingOptimizer(AdaptiveOptimizer):
 @register
 @dataclass(frozen=True, kw_only=True)
 class FedYogi(DecayingOptimizer):
-    """Changes the second moment additively (Algorithm 2, line 14).
+    """Changes the second moment additively (Algorithm 2).
 
-    ``v = v - (1 - beta2) * D^2 * sign(v - D^2)``, where ``D`` is the pseudo-gradient; see
-    `AdaptiveOptimizer` for the step. The second moment falls more slowly than that of `fedadam`, so that
-    steps do not become large as soon as pseudo-gradients are small.
+    ``v = v - (1 - beta2) * D^2 * sign(v - D^2)``, where ``D`` is the pseudo-gradient. The second moment
+    falls more slowly than that of ``fedadam``, so that steps do not become large as soon as
+    pseudo-gradients are small.
 
     Parameters
     ----------
     eta : float
         The server's learning rate, which the paper tunes for each task.
-    beta1, beta2 : float
-        Decay of the first and of the second moment.
+    beta1 : float
+        Decay of the first moment.
+    beta2 : float
+        Decay of the second moment.
     tau : float
         Degree of adaptivity: the smaller, the more adaptive.
     """
@@ -131,17 +133,18 @@ class FedYogi(DecayingOptimizer):
 @register
 @dataclass(frozen=True, kw_only=True)
 class FedAdam(DecayingOptimizer):
-    """Averages the second moment exponentially (Algorithm 2, line 15).
+    """Averages the second moment exponentially (Algorithm 2).
 
-    ``v = beta2 * v + (1 - beta2) * D^2``, where ``D`` is the pseudo-gradient; see `AdaptiveOptimizer` for
-    the step.
+    ``v = beta2 * v + (1 - beta2) * D^2``, where ``D`` is the pseudo-gradient.
 
     Parameters
     ----------
     eta : float
         The server's learning rate, which the paper tunes for each task.
-    beta1, beta2 : float
-        Decay of the first and of the second moment.
+    beta1 : float
+        Decay of the first moment.
+    beta2 : float
+        Decay of the second moment.
     tau : float
         Degree of adaptivity: the smaller, the more adaptive.
     """

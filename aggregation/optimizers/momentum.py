@@ -42,7 +42,7 @@ class FedAvgM(Optimizer):
     """Adds momentum: ``m = beta * m + gradient``, ``step = eta * m``.
 
     Hsu, Qi and Brown, *Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-    Classification*, arXiv 1909.06335, Section 3.3: ``v <- beta v + dw``, ``w <- w - v``, where ``dw`` is
+    Classification*, arXiv 1909.06335, FedAvgM: ``v <- beta v + dw``, ``w <- w - v``, where ``dw`` is
     the negated pseudo-gradient, and ``eta`` is 1. The momentum starts at zero. It is not scaled by
     ``1 - beta``, so that a constant gradient is taken in steps of ``eta / (1 - beta)`` in the end.
 

@@ -11,7 +11,7 @@ from local.reference.decisions import decisions_page
 from local.reference.events import events_page
 from local.reference.limits import limits_page
 from local.reference.markdown import FOLDER
-from local.reference.rules import requirements_page, rules_page
+from local.reference.rules import optimizers_page, requirements_page, rules_page
 from local.reference.settings import settings_page
 from local.reference.storage import storage_page
 
@@ -23,6 +23,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/limits.md": limits_page,
     "reference/commands.md": commands_page,
     "reference/rules.md": rules_page,
+    "reference/optimizers.md": optimizers_page,
     "reference/requirements.md": requirements_page,
     "reference/events.md": events_page,
     "reference/storage.md": storage_page,

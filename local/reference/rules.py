@@ -1,4 +1,4 @@
-"""The reference pages of rules and requirements, generated from their classes."""
+"""The reference pages of rules, optimizers and requirements, generated from their classes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from aggregation.optimizers import known_optimizers
 from aggregation.pre_aggregation import known_pre_aggregations
 from aggregation.requirements import Requirement
 from aggregation.rules import known_rules
@@ -79,6 +80,37 @@ def _costs(rule: Any) -> Iterator[str]:
         yield "Needs a previous aggregate or an initial model."
 
 
+def optimizers_page() -> str:
+    """Return the page of all server optimizers."""
+    return page(
+        "Server optimizers",
+        "The values of a federated model's `server_optimizer`, with `server_optimizer_args` by name. An "
+        "unknown name or argument, or one out of range, is refused when the model is saved. "
+        "[Choose a server optimizer](../how-to/choose-an-optimizer.md) compares them.",
+        "The pseudo-gradient *D* is the rule's result minus the parent. The adaptive optimizers "
+        "`fedadagrad`, `fedadam` and `fedyogi` are Algorithm 2 of Reddi et al., *Adaptive Federated "
+        "Optimization*, arXiv 2003.00295. With `m = beta1 * m + (1 - beta1) * D`, and `v` as each of them "
+        "says, the step is `eta * m / (sqrt(v) + tau)`. There is no bias correction. `m` starts at 0 and "
+        "`v` at `tau` squared, the least that the algorithm permits.",
+        "Steps are taken of floating-point tensors whose [policy](../how-to/tensor-policies.md) is "
+        "`optimize`.",
+        *(part for optimizer in known_optimizers().values() for part in _optimizer(optimizer)),
+    )
+
+
+def _optimizer(optimizer: Any) -> Iterator[str]:
+    text, described = _docstring(optimizer)
+    yield f"## {optimizer.name}"
+    yield text
+    rows = _arguments(optimizer, described)
+    if rows:
+        yield table(["argument", "type", "default", "bounds", "meaning"], rows)
+    slots = optimizer.slots
+    if slots:
+        numbers = "a float64" if slots == 1 else f"{slots} float64"
+        yield f"Its state has {numbers} for each element of the tensors that it optimizes."
+
+
 def requirements_page() -> str:
     """Return the page of all requirements."""
     kinds = [kind for kind in Requirement.__subclasses__() if kind.name]
@@ -123,10 +155,9 @@ def _arguments(kind: Any, described: dict[str, str]) -> list[list[str]]:
 
 def _bounds(kind: Any) -> dict[str, str]:
     """Return the bounds of each argument, read from the calls that check them."""
-    if "__post_init__" not in vars(kind):
-        return {}
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind.__post_init__)))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    checks = [vars(base)["__post_init__"] for base in kind.__mro__ if "__post_init__" in vars(base)]
+    trees = [ast.parse(textwrap.dedent(inspect.getsource(check))) for check in checks]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return {
         ast.literal_eval(call.args[0]): ", ".join(_limit(each) for each in call.keywords)
         for call in calls

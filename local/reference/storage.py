@@ -6,6 +6,7 @@ import re
 
 from aggregation.formats import FORMATS, MAX_JSON_BYTES
 from aggregation.layout import DTYPES
+from aggregation.round.port import OPTIMIZER_STATE
 from local.reference.markdown import code, page, table
 
 
@@ -76,10 +77,16 @@ def _keys() -> list[list[str]]:
     )
 
     result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
+    state = result.replace(".safetensors", f".{OPTIMIZER_STATE}")
     return [
         [code(UPDATE_KEY_FORM), "the client", "an update; each has a new name"],
         [code(SCORE_KEY_FORM), "the client", "what it measured of an aggregate"],
         [code(result), "the function", "the weights of round 5 of model 3; they never change"],
+        [
+            code(state),
+            "the function",
+            "the state that the [server optimizer](optimizers.md) left with them, as safetensors",
+        ],
         [code(pointer_key(3)), "the function", "which weights of model 3 to train from"],
         [
             code("status/<federated_model_id>/<client_uuid>.json"),

@@ -17,7 +17,13 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
-EXECUTED = ("tutorial", "how-to/choose-a-rule", "how-to/write-a-rule", "how-to/audit")
+EXECUTED = (
+    "tutorial",
+    "how-to/choose-a-rule",
+    "how-to/choose-an-optimizer",
+    "how-to/write-a-rule",
+    "how-to/audit",
+)
 
 #: Folders that the steps create, or that are not part of a clone.
 NOT_CLONED = {"mine", "run", "site"}

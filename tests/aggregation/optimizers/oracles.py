@@ -20,7 +20,7 @@ def sgd(x: Array, results: Iterable[Array], *, eta: float = 1.0) -> Iterator[Arr
 def fedavgm(
     w: Array, results: Iterable[Array], *, eta: float = 1.0, beta: float = 0.9
 ) -> Iterator[Array]:
-    """Hsu et al., arXiv 1909.06335, Section 3.3: v <- beta v + dw, w <- w - v."""
+    """Hsu et al., arXiv 1909.06335, FedAvgM: v <- beta v + dw, w <- w - v."""
     v = np.zeros_like(w)
     for result in results:
         dw = w - result
