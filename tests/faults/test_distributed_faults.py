@@ -31,6 +31,7 @@ from connectors.errors import ServiceRefused
 from connectors.runtime.state_machine import StateMachine
 from connectors.storage.s3_sink import S3Sink
 from local.cloud import REGION
+from local.errors import FunctionError
 from local.step_functions import await_executions, state_machine
 from models_app.models import AggregationRound, FederatedModel, ModelUpdate
 from tests import factories
@@ -331,7 +332,10 @@ def test_a_state_machine_that_does_not_answer_delays_a_round(
 @pytest.mark.parametrize(
     "state",
     [
-        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("measure", "select")),
+        *(
+            pytest.param(each, marks=pytest.mark.exhaustive)
+            for each in ("measure", "select", "fail")
+        ),
         "combine",
         "publish",
     ],
@@ -354,6 +358,8 @@ def test_an_aborted_execution_is_taken_over(state: str, cloud: Any, uploads: Cou
                 if event["task"] == state and not aborted.is_set():
                     abort_all(settings.STATE_MACHINE_ARN)
                     aborted.set()
+                if (state, event["task"]) == ("fail", "select") and not aborted.is_set():
+                    raise FunctionError("ValueError", "a defect")  # It leads to the state.
                 return work(event) if name == "worker" else invoke(event)
             finally:
                 connections.close_all()

@@ -11,14 +11,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 
 from local.cloud import REGION
 from local.errors import FunctionError
 from local.lambda_runtime import LambdaRuntime
-from local.step_functions import FunctionPool, state_machine
+from local.step_functions import FunctionPool, await_executions, state_machine
 from models_app.models import AggregationRound, FederatedModel, ModelUpdate
 from tests import factories
 from tests.factories import make_model, ready_update
@@ -29,8 +28,6 @@ pytestmark = pytest.mark.usefixtures("database", "cloud")
 
 #: A database that no worker can reach, because workers need none.
 NO_DATABASE = "postgres://nobody@127.0.0.1:1/none?connect_timeout=1"
-
-ANY_CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 RULES: dict[str, dict[str, Any]] = {"weighted_mean": {}, "multi_krum": {"f": 1}}
 
@@ -51,20 +48,14 @@ class Functions:
     ) -> None:
         self.main = main
         self._arn = arn
-        credentials: dict[str, Any] = {**ANY_CREDENTIALS}
-        self._step_functions = boto3.client(
-            "stepfunctions", endpoint_url=endpoint, region_name=REGION, **credentials
-        )
+        self._endpoint = endpoint
         self._workers = FunctionPool(workers)
         self.invocations: Counter[str] = Counter()
         self.disturb: Callable[[dict[str, Any]], None] = lambda event: None
         self._lock = threading.Lock()
 
     def await_executions(self) -> None:
-        """Wait until no execution is running, so that none meets functions that have been stopped."""
-        running: dict[str, Any] = {"stateMachineArn": self._arn, "statusFilter": "RUNNING"}
-        while self._step_functions.list_executions(**running)["executions"]:
-            time.sleep(0.1)
+        await_executions(self._endpoint, self._arn, REGION)
 
     def invoke(self, name: str, event: Any) -> Any:
         with self._lock:
