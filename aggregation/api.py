@@ -45,6 +45,10 @@ class AggregationInfo:
     norms : tuple of float, optional
         The Euclidean norm of each update's difference from the parent (without a parent, from the
         updates' median), over the optimized tensors of floats. None if the rule does not need norms.
+    cosines : tuple of (float or None), optional
+        For each update, the cosine of its difference and the aggregate's difference from the parent,
+        over the same tensors: what it contributed to the direction. None without a parent, and if the
+        rule does not compare updates.
     max_hostile : int
         How many of the updates may be hostile, with the bound on the result that the rule states.
     optimizer_state : dict of str to array, optional
@@ -55,6 +59,7 @@ class AggregationInfo:
     selected: tuple[int, ...]
     scaling_factors: tuple[float, ...]
     norms: tuple[float, ...] | None
+    cosines: tuple[float | None, ...] | None
     max_hostile: int
     optimizer_state: dict[str, NDArray[np.float64]] | None = None
 
@@ -259,6 +264,7 @@ def _info(
         selected=selection.members,
         scaling_factors=tuple(factors.tolist()),
         norms=None if combined.norms is None else tuple(combined.norms),
+        cosines=selection.cosines,
         max_hostile=max_hostile,
         optimizer_state=state,
     )

@@ -64,7 +64,7 @@ def select(
         statistics = statistics_from(work.rule, known, measure(passes, centre, saved, save))
         norms = np.sqrt(statistics.squared_norms).tolist()
         if not must_recentre(work.rule, centre, statistics):
-            return work.select(statistics), norms
+            return with_cosines(work.select(statistics), centre, statistics), norms
         saved = None
         del statistics  # Its matrices are as large as those that are computed now.
     statistics = statistics_from(work.rule, known, measure(passes, Centre.MEDIAN, saved, save))
@@ -81,6 +81,13 @@ def statistics_from(rule: Rule, known: Statistics, products: Float64s) -> Statis
     if rule.needs_gram:
         return replace(known, gram=products)
     return replace(known, squares=products)
+
+
+def with_cosines(selection: Selection, centre: Centre, statistics: Statistics) -> Selection:
+    """Return the selection with the updates' cosines, if their differences from the parent are known."""
+    if statistics.gram is None or centre is Centre.MEDIAN:
+        return selection
+    return selection.with_cosines(statistics.gram)
 
 
 def must_recentre(rule: Rule, centre: Centre, statistics: Statistics) -> bool:

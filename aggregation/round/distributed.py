@@ -13,7 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from aggregation.engine import Combined, Resources
-from aggregation.engine.measure import must_recentre, rounded_products, statistics_from
+from aggregation.engine.measure import (
+    must_recentre,
+    rounded_products,
+    statistics_from,
+    with_cosines,
+)
 from aggregation.engine.segments import Centre, no_products
 from aggregation.errors import ProgressLost, TemporarilyUnavailable, UpdatesRejected
 from aggregation.round.plan import (
@@ -78,7 +83,8 @@ def select(
         return remaining_tasks(connector, location, attempt, Centre.MEDIAN.value)
     if "norms.json" in names:  # Those from the first centre, as in one function.
         norms = json.loads(folder.read("norms.json"))
-    save_selection(folder, plan.claim.rule.select(statistics), norms)
+    selection = with_cosines(plan.claim.rule.select(statistics), Centre(centre), statistics)
+    save_selection(folder, selection, norms)
     return remaining_tasks(connector, location, attempt)
 
 

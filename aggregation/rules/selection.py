@@ -131,6 +131,8 @@ class Selection:
         Mixes the members before a rule that is not linear combines the rows.
     of_mixed : Selection, optional
         What that rule selected of the mixed rows.
+    cosines : tuple of (float or None), optional
+        For each of all updates, see `with_cosines`.
 
     Raises
     ------
@@ -143,6 +145,7 @@ class Selection:
     total: float
     mixture: Mixture | None = None
     of_mixed: Selection | None = None
+    cosines: tuple[float | None, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -185,18 +188,50 @@ class Selection:
             of_mixed=None if linear else self,
         )
 
+    def with_cosines(self, gram: Float64s) -> Selection:
+        """Return this selection with the cosine of each update's difference and the aggregate's.
+
+        The aggregate's difference from the parent is ``sum_k coefficients[k] * d_k / total``, exactly
+        so for a linear rule. A cosine is None if one of the two differences is zero.
+
+        Parameters
+        ----------
+        gram : (n, n) float64
+            Inner products of all updates' differences from the parent.
+        """
+        weights = np.zeros(len(gram))
+        weights[list(self.members)] = np.asarray(self.coefficients) / self.total
+        # Relative to the longest, so that no product overflows.
+        largest = max(float(np.diagonal(gram).max()), np.finfo(float).tiny)
+        scaled = gram / largest
+        with_aggregate = np.sum(scaled * weights, axis=1)
+        squares = np.diagonal(scaled) * np.sum(weights * with_aggregate)
+        cosines = tuple(
+            round(float(np.clip(product / np.sqrt(square), -1.0, 1.0)), 6) if square > 0 else None
+            for product, square in zip(with_aggregate, squares, strict=True)
+        )
+        return replace(self, cosines=cosines)
+
     def to_json(self) -> list[Any]:
         """Return the selection as JSON-able data."""
-        saved: list[Any] = [list(self.members), list(self.coefficients), self.total]
-        if self.mixture and self.of_mixed:
-            saved += [self.mixture.to_json(), self.of_mixed.to_json()]
-        return saved
+        return [
+            list(self.members),
+            list(self.coefficients),
+            self.total,
+            self.mixture and self.mixture.to_json(),
+            self.of_mixed and self.of_mixed.to_json(),
+            self.cosines and list(self.cosines),
+        ]
 
     @classmethod
     def from_json(cls, saved: list[Any]) -> Selection:
         """Return the selection that `to_json` gave."""
-        members, coefficients, total, *mixed = saved
-        plain = cls(tuple(members), tuple(coefficients), total)
-        if not mixed:
-            return plain
-        return replace(plain, mixture=Mixture.from_json(mixed[0]), of_mixed=cls.from_json(mixed[1]))
+        members, coefficients, total, mixture, of_mixed, cosines = saved
+        return cls(
+            members=tuple(members),
+            coefficients=tuple(coefficients),
+            total=total,
+            mixture=Mixture.from_json(mixture) if mixture else None,
+            of_mixed=cls.from_json(of_mixed) if of_mixed else None,
+            cosines=tuple(cosines) if cosines else None,
+        )

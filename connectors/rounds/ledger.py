@@ -43,7 +43,7 @@ from connectors.rounds.selectors import (
     registered_updates,
 )
 from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
-from connectors.rounds.sql import norms_of
+from connectors.rounds.sql import cosines_of, norms_of
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
 
@@ -224,7 +224,10 @@ class RoundLedger:
             )
             transitions.reject_updates(registered_updates(round_), result.rejected)
             registered_updates(round_).order_by().update(
-                status=UpdateStatus.COMPLETE, applied_aggregate=aggregate, norm=norms_of(result)
+                status=UpdateStatus.COMPLETE,
+                applied_aggregate=aggregate,
+                norm=norms_of(result),
+                cosine=cosines_of(result),
             )
             transitions.publish_round(
                 round_,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import connection
@@ -61,8 +61,20 @@ class ValueById(Func):
 
 def norms_of(result: RoundResult) -> Cast | Value:
     """Return the norm of each update that was used, where norms were measured."""
-    norms = result.combined.norms
-    if not norms:
+    return _numbers_of(result, result.combined.norms)
+
+
+def cosines_of(result: RoundResult) -> Cast | Value:
+    """Return the cosine of each update that was used, where inner products were measured."""
+    return _numbers_of(result, result.combined.selection.cosines)
+
+
+def _numbers_of(result: RoundResult, numbers: Sequence[float | None] | None) -> Cast | Value:
+    if not numbers:
         return Value(None, output_field=FloatField())
-    finite = {pk: norm for pk, norm in zip(result.used, norms, strict=True) if math.isfinite(norm)}
-    return Cast(ValueById(finite), FloatField())
+    known = {
+        pk: number
+        for pk, number in zip(result.used, numbers, strict=True)
+        if number is not None and math.isfinite(number)
+    }
+    return Cast(ValueById(known), FloatField())

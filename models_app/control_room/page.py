@@ -61,6 +61,7 @@ def control_room(model: FederatedModel) -> dict[str, Any]:
         "aggregates": aggregates[-1].number if aggregates else 0,
         "rejected": _rejected(model).select_related("round", "client").order_by("-pk")[:ROWS],
         "reasons": _reasons(model),
+        "contributions": _contributions(aggregates[-1]) if aggregates else [],
         "running": model.rounds.filter(state=AggregationRound.State.RUNNING)
         .defer("checkpoint", "workers")
         .first(),
@@ -74,6 +75,12 @@ def control_room(model: FederatedModel) -> dict[str, Any]:
 
 def _rejected(model: FederatedModel) -> QuerySet[ModelUpdate]:
     return model.model_updates.filter(status=ModelUpdate.Status.INVALID)
+
+
+def _contributions(aggregate: ModelAggregate) -> QuerySet[ModelUpdate]:
+    """Return the updates of an aggregate whose direction was measured, the most opposed first."""
+    measured = aggregate.updates_applied.filter(cosine__isnull=False).select_related("client")
+    return measured.order_by("cosine", "pk")[:ROWS]
 
 
 def _latest_rejected(model: FederatedModel) -> QuerySet[ModelUpdate]:

@@ -99,6 +99,11 @@ class ModelUpdate(models.Model):
         blank=True,
         help_text="Of its difference from the parent, if the rule measures it.",
     )
+    cosine = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Of its difference from the parent and the aggregate's, if the rule compares updates.",
+    )
     event_pending = models.BooleanField(default=publishes_events, editable=False)
     published_status = models.SmallIntegerField(
         null=True,

@@ -82,6 +82,17 @@ def test_statements_do_not_depend_on_the_number_of_updates() -> None:
 
 
 @pytest.mark.usefixtures("database", "cloud")
+def test_directions_of_the_latest_updates_are_shown() -> None:
+    """Where the rule compares updates, their cosines with the aggregate are listed, the lowest first."""
+    model = make_model(5, initial=filled(0.0), aggregator="multi_krum", aggregator_args={"f": 1})
+    for client, value in enumerate([1.0, 1.1, 1.2, 1.3, -9.0], 1):
+        ready_update(model, client, filled(value))
+    run_round(application.round_connector(), model.pk)
+    cosines = [each.cosine for each in control_room(model)["contributions"]]
+    assert cosines == [-1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.usefixtures("database", "cloud")
 def test_updates_rejected_before_a_round_are_drawn() -> None:
     """Updates that were refused at intake belong to the next round; so do those before the first."""
     model = make_model(2, initial=filled(0.0))

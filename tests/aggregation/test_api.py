@@ -335,9 +335,45 @@ def test_the_info_names_the_selected_updates() -> None:
     np.testing.assert_allclose(info.norms, np.linalg.norm(rows, axis=1), rtol=1e-9)
     result, info = aggregation.aggregate("weighted_mean", updates[:2], [3, 1], return_info=True)
     assert info == aggregation.AggregationInfo(
-        selected=(0, 1), scaling_factors=(0.75, 0.25), norms=None, max_hostile=0
+        selected=(0, 1), scaling_factors=(0.75, 0.25), norms=None, cosines=None, max_hostile=0
     )
     np.testing.assert_allclose(result["w"], [0.025, 0])
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("multi_krum", {"f": 2}),
+        ("geometric_median", {}),
+        ("spectral_filter", {"f": 2, "pre_aggregation": ["arc(f=2)", "nnm(f=2)"]}),
+        ("centered_clipping", {"differences": True}),
+    ],
+)
+def test_the_info_has_the_cosines_of_all_updates(rule: str, options: dict[str, Any]) -> None:
+    """Each cosine is that of the update's difference and the result's, whether it was selected or not."""
+    rng = np.random.default_rng(3)
+    parent = rng.normal(size=40)
+    differences = rng.normal(0.3, 1, size=(9, 40))
+    differences[4] = 0.0
+    updates = differences if options.get("differences") else parent + differences
+    result, info = aggregation.aggregate(
+        rule, [[row] for row in updates], None, [parent], return_info=True, **options
+    )
+    made = result[0] - parent
+    assert info.cosines[4] is None
+    for row, cosine in zip(differences, info.cosines, strict=True):
+        if row.any():
+            expected = row @ made / np.linalg.norm(row) / np.linalg.norm(made)
+            assert cosine == pytest.approx(expected, abs=1e-6)
+
+
+def test_there_are_no_cosines_without_a_parent() -> None:
+    """Without a parent there is no direction, and a rule that compares no updates knows none."""
+    updates = np.random.default_rng(0).normal(size=(7, 1, 5))
+    assert aggregation.aggregate("krum", updates, f=1, return_info=True)[1].cosines is None
+    parent = np.zeros((1, 5))
+    info = aggregation.aggregate("norm_filtered_mean", updates, None, parent, return_info=True)[1]
+    assert info.cosines is None
 
 
 def test_steps_come_before_the_rule() -> None:

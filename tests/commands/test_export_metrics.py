@@ -73,7 +73,7 @@ def test_parquet_has_the_same_columns_of_the_same_types(
         for name in table.schema.names
     }
     assert {types[name] for name in ("started", "uploaded")} == {"timestamp[us, tz=UTC]"}
-    assert {types[name] for name in ("seconds", "score", "norm", "value")} == {"double"}
+    assert {types[name] for name in ("seconds", "score", "norm", "cosine", "value")} == {"double"}
     assert {types[name] for name in ("state", "client", "reason", "error", "metric")} == {"string"}
     assert {types[name] for name in ("round", "bytes", "base", "aggregate", "number")} == {"int64"}
     assert tables["rounds"].column("score").to_pylist() == [None] * 3

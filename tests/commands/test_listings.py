@@ -103,3 +103,15 @@ def test_an_update_rejected_at_intake_has_no_count(run_command: RunCommand) -> N
         ("invalid", None),
         ("pending", 1),
     ]
+
+
+def test_updates_are_listed_with_their_direction(run_command: RunCommand) -> None:
+    """`updates` and `show_round` show the cosine of each update's difference and the aggregate's."""
+    model = make_model(5, initial=filled(0.0), aggregator="multi_krum", aggregator_args={"f": 1})
+    for client, value in enumerate([1.0, 1.1, 1.2, 1.3, -9.0], 1):
+        ready_update(model, client, filled(value))
+    run_command("run_round", model.pk)
+    rows = in_json(run_command, "updates", model.pk)
+    assert [row["cosine"] for row in rows] == [-1.0, 1.0, 1.0, 1.0, 1.0]
+    shown = in_json(run_command, "show_round", model.rounds.get().pk)
+    assert {row["cosine"] for row in shown["updates"]} == {-1.0, 1.0}

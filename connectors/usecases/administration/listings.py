@@ -131,6 +131,7 @@ def update_row(update: ModelUpdate) -> Row:
         "base": update.base_aggregate_id,
         "aggregate": update.applied_aggregate_id,
         "norm": update.norm,
+        "cosine": update.cosine,
         "uploaded": update.uploaded_on,
         "reason": update.rejection_reason,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -69,14 +70,14 @@ def claimed(ledger: RoundLedger, model: FederatedModel) -> Claim:
 
 
 def result_of(claim: Claim, rejected: dict[int, str] | None = None) -> RoundResult:
-    """Return a result that combines the updates of a claim; the norm of each is its id."""
+    """Return a result that combines the updates of a claim; each has its id as norm, and cosine 0.5."""
     used = [update.id for update in claim.updates if update.id not in (rejected or {})]
     return RoundResult(
         used=tuple(used),
         rejected=rejected or {},
         location=f"aggregates/{claim.model_id}/{claim.number}.npz",
         combined=Combined(
-            selection=Selection.equal(range(len(used))),
+            selection=replace(Selection.equal(range(len(used))), cosines=(0.5,) * len(used)),
             norms=[float(n) for n in used],
             bytes_read=7,
         ),
@@ -95,7 +96,7 @@ def only_round(model: FederatedModel) -> AggregationRound:
 
 
 def test_a_published_round_records_its_outcome(ledger: RoundLedger) -> None:
-    """A published round records its request, times and counts, and the norm of each used update."""
+    """A published round records its request, times and counts, and norm and cosine of each used update."""
     model = ready_model(2)
     claim = claimed(ledger, model)
     good, bad = (update.id for update in claim.updates)
@@ -110,8 +111,8 @@ def test_a_published_round_records_its_outcome(ledger: RoundLedger) -> None:
         model.aggregates.get(),
         None,
     )
-    norms = {update.pk: update.norm for update in model.model_updates.all()}
-    assert norms == {good: float(good), bad: None}
+    measured = {each.pk: (each.norm, each.cosine) for each in model.model_updates.all()}
+    assert measured == {good: (float(good), 0.5), bad: (None, None)}
     assert set(model.model_updates.values_list("round", flat=True)) == {found.pk}
 
 

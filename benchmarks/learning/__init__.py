@@ -1,0 +1,1 @@
+"""What rules, optimizers and attacks do to learning: ``make bench-learning`` writes `learning.md`."""
