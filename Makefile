@@ -137,13 +137,16 @@ clean: ## Remove what was installed and built.
 	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 ##@ Measure it
-.PHONY: bench bench-peers bench-fanout bench-cold bench-scale bench-tls
+.PHONY: bench bench-learning bench-peers bench-fanout bench-cold bench-scale bench-tls
 
 bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 	$(BIN)/python -m benchmarks
 
 bench-peers: $(VENV)/.dev ## The same beside Flower and NVFlare, in an environment of their own.
 	$(BIN)/python -m benchmarks --peers
+
+bench-learning: $(VENV)/.run $(VENV)/.dev ## Train under attack, with every rule, optimizer and strategy of Flower; writes benchmarks/learning.md.
+	$(BIN)/python -m benchmarks.learning
 
 bench-scale: $(VENV)/.dev ## Measure pages and commands beside 1,000,000 updates; writes benchmarks/scale.md.
 	$(BIN)/python -m benchmarks.scale
