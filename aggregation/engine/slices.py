@@ -49,7 +49,13 @@ class Stretch:
 
 def stretches(work: Combination, selection: Selection, start: int, stop: int) -> Iterator[Stretch]:
     """Yield the stretches of a range: most elements need the selected updates, some need all or none."""
-    with_parent = work.measured_from_parent or work.rule.on_differences or work.takes_steps
+    with_parent = (
+        work.measured_from_parent
+        or work.rule.on_differences
+        or work.takes_steps
+        # The factors of adapters alternate: one more row is read faster than many short stretches.
+        or work.policy_map.has(Policy.FROZEN)
+    )
     last: Stretch | None = None
     for run in work.policy_map.runs_between(start, stop):
         members = _members_of(work, selection, run)
@@ -57,7 +63,7 @@ def stretches(work: Combination, selection: Selection, start: int, stop: int) ->
             start=run.start,
             stop=run.stop,
             members=selection.members if members is None else members,
-            with_parent=with_parent or run.policy is Policy.FROZEN or members == (),
+            with_parent=with_parent or members == (),
         )
         if last and (
             members is None or replace(next_one, start=last.start, stop=last.stop) == last

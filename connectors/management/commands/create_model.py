@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from aggregation.layout import TensorLayout
 from aggregation.sources import ByteSource
 from connectors.management.arguments import add_new_client_arguments
 from connectors.management.files import FILE_OR_OBJECT, open_input
@@ -79,6 +80,8 @@ class Command(ReportCommand):
                 initial=initial,
             )
         self.write_pointer(model.pk)
+        if initial is not None:
+            self._warn_of_globs(model, layout_of(*initial))
         for warning in model_warnings(model, len(members)):
             self.stderr.write(warning)
         rows = client_rows(members)
@@ -99,7 +102,10 @@ class Command(ReportCommand):
             model.full_clean()
         layout = layout_of(*initial)
         check_policies(model, layout, initial[1])
-        for glob in unmatched_globs(model, layout):
-            self.stderr.write(f"{glob!r} matches no tensor")
+        self._warn_of_globs(model, layout)
         rows = tensor_rows(model, layout)
         self.print_rows(rows, as_json=as_json, empty="the initial weights have no tensors")
+
+    def _warn_of_globs(self, model: FederatedModel, layout: TensorLayout) -> None:
+        for glob in unmatched_globs(model, layout):
+            self.stderr.write(f"{glob!r} matches no tensor")

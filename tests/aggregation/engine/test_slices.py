@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aggregation.engine import Resources
+from aggregation.engine.slices import stretches
 from aggregation.errors import InvalidWeights, RuleError, UpdatesRejected
 from aggregation.policies import DEFAULT, TensorPolicies
 from tests.aggregation.engine.engine_tools import bytes_of, result_of, run, work_of
@@ -207,3 +208,22 @@ def test_a_parent_that_is_not_finite_is_reported(networks: Any) -> None:
     policies = TensorPolicies.from_list([["conv.*", "keep"]])
     with pytest.raises(InvalidWeights, match=r"inf in tensor 'conv.weight' at \[3\]"):
         result_of("weighted_mean", updates, None, parent, policies=policies)
+
+
+def test_alternating_tensors_are_read_in_one_stretch() -> None:
+    """Frozen factors and kept counters between others do not interrupt the reading of a mean."""
+    names = [f"layer{n}.{kind}" for n in range(9) for kind in ("A", "B", "num_batches_tracked")]
+    tensors = {name: np.zeros(3, np.float32) for name in names}
+    policies = TensorPolicies((), frozen=("*.A",))
+    work = work_of("weighted_mean", [tensors] * 3, None, tensors, policies=policies)
+    selection = run(work)[1].selection
+    (stretch,) = stretches(work, selection, 0, work.layout.size)
+    assert (list(stretch.members), stretch.with_parent) == ([0, 1, 2], True)
+
+
+def test_only_averaged_tensors_of_all_updates_are_read() -> None:
+    """Krum reads its update again, and of the others the running statistics alone."""
+    tensors = {"a.weight": np.zeros(500, np.float32), "b.running_var": np.ones(7, np.float32)}
+    work = work_of("krum", [tensors] * 5, None, tensors, f=1, policies=DEFAULT)
+    read = run(work)[1].bytes_read
+    assert read == 6 * work.layout.nbytes + 4 * 500 + 5 * 4 * 7
