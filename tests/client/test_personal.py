@@ -107,3 +107,30 @@ def test_a_policy_that_this_version_does_not_know_is_refused(bucket: Bucket) -> 
     pointer = get(f"aggregates/{model_with_heads().pk}/latest.json")
     with pytest.raises(BadDownload, match="unknown tensor policy 'hide'"):
         parse_pointer(pointer.replace(b'"exclude"', b'"hide"'), "latest.json")
+
+
+@pytest.mark.parametrize("update_kind", ["weights", "differences"])
+def test_an_update_that_changes_a_frozen_tensor_is_not_sent(
+    bucket: Bucket, deliver: Deliver, update_kind: str
+) -> None:
+    """The client refuses what the round would reject; an update that trains the others is accepted."""
+    schedule = {"odd": ["body.*"], "even": ["head.*"]}
+    model = federation(
+        1, initial=INITIAL, furthest_base_agg=1, freeze=schedule, update_kind=update_kind
+    )
+    client = member(bucket, model)
+    for number, trained in enumerate(["body.w", "head.w", "body.w"]):
+        weights = client.fetch()
+        for name in INITIAL:
+            weights[name] += weights[name].dtype.type(1)
+        with pytest.raises(BadWeights, match="is frozen until the next aggregate"):
+            client.upload(weights, num_examples=1)
+        weights = client.fetch()
+        weights[trained] += np.float32(1)
+        client.upload(weights, num_examples=1)
+        deliver()
+        assert client.latest().number == number + 1
+    client.fetch()
+    steps = {name: np.ones_like(tensor) for name, tensor in INITIAL.items()}
+    with pytest.raises(BadWeights, match="is frozen until the next aggregate"):
+        client.upload(steps, num_examples=1, are_differences=True)

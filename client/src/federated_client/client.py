@@ -21,6 +21,7 @@ from .errors import (
     NotThere,
     StorageUnreachable,
 )
+from .frozen import FrozenTensors
 from .personal import personal_arrays, personal_names, put_back
 from .pointer import Latest, read_pointer, visible_pointer
 from .scores import encode_score
@@ -49,8 +50,7 @@ class Client:
     base : Latest or None
         What was fetched last. An update is taken to be trained from it.
     personal : dict of str to array
-        The tensors that the model excludes, as they were in the last `upload`; `fetch` puts them back. A
-        program that ends between two rounds saves them, and passes them to `fetch`.
+        The tensors that the model excludes, from the last `upload`: `fetch` puts them back.
 
     Raises
     ------
@@ -66,6 +66,7 @@ class Client:
         self._sent_key = ""
         self.base: Latest | None = None
         self.personal: Arrays = {}
+        self._frozen = FrozenTensors()
 
     def latest(self, *, attempts: int = limits.ATTEMPTS) -> Latest:
         """Return which weights to train from, and what the model makes of an update.
@@ -85,8 +86,7 @@ class Client:
         initial : mapping of str to array, optional
             Returned if the model has no weights yet: its first round starts from what the clients send.
         personal : mapping of str to array, optional
-            Where to take the excluded tensors from: weights or `personal` of an earlier program. By
-            default they are those of the last `upload`, and before the first one those of the model.
+            The excluded tensors; by default those of the last `upload`, or else those of the model.
 
         Raises
         ------
@@ -100,10 +100,10 @@ class Client:
         except NotThere:
             if initial is None:
                 raise
-            self.base, self._layout = None, None
+            self.base, self._layout, self._frozen = None, None, FrozenTensors()
             return as_arrays(initial)
         weights, layout = decode_with_layout(self._storage.get(base.key, etag=base.etag), base.key)
-        self.base, self._layout = base, layout
+        self.base, self._layout, self._frozen = base, layout, FrozenTensors(base, weights)
         if personal is not None:
             self.personal = personal_arrays(base.policies, as_arrays(personal))
         names = personal_names(base.policies, layout)
@@ -113,16 +113,15 @@ class Client:
     def fetch_file(self, path: str | Path, *, personal: str | Path | None = None) -> Path:
         """Write the weights to train from to a file, whose suffix becomes that of their format.
 
-        For models that do not fit in memory twice. The file appears when it is complete. With
-        ``personal``, a file of the client's own weights, the tensors that the model excludes are those of
-        that file.
+        For models that do not fit in memory twice. The file appears when it is complete. The tensors that
+        the model excludes are those of ``personal``, a file of the client's own weights, if it is given.
         """
         base = self.latest()
         target = Path(path).with_suffix(Path(base.key).suffix)
         self._storage.download(base.key, target, etag=base.etag)
         if personal is not None:
             put_back(target, Path(personal), base.policies)
-        self.base, self._layout = base, layout_of_file(target)
+        self.base, self._layout, self._frozen = base, layout_of_file(target), FrozenTensors()
         return target
 
     def upload(
@@ -163,9 +162,11 @@ class Client:
         """
         stated = stated_counts(num_examples, num_steps)
         name = f"update.{FORMAT}"
-        key, policies = self._send(encode(weights), name, stated, are_differences, progress)
+        arrays = as_arrays(weights)
+        self._frozen.check(arrays, are_differences=are_differences)
+        key, policies = self._send(encode(arrays), name, stated, are_differences, progress)
         if policies.needs_parent:
-            self.personal = personal_arrays(policies, as_arrays(weights))
+            self.personal = personal_arrays(policies, arrays)
         return key
 
     def upload_file(
