@@ -123,14 +123,12 @@ def _links(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _read_from(descriptor: int, offset: int, buffer: Buffer) -> None:
-    done = 0
-    while done < len(buffer):
-        count = os.preadv(descriptor, [buffer[done:]], offset + done)
-        if not count:
-            raise UpdateRejected(
-                f"the object ends at byte {offset + done}, expected {offset + len(buffer)}"
-            )
-        done += count
+    while count := os.preadv(descriptor, [buffer], offset):
+        if count == len(buffer):
+            return
+        offset, buffer = offset + count, buffer[count:]
+    if buffer:
+        raise UpdateRejected(f"the object ends at byte {offset}, expected {offset + len(buffer)}")
 
 
 class BytesSource:

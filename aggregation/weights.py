@@ -162,7 +162,9 @@ class Weights:
         for span in _spans(index, start, start + len(buffer)):
             offset = self.base + span.offset
             if len(span.pieces) == 1:
-                self.source.read_into(offset, buffer[span.pieces[0][1] :][: span.length])
+                whole = span.length == len(buffer)
+                place = buffer if whole else buffer[span.pieces[0][1] :][: span.length]
+                self.source.read_into(offset, place)
                 continue
             scratch = np.empty(span.length, np.uint8).data
             self.source.read_into(offset, scratch)

@@ -243,15 +243,17 @@ class BlockReader:
             return self._on_demand(start, stop, runs[0])
         raw = np.empty((len(self), self._width(start, stop)), np.uint8)
         block = self._block(start, stop, raw)
-        for row in range(len(self)):
-            self._read(start, row, raw[row], block.unreadable)
+        begin = self.layout.bytes_before(start)
+        for row, values in enumerate(raw):
+            self._read(begin, row, values, block.unreadable)
         return replace(block, state=self.state.read(start, stop)) if self.state else block
 
     def _on_demand(self, start: int, stop: int, run: Run) -> BlockOnDemand:
         unreadable: dict[int, str] = {}
+        begin = self.layout.bytes_before(start)
 
         def read(row: int, raw: NDArray[np.uint8]) -> None:
-            self._read(start, row, raw, unreadable)
+            self._read(begin, row, raw, unreadable)
 
         parent = None
         if len(self) > self._updates:
@@ -301,18 +303,19 @@ class BlockReader:
         return replace(block, state=state.result()) if state else block
 
     def _read_share(self, block: Block, share: range) -> None:
+        begin = self.layout.bytes_before(block.start)
         for row in share:
             if row in self._unreadable:
                 block.raw[row] = 0
             else:
-                self._read(block.start, row, block.raw[row], self._unreadable)
+                self._read(begin, row, block.raw[row], self._unreadable)
 
     def _read(
-        self, start: int, row: int, raw: NDArray[np.uint8], unreadable: dict[int, str]
+        self, begin: int, row: int, raw: NDArray[np.uint8], unreadable: dict[int, str]
     ) -> None:
-        """Read a row from element ``start`` on; if it cannot be read, set zeros and record why."""
+        """Read a row from byte ``begin`` on; if it cannot be read, set zeros and record why."""
         try:
-            self._rows[row].read_into(self.layout, self.layout.bytes_before(start), raw.data)
+            self._rows[row].read_into(self.layout, begin, raw.data)
         except UpdateRejected as error:
             raw[:] = 0
             unreadable[row] = str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from typing import IO, Any, BinaryIO, Protocol, TypedDict
 
@@ -109,11 +109,13 @@ class PartWriter:
         self._part.write(header)
         self._storing: tuple[Future[None], Progress] | None = None
 
-    def write(self, stop: int, data: memoryview) -> None:
+    def write(self, stop: int, slices: Iterable[memoryview]) -> None:
         """Append the bytes of the elements from `next_element` to ``stop``; no part ends between them."""
         start = self._layout.bytes_before(self.next_element)
-        for piece in self._encoder.encode(start, data):
-            self._part.write(piece)
+        for data in slices:
+            for piece in self._encoder.encode(start, data):
+                self._part.write(piece)
+            start += len(data)
         self.next_element = stop
         if (
             stop in self._is_end

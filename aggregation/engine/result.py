@@ -73,7 +73,7 @@ class StateWriter:
             while len(values):
                 end = ends[bisect_right(ends, writer.next_element)]
                 first, values = np.split(values, [end - writer.next_element])
-                writer.write(writer.next_element + len(first), first.view(np.uint8).data)
+                writer.write(writer.next_element + len(first), [first.view(np.uint8).data])
                 if writer.next_element == ends[-1]:
                     writer.store_last(alone=self._alone)
 
@@ -181,7 +181,7 @@ class ResultWriter:
 
     def write(self, stop: int, values: Sequence[Numbers], state: Sequence[Float64s]) -> None:
         """Append the elements from `next_element` to ``stop``; no part of the model ends between them."""
-        self._model.write(stop, np.concatenate(values).data)
+        self._model.write(stop, (each.data for each in values))
         if self._state:
             self._state.write(state)
 
