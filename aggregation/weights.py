@@ -163,8 +163,8 @@ class Weights:
             offset = self.base + span.offset
             if len(span.pieces) == 1:
                 whole = span.length == len(buffer)
-                place = buffer if whole else buffer[span.pieces[0][1] :][: span.length]
-                self.source.read_into(offset, place)
+                target = buffer if whole else buffer[span.pieces[0][1] :][: span.length]
+                self.source.read_into(offset, target)
                 continue
             scratch = np.empty(span.length, np.uint8).data
             self.source.read_into(offset, scratch)

@@ -244,7 +244,10 @@ def _combined_blocks(
             result = combine_slice(passes, piece, selection)
             bad = passes.describe(result.bad, members, piece.start)
             state = work.stored_state(piece.start, result.state)
-            return StoredSlice(result.values.view(np.uint8), state, bad)
+            values = np.require(
+                result.values, requirements="O"
+            )  # A view would keep the rows alive.
+            return StoredSlice(values.view(np.uint8), state, bad)
 
         for block in passes.each(
             combine,

@@ -12,9 +12,10 @@ from typing import IO, Any, BinaryIO, Protocol, TypedDict
 from aggregation.engine import ranges
 from aggregation.engine.parts import (
     PARTS_IN_FLIGHT,
+    MemoryPart,
     PartData,
+    Piece,
     check_part_size,
-    data_of,
     new_part,
     pieces_of,
 )
@@ -105,7 +106,7 @@ class PartWriter:
         header = b"" if progress else encoder.header()
         self._at_once = check_part_size(part_bytes, disk_bytes, len(header))
         self._part_bytes = part_bytes
-        self._part = new_part(part_bytes)
+        self._part = _new_part(part_bytes)
         self._part.write(header)
         self._storing: tuple[Future[None], Progress] | None = None
 
@@ -155,7 +156,7 @@ class PartWriter:
     def _store(self, *, last: bool = False) -> None:
         self.flush()
         self._parts += 1
-        part, self._part = self._part, new_part(self._part_bytes)
+        part, self._part = self._part, _new_part(self._part_bytes)
         progress = Progress(
             parts=self._parts,
             next_element=self.next_element,
@@ -167,9 +168,13 @@ class PartWriter:
         if self._at_once < PARTS_IN_FLIGHT and not last:
             self.flush()
 
-    def _write_part(self, number: int, part: IO[bytes], *, last: bool) -> None:
+    def _write_part(self, number: int, part: IO[bytes] | MemoryPart, *, last: bool) -> None:
         with part:
-            self._sink.write_part(number, data_of(part), last=last)
+            self._sink.write_part(number, part, last=last)
+
+
+def _new_part(part_bytes: int) -> IO[bytes] | MemoryPart:
+    return new_part(part_bytes) if part_bytes > ranges.PART_BYTES else MemoryPart()
 
 
 class FileSink:
@@ -239,7 +244,7 @@ class MemorySink:
     """A result in memory, for notebooks and tests."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes | bytearray] = []
+        self._parts: list[Piece] = []
 
     @property
     def data(self) -> bytes:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from tempfile import TemporaryFile, gettempdir
-from typing import IO
+from typing import IO, Self
 
 from aggregation.engine import ranges
 from aggregation.errors import PartTooLarge
@@ -17,8 +17,48 @@ PARTS_IN_FLIGHT = 2
 #: Bytes that are read at once from the file of a part.
 PIECE_BYTES = 1 << 20
 
+#: Shorter pieces of a part in memory are gathered, as many of them would take more memory than they hold.
+SHORT_BYTES = 4096
+
+Piece = bytes | bytearray | memoryview
+
+
+class MemoryPart:
+    """A part in memory that keeps what is written to it, without a copy. It must not change afterwards."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Piece] = []
+        self._gathered = bytearray()
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def write(self, piece: Piece) -> None:
+        """Append a piece."""
+        self._size += len(piece)
+        if len(piece) >= SHORT_BYTES:
+            self.pieces.append(piece)
+            self._gathered = bytearray()
+            return
+        if piece and not self._gathered:
+            self.pieces.append(self._gathered)
+        self._gathered += piece
+
+    def tell(self) -> int:
+        """Return the number of bytes that were written."""
+        return self._size
+
+    def close(self) -> None:
+        """Release the pieces."""
+        self.pieces = []
+
+
 #: The bytes of a part. A large part is a file; all of it belongs to the part, whatever its position.
-PartData = bytes | bytearray | IO[bytes]
+PartData = bytes | bytearray | IO[bytes] | MemoryPart
 
 
 def check_part_size(part_bytes: int, disk_bytes: int | None, header_bytes: int = 0) -> int:
@@ -69,8 +109,20 @@ def data_of(part: IO[bytes]) -> PartData:
     return part.getvalue() if isinstance(part, BytesIO) else part
 
 
-def pieces_of(data: PartData) -> Iterator[bytes | bytearray]:
-    """Yield the bytes of a part: at once from memory, piece by piece from a file."""
+def body_of(data: PartData) -> bytes | bytearray | IO[bytes]:
+    """Return the bytes of a part for a request: in one piece, or as a file at its beginning."""
+    if isinstance(data, MemoryPart):
+        return b"".join(data.pieces)
+    if not isinstance(data, bytes | bytearray):
+        data.seek(0)
+    return data
+
+
+def pieces_of(data: PartData) -> Iterator[Piece]:
+    """Yield the bytes of a part: as they are in memory, or piece by piece from a file."""
+    if isinstance(data, MemoryPart):
+        yield from data.pieces
+        return
     if isinstance(data, bytes | bytearray):
         yield data
         return

@@ -27,7 +27,7 @@ SLICE = 32 << 10
 
 #: The most elements that a thread reads and combines on its own, one row after the other. A row, the
 #: sum and a term stay in cache, and the time to open a file hardly counts.
-PIECE = 96 << 10
+PIECE = 64 << 10
 
 #: The same for a thread that measures them. Rows are read in one piece, for fewer system calls.
 GRID_PIECE = 96 << 10

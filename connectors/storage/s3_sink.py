@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from aggregation.engine.parts import PartData
+from aggregation.engine.parts import PartData, body_of
 from aggregation.errors import ObjectMissing, ProgressLost
 from connectors.errors import translate_s3_errors
 from connectors.storage.port import StoredObject
@@ -69,10 +69,9 @@ class S3Sink:
 
     @retry_if_unavailable
     def _put_object(self, data: PartData) -> None:
-        _rewind(data)
         with translate_s3_errors():
             self._objects.client.put_object(
-                **self._object, Body=data, **self._objects.write_parameters
+                **self._object, Body=body_of(data), **self._objects.write_parameters
             )
 
     @retry_if_unavailable
@@ -84,10 +83,9 @@ class S3Sink:
 
     @retry_if_unavailable
     def _put_part(self, number: int, data: PartData) -> None:
-        _rewind(data)
         with translate_s3_errors():
             self._parts[number] = self._objects.client.upload_part(
-                PartNumber=number, Body=data, ChecksumAlgorithm="CRC32", **self._upload
+                PartNumber=number, Body=body_of(data), ChecksumAlgorithm="CRC32", **self._upload
             )
 
     def state(self) -> dict[str, Any]:
@@ -145,9 +143,3 @@ class S3Sink:
         with translate_s3_errors():
             pages = self._objects.client.get_paginator("list_parts").paginate(**self._upload)
             return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
-
-
-def _rewind(data: PartData) -> None:
-    """Go to the beginning of a file, of which an earlier attempt may have read some."""
-    if not isinstance(data, bytes | bytearray):
-        data.seek(0)

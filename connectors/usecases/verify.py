@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
-from aggregation.engine.parts import PartData, pieces_of
+from aggregation.engine.parts import PartData, Piece, body_of, pieces_of
 from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, UpdateRejected
 from aggregation.formats import Spool
 from aggregation.layout import TensorLayout
@@ -224,10 +224,10 @@ class ComparingSink:
         ------
         AuditMismatch
         """
-        for piece in pieces_of(data):
+        for piece in pieces_of(body_of(data)):  # One read for a part in memory.
             self._compare(piece)
 
-    def _compare(self, data: bytes | bytearray) -> None:
+    def _compare(self, data: Piece) -> None:
         start, stop = self._position, self._position + len(data)
         if stop > self._stored.size:
             raise AuditMismatch(f"{self._stored.size} bytes are stored, and more were computed")

@@ -20,6 +20,7 @@ from aggregation.engine import Combination, Resources, combine
 from aggregation.engine.combine import combine_steps
 from aggregation.engine.measure import select
 from aggregation.engine.output import FileSink, MemorySink
+from aggregation.engine.parts import pieces_of
 from aggregation.engine.steps import BEGINNING, steps_of
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.optimizers import create_optimizer, known_optimizers
@@ -233,7 +234,7 @@ class Parts(MemorySink):
         self.written: list[tuple[int, bytes]] = []
 
     def write_part(self, number: int, data: Any, *, last: bool = False) -> None:
-        self.written.append((number, bytes(data)))
+        self.written.append((number, b"".join(pieces_of(data))))
 
 
 @every_state

@@ -14,7 +14,14 @@ import pytest
 from aggregation.engine import Resources, combine
 from aggregation.engine.combine import combine_steps
 from aggregation.engine.output import FileSink, MemorySink
-from aggregation.engine.parts import PartData, check_part_size, pieces_of
+from aggregation.engine.parts import (
+    MemoryPart,
+    PartData,
+    Piece,
+    body_of,
+    check_part_size,
+    pieces_of,
+)
 from aggregation.engine.ranges import MAX_PART_BYTES, MAX_PARTS, part_bytes_of, part_ends
 from aggregation.errors import OutOfTime, PartTooLarge
 from aggregation.layout import Tensor, TensorLayout
@@ -55,7 +62,7 @@ class PartKinds(MemorySink):
         self.files: list[bool] = []
 
     def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
-        self.files.append(not isinstance(data, bytes | bytearray))
+        self.files.append(not isinstance(data, bytes | bytearray | MemoryPart))
         super().write_part(number, data, last=last)
 
 
@@ -211,3 +218,25 @@ def test_a_part_is_read_from_its_beginning_each_time(tmp_path: Path) -> None:
     with (tmp_path / "part").open("w+b") as file:
         file.write(b"part")
         assert [b"".join(pieces_of(file)) for _ in range(2)] == [b"part", b"part"]
+
+
+def test_a_part_in_memory_keeps_long_pieces_and_gathers_short_ones() -> None:
+    """Long pieces are not copied, and many short ones become one."""
+    long = memoryview(bytes(5000))
+    written: list[Piece] = [b"", b"header", b"", *[b"ab"] * 3000, long, b"c", long, long]
+    with MemoryPart() as part:
+        for piece in written:
+            part.write(piece)
+        assert part.tell() == sum(map(len, written))
+        assert b"".join(pieces_of(part)) == b"".join(written) == body_of(part)
+        assert [piece is long for piece in pieces_of(part)] == [False, True, False, True, True]
+
+
+def test_the_body_of_a_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """A request that is repeated sends the whole part."""
+    with (tmp_path / "part").open("w+b") as file:
+        file.write(b"part")
+        body = body_of(file)
+        assert not isinstance(body, bytes | bytearray)
+        assert body.read() == b"part"
+    assert body_of(b"part") == b"part"
