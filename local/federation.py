@@ -34,7 +34,7 @@ from models_app.models import (
 PATIENCE_MINUTES = 0.02
 
 #: A round that takes longer is an error.
-OVERDUE_SECONDS = 60.0
+OVERDUE_SECONDS = 120.0
 POLL_SECONDS = 0.05
 
 

@@ -18,7 +18,7 @@ from local.step_functions import FunctionPool, state_machine
 HANDLER, WORKER_HANDLER = "local.small_parts.handler", "local.small_parts.work"
 
 #: The rate at which a function is assumed to read. It is so low that even small rounds are shared.
-BYTES_PER_SECOND = 100
+BYTES_PER_SECOND = 300
 
 
 class SharedRounds:

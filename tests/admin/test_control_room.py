@@ -232,7 +232,7 @@ def test_a_model_with_many_clients_can_be_saved(visitor: LogIn) -> None:
     model.clients.add(*clients)
     form = someone.get(page(model)).text
     assert len(form) < 100_000
-    fields = {"name": "renamed", "aggregator": "weighted_mean", "aggregator_args": "{}"}
+    fields = {"name": "renamed", "aggregator": "weighted_mean", "server_optimizer": "none"}
     assert someone.post(page(model), **fields, target_round_seconds="30").ok
     model.refresh_from_db()
     assert (model.name, model.clients.count()) == ("renamed", 1500)
@@ -296,6 +296,7 @@ def test_a_form_opened_before_a_pause_does_not_resume(visitor: LogIn) -> None:
         aggregator="weighted_mean",
         aggregator_args="{}",
         target_round_seconds="30",
+        server_optimizer="none",
         update_kind="weights",
         allow_aggregation="on",
     )
