@@ -57,12 +57,13 @@ def stretches(work: Combination, selection: Selection, start: int, stop: int) ->
         or work.policy_map.has(Policy.FROZEN)
     )
     last: Stretch | None = None
+    chosen = _everyone(work) if _reads_everyone(work, selection) else selection.members
     for run in work.policy_map.runs_between(start, stop):
-        members = _members_of(work, selection, run)
+        members = _members_of(work, run, chosen)
         next_one = Stretch(
             start=run.start,
             stop=run.stop,
-            members=selection.members if members is None else members,
+            members=chosen if members is None else members,
             with_parent=with_parent or members == (),
         )
         if last and (
@@ -77,20 +78,41 @@ def stretches(work: Combination, selection: Selection, start: int, stop: int) ->
         yield last
 
 
-def _members_of(work: Combination, selection: Selection, run: Run) -> tuple[int, ...] | None:
-    """Return the updates that a run needs; None if it can be read with those of its neighbours."""
-    everyone = tuple(range(len(work.updates)))
+def _everyone(work: Combination) -> tuple[int, ...]:
+    return tuple(range(len(work.updates)))
+
+
+def _reads_everyone(work: Combination, selection: Selection) -> bool:
+    """Return whether all updates are read for all elements, although some elements need fewer.
+
+    From object storage, changing the updates at each layer's running statistics costs more than reading
+    up to twice the bytes: nothing is read ahead from one stretch to the next.
+    """
+    few_others = len(work.updates) <= 2 * len(selection.members)
+    is_remote = not all(update.source.local for update in work.updates)
+    return few_others and is_remote and any(_needs_everyone(work, r) for r in work.policy_map.runs)
+
+
+def _needs_everyone(work: Combination, run: Run) -> bool:
+    """Return whether a run needs all updates, also those that the rule did not select."""
     match run.policy:
         case Policy.FROZEN:
-            return everyone
-        case Policy.AVERAGE if work.robust:
-            return everyone
-        case Policy.KEEP | Policy.EXCLUDE if work.parent is None:
-            return everyone
-        case Policy.KEEP | Policy.EXCLUDE:
-            short = (run.stop - run.start) * run.dtype.itemsize < SHORT_BYTES
-            return None if short else ()
-    return selection.members
+            return True
+        case Policy.AVERAGE:
+            return work.robust
+        case Policy.KEEP:
+            return work.parent is None
+    return False
+
+
+def _members_of(work: Combination, run: Run, chosen: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the updates that a run needs; None if it can be read with those of its neighbours."""
+    if _needs_everyone(work, run):
+        return _everyone(work)
+    if run.policy in _OF_PARENT:
+        short = (run.stop - run.start) * run.dtype.itemsize < SHORT_BYTES
+        return None if short else ()
+    return chosen
 
 
 class SliceResult(NamedTuple):
@@ -103,13 +125,23 @@ class SliceResult(NamedTuple):
 
 
 def combine_slice(passes: Passes, piece: Slice, selection: Selection) -> SliceResult:
-    """Combine a slice.
+    """Combine a slice of the selected updates, or of all.
 
     Raises
     ------
     InvalidWeights
         If the parent's values or its state are not finite, or keep the result from being finite.
     """
+    members = selection.members
+    if piece.rows.shape[0] <= len(members) or _needs_everyone(passes.work, piece.run):
+        return _combine_rows(passes, piece, selection)
+    piece = piece._replace(rows=np.asarray(piece.rows)[list(members)])
+    result = _combine_rows(passes, piece, selection)
+    return result._replace(bad=[replace(bad, row=members[bad.row]) for bad in result.bad])
+
+
+def _combine_rows(passes: Passes, piece: Slice, selection: Selection) -> SliceResult:
+    """Combine the rows of a slice, which are those that its policy needs."""
     work, policy = passes.work, piece.run.policy
     if policy in _OF_PARENT and work.parent is not None:
         return _of_parent(passes, piece)

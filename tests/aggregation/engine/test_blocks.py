@@ -19,6 +19,7 @@ from aggregation.engine import Combination, Resources
 from aggregation.engine.blocks import Block, BlockOnDemand, BlockReader
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import Spool, open_weights
+from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
 from aggregation.sources import Buffer, ByteSource, FileSource
 from aggregation.weights import Weights
 from tests.aggregation.engine.engine_tools import bytes_of, run, vectors, work_of
@@ -51,6 +52,9 @@ def remotely(work: Combination) -> Combination:
     )
 
 
+#: Under a robust rule, these tensors take the values of all updates.
+STATISTICS = TensorPolicies.from_list([["[bh]", "average"], ["f", "max"]])
+
 Place = Callable[[Combination], Combination]
 local_or_remote = pytest.mark.parametrize(
     "place", [lambda work: work, remotely], ids=["local", "remote"]
@@ -68,8 +72,9 @@ def file_of(path: Path, tensors: dict[str, Any]) -> Weights:
     memory=st.integers(8_000, 3_000_000),
     readers=st.integers(1, 5),
     workers=st.integers(1, 4),
+    policies=st.sampled_from([OPTIMIZE_ALL, STATISTICS]),
 )
-@settings(max_examples=4)
+@settings(max_examples=6)
 def test_the_result_does_not_depend_on_where_it_is_read(
     name: str,
     arguments: dict[str, Any],
@@ -77,15 +82,31 @@ def test_the_result_does_not_depend_on_where_it_is_read(
     memory: int,
     readers: int,
     workers: int,
+    policies: TensorPolicies,
 ) -> None:
     """Remote sources, which are read ahead, give the same bytes and the same outcome as local ones.
     Remote sources, which are read ahead, give the same bytes and the same outcome as local ones."""
     updates = mixed_models(8)
-    work = work_of(
-        name, updates[:7], list(range(1, 8)), updates[7], differences=differences, **arguments
-    )
+    options: dict[str, Any] = {"differences": differences, "policies": policies, **arguments}
+    work = work_of(name, updates[:7], list(range(1, 8)), updates[7], **options)
     resources = Resources(memory_bytes=memory, readers=readers, workers=workers)
-    assert run(work, resources) == run(remotely(work), resources)
+    (expected, here), (found, there) = run(work, resources), run(remotely(work), resources)
+    assert found == expected
+    assert (there.selection, there.norms) == (here.selection, here.norms)
+    if policies is OPTIMIZE_ALL:
+        assert there.bytes_read == here.bytes_read
+
+
+def test_updates_are_named_by_their_positions_if_all_are_read() -> None:
+    """A bad value that only shows in the result names its update, also if the rule left out others."""
+    updates = mixed_models(8)
+    updates[0]["a"] *= 1e6
+    updates[4]["h"][3] = np.nan
+    policies = TensorPolicies.from_list([["b", "average"], ["h", "max"]])
+    work = work_of("multi_krum", updates[:7], None, updates[7], f=1, policies=policies)
+    with pytest.raises(UpdatesRejected) as caught:
+        run(remotely(work))
+    assert caught.value.reasons == {4: "nan in tensor 'h' at [3]"}
 
 
 def test_local_and_remote_sources_can_be_mixed() -> None:
