@@ -73,6 +73,7 @@ def aggregate(
     differences: bool = False,
     tensor_policies: Iterable[tuple[str, str]] = (),
     num_steps: Iterable[int] | None = None,
+    directions: Iterable[float] | None = None,
     pre_aggregation: Sequence[str] = (),
     seed: str = "",
     server_optimizer: str = NO_OPTIMIZER.name,
@@ -109,6 +110,8 @@ def aggregate(
         2**53 they lose digits, because sums are computed in float64.
     num_steps : iterable of int, optional
         For ``normalized_mean``: the steps that each update was trained for.
+    directions : iterable of float, optional
+        For ``history_filter``: for each client, the sum of `AggregationInfo.cosines` in earlier rounds.
     pre_aggregation : sequence of str
         Steps before the rule, in their order: ``["arc(f=2)", "nnm(f=2)"]``.
     seed : str
@@ -180,6 +183,7 @@ def aggregate(
         differences=differences,
         policies=policies,
         num_steps=step_counts(num_steps, len(given)),
+        directions=_directions(directions, len(given)),
         optimizer=optimizer,
         optimizer_state=None if optimizer_state is None else _state(optimizer_state),
     )
@@ -211,6 +215,15 @@ def _state(arrays: Mapping[str, ArrayLike]) -> Weights:
 def _arrays(state: bytes) -> dict[str, NDArray[Any]]:
     """Return the arrays of a stored state."""
     return read_tensors(open_weights(BytesSource(state), STATE_FORMAT, spool=None, trusted=True))
+
+
+def _directions(directions: Iterable[float] | None, n: int) -> list[float] | None:
+    if directions is None:
+        return None
+    given = [float(direction) for direction in directions]
+    if len(given) != n or not np.isfinite(given).all():
+        raise AggregationError(f"directions must be {n} finite numbers, one for each update")
+    return given
 
 
 def _updates(updates: Any) -> list[Any]:

@@ -75,6 +75,8 @@ class Combination:
         By default, all tensors are treated alike.
     num_steps : sequence of int, optional
         Steps of local training, one number for each update.
+    directions : sequence of float, optional
+        Sums of the cosines of the clients' earlier updates, for a rule that remembers them.
     discounts : sequence of float, optional
         The share of its weight that each update counts; the sum is divided by the whole weights.
     bases : sequence of Weights
@@ -104,6 +106,7 @@ class Combination:
     differences: bool = False
     policies: TensorPolicies = OPTIMIZE_ALL
     num_steps: Sequence[int] | None = None
+    directions: Sequence[float] | None = None
     discounts: Sequence[float] | None = None
     bases: Sequence[Weights] = ()
     base_of: Sequence[int] = ()
@@ -203,7 +206,8 @@ class Combination:
     def base_statistics(self) -> Statistics:
         """Return what is known about the updates without reading them."""
         steps = None if self.num_steps is None else np.asarray(self.num_steps, np.float64)
-        return Statistics(np.asarray(self.num_examples, np.float64), num_steps=steps)
+        past = None if self.directions is None else np.asarray(self.directions, np.float64)
+        return Statistics(np.asarray(self.num_examples, np.float64), None, None, steps, past)
 
     def select(self, statistics: Statistics) -> Selection:
         """Let the rule select, and discount what is late.

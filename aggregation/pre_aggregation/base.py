@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +39,9 @@ class PreAggregation(ABC):
 
     #: Whether each row comes from one update, so that norms of rows follow from norms of updates.
     one_by_one: bool = False
+
+    #: Whether a row stands for several updates, rather than for the update at its position.
+    groups: bool = False
 
     #: Whether many rows have the same norm, up to rounding, so that a rule cannot compare norms.
     equal_norms: bool = False
@@ -74,14 +78,17 @@ class PreAggregation(ABC):
 def mixed_statistics(step: PreAggregation, mixture: Mixture, statistics: Statistics) -> Statistics:
     """Return the statistics of the mixed rows."""
     counts = step.counts(mixture, statistics.num_examples)
-    steps = statistics.num_steps if step.one_by_one else None
+    known = Statistics(
+        counts,
+        num_steps=statistics.num_steps if step.one_by_one else None,
+        directions=None if step.groups else statistics.directions,
+    )
     if statistics.gram is not None:
-        return Statistics(counts, gram=mixture.gram(statistics.gram), num_steps=steps)
+        return replace(known, gram=mixture.gram(statistics.gram))
     if statistics.squares is not None and step.one_by_one:
         factors = mixture.coefficients.diagonal() / mixture.divisor
-        squares = factors * factors * statistics.squares
-        return Statistics(counts, squares=squares, num_steps=steps)
-    return Statistics(counts, num_steps=steps)
+        return replace(known, squares=factors * factors * statistics.squares)
+    return known
 
 
 _REGISTRY: dict[str, type[PreAggregation]] = {}

@@ -37,6 +37,7 @@ class Bucketing(PreAggregation):
     s: int
     name = "bucketing"
     needs_seed = True
+    groups = True
 
     def __post_init__(self) -> None:
         whole_number("s", self.s, at_least=2)

@@ -51,6 +51,7 @@ class PreAggregatedRule(Rule):
     needs_gram: bool = field(init=False)
     needs_norms: bool = field(init=False)
     needs_steps: bool = field(init=False)
+    needs_directions: bool = field(init=False)
     robust: bool = field(init=False)
     on_differences: bool = field(init=False)
     linear: bool = field(init=False)
@@ -67,6 +68,7 @@ class PreAggregatedRule(Rule):
             "needs_gram": gram,
             "needs_norms": norms,
             "needs_steps": self.rule.needs_steps,
+            "needs_directions": self.rule.needs_directions,
             "robust": self.rule.robust,
             "on_differences": self.rule.on_differences
             or any(step.on_differences for step in self.steps),
@@ -173,6 +175,11 @@ def create_steps(pre_aggregation: object) -> tuple[PreAggregation, ...]:
 
 def _check_fits(rule: Rule, steps: Sequence[PreAggregation]) -> None:
     """Refuse steps with which a rule is no more robust than without them."""
+    grouping = [step.name for step in steps if step.groups]
+    if rule.needs_directions and grouping:
+        raise RuleError(
+            f"{rule.name} remembers clients, and {grouping[0]} groups them anew each round"
+        )
     equal = [step.name for step in steps if step.equal_norms]
     if isinstance(rule, NormFilteredMean) and equal:
         raise RuleError(f"{rule.name} compares norms, and {equal[0]} makes many of them equal")

@@ -102,6 +102,7 @@ class Attempt:
             differences=self._claim.differences,
             policies=self._claim.policies,
             num_steps=stated_steps(usable),
+            directions=[update.direction for update in usable],
             optimizer=self._claim.optimizer,
             optimizer_state=self._connector.open_state(state) if state else None,
             **bases.terms(usable),

@@ -72,7 +72,9 @@ def select(
             for products in _read_all(folder, segments, names, ahead):
                 np.add(total, np.frombuffer(products, "<f8").reshape(total.shape), out=total)
         counts = np.array([update.num_examples for update in plan.claim.updates], np.float64)
-        known = Statistics(counts)  # A rule that measures needs no steps, and has no discounts.
+        directions = np.array([update.direction for update in plan.claim.updates], np.float64)
+        # A rule that measures needs no steps, and has no discounts.
+        known = Statistics(counts, directions=directions)
         statistics = statistics_from(plan.claim.rule, known, rounded_products(total))
     except UpdatesRejected as error:
         rejected = rejections_by_id(error, plan.claim.updates)

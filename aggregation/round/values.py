@@ -59,6 +59,8 @@ class ClaimedUpdate:
         How many aggregates were published since the one that it was trained from.
     base : str, optional
         The location of the weights that it was trained from.
+    direction : float
+        Sum of the cosines of the client's earlier updates, for a rule that remembers them.
     """
 
     id: int
@@ -70,6 +72,7 @@ class ClaimedUpdate:
     num_steps: int | None = None
     rounds_late: int = 0
     base: str | None = None
+    direction: float = 0.0
 
 
 class RoundCheckpoint(TypedDict):

@@ -40,12 +40,16 @@ class Statistics:
         The diagonal of that matrix. Only for rules with `Rule.needs_norms`.
     num_steps : (n,) float64, optional
         Steps of local training, positive. Only for rules with `Rule.needs_steps`.
+    directions : (n,) float64, optional
+        Sum of the cosines of each client's earlier updates with the aggregates that they were part of.
+        Only for rules with `Rule.needs_directions`; None in the first round.
     """
 
     num_examples: Float64s
     gram: Float64s | None = None
     squares: Float64s | None = None
     num_steps: Float64s | None = None
+    directions: Float64s | None = None
 
     @cached_property
     def inner_products(self) -> Float64s:
@@ -107,6 +111,9 @@ class Rule(ABC):
 
     #: Whether `select` needs `Statistics.num_steps`, which clients state with their updates.
     needs_steps: bool = False
+
+    #: Whether `select` uses `Statistics.directions`, which are recorded with the updates of each round.
+    needs_directions: bool = False
 
     #: Whether the rule measures and combines the updates' differences from the parent aggregate.
     on_differences: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aggregation.arguments import whole_number
 from aggregation.rules.base import Float64s, LinearRule, Selection, Statistics, register
@@ -50,11 +51,16 @@ class SpectralFilter(LinearRule):
         return self.f if n >= self.min_updates else 0
 
     def select(self, statistics: Statistics) -> Selection:
-        left = np.arange(len(statistics.inner_products))
-        for _ in range(self.f):
-            scores = top_projections(statistics.inner_products[np.ix_(left, left)])
-            left = np.delete(left, int(np.argmax(scores)))
-        return Selection.equal(left)
+        return Selection.equal(keep_most_central(statistics.inner_products, self.f))
+
+
+def keep_most_central(gram: Float64s, f: int) -> NDArray[np.intp]:
+    """Return the positions of the updates that are left after the ``f`` furthest off were removed."""
+    left = np.arange(len(gram))
+    for _ in range(f):
+        scores = top_projections(gram[np.ix_(left, left)])
+        left = np.delete(left, int(np.argmax(scores)))
+    return left
 
 
 def top_projections(gram: Float64s) -> Float64s:

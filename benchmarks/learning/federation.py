@@ -92,6 +92,7 @@ class Federation:
         self._initial = initial_weights(self._rng)
         self._weights = np.repeat(self._initial[None], len(runs), axis=0)
         self._states: dict[int, Any] = {}
+        self._directions: dict[int, NDArray[np.float64]] = {}
         self._flower = flower
 
     def learn(self) -> NDArray[np.float64]:
@@ -153,16 +154,21 @@ class Federation:
         rule = build_rule(setup.rule, setup.arguments, setup.steps)
         robust = rule.max_hostile(len(counts)) > 0
         cap = default_cap(counts, factor=1 if robust else MEAN_CAP_FACTOR)
-        result = aggregation.aggregate(
+        past = self._directions.setdefault(index, np.zeros(len(counts)))
+        result, info = aggregation.aggregate(
             setup.rule,
             list(whole),
             [capped_examples(count, cap) for count in counts],
             parent,
             pre_aggregation=setup.steps,
             seed=f"{number:016x}",
+            directions=past,
+            return_info=True,
             resources=_ONE_THREAD,
             **setup.arguments,
         )
+        if info.cosines:
+            past += [cosine or 0.0 for cosine in info.cosines]
         optimizer = create_optimizer(setup.optimizer, setup.optimizer_arguments)
         start = np.tile(optimizer.initial_state, (len(parent), 1))
         gradient = result.astype(np.float64) - parent

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.db.models import (
     Count,
     Exists,
+    FloatField,
     IntegerField,
     OuterRef,
     Q,
     QuerySet,
     Subquery,
+    Sum,
     Window,
 )
 from django.db.models.functions import Coalesce, Now, RowNumber
 
 from aggregation.requirements import Readiness
+from aggregation.rules import known_rules
 from connectors.errors import UnknownModel, translate_database_errors
 from models_app.models import AggregationRound, Client, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -174,7 +178,25 @@ def ready_updates(model: FederatedModel, latest: int) -> QuerySet[ModelUpdate]:
     """
     newest_first = Window(RowNumber(), partition_by="client", order_by=["-uploaded_on", "-pk"])
     pending = pending_updates(model).filter(~is_stale(model, latest))
-    return pending.annotate(rank=newest_first).filter(rank=1).order_by("client_id")
+    newest = pending.annotate(rank=newest_first).filter(rank=1).order_by("client_id")
+    rule = known_rules().get(model.aggregator)
+    remembers = rule is not None and rule.needs_directions
+    return newest.annotate(direction=_direction(model)) if remembers else newest
+
+
+def _direction(model: FederatedModel) -> Coalesce:
+    """Return the sum of the cosines of a client's earlier updates of the model, as a subquery."""
+    earlier = ModelUpdate.objects.filter(
+        client=OuterRef("client"), federated_model=model, cosine__isnull=False
+    )
+    summed = earlier.order_by().values("client").annotate(sum=Sum("cosine")).values("sum")
+    return Coalesce(Subquery(summed, output_field=FloatField()), 0.0)
+
+
+def directions_of(updates: Sequence[ModelUpdate]) -> dict[str, float]:
+    """Return the sums that `ready_updates` found, by the ids of the updates; empty if it read none."""
+    found = ((update.pk, getattr(update, "direction", None)) for update in updates)
+    return {str(pk): round(direction, 6) for pk, direction in found if direction is not None}
 
 
 def is_stale(model: FederatedModel, latest: int) -> Q:

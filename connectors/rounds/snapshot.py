@@ -23,6 +23,8 @@ class ConfigSnapshot(TypedDict):
     rule_args: dict[str, Any]
     #: Steps before the rule.
     pre_aggregation: NotRequired[list[str]]
+    #: Sums of the cosines of the clients' earlier updates, by the ids of those of this round.
+    directions: NotRequired[dict[str, float]]
     #: Secret, for a step that needs one; drawn when the updates have been chosen.
     seed: NotRequired[str]
     requirement: str
@@ -139,6 +141,7 @@ def claimed_update(update: ModelUpdate, number: int, config: ConfigSnapshot) -> 
         num_steps=update.num_steps,
         rounds_late=max(0, number - 1 - (base.number if base else 0)),
         base=str(base.result.name) if base else config["initial"],
+        direction=config.get("directions", {}).get(str(update.pk), 0.0),
     )
 
 

@@ -27,6 +27,7 @@ from connectors.rounds.selectors import (
     ModelSnapshot,
     State,
     UpdateStatus,
+    directions_of,
     is_stale,
     registered_updates,
 )
@@ -68,18 +69,22 @@ def open_round(
     Conflict
         If one of the updates is no longer ready.
     """
+    config = take_config_snapshot(
+        snapshot.model,
+        snapshot.members,
+        snapshot.parent_key,
+        snapshot.optimizer_state,
+        snapshot.number,
+        [update.num_examples for update in updates],
+    )
+    directions = directions_of(updates)
+    if directions:
+        config["directions"] = directions
     opened = AggregationRound.objects.create(
         federated_model=snapshot.model,
         number=snapshot.number,
         parent=snapshot.parent,
-        config_snapshot=take_config_snapshot(
-            snapshot.model,
-            snapshot.members,
-            snapshot.parent_key,
-            snapshot.optimizer_state,
-            snapshot.number,
-            [update.num_examples for update in updates],
-        ),
+        config_snapshot=config,
         external=external,
         lease_expires_at=snapshot.now + lease,
         started_on=snapshot.now,

@@ -167,6 +167,7 @@ def _recompute(
             differences=differences,
             policies=policies,
             num_steps=stated_steps(claimed),
+            directions=[update.direction for update in claimed],
             optimizer=create_optimizer(config["server_optimizer"], config["server_optimizer_args"]),
             optimizer_state=optimizer_state,
             **bases.terms(claimed),

@@ -118,6 +118,27 @@ def spectral_filter(w: Updates, n: Sequence[float], p: Updates, *, f: int) -> Up
     return np.asarray(left.mean(axis=0))
 
 
+def history_filter(
+    w: Updates, n: Sequence[float], p: Updates, *, f: int, directions: Any = None
+) -> Updates:
+    d = w - p
+    norms = np.linalg.norm(d, axis=1)
+    d = d * np.minimum(1, np.median(norms) / np.maximum(norms, 1e-300))[:, None]
+    left = list(range(len(d)))
+    for _ in range(f):
+        differences = d[left] - d[left].mean(axis=0)
+        direction = differences[np.argmax(np.linalg.norm(differences, axis=1))]
+        for _ in range(100):
+            direction = differences.T @ (differences @ direction / np.linalg.norm(direction))
+        left.pop(int(np.argmax(np.abs(differences @ direction))))
+    sums = np.zeros(len(d)) if directions is None else np.array(directions, float)
+    for i in range(len(d)):
+        others = d[[j for j in left if j != i]].mean(axis=0)
+        sums[i] += d[i] @ others / np.linalg.norm(d[i]) / np.linalg.norm(others)
+    lowest = [i for i in np.argsort(sums, kind="stable")[:f] if sums[i] < 0]
+    return np.asarray(p + np.delete(d, lowest, axis=0).mean(axis=0))
+
+
 def nnm(w: Updates, p: Updates, f: int) -> Updates:
     """Nearest-neighbour mixing."""
     rows = []

@@ -30,6 +30,7 @@ RULES: dict[str, list[str]] = {
     "centered_clipping": ["tau=2.0", "iterations=2"],
     "norm_filtered_mean": ["threshold=3.0"],
     "spectral_filter": ["f=2"],
+    "history_filter": ["f=2"],
     "nnm(f=2) + krum": ["f=1"],
     "arc(f=2) + nnm(f=1) + coordinate_median": [],
     "bucketing(s=2) + geometric_median": [],

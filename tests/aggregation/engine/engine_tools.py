@@ -37,6 +37,7 @@ def work_of(
     differences: bool = False,
     policies: TensorPolicies = OPTIMIZE_ALL,
     num_steps: Sequence[int] | None = None,
+    directions: Sequence[float] | None = None,
     pre_aggregation: Sequence[str] = (),
     **arguments: Any,
 ) -> Combination:
@@ -46,6 +47,7 @@ def work_of(
         expected = policies.expected_layout(base.layout) or base.layout
         weights = [update.in_order(expected) for update in weights]
     return Combination(
+        directions=directions,
         num_steps=num_steps or [2] * len(weights),
         rule=build_rule(rule, arguments, pre_aggregation, SEED),
         updates=weights,

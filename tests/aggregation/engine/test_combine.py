@@ -36,6 +36,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("geometric_median", {}),
     ("centered_clipping", {"tau": 3.0}),
     ("spectral_filter", {"f": 1}),
+    ("history_filter", {"f": 1}),
     ("krum", {"f": 1, "pre_aggregation": ["nnm(f=1)"]}),
     ("coordinate_median", {"pre_aggregation": ["arc(f=1)", "bucketing(s=2)"]}),
 ]

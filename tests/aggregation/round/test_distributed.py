@@ -52,6 +52,7 @@ RULES: dict[str, dict[str, Any]] = {
     "centered_clipping": {"tau": 20.0},
     "norm_filtered_mean": {"threshold": 3.0},
     "spectral_filter": {"f": 2},
+    "history_filter": {"f": 2},
     "nnm(f=2) + multi_krum": {"f": 2},
     "arc(f=2) + nnm(f=2) + coordinate_median": {},
     "bucketing(s=2) + trimmed_mean": {"f": 1},

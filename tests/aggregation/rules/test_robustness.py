@@ -93,6 +93,7 @@ ROBUST: list[tuple[str, dict[str, Any], Check]] = [
     ),
     ("centered_clipping", {"iterations": 2}, near_the_parent(lambda rule, norms: 2 * norms.max())),
     ("norm_filtered_mean", {}, near_the_parent(filtered_bound)),
+    ("history_filter", {"f": 2}, near_the_parent(lambda rule, norms: norms.max())),
     ("spectral_filter", {"f": 3}, near_the_mean_by_projections),
 ]
 

@@ -38,6 +38,7 @@ RULES: list[tuple[str, dict[str, Any]]] = [
     ("centered_clipping", {"tau": 2.0, "iterations": 3}),
     ("norm_filtered_mean", {}),
     ("spectral_filter", {"f": 2}),
+    ("history_filter", {"f": 2}),
 ]
 every_rule = pytest.mark.parametrize(("name", "arguments"), RULES, ids=[name for name, _ in RULES])
 
@@ -255,6 +256,23 @@ def test_the_filter_follows_the_top_singular_vector(
     )
 
 
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_a_client_that_pulled_against_the_others_is_left_out(seed: int) -> None:
+    """The rule adds what is known of earlier rounds to the cosines of this one, as its oracle does."""
+    rng = np.random.default_rng(seed)
+    updates, parent = rng.normal(size=(9, 20)), 0.1 * rng.normal(size=20)
+    directions = rng.normal(0, 2, size=9).tolist()
+    expected = oracles.history_filter(updates, [], parent, f=2, directions=directions)
+    found = aggregated("history_filter", updates, None, parent, f=2, directions=directions)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    hostile = [-9.0, *[3.0] * 8]
+    without = aggregated("history_filter", updates, None, parent, f=1, directions=hostile)
+    updates[0] = 2 * parent - updates[0]
+    same = aggregated("history_filter", updates, None, parent, f=1, directions=hostile)
+    np.testing.assert_allclose(without, same, rtol=1e-9, atol=1e-9)
+
+
 @given(values=arrays(np.float64, (7, 3), elements=st.integers(-3, 3).map(float)))
 @settings(max_examples=40)
 def test_bulyan_takes_the_lower_of_two_values_as_close(values: Any) -> None:
@@ -389,7 +407,7 @@ def test_an_empty_selection_is_refused() -> None:
     with pytest.raises(RuleError, match="leaves out every update"):
         aggregated("norm_clipped_mean", np.full((2, 3), 1e150), max_norm=1e-300)
     with pytest.raises(RuleError, match="leaves out every update"):
-        Selection.from_json([[], [], 0.0])
+        Selection.from_json([[], [], 0.0, None, None, None])
 
 
 def test_the_old_names_of_the_mean_are_accepted() -> None:

@@ -118,3 +118,24 @@ def test_an_attempt_that_takes_over_has_the_same_seed() -> None:
         assert isinstance(claim, Claim)
         rules.append(claim.rule)
     assert rules[0] == rules[1]
+
+
+def test_a_rule_that_remembers_gets_the_cosines_of_earlier_rounds() -> None:
+    """The sum of each client's recorded cosines is fixed when its next update is claimed: the third
+    aggregate can be verified after more updates were recorded."""
+    fields = {"aggregator": "history_filter", "aggregator_args": {"f": 1}}
+    model = make_model(5, initial=filled(0.0), **fields)
+    for step in range(3):
+        for client, value in enumerate([1.0, 1.1, 1.2, 1.3, -1.0], 1):
+            base = model.aggregates.order_by("-number").first()
+            ready_update(model, client, filled(step + value), base_aggregate=base)
+        run_round(application.round_connector(), model.pk)
+    first, second, third = model.aggregates.order_by("number")
+    assert set(first.round.config_snapshot["directions"].values()) == {0.0}
+    for aggregate, rounds in ((second, 1), (third, 2)):
+        directions = aggregate.round.config_snapshot["directions"]
+        for update in aggregate.updates_applied.all():
+            earlier = model.model_updates.filter(client=update.client, pk__lt=update.pk)
+            cosines = [each.cosine or 0.0 for each in earlier.order_by("-pk")[:rounds]]
+            assert directions[str(update.pk)] == pytest.approx(sum(cosines), abs=1e-6)
+        verify(application.weights(), aggregate, application.round_resources())
