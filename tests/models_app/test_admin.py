@@ -93,7 +93,7 @@ def paused_meanwhile(**_):
 pre_save.connect(paused_meanwhile, sender=FederatedModel)
 form = {
     "name": "new", "aggregator": "weighted_mean", "aggregator_args": "{}",
-    "target_round_seconds": "30",
+    "target_round_seconds": "30", "server_optimizer": "none",
     "score_metric": "accuracy", "allow_aggregation": "on",
 }
 answer = browser.post(reverse("admin:models_app_federatedmodel_change", args=[model.pk]), form)
