@@ -32,6 +32,7 @@ MEAN_FLOOR = "blocked numpy float64, 2 threads"
 GRAM_FLOOR = "blocked numpy float32 inner products, 2 threads"
 MEDIAN_FLOOR = "blocked numpy median, 2 threads"
 MEASURING = "the measuring pass of multi_krum"
+MIXED = "nnm(f=5) + multi_krum"
 NVFLARE = "NVFlare, in time"
 FLOWER = "Flower, FedAvg"
 
@@ -66,6 +67,7 @@ DISTANCES = {
     MEASURING: aggregation("multi_krum", "products", f=5),
     "krum": aggregation("krum", f=5),
     "multi_krum": aggregation("multi_krum", f=5),
+    MIXED: aggregation(MIXED, f=5),
     "bulyan": aggregation("bulyan", f=5),
 }
 ORDERS = {
@@ -180,6 +182,8 @@ def _distances(measurements: Measurements, bars: list[Bar]) -> str:
     times = measurements.times(MAIN, DISTANCES)
     ratio = times[MEASURING].relative_to(times[GRAM_FLOOR])
     bars.append(Bar(f"{MEASURING}: times {GRAM_FLOOR}", ratio, 2, at_least=False))
+    ratio = times[MIXED].relative_to(times["multi_krum"])
+    bars.append(Bar(f"{MIXED}: times multi_krum", ratio, 1.3, at_least=False))
     return (
         f"## Rules that measure distances, {MAIN}\n"
         "The floor multiplies the updates themselves, and loses the distances of honest updates to "

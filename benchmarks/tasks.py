@@ -15,7 +15,7 @@ from aggregation.engine.measure import default_centre, measure
 from aggregation.engine.output import FileSink
 from aggregation.formats import Spool, open_weights
 from aggregation.formats.safetensors_header import encode_header
-from aggregation.rules import create_rule
+from aggregation.pre_aggregation import build_rule
 from aggregation.sources import FileSource
 from benchmarks import floors
 from benchmarks.children import answer_to
@@ -58,8 +58,9 @@ def imports() -> Answer:
 def _work(
     paths: Sequence[str], rule: str, arguments: Mapping[str, Any], parent: str, spool: Spool
 ) -> Combination:
+    *steps, name = rule.split(" + ")  # As in "nnm(f=5) + multi_krum".
     return Combination(
-        rule=create_rule(rule, arguments),
+        rule=build_rule(name, arguments, steps),
         updates=[open_weights(FileSource(p), "safetensors", spool=spool) for p in paths],
         num_examples=floors.counts(len(paths)),
         parent=open_weights(FileSource(parent), "safetensors", spool=spool),
