@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: measure, compare with the targets, and write `results.md`."""
+"""``python -m benchmarks``: measure, compare with the targets, and write `results.md`.
+
+With peers, the table in the README is written as well.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from benchmarks.measurements import Measurements
 from benchmarks.report import report
 
 RESULTS = Path(__file__).with_name("results.md")
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- written by make bench-peers -->\n", "<!-- end -->\n"
 
 #: The largest set of files, and the 10 GB result of the sparse model.
 DISK_BYTES = 16 << 30
@@ -36,10 +41,19 @@ def main() -> int:
             server_python=python_with("s3"),
             progress=progress,
         )
-        text, met = report(measurements)
-    RESULTS.write_text(text)
-    print(text)
-    return 0 if met else 1
+        found = report(measurements)
+    RESULTS.write_text(found.page)
+    if options.peers:
+        README.write_text(with_table(README.read_text(), found.highlights))
+    print(found.page)
+    return 0 if found.met else 1
+
+
+def with_table(text: str, table: str) -> str:
+    """Return a text with its table between the two comments replaced."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}{table}{END}{after}"
 
 
 def progress(line: str) -> None:
