@@ -32,8 +32,6 @@ from benchmarks.jobs import (
 )
 from benchmarks.measurements import Measurements, Size, Times
 
-MEMORY_BAR_MB = 160
-
 
 @dataclass(frozen=True)
 class Bar:
@@ -254,7 +252,7 @@ def _memory(measurements: Measurements, bars: list[Bar], highlights: Highlights)
     what = "peak memory above the interpreter with a budget of 64 MB, for models of up to 10 GB"
     highlights[what] = f"{max(peaks.values()):.0f} MB"
     what = "peak memory above the interpreter with imports, budget 64 MB: MB at any size"
-    bars.append(Bar(what, max(peaks.values()), MEMORY_BAR_MB, at_least=False))
+    bars.append(Bar(what, max(peaks.values()), 160, at_least=False))
     few, _, many = MANY_CLIENTS
     what = "peak memory of 200 updates of 10M: times that of 10"
     bars.append(Bar(what, peaks[many] / peaks[few], 1.1, at_least=False))

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from benchmarks import floors, tasks
+from benchmarks.__main__ import BEGIN, END, README, with_table
 from benchmarks.measurements import Times
 from benchmarks.models import RESNET50_PARAMETERS, equal_tensors, resnet50
 
@@ -97,3 +98,10 @@ def test_a_ratio_is_the_median_of_the_turns() -> None:
     theirs = Times((2.0, 20.0, 1.2), (3.0, 3.0, 3.0), (3.0, 3.0, 3.0))
     assert ours.relative_to(theirs) == 0.5
     assert (ours.median, ours.whole_process, ours.spread) == (1.2, 2.2, "1.00 to 10.00")
+
+
+def test_the_table_of_the_readme_is_replaced() -> None:
+    """What is around the table stays, and the README has the place for it."""
+    text = f"before\n{BEGIN}old\n{END}after\n"
+    assert with_table(text, "new\n") == f"before\n{BEGIN}new\n{END}after\n"
+    assert with_table(README.read_text(), "new\n").count("new\n") == 1
