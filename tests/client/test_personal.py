@@ -134,3 +134,13 @@ def test_an_update_that_changes_a_frozen_tensor_is_not_sent(
     steps = {name: np.ones_like(tensor) for name, tensor in INITIAL.items()}
     with pytest.raises(BadWeights, match="is frozen until the next aggregate"):
         client.upload(steps, num_examples=1, are_differences=True)
+
+
+def test_personal_tensors_may_have_another_shape(bucket: Bucket, deliver: Deliver) -> None:
+    """A client with other classes than the model's has a head of another size."""
+    client = member(bucket, model_with_heads())
+    weights = client.fetch() | {"head.w": np.zeros(9, np.float32)}
+    client.upload(weights, num_examples=1)
+    deliver()
+    assert client.latest().number == 1
+    assert client.fetch()["head.w"].shape == (9,)
