@@ -128,7 +128,12 @@ class FileRound:
         def open_update(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
             source = _source(path)
             return open_weights(
-                source, format_of(path), expected_layout=expected_layout, spool=spool, trusted=True
+                source,
+                format_of(path),
+                expected_layout=expected_layout,
+                spool=spool,
+                trusted=True,
+                compressed=self._differences,
             )
 
         return open_update

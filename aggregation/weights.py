@@ -135,6 +135,20 @@ class Weights:
         index = self.index.in_order(order)
         return self if index is self.index else replace(self, index=index)
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the object holds the elements in fewer bytes than the model."""
+        return False
+
+    def nbytes_between(self, first: int, last: int) -> int:
+        """Return how many bytes of the object hold the elements ``first`` to ``last`` of the model."""
+        return self.layout.bytes_before(last) - self.layout.bytes_before(first)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of the object hold the elements of the model."""
+        return self.nbytes_between(0, self.layout.size)
+
     def held_open(self, stack: ExitStack) -> Weights:
         """Return the same weights; if they are a file, it stays open until the stack's exit."""
         if not isinstance(self.source, FileSource):
@@ -246,13 +260,12 @@ def read_tensors(weights: Weights) -> dict[str, NDArray[np.generic]]:
 
     For objects known to be small enough; a round never calls this.
     """
-    arrays = {}
+    arrays, start = {}, 0
     for tensor, offset in zip(weights.layout.tensors, weights.index.offsets.tolist(), strict=True):
-        if offset == ABSENT:
-            continue
-        array = np.empty(tensor.shape, tensor.dtype)
-        if array.nbytes:
-            place = array.reshape(-1).view(np.uint8).data
-            weights.source.read_into(weights.base + offset, place)
-        arrays[tensor.name] = array
+        if offset != ABSENT:
+            array = np.empty(tensor.shape, tensor.dtype)
+            if array.nbytes:
+                weights.read_into(weights.layout, start, array.reshape(-1).view(np.uint8).data)
+            arrays[tensor.name] = array
+        start += tensor.nbytes
     return arrays

@@ -84,12 +84,12 @@ class Block:
         The number of rows that belong to updates. One more row belongs to the parent, if it is read.
     raw : (n_rows, n_bytes) uint8
         The bytes, a row for each object. They are valid until the next block is requested.
+    nbytes : int
+        The number of bytes that are read for it: fewer than those of ``raw`` from compressed objects.
     unreadable : dict of int to str
         Rows that could not be read, with the reasons. Their bytes are zeros.
     state : (stop - start, slots) float64, optional
         The optimizer's.
-    state_nbytes : int
-        Bytes that were read for it.
     """
 
     policies: PolicyMap
@@ -97,14 +97,9 @@ class Block:
     stop: int
     updates: int
     raw: NDArray[np.uint8]
+    nbytes: int
     unreadable: dict[int, str] = field(default_factory=dict)
     state: Float64s | None = None
-    state_nbytes: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """The number of bytes read."""
-        return self.raw.size + self.state_nbytes
 
     def slices(self, elements: int) -> Iterator[Slice]:
         """Cut the block along its columns at multiples of ``elements`` and where a run ends."""
@@ -190,6 +185,7 @@ class BlockReader:
         self._updates = len(updates)
         rows = [*updates, *([parent] if parent else [])]
         self._rows = [row.in_order(layout) for row in rows]
+        self._compressed = [row for row in self._rows if row.is_compressed]
         self._unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -262,7 +258,7 @@ class BlockReader:
         return BlockOnDemand(
             start=start,
             stop=stop,
-            nbytes=len(self) * self._width(start, stop) + self._state_nbytes(start, stop),
+            nbytes=self._nbytes(start, stop),
             rows=RowsOnDemand(read, (self._updates, stop - start), run.dtype),
             parent=parent,
             run=run,
@@ -288,11 +284,14 @@ class BlockReader:
             stop=stop,
             updates=self._updates,
             raw=raw,
-            state_nbytes=self._state_nbytes(start, stop),
+            nbytes=self._nbytes(start, stop),
         )
 
-    def _state_nbytes(self, start: int, stop: int) -> int:
-        return self.state.nbytes_between(start, stop) if self.state else 0
+    def _nbytes(self, start: int, stop: int) -> int:
+        """Return how many bytes are read for a range."""
+        of_rows = (len(self) - len(self._compressed)) * self._width(start, stop)
+        of_rows += sum(row.nbytes_between(start, stop) for row in self._compressed)
+        return of_rows + (self.state.nbytes_between(start, stop) if self.state else 0)
 
     def _finish(
         self, block: Block, reads: list[Future[None]], state: Future[Float64s] | None

@@ -199,9 +199,16 @@ class Combination:
         It may read fewer: a rule that measures the updates may then select few of them.
         """
         passes = 2 if self.rule.needs_gram or self.rule.needs_norms else 1
-        rows = passes * len(self.updates) + len(self.bases) + self.takes_steps
+        of_rows = (
+            passes * self.update_nbytes + (len(self.bases) + self.takes_steps) * self.layout.nbytes
+        )
         of_state = self.state.nbytes_to_read if self.state else 0
-        return max(1, rows * self.layout.nbytes + of_state)
+        return max(1, of_rows + of_state)
+
+    @cached_property
+    def update_nbytes(self) -> int:
+        """The bytes of all updates, which may be compressed."""
+        return sum(update.nbytes for update in self.updates)
 
     def base_statistics(self) -> Statistics:
         """Return what is known about the updates without reading them."""

@@ -23,10 +23,17 @@ from .json.reader import open_json, peek_json
 from .limits import MAX_JSON_BYTES, Limits, limits_for
 from .npz.encoder import NpzEncoder
 from .npz.reader import open_npz, peek_npz
-from .safetensors import SafetensorsEncoder, open_safetensors, read_metadata
+from .safetensors import (
+    COMPRESSIONS,
+    SafetensorsEncoder,
+    only_differences,
+    open_safetensors,
+    read_metadata,
+)
 from .spool import NeedsSpool, Spool
 
 __all__ = [
+    "COMPRESSIONS",
     "FORMATS",
     "MAX_JSON_BYTES",
     "SEEKABLE_FORMATS",
@@ -36,6 +43,7 @@ __all__ = [
     "encoder_for",
     "encoder_state_at",
     "format_of",
+    "only_differences",
     "open_weights",
     "peek_layout",
     "read_metadata",
@@ -76,6 +84,7 @@ def open_weights(
     expected_layout: TensorLayout | None = None,
     spool: Spool | None,
     trusted: bool = False,
+    compressed: bool = False,
 ) -> Weights:
     """Check the headers of an object and make its values readable by ranges.
 
@@ -93,6 +102,8 @@ def open_weights(
     trusted : bool
         Whether the object is our own: an aggregate, or what an operator stored. The limits on what an
         object of a client may cost (`aggregation.formats.limits`) do not apply to it.
+    compressed : bool
+        Whether the object may be compressed: an update that is a difference may.
 
     Raises
     ------
@@ -104,7 +115,7 @@ def open_weights(
         If what must be unpacked does not fit into the spool beside what is already there.
     """
     limits = limits_for(expected_layout, trusted=trusted)
-    weights = _open(source, format, expected_layout, spool, limits)
+    weights = _open(source, format, expected_layout, spool, limits, compressed)
     difference = layout_difference(expected_layout, weights.layout) if expected_layout else None
     if difference:
         raise UpdateRejected(difference)
@@ -117,10 +128,11 @@ def _open(
     expected_layout: TensorLayout | None,
     spool: Spool | None,
     limits: Limits,
+    compressed: bool,
 ) -> Weights:
     match format:
         case "safetensors":
-            return open_safetensors(source, limits)
+            return open_safetensors(source, limits, expected_layout, compressed=compressed)
         case "npz":
             return open_npz(source, spool, expected_layout, limits)
         case "json":
@@ -134,6 +146,7 @@ def peek_layout(
     *,
     expected_layout: TensorLayout | None = None,
     trusted: bool = False,
+    compressed: bool = False,
     readers: int = 1,
 ) -> TensorLayout:
     """Return the layout of an object, reading no more than its format needs and unpacking nothing.
@@ -143,7 +156,7 @@ def peek_layout(
 
     Parameters
     ----------
-    source, format, trusted
+    source, format, trusted, compressed
         As for `open_weights`.
     expected_layout : TensorLayout, optional
         The model's. An object with other names of tensors may be rejected; any other difference shows in
@@ -159,7 +172,7 @@ def peek_layout(
     limits = limits_for(expected_layout, trusted=trusted)
     match format:
         case "safetensors":
-            return open_safetensors(source, limits).layout
+            return open_safetensors(source, limits, expected_layout, compressed=compressed).layout
         case "npz":
             return peek_npz(source, expected_layout, limits, readers)
         case "json":

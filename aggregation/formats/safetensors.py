@@ -15,6 +15,8 @@ from ..layout import TensorLayout, number_order
 from ..sources import ByteSource, read
 from ..weights import TensorIndex, Weights, shared_index
 from .encoder import ValuesEncoder
+from .int8 import INT8
+from .int8_reader import open_int8
 from .limits import LIBRARY_HEADER_BYTES, TRUSTED, Limits
 from .safetensors_header import METADATA, encode_header, parse_metadata, parse_tensors
 
@@ -25,23 +27,55 @@ SMALL_HEADER_BYTES = 128 << 10
 FIRST_READ_BYTES = 64 << 10
 
 
-def open_safetensors(source: ByteSource, limits: Limits) -> Weights:
+#: The compressions of updates that are differences, by their names in the metadata.
+COMPRESSIONS = (INT8,)
+
+
+def open_safetensors(
+    source: ByteSource,
+    limits: Limits,
+    expected_layout: TensorLayout | None = None,
+    *,
+    compressed: bool = False,
+) -> Weights:
     """Read and check the header of a safetensors object.
+
+    Parameters
+    ----------
+    source : ByteSource
+    limits : Limits
+    expected_layout : TensorLayout, optional
+        The model's, whose dtypes the tensors of a compressed update get.
+    compressed : bool
+        Whether the object may be compressed.
 
     Raises
     ------
     UpdateRejected
-        If the object is not a well-formed safetensors file, or its header is longer than the limit.
+        If the object is not a well-formed safetensors file, or its header is longer than the limit, or it
+        is compressed and may not be.
     """
     header = _read_header(source, limits)
     base = 8 + len(header)
-    index, data_bytes = _parse(header)
+    index, data_bytes, compression = _parse(header)
     if base + data_bytes != source.size:
         raise UpdateRejected(
             f"safetensors header describes {data_bytes} bytes of data, "
             f"the object has {source.size - base}"
         )
-    return Weights(index=index, source=source, format="safetensors", base=base)
+    weights = Weights(index=index, source=source, format="safetensors", base=base)
+    if compression not in COMPRESSIONS:
+        return weights
+    if not compressed:
+        raise UpdateRejected(only_differences(compression))
+    return open_int8(weights, expected_layout)
+
+
+def only_differences(compression: str) -> str:
+    """Return why weights cannot be compressed."""
+    return (
+        f"compression is {compression!r}, and only updates that are differences may be compressed"
+    )
 
 
 def read_metadata(source: ByteSource) -> dict[str, str]:
@@ -70,9 +104,9 @@ def _read_header(source: ByteSource, limits: Limits) -> bytes:
 
 
 @cache_by_weight(weigh=len, small=SMALL_HEADER_BYTES)
-def _parse(header: bytes) -> tuple[TensorIndex, int]:
-    """Return the index that a header describes, and how many bytes of data follow it."""
-    placed = parse_tensors(header)
+def _parse(header: bytes) -> tuple[TensorIndex, int, str]:
+    """Return the index that a header describes, how many bytes follow it, and the compression."""
+    placed, compression = parse_tensors(header)
     placed.sort(key=lambda each: (each.begin, each.end, each.tensor.name))
     end = 0
     for each in placed:
@@ -83,7 +117,8 @@ def _parse(header: bytes) -> tuple[TensorIndex, int]:
         end = each.end
     order = number_order([each.tensor.name for each in placed]) or range(len(placed))
     layout = TensorLayout(tuple(placed[position].tensor for position in order))
-    return shared_index(layout, tuple(placed[position].begin for position in order)), end
+    offsets = tuple(placed[position].begin for position in order)
+    return shared_index(layout, offsets), end, compression if compression in COMPRESSIONS else ""
 
 
 class SafetensorsEncoder(ValuesEncoder):

@@ -27,6 +27,11 @@ _TEXT = (
 _PAIR = rf"[ \t\r\n]*{_TEXT}[ \t\r\n]*:[ \t\r\n]*{_TEXT}[ \t\r\n]*"
 #: Matched at once, since a client may write a million pairs.
 _METADATA_OBJECT = re.compile(rf"\{{(?:{_PAIR}(?:,{_PAIR})*+|[ \t\r\n]*)\}}")
+#: The name of the metadata entry that says how an update is compressed, and a pair with this name. The
+#: metadata are not parsed for it, since they may have a million pairs. A pair whose name is written with
+#: escapes is free text.
+COMPRESSION = "compression"
+_COMPRESSION_PAIR = re.compile(rf'(?<!\\)"{COMPRESSION}"[ \t\r\n]*:[ \t\r\n]*({_TEXT})')
 #: An entry contains no objects. 64 dimensions and two offsets take less than 2 KiB.
 _ENTRY = re.compile(r"\{[^{}]{0,4096}\}")
 
@@ -39,8 +44,10 @@ class PlacedTensor(NamedTuple):
     end: int
 
 
-def parse_tensors(header: bytes) -> list[PlacedTensor]:
-    """Return the tensors that a header describes, in its order.
+def parse_tensors(header: bytes) -> tuple[list[PlacedTensor], str]:
+    """Return the tensors that a header describes, in its order, and how they are compressed.
+
+    The compression is the text of that entry of the metadata, empty without one.
 
     Raises
     ------
@@ -48,14 +55,20 @@ def parse_tensors(header: bytes) -> list[PlacedTensor]:
         If the header is not well formed, or uses a name twice.
     """
     tensors: dict[str, PlacedTensor] = {}
+    compression = ""
     for name, scanner in _entries(header):
         if name == METADATA:
-            _take_metadata(scanner)
+            compression = _compression_in(_take_metadata(scanner)) or compression
         elif name in tensors:
             raise UpdateRejected(f"safetensors tensor {quoted(name)}: the name is used twice")
         else:
             tensors[name] = _placed_tensor(name, scanner.take(_ENTRY))
-    return list(tensors.values())
+    return list(tensors.values()), compression
+
+
+def _compression_in(metadata: str) -> str:
+    pairs = _COMPRESSION_PAIR.findall(metadata)
+    return json.loads(pairs[-1]) if pairs else ""
 
 
 def parse_metadata(header: bytes) -> dict[str, str]:

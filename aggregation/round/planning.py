@@ -205,16 +205,16 @@ def _cut(work: Combination, capacity: Capacity, at_least: int) -> tuple[Distribu
 
 def pieces_of(work: Combination) -> tuple[Pieces, Pieces | None]:
     """Return the parts of a combination, and its segments if the rule measures."""
-    rows, nbytes = len(work.updates), work.layout.nbytes
+    of_updates, nbytes = work.update_nbytes, work.layout.nbytes
     with_parent = work.differences or work.rule.on_differences or work.takes_steps
     of_state = work.state.nbytes_to_read if work.state else 0
     combining = Pieces(
-        count=len(part_ends(work.layout)), nbytes=(rows + with_parent) * nbytes + of_state
+        count=len(part_ends(work.layout)), nbytes=of_updates + with_parent * nbytes + of_state
     )
     if not measures(work.rule):
         return combining, None
     with_parent = work.parent is not None
-    measuring = Pieces(count=len(segment_ends_of(work)), nbytes=(rows + with_parent) * nbytes)
+    measuring = Pieces(count=len(segment_ends_of(work)), nbytes=of_updates + with_parent * nbytes)
     return combining, measuring
 
 

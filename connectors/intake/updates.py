@@ -28,7 +28,7 @@ from connectors.publication.pointer import invalidate_pointer
 from connectors.storage.keys import UPDATE_KEY_FORM, UpdateKey, parse_update_key
 from connectors.storage.port import Objects, StoredObject, known_version, stored_layout
 from connectors.storage.retries import retry_on
-from models_app.models import ModelAggregate, ModelUpdate
+from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 
 #: Versions and ETags as S3 forms them, no longer than the database's columns.
 _VERSION = re.compile(r"[!-~]{0,255}", re.ASCII)
@@ -116,7 +116,11 @@ class UpdateIntake(Intake[UpdateKey, ModelUpdate]):
             key, size=row.size or 0, etag=row.etag, version=row.version_id
         )
         layout = peek_layout(
-            source, format_of(key), expected_layout=expected, readers=settings.READ_THREADS
+            source,
+            format_of(key),
+            expected_layout=expected,
+            compressed=model.update_kind == FederatedModel.UpdateKind.DIFFERENCES,
+            readers=settings.READ_THREADS,
         )
         difference = layout_difference(expected, layout) if expected else None
         if difference:

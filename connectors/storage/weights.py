@@ -50,7 +50,8 @@ class WeightStore:
             The model's layout, for formats that do not state dtypes.
         spool : Spool or None
         trusted : bool
-            Whether the object is our own rather than a client's (see `open_weights`).
+            Whether the object is our own rather than a client's (see `open_weights`). Only those of clients
+            may be compressed; intake admits these for models of differences alone.
 
         Raises
         ------
@@ -64,7 +65,12 @@ class WeightStore:
             size, etag = stored.size, stored.etag
         source = self.objects.source(key, size=size, etag=etag, version=version)
         return open_weights(
-            source, format_of(key), expected_layout=expected_layout, spool=spool, trusted=trusted
+            source,
+            format_of(key),
+            expected_layout=expected_layout,
+            spool=spool,
+            trusted=trusted,
+            compressed=not trusted,
         )
 
     def open_update(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from aggregation.formats import FORMATS, MAX_JSON_BYTES
+from aggregation.formats.int8 import BLOCK, INT8, LARGEST, SCALES
+from aggregation.formats.safetensors_header import COMPRESSION
 from aggregation.layout import DTYPES
 from aggregation.round.port import OPTIMIZER_STATE
 from local.reference.markdown import code, page, table
@@ -36,10 +38,28 @@ def storage_page() -> str:
         + ", ".join(map(code, DTYPES))
         + ". The aggregate has the "
         "format, names, shapes and dtypes of the model.",
+        "## Compressed updates",
+        *_compressed_updates(),
         "## latest.json and scores",
         "[Sending an update](../clients.md#the-objects) lists their fields. A score has at most "
         f"{MAX_SCORE_BYTES >> 10} KiB.",
     )
+
+
+def _compressed_updates() -> list[str]:
+    return [
+        "An update of a model whose `update_kind` is `differences` may be a safetensors object with "
+        f"`{COMPRESSION}: {INT8}` in the metadata of its header. Then",
+        "- a tensor of floating-point numbers is I8, with the name and shape of the model's; others are as "
+        "in the model;\n"
+        f"- a block is {BLOCK} elements of one flattened tensor, the last block of a tensor has fewer;\n"
+        f"- the F32 tensor `{SCALES}`, of one dimension, has a scale for each block: those of all tensors, "
+        "in the order of the tensors' bytes in the object. A scale is finite and not negative;\n"
+        "- an element is its 8-bit number times the scale of its block, computed in float32 and converted "
+        "to the dtype of the model's tensor.",
+        f"A model that has a tensor called `{SCALES}` takes no compressed updates. The client package "
+        f"writes `scale = max |x| / {LARGEST}` and `round(x / scale)`.",
+    ]
 
 
 def _metadata_table() -> str:

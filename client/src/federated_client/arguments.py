@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import limits
+from ._core.formats import COMPRESSIONS
 from .errors import BadArgument, BadWeights
 
 
@@ -51,6 +52,13 @@ def stated_counts(num_examples: object, num_steps: object) -> dict[str, int]:
     if num_steps is not None:
         stated["num-steps"] = checked_count(num_steps, "num_steps")
     return stated
+
+
+def checked_compression(value: str | None) -> str:
+    """Return the name of a compression; empty for none."""
+    if value is not None and value not in COMPRESSIONS:
+        raise BadArgument(f"compression is {value!r}, expected one of {', '.join(COMPRESSIONS)}")
+    return value or ""
 
 
 def open_file(path: str | Path) -> BinaryIO:

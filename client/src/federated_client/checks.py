@@ -21,7 +21,12 @@ _LFS = b"version https://git-lfs"
 
 
 def check_file(
-    file: BinaryIO, name: str, expected_layout: TensorLayout | None, *, any_size: bool = False
+    file: BinaryIO,
+    name: str,
+    expected_layout: TensorLayout | None,
+    *,
+    any_size: bool = False,
+    compressed: bool = False,
 ) -> None:
     """Refuse a file that the aggregator would reject.
 
@@ -35,6 +40,8 @@ def check_file(
         The layout of the model; None if it is not known.
     any_size : bool
         Whether to ignore the limits that depend on the model, such as that of the header's length.
+    compressed : bool
+        Whether the file may be compressed.
 
     Raises
     ------
@@ -50,6 +57,7 @@ def check_file(
                 expected_layout=expected_layout,
                 spool=spool,
                 trusted=any_size,
+                compressed=compressed,
             )
             if not weights.layout.tensors:
                 raise BadWeights("there is no tensor to send")

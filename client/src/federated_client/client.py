@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -13,25 +12,24 @@ from typing import Any, BinaryIO, SupportsIndex
 from . import limits
 from ._core.layout import TensorLayout
 from ._core.policies import TensorPolicies
-from .arguments import checked_client_id, checked_count, checked_model_id, open_file, stated_counts
-from .errors import (
-    AccessDenied,
-    ClientError,
-    CredentialsInvalid,
-    NotThere,
-    StorageUnreachable,
+from .arguments import (
+    checked_client_id,
+    checked_compression,
+    checked_count,
+    checked_model_id,
+    open_file,
+    stated_counts,
 )
+from .errors import AccessDenied, ClientError, CredentialsInvalid, NotThere
 from .frozen import FrozenTensors
 from .personal import personal_arrays, personal_names, put_back
 from .pointer import Latest, read_pointer, visible_pointer
 from .scores import encode_score
-from .status import Status, describe, parse_status, status_key
+from .status import Status, parse_status, status_key
 from .storage import Progress, Storage
 from .update import Update, metadata_of, new_name, prepare, warn_if_capped
-from .waiting import StorageState, wait_for_aggregate
+from .waiting import storage_state, wait_for_aggregate
 from .weights import FORMAT, Arrays, Weights, as_arrays, decode_with_layout, encode, layout_of_file
-
-logger = logging.getLogger(__name__)
 
 
 class Client:
@@ -51,6 +49,8 @@ class Client:
         What was fetched last. An update is taken to be trained from it.
     personal : dict of str to array
         The tensors that the model excludes, from the last `upload`: `fetch` puts them back.
+    residual : dict of str to array
+        What compression left out so far. A program that ends between rounds saves it, and sets it again.
 
     Raises
     ------
@@ -66,6 +66,7 @@ class Client:
         self._sent_key = ""
         self.base: Latest | None = None
         self.personal: Arrays = {}
+        self.residual: Arrays = {}
         self._frozen = FrozenTensors()
 
     def latest(self, *, attempts: int = limits.ATTEMPTS) -> Latest:
@@ -131,6 +132,7 @@ class Client:
         num_examples: SupportsIndex,
         num_steps: SupportsIndex | None = None,
         are_differences: bool = False,
+        compression: str | None = None,
         progress: Progress | None = None,
     ) -> str:
         """Send an update that was trained from what was fetched last.
@@ -146,6 +148,9 @@ class Client:
             The steps of local training, for a model whose rule divides by them (`normalized_mean`).
         are_differences : bool
             Whether the tensors are differences already.
+        compression : {'int8'}, optional
+            Send differences rounded to 8 bits, a quarter of the bytes. What the rounding leaves out is kept
+            in `residual` and added to the next compressed update.
         progress : callable, optional
             Called with the number of bytes sent and of all bytes.
 
@@ -161,10 +166,10 @@ class Client:
         UploadRefused, AccessDenied, StorageUnreachable
         """
         stated = stated_counts(num_examples, num_steps)
-        name = f"update.{FORMAT}"
         arrays = as_arrays(weights)
         self._frozen.check(arrays, are_differences=are_differences)
-        key, policies = self._send(encode(arrays), name, stated, are_differences, progress)
+        update = self._update(encode(arrays), f"update.{FORMAT}", are_differences, compression)
+        key, policies = self._send(update, stated, progress)
         if policies.needs_parent:
             self.personal = personal_arrays(policies, arrays)
         return key
@@ -176,6 +181,7 @@ class Client:
         num_examples: SupportsIndex,
         num_steps: SupportsIndex | None = None,
         are_differences: bool = False,
+        compression: str | None = None,
         progress: Progress | None = None,
     ) -> str:
         """Send the weights in a safetensors, npz or JSON file.
@@ -185,7 +191,8 @@ class Client:
         """
         stated = stated_counts(num_examples, num_steps)
         with open_file(path) as file:
-            return self._send(file, Path(path).name, stated, are_differences, progress)[0]
+            update = self._update(file, Path(path).name, are_differences, compression)
+            return self._send(update, stated, progress)[0]
 
     def wait(
         self,
@@ -216,7 +223,7 @@ class Client:
             If the credentials expired or are wrong: waiting does not help.
         """
         return wait_for_aggregate(
-            self._storage_state,
+            partial(storage_state, self.status, partial(self.latest, attempts=1), self._sent_key),
             after=self.base.number if self.base else 0,
             timeout=timeout,
             poll=poll,
@@ -266,34 +273,26 @@ class Client:
         key = f"scores/{self._model_id}/{self._client_id}/{scored.aggregate_id}.json"
         return self._storage.put(key, io.BytesIO(body), {}, None)
 
+    def _update(
+        self, body: BinaryIO, name: str, are_differences: bool, compression: str | None
+    ) -> Update:
+        return Update(
+            body=body,
+            name=name,
+            are_differences=are_differences,
+            compression=checked_compression(compression),
+            residual=self.residual,
+        )
+
     def _send(
-        self,
-        body: BinaryIO,
-        name: str,
-        stated: dict[str, int],
-        are_differences: bool,
-        progress: Progress | None,
+        self, update: Update, stated: dict[str, int], progress: Progress | None
     ) -> tuple[str, TensorPolicies]:
         """Send an update; return its key and the policies of the model's tensors."""
         lookup = partial(visible_pointer, self._storage, self._model_id)
-        update = Update(body=body, name=name, are_differences=are_differences)
         with prepare(self._storage, lookup, self.base, self._layout, update) as ready:
             warn_if_capped(ready, stated["num-examples"])
             metadata = metadata_of(ready, self.base, stated)
             key = f"updates/{self._model_id}/{self._client_id}/{new_name(ready, self.base)}"
             self._sent_key = self._storage.put(key, ready.body, metadata, progress)
+        self.residual = ready.residual
         return self._sent_key, ready.policies
-
-    def _storage_state(self) -> StorageState:
-        """Return the status of the update that was sent and the latest aggregate."""
-        progress, is_running = "", False
-        try:
-            status = self.status() if self._sent_key else None
-            if status:
-                progress, is_running = describe(status, self._sent_key)
-            latest = self.latest(attempts=1)
-        except CredentialsInvalid:
-            raise
-        except (NotThere, AccessDenied, StorageUnreachable) as error:
-            return StorageState(progress=progress, is_running=is_running, problem=str(error))
-        return StorageState(latest=latest, progress=progress, is_running=is_running)

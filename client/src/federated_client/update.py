@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ._core.formats import format_of
+from ._core.formats import format_of, only_differences
 from ._core.layout import TensorLayout
 from ._core.policies import DEFAULT, TensorPolicies
 from .checks import check_base, check_file, check_size
+from .compression import int8_file
 from .differences import difference_file
 from .errors import BadWeights
 from .personal import without_personal
 from .pointer import Latest
 from .sources import layout_of_object
 from .storage import Storage
+from .weights import FORMAT, Arrays
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +39,17 @@ class Update:
         Its extension is the format.
     are_differences : bool
         Whether the tensors are differences from the base, rather than trained weights.
+    compression : {'', 'int8'}
+        Empty for none.
+    residual : dict of str to array
+        What compression left out so far.
     """
 
     body: BinaryIO
     name: str
     are_differences: bool
+    compression: str
+    residual: Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,8 @@ class PreparedUpdate:
         It counts at most this many examples.
     policies : TensorPolicies
         Of the model's tensors.
+    residual : dict of str to array
+        What compression left out, if the update arrives.
     """
 
     body: BinaryIO
@@ -65,6 +75,7 @@ class PreparedUpdate:
     kind: str
     max_num_examples: int | None
     policies: TensorPolicies
+    residual: Arrays
 
 
 @contextmanager
@@ -99,22 +110,35 @@ def prepare(
     kind = latest.update_kind if latest else "weights"
     with without_personal(update.body, update.name, policies) as body, ExitStack() as stack:
         check_file(body, update.name, expected)
-        if update.are_differences and kind == "weights":
-            raise BadWeights(
-                "update-kind is 'differences', and updates of this model are 'weights'"
-            )
+        _check_kind(update, kind)
         if kind == "differences" and not update.are_differences:
             difference = _difference(storage, base, body, update.name, policies)
             body = stack.enter_context(difference)
             check_file(body, update.name, expected)
+        name, residual = update.name, update.residual
+        if update.compression:
+            body, residual = int8_file(body, name, expected, residual)
+            stack.enter_context(body)
+            name = f"update.{FORMAT}"
+            check_file(body, name, expected, compressed=True)
         check_size(body.seek(0, os.SEEK_END), latest)
         yield PreparedUpdate(
             body=body,
-            suffix=Path(update.name).suffix.lower(),
+            suffix=Path(name).suffix.lower(),
             kind=kind,
             max_num_examples=latest.max_num_examples if latest else None,
             policies=policies,
+            residual=residual,
         )
+
+
+def _check_kind(update: Update, kind: str) -> None:
+    if kind != "weights":
+        return
+    if update.are_differences:
+        raise BadWeights("update-kind is 'differences', and updates of this model are 'weights'")
+    if update.compression:
+        raise BadWeights(only_differences(update.compression))
 
 
 def _model_of(

@@ -9,8 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import limits
-from .errors import RoundOverdue
+from .errors import (
+    AccessDenied,
+    CredentialsInvalid,
+    NotThere,
+    RoundOverdue,
+    StorageUnreachable,
+)
 from .pointer import Latest
+from .status import Status, describe
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +42,23 @@ class StorageState:
     progress: str = ""
     is_running: bool = False
     problem: str = ""
+
+
+def storage_state(
+    status: Callable[[], Status | None], latest: Callable[[], Latest], sent_key: str
+) -> StorageState:
+    """Return the status of the update that was sent under a key, if one was, and the latest aggregate."""
+    progress, is_running = "", False
+    try:
+        found = status() if sent_key else None
+        if found:
+            progress, is_running = describe(found, sent_key)
+        newest = latest()
+    except CredentialsInvalid:
+        raise
+    except (NotThere, AccessDenied, StorageUnreachable) as error:
+        return StorageState(progress=progress, is_running=is_running, problem=str(error))
+    return StorageState(latest=newest, progress=progress, is_running=is_running)
 
 
 def wait_for_aggregate(
