@@ -17,6 +17,7 @@ SECTIONS = {
     "The pointer": "connectors/publication/pointer.py",
     "Weights of clients": "aggregation/formats/limits.py",
     "The engine": "aggregation/engine/ranges.py",
+    "Passes over the updates": "aggregation/engine/passes.py",
     "The client package": "client/src/federated_client/limits.py",
 }
 
