@@ -20,8 +20,8 @@ from aggregation.rules.base import Float64s, Numbers, Selection, Statistics
 from aggregation.rules.clipping import NormFilteredMean
 from aggregation.rules.selection import Mixture
 
-#: Columns that are mixed at once: the rows of many updates then stay in the processor's cache.
-COLUMNS = 4096
+#: Bytes of updates and mixed rows, in float64, that a thread holds: they stay in the processor's cache.
+MIXED_BYTES = 1 << 20
 
 #: Bytes of a new seed, and of the longest that is used whole.
 SEED_BYTES, MAX_SEED_BYTES = 32, 64
@@ -111,8 +111,10 @@ class PreAggregatedRule(Rule):
         if selection.mixture is None or selection.of_mixed is None:
             return self.rule.combine(block, selection, centre)
         result = np.empty(block.shape[1])
-        for first in range(0, block.shape[1], COLUMNS):
-            cut = slice(first, first + COLUMNS)
+        rows_held = len(block) + len(selection.mixture.coefficients)
+        columns = max(1, MIXED_BYTES // (8 * rows_held))
+        for first in range(0, block.shape[1], columns):
+            cut = slice(first, first + columns)
             rows = selection.mixture.rows(block[:, cut], None if centre is None else centre[cut])
             result[cut] = self.rule.combine(rows, selection.of_mixed)
         return result

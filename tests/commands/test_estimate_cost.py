@@ -163,6 +163,7 @@ def test_kept_updates_are_not_named_otherwise(run_command: RunCommand) -> None:
         (("--region", "mars"), "invalid choice: 'mars'"),
         (("--rule", "best"), "unknown aggregation rule 'best'"),
         (("--rule", "krum"), "krum takes the arguments f"),
+        (("--pre-aggregation", "nnm(f=2)"), "weighted_mean withstands no hostile update"),
         (("--rule", "krum", "--rule-arg", "f=many"), "f must be a whole number"),
         (("--rule", "krum", "--rule-arg", "f=60"), "at least 123 updates a round, not 100"),
         (("--rule", "geometric_median", "--clients", "2e4"), "compares all pairs of updates"),

@@ -12,7 +12,8 @@ from django.core.management.base import CommandError
 
 from aggregation.errors import RuleError
 from aggregation.layout import DTYPE_NAMES
-from aggregation.rules import Rule, create_rule
+from aggregation.pre_aggregation import build_rule
+from aggregation.rules import Rule
 from connectors.management.amounts import nonnegative_number, positive_number, whole_number
 from connectors.management.reports import ReportCommand
 from costs.duration import (
@@ -126,6 +127,14 @@ def _add_rule_arguments(parser: ArgumentParser) -> None:
         help="an argument of the rule; can be repeated",
     )
 
+    parser.add_argument(
+        "--pre-aggregation",
+        action="append",
+        default=[],
+        metavar="'NAME(F=N)'",
+        help="a step before the rule, such as 'nnm(f=2)'; can be repeated",
+    )
+
 
 def _add_stack_arguments(parser: ArgumentParser) -> None:
     stack = Stack()
@@ -198,7 +207,7 @@ def _federation(options: Mapping[str, Any]) -> Federation:
         params=options["params"],
         dtype=DTYPES[options["dtype"]],
         updates=updates,
-        rule=_rule(options["rule"], options["rule_arg"]),
+        rule=_rule(options["rule"], options["rule_arg"], options["pre_aggregation"]),
         memory_bytes=memory_budget(stack.memory_mb, settings.ENGINE_SHARE),
     )
     _check(work)
@@ -222,14 +231,14 @@ def _named(option: str, given: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _rule(name: str, given: Sequence[str]) -> Rule:
+def _rule(name: str, given: Sequence[str], steps: Sequence[str]) -> Rule:
     arguments = {}
     for key, text in _named("--rule-arg", given).items():
         try:
             arguments[key] = json.loads(text)
         except ValueError:
             arguments[key] = text
-    return create_rule(name, arguments)
+    return build_rule(name, arguments, steps)
 
 
 def _check(work: Work) -> None:

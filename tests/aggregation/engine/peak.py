@@ -16,11 +16,15 @@ from typing import Any
 from aggregation.engine import Combination, Resources, combine
 from aggregation.engine.output import FileSink
 from aggregation.formats import open_weights
-from aggregation.rules import create_rule
+from aggregation.pre_aggregation import build_rule
 from aggregation.sources import FileSource
 from aggregation.weights import Weights
 
-RULES: Mapping[str, Mapping[str, Any]] = {"weighted_mean": {}, "krum": {"f": 1}}
+RULES: Mapping[str, Mapping[str, Any]] = {
+    "weighted_mean": {},
+    "krum": {"f": 1},
+    "nnm(f=1) + coordinate_median": {},
+}
 FORMATS = ("safetensors", "npz")
 
 
@@ -31,10 +35,11 @@ def peak(rule: str, n: int, path: Path, budget: int) -> int:
     def opened() -> Weights:
         return open_weights(FileSource(path), kind, spool=None)
 
+    *steps, name = rule.split(" + ")
     tracemalloc.start()
     try:
         work = Combination(
-            rule=create_rule(rule, RULES[rule]),
+            rule=build_rule(name, RULES[rule], steps),
             updates=[opened() for _ in range(n)],
             num_examples=[1] * n,
             parent=opened(),

@@ -191,6 +191,7 @@ def claim_in(
                 num_steps=2 * number + 1,
                 rounds_late=number % 3,
                 base=f"base-{number % 3}.safetensors",
+                direction=2.0 - number,
             )
         )
     chosen = create_optimizer(optimizer)
