@@ -137,7 +137,7 @@ clean: ## Remove what was installed and built.
 	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 ##@ Measure it
-.PHONY: bench bench-learning bench-peers bench-fanout bench-cold bench-scale bench-tls
+.PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-cold bench-scale bench-tls
 
 bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 	$(BIN)/python -m benchmarks
@@ -156,6 +156,9 @@ bench-tls: $(VENV)/.dev ## Measure processor time for each GB received over TLS;
 
 bench-fanout: $(VENV)/.dev ## Measure rounds over 1 to 8 functions, for half an hour; writes benchmarks/fanout.md.
 	$(BIN)/python -m benchmarks.fanout
+
+bench-sending: $(VENV)/.dev ## Measure rounds of compressed updates over a slow S3; writes benchmarks/sending.md.
+	$(BIN)/python -m benchmarks.sending
 
 bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; writes benchmarks/cold.md.
 	$(BIN)/python -m benchmarks.cold

@@ -48,6 +48,7 @@ def aggregate(
     memory_mb: int = 64,
     rule: str = "weighted_mean",
     arguments: Mapping[str, Any] | None = None,
+    parent: str | None = None,
 ) -> dict[str, Any]:
     """Write the combination of objects by a rule to S3.
 
@@ -59,23 +60,28 @@ def aggregate(
         The number of concurrent requests.
     delay : float
         How long each request is delayed, in seconds.
+    parent : str, optional
+        The key of the parent, from which the updates are differences.
 
     Returns
     -------
     dict
-        The seconds, those of the processor, the bytes read, and the requests.
+        The seconds, those of the processor, the bytes read, those of the updates, and the requests.
     """
     requests = DelayedRequests(delay)
     objects = S3Objects(_client(endpoint, readers, requests), BUCKET)
     start, processor_start = perf_counter(), process_time()
     with Spool() as spool:
+        base = _opener(objects, parent)(None, spool) if parent else None
         openers = {number: _opener(objects, key) for number, key in enumerate(keys)}
-        consistent, _ = open_consistent(openers, None, readers, spool)
+        consistent, _ = open_consistent(openers, base.layout if base else None, readers, spool)
         updates = list(consistent.values())
         work = Combination(
             rule=create_rule(rule, arguments or {}),
             updates=updates,
             num_examples=[1.0] * len(updates),
+            parent=base,
+            differences=base is not None,
         )
         resources = Resources(memory_bytes=memory_mb << 20, readers=readers)
         sink = objects.sink("result.safetensors", None)
@@ -84,6 +90,7 @@ def aggregate(
         "seconds": perf_counter() - start,
         "processor_seconds": process_time() - processor_start,
         "bytes": combined.bytes_read,
+        "update_bytes": work.update_nbytes,
         "requests": requests.count,
     }
 
@@ -148,7 +155,9 @@ def _opener(objects: S3Objects, key: str) -> Opener:
     def open_object(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
         found = objects.stat(key)
         source = objects.source(key, size=found.size, etag=found.etag)
-        return open_weights(source, "safetensors", expected_layout=expected_layout, spool=spool)
+        return open_weights(
+            source, "safetensors", expected_layout=expected_layout, spool=spool, compressed=True
+        )
 
     return open_object
 
