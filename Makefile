@@ -145,7 +145,7 @@ bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 bench-peers: $(VENV)/.dev ## The same beside Flower and NVFlare, in an environment of their own.
 	$(BIN)/python -m benchmarks --peers
 
-bench-learning: $(VENV)/.run $(VENV)/.dev ## Train under attack, with every rule, optimizer and strategy of Flower; writes benchmarks/learning.md.
+bench-learning: $(VENV)/.dev ## Train under attack, with every rule, optimizer and strategy of Flower; writes benchmarks/learning.md.
 	$(BIN)/python -m benchmarks.learning
 
 bench-scale: $(VENV)/.dev ## Measure pages and commands beside 1,000,000 updates; writes benchmarks/scale.md.

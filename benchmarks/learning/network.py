@@ -43,6 +43,7 @@ def train(weights: Weights, examples: Examples, order: NDArray[np.intp]) -> Weig
     return weights
 
 
+@np.errstate(over="ignore", invalid="ignore")  # Under some attacks, a mean diverges.
 def accuracies(weights: Weights, examples: Examples) -> NDArray[np.float64]:
     """Return the share of the examples that each network classifies correctly."""
     into, bias, out, out_bias = _layers(weights)
