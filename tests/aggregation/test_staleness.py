@@ -24,6 +24,8 @@ ARGUMENTS: dict[str, dict[str, float]] = {
     "bulyan": {"f": 1},
     "norm_clipped_mean": {"max_norm": 1.0},
     "centered_clipping": {"tau": 1.0},
+    "spectral_filter": {"f": 1},
+    "history_filter": {"f": 1},
 }
 
 
