@@ -136,6 +136,12 @@ class Weights:
         return self if index is self.index else replace(self, index=index)
 
     @property
+    def held(self) -> NDArray[np.bool_]:
+        """Which tensors the object holds."""
+        held: NDArray[np.bool_] = self.index.offsets != ABSENT
+        return held
+
+    @property
     def is_compressed(self) -> bool:
         """Whether the object holds the elements in fewer bytes than the model."""
         return False
@@ -261,8 +267,8 @@ def read_tensors(weights: Weights) -> dict[str, NDArray[np.generic]]:
     For objects known to be small enough; a round never calls this.
     """
     arrays, start = {}, 0
-    for tensor, offset in zip(weights.layout.tensors, weights.index.offsets.tolist(), strict=True):
-        if offset != ABSENT:
+    for tensor, is_held in zip(weights.layout.tensors, weights.held.tolist(), strict=True):
+        if is_held:
             array = np.empty(tensor.shape, tensor.dtype)
             if array.nbytes:
                 weights.read_into(weights.layout, start, array.reshape(-1).view(np.uint8).data)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from aggregation import aggregate
-from aggregation.formats import Spool, open_weights
+from aggregation.formats import COMPRESSIONS, Spool, open_weights
 from aggregation.sources import BytesSource
 from aggregation.weights import read_tensors
 from benchmarks.children import answer_to, run
@@ -28,7 +28,7 @@ from benchmarks.fanout.throttle import throttled
 from benchmarks.measurements import MILLION, TASKS
 from benchmarks.report import Bar, table
 from benchmarks.s3 import BUCKET, server
-from federated_client.compression import int8_file
+from federated_client.compression import compressed_file
 from federated_client.weights import encode
 from local.dataset import deal_digits
 from local.network import accuracy, initial_model, train
@@ -84,20 +84,22 @@ def _make(bucket: Path, updates: int, size: int) -> dict[str, list[str]]:
     first = bucket / "difference.safetensors"
     parent = str(bucket / PARENT)
     run(TASKS, "make", paths=[str(first)], parent=parent, size=size, tensors=None)
-    small = bucket / "small.safetensors"
-    run("benchmarks.sending", "compress", source=str(first), target=str(small))
+    paths = {"float32": first} | {kind: bucket / f"{kind}.safetensors" for kind in COMPRESSIONS}
     keys: dict[str, list[str]] = {}
-    for kind, path in (("float32", first), ("int8", small)):
+    for kind, path in paths.items():
+        if path != first:
+            options = {"compression": kind, "source": str(first), "target": str(path)}
+            run("benchmarks.sending", "compress", **options)
         keys[kind] = [f"{kind}-{number}.safetensors" for number in range(updates)]
         for key in keys[kind]:
             os.link(path, bucket / key)
     return keys
 
 
-def compress(source: str, target: str) -> Answer:
+def compress(compression: str, source: str, target: str) -> Answer:
     """Compress the differences in a file, as the client does."""
     with open(source, "rb") as file:
-        body, _ = int8_file(file, source, None, {})
+        body, _ = compressed_file(compression, file, source, None, {})
         with body:
             body.seek(0)
             Path(target).write_bytes(body.read())
@@ -115,7 +117,7 @@ def _slow_s3(folder: Path, rate: float) -> Iterator[str]:
 
 def digits(seed: int) -> dict[str, float]:
     """Return the accuracy of federations that differ in the compression alone, by its name."""
-    return {compression: _learn(seed, compression) for compression in ("", "int8")}
+    return {compression: _learn(seed, compression) for compression in ("", *COMPRESSIONS)}
 
 
 def _learn(seed: int, compression: str) -> float:
@@ -131,7 +133,7 @@ def _learn(seed: int, compression: str) -> float:
             trained = train(model, features, labels, epochs=EPOCHS, rng=stream)
             update: Mapping[str, Any] = {name: trained[name] - model[name] for name in model}
             if compression:
-                update, residuals[number] = _sent(update, residuals[number])
+                update, residuals[number] = _sent(compression, update, residuals[number])
             updates.append(update)
         counts = [len(examples) for examples in data.training]
         model = aggregate("weighted_mean", updates, counts, model, differences=True)
@@ -139,10 +141,11 @@ def _learn(seed: int, compression: str) -> float:
 
 
 def _sent(
-    update: Mapping[str, Any], residual: dict[str, Any]
+    compression: str, update: Mapping[str, Any], residual: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return an update as the aggregator reads it, and the client's new residual."""
-    file, residual = int8_file(encode(update), "update.safetensors", None, residual)
+    name = "update.safetensors"
+    file, residual = compressed_file(compression, encode(update), name, None, residual)
     with file, Spool() as spool:
         file.seek(0)
         source = BytesSource(file.read())
@@ -158,7 +161,7 @@ def report(
     """Return the page, and whether the targets were met."""
     seconds = {kind: median(each["seconds"] for each in found) for kind, found in rounds.items()}
     of_updates = {kind: found[0]["update_bytes"] for kind, found in rounds.items()}
-    accuracies = {kind: 100 * mean(each[kind] for each in learned) for kind in ("", "int8")}
+    accuracies = {kind: 100 * mean(each[kind] for each in learned) for kind in learned[0]}
     bars = [
         Bar(
             "bytes of the updates that are read, of those of float32",
@@ -203,7 +206,8 @@ def report(
             ),
             f"Digits: {len(learned)} federations of {CLIENTS} clients with Dirichlet(0.5) labels, {ROUNDS} "
             f"rounds of {EPOCHS} epochs. Mean accuracy on the test examples: {accuracies['']:.2f} % "
-            f"uncompressed, {accuracies['int8']:.2f} % with int8 and error feedback.",
+            f"uncompressed, {accuracies['int8']:.2f} % with int8 and {accuracies['topk']:.2f} % with topk, "
+            "both with error feedback.",
         ]
     )
     return text + "\n", all(bar.met for bar in bars)

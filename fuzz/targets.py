@@ -17,10 +17,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from aggregation.errors import UpdateRejected
-from aggregation.formats import Spool, open_weights, peek_layout
+from aggregation.formats import COMPRESSIONS, Spool, open_weights, peek_layout
 from aggregation.layout import DTYPES, TensorLayout, layer_name
 from aggregation.sources import BytesSource
 from aggregation.weights import read_tensors
+from federated_client.compression import compressed_file
 from fuzz.mutations import mutated
 
 Array = NDArray[Any]
@@ -32,6 +33,9 @@ MODELS: tuple[dict[str, Array], ...] = (
     {"brain/float": np.ones(5, ml_dtypes.bfloat16), "": np.zeros((1, 1, 1, 1), "u8")},
     {"f": np.asfortranarray(np.arange(12.0).reshape(3, 4)), "swapped": np.arange(5, dtype=">f4")},
 )
+
+#: The largest model that is read: the header of an update compressed by topk may describe any size.
+MAX_BYTES = 1 << 28
 
 #: The layout with which some of the files are compared.
 EXPECTED_LAYOUT = TensorLayout(
@@ -61,6 +65,15 @@ def _safetensors(model: Mapping[str, Array], random: Random) -> bytes:
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
+def _compressed(compression: str) -> bytes:
+    """Return the first model compressed, as a client sends it."""
+    body = io.BytesIO(safetensors.numpy.save(MODELS[0]))
+    file, _ = compressed_file(compression, body, "update.safetensors", None, {})
+    with file:
+        file.seek(0)
+        return file.read()
+
+
 def _native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), order="C")
 
@@ -71,7 +84,10 @@ def _seeds() -> dict[str, list[bytes]]:
     unnamed = {f"arr_{n}": np.full(n, n, "f4") for n in range(3)}
     layers = [array.astype("f8").tolist() for model in native for array in model.values()]
     return {
-        "safetensors": [safetensors.numpy.save(model, {"a": "b"}) for model in native],
+        "safetensors": [
+            *(safetensors.numpy.save(model, {"a": "b"}) for model in native),
+            *(_compressed(compression) for compression in COMPRESSIONS),
+        ],
         "npz": [
             _npz(model, compression)
             for model in (*MODELS, unnamed)
@@ -125,8 +141,13 @@ def check(format: str, data: bytes, expected_layout: TensorLayout | None, spool:
     if expected_layout and format == "json":
         expected_layout = TensorLayout.of_layers(expected_layout.tensors)
     try:
-        peeked = peek_layout(source, format, expected_layout=expected_layout)
-        weights = open_weights(source, format, expected_layout=expected_layout, spool=spool)
+        peeked = peek_layout(source, format, expected_layout=expected_layout, compressed=True)
+        weights = open_weights(
+            source, format, expected_layout=expected_layout, spool=spool, compressed=True
+        )
+        if weights.is_compressed and weights.layout.nbytes > MAX_BYTES:
+            return "opened, too large to be read"
+        tensors = read_tensors(weights)
     except UpdateRejected as error:
         reason = str(error)
         assert reason.isascii()
@@ -134,7 +155,8 @@ def check(format: str, data: bytes, expected_layout: TensorLayout | None, spool:
         assert len(reason) < 500
         return "rejected"
     assert peeked == weights.layout
-    tensors = read_tensors(weights)
+    if weights.is_compressed:
+        return "read, decompressed"
     try:
         expected = LIBRARIES[format](data)
     except Exception:  # A library may raise anything for a file that is accepted here.

@@ -19,6 +19,8 @@ from .int8 import INT8
 from .int8_reader import open_int8
 from .limits import LIBRARY_HEADER_BYTES, TRUSTED, Limits
 from .safetensors_header import METADATA, encode_header, parse_metadata, parse_tensors
+from .topk import TOPK
+from .topk_reader import open_topk
 
 #: The parsed contents of recent headers up to this size, and of one larger header, are kept.
 SMALL_HEADER_BYTES = 128 << 10
@@ -28,7 +30,7 @@ FIRST_READ_BYTES = 64 << 10
 
 
 #: The compressions of updates that are differences, by their names in the metadata.
-COMPRESSIONS = (INT8,)
+COMPRESSIONS = (INT8, TOPK)
 
 
 def open_safetensors(
@@ -68,7 +70,8 @@ def open_safetensors(
         return weights
     if not compressed:
         raise UpdateRejected(only_differences(compression))
-    return open_int8(weights, expected_layout)
+    opener = open_int8 if compression == INT8 else open_topk
+    return opener(weights, expected_layout)
 
 
 def only_differences(compression: str) -> str:
@@ -107,7 +110,9 @@ def _read_header(source: ByteSource, limits: Limits) -> bytes:
 def _parse(header: bytes) -> tuple[TensorIndex, int, str]:
     """Return the index that a header describes, how many bytes follow it, and the compression."""
     placed, compression = parse_tensors(header)
-    placed.sort(key=lambda each: (each.begin, each.end, each.tensor.name))
+    # Of updates compressed by topk, the empty tensors are in the order of the header.
+    named = compression != TOPK
+    placed.sort(key=lambda each: (each.begin, each.end, each.tensor.name if named else ""))
     end = 0
     for each in placed:
         if each.begin != end:

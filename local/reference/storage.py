@@ -7,6 +7,7 @@ import re
 from aggregation.formats import FORMATS, MAX_JSON_BYTES
 from aggregation.formats.int8 import BLOCK, INT8, LARGEST, SCALES
 from aggregation.formats.safetensors_header import COMPRESSION
+from aggregation.formats.topk import ENTRIES, ENTRY, OFFSETS, TOPK
 from aggregation.layout import DTYPES
 from aggregation.round.port import OPTIMIZER_STATE
 from local.reference.markdown import code, page, table
@@ -48,17 +49,29 @@ def storage_page() -> str:
 
 def _compressed_updates() -> list[str]:
     return [
-        "An update of a model whose `update_kind` is `differences` may be a safetensors object with "
-        f"`{COMPRESSION}: {INT8}` in the metadata of its header. Then",
-        "- a tensor of floating-point numbers is I8, with the name and shape of the model's; others are as "
-        "in the model;\n"
-        f"- a block is {BLOCK} elements of one flattened tensor, the last block of a tensor has fewer;\n"
+        "An update of a model whose `update_kind` is `differences` may be a safetensors object with an "
+        f"entry `{COMPRESSION}` in the metadata of its header. A block is {BLOCK} elements of one "
+        "flattened tensor of floating-point numbers; the last block of a tensor has fewer. Tensors of "
+        "integers and booleans are as in the model. The header lists the tensors in the order of their "
+        "data.",
+        f"With `{COMPRESSION}: {INT8}`",
+        "- a tensor of floating-point numbers is I8, with the name and shape of the model's;\n"
         f"- the F32 tensor `{SCALES}`, of one dimension, has a scale for each block: those of all tensors, "
-        "in the order of the tensors' bytes in the object. A scale is finite and not negative;\n"
+        "in their order. A scale is finite and not negative;\n"
         "- an element is its 8-bit number times the scale of its block, computed in float32 and converted "
         "to the dtype of the model's tensor.",
-        f"A model that has a tensor called `{SCALES}` takes no compressed updates. The client package "
-        f"writes `scale = max |x| / {LARGEST}` and `round(x / scale)`.",
+        f"The client package writes `scale = max |x| / {LARGEST}` and `round(x / scale)`.",
+        f"With `{COMPRESSION}: {TOPK}`",
+        "- a tensor of floating-point numbers is empty, with the name and dtype of the model's, and a "
+        "shape that is 0 followed by the model's;\n"
+        f"- the U8 tensor `{ENTRIES}` has a row of {ENTRY.itemsize} bytes for each element that is not "
+        "zero: the index within its block as U16, and the value as F32, both little-endian. In each block, "
+        "the indices increase;\n"
+        f"- the U64 tensor `{OFFSETS}`, of one dimension, has for each tensor of floating-point numbers, "
+        "in their order, the number of the first row of each block, and then the end of the last block's "
+        "rows.",
+        f"A model that has a tensor called `{SCALES}`, `{ENTRIES}` or `{OFFSETS}` takes no updates of the "
+        "compression that needs the name.",
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from federated_client import BadArgument, BadWeights, Bucket
-from federated_client.compression import int8_file
+from federated_client.compression import compressed_file
 from federated_client.weights import encode
 from models_app.models import ModelUpdate
 from tests.aggregation.formats.compressed_updates import (
@@ -84,14 +84,40 @@ def test_what_was_left_out_is_sent_later(bucket: Bucket, deliver: Deliver) -> No
     assert np.abs(found - total).max() < largest
 
 
+def test_the_largest_elements_are_sent_and_the_others_later(
+    bucket: Bucket, deliver: Deliver
+) -> None:
+    """topk sends a hundredth of each tensor, and what it leaves out is part of later updates."""
+    model = federation(1, initial=BASE, update_kind="differences")
+    client = member(bucket, model)
+    total = np.zeros((90, 100))
+    for number in range(4):
+        weights = client.fetch()
+        change = differences(number)["w"]
+        total += change
+        with_residual = change + client.residual.get("w", np.zeros((90, 100), np.float32))
+        key = client.upload(
+            {**differences(number), "w": change},
+            num_examples=1,
+            are_differences=True,
+            compression="topk",
+        )
+        assert len(get(key)) < 0.03 * change.nbytes + 1000
+        deliver()
+        added = client.fetch()["w"] - weights["w"]
+        smallest = np.sort(np.abs(with_residual), axis=None)[-90]
+        np.testing.assert_array_equal(added != 0, np.abs(with_residual) >= smallest)
+    np.testing.assert_allclose(client.fetch()["w"] + client.residual["w"], total, atol=1e-5)
+
+
 def test_the_residual_follows_the_definition() -> None:
     """The second update is that of the second difference with what the first one left out."""
     first, second = ({"w": differences(seed)["w"]} for seed in (1, 2))
-    file, residual = int8_file(encode(first), "update.safetensors", None, {})
+    file, residual = compressed_file("int8", encode(first), "update.safetensors", None, {})
     file.close()
     left = first["w"] - plain_dequantize(*plain_quantize(first["w"]), np.dtype(np.float32))
     np.testing.assert_array_equal(residual["w"], left)
-    file, _ = int8_file(encode(second), "update.safetensors", None, residual)
+    file, _ = compressed_file("int8", encode(second), "update.safetensors", None, residual)
     with file:
         file.seek(0)
         stored = safetensors.numpy.load(file.read())
@@ -120,7 +146,7 @@ def test_a_refused_update_changes_no_residual(bucket: Bucket) -> None:
     client.fetch()
     with pytest.raises(BadWeights, match="only updates that are differences may be compressed"):
         client.upload(BASE, num_examples=1, compression="int8")
-    with pytest.raises(BadArgument, match="compression is 'gzip', expected one of int8"):
+    with pytest.raises(BadArgument, match="compression is 'gzip', expected one of int8, topk"):
         client.upload(BASE, num_examples=1, compression="gzip")
     client = member(bucket, federation(1, initial=BASE, update_kind="differences"))
     client.fetch()
@@ -131,8 +157,9 @@ def test_a_refused_update_changes_no_residual(bucket: Bucket) -> None:
     assert not ModelUpdate.objects.exists()
 
 
-def test_a_model_with_a_tensor_called_scales_is_refused() -> None:
+@pytest.mark.parametrize(("compression", "name"), [("int8", "__scales__"), ("topk", "__entries__")])
+def test_a_model_with_a_tensor_of_a_reserved_name_is_refused(compression: str, name: str) -> None:
     """The client refuses what the aggregator would, with its reason."""
-    file = io.BytesIO(safetensors.numpy.save({"__scales__": np.zeros(3, np.float32)}))
+    file = io.BytesIO(safetensors.numpy.save({name: np.zeros(3, np.float32)}))
     with pytest.raises(BadWeights, match="send the update uncompressed"):
-        int8_file(file, "update.safetensors", None, {})
+        compressed_file(compression, file, "update.safetensors", None, {})

@@ -148,9 +148,9 @@ class Client:
             The steps of local training, for a model whose rule divides by them (`normalized_mean`).
         are_differences : bool
             Whether the tensors are differences already.
-        compression : {'int8'}, optional
-            Send differences rounded to 8 bits, a quarter of the bytes. What the rounding leaves out is kept
-            in `residual` and added to the next compressed update.
+        compression : {'int8', 'topk'}, optional
+            Send differences rounded to 8 bits, a quarter of the bytes, or the largest hundredth of each
+            tensor. What is left out is kept in `residual` and added to the next compressed update.
         progress : callable, optional
             Called with the number of bytes sent and of all bytes.
 

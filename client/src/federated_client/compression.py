@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import limits
 from ._core.errors import AggregationError, quoted
-from ._core.formats import Spool, format_of, open_weights
-from ._core.formats.int8 import INT8, dequantize, is_quantized, quantize, stored_layout_of
+from ._core.formats import Spool, format_of, int8, open_weights, topk
+from ._core.formats.int8 import INT8
 from ._core.formats.safetensors_header import COMPRESSION, encode_header
 from ._core.layout import Tensor, TensorLayout
 from ._core.weights import Weights
@@ -21,17 +24,22 @@ from .weights import Arrays
 Floats = NDArray[np.floating[Any]]
 
 
-def int8_file(
-    differences: BinaryIO, name: str, expected_layout: TensorLayout | None, residual: Arrays
+def compressed_file(
+    compression: str,
+    differences: BinaryIO,
+    name: str,
+    expected_layout: TensorLayout | None,
+    residual: Arrays,
 ) -> tuple[BinaryIO, Arrays]:
-    """Return a temporary file with the differences rounded to 8 bits, and what the rounding left out.
+    """Return a temporary file with compressed differences, and what the compression left out.
 
-    What earlier rounding left out is added before (error feedback: Seide et al., *1-Bit Stochastic Gradient
-    Descent*, Interspeech 2014), so that it is sent later rather than lost. One tensor at a time is in
-    memory, beside the residual.
+    What earlier compression left out is added before (error feedback: Seide et al., *1-Bit Stochastic
+    Gradient Descent*, Interspeech 2014), so that it is sent later rather than lost. One tensor at a time is
+    in memory, beside the residual.
 
     Parameters
     ----------
+    compression : {'int8', 'topk'}
     differences : binary file
     name : str
         Its extension is the format of the differences.
@@ -55,7 +63,8 @@ def int8_file(
                 spool=spool,
                 trusted=True,
             )
-            return result, _write(result, weights, residual)
+            write = _write_int8 if compression == INT8 else _write_topk
+            return result, write(result, weights, residual)
     except AggregationError as error:
         result.close()
         raise BadWeights(str(error)) from error
@@ -64,25 +73,64 @@ def int8_file(
         raise
 
 
-def _write(file: BinaryIO, weights: Weights, residual: Arrays) -> Arrays:
-    layout = weights.layout
-    file.write(encode_header(stored_layout_of(layout.tensors), {COMPRESSION: INT8}))
-    left, all_scales, start = {}, [np.empty(0, np.float32)], 0
-    for tensor in layout.tensors:
-        values = np.empty(tensor.size, tensor.dtype)
-        if tensor.nbytes:
-            weights.read_into(layout, start, values.view(np.uint8).data)
-        start += tensor.nbytes
-        if not is_quantized(tensor.dtype):
+def _write_int8(file: BinaryIO, weights: Weights, residual: Arrays) -> Arrays:
+    """Write differences rounded to 8 bits, and return what the rounding left out."""
+    layout = int8.stored_layout_of(weights.layout.tensors)
+    file.write(encode_header(layout, {COMPRESSION: INT8}))
+    left, all_scales = {}, [np.empty(0, np.float32)]
+    for tensor, values in _tensors(weights):
+        if not int8.is_quantized(tensor.dtype):
             file.write(values.view(np.uint8).data)
             continue
         total = _total(tensor, values, residual)
-        numbers, scales = quantize(total)
+        numbers, scales = int8.quantize(total)
         file.write(numbers.data)
         all_scales.append(scales)
-        left[tensor.name] = _left_out(tensor, total, dequantize(numbers, scales, tensor.dtype))
+        left[tensor.name] = _left_out(tensor, total, int8.dequantize(numbers, scales, tensor.dtype))
     file.write(np.concatenate(all_scales).view(np.uint8).data)
     return left
+
+
+def _write_topk(file: BinaryIO, weights: Weights, residual: Arrays) -> Arrays:
+    """Write the largest elements of each tensor, and return what was left out."""
+    tensors = weights.layout.tensors
+    layout = topk.stored_layout_of(tensors, sum(map(_count_sent, tensors)))
+    file.write(encode_header(layout, {COMPRESSION: topk.TOPK}))
+    left, rows, first = {}, [np.empty(0, topk.ENTRY)], 0
+    offsets = [np.empty(0, np.uint64)]
+    for tensor, values in _tensors(weights):
+        if not int8.is_quantized(tensor.dtype):
+            file.write(values.view(np.uint8).data)
+            continue
+        total = _total(tensor, values, residual)
+        chosen = topk.largest(total, _count_sent(tensor))
+        with np.errstate(over="ignore"):  # The check of the result reports infinity.
+            rows.append(topk.entries_of(chosen, total))
+            sent = np.zeros(tensor.size, tensor.dtype)
+            sent[chosen] = rows[-1]["value"]
+        offsets.append(topk.offsets_of(chosen, tensor.size, first))
+        first += chosen.size
+        left[tensor.name] = _left_out(tensor, total, sent)
+    file.write(np.concatenate(offsets).view(np.uint8).data)
+    file.write(np.concatenate(rows).view(np.uint8).data)
+    return left
+
+
+def _count_sent(tensor: Tensor) -> int:
+    """Return how many elements of a tensor topk sends."""
+    is_compressed = int8.is_quantized(tensor.dtype)
+    return math.ceil(tensor.size * limits.TOPK_SHARE) if is_compressed else 0
+
+
+def _tensors(weights: Weights) -> Iterator[tuple[Tensor, NDArray[Any]]]:
+    """Yield the tensors with their elements, flat, one at a time."""
+    start = 0
+    for tensor in weights.layout.tensors:
+        values = np.empty(tensor.size, tensor.dtype)
+        if tensor.nbytes:
+            weights.read_into(weights.layout, start, values.view(np.uint8).data)
+        start += tensor.nbytes
+        yield tensor, values
 
 
 def _total(tensor: Tensor, values: NDArray[np.generic], residual: Arrays) -> Floats:

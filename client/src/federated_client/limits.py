@@ -40,6 +40,9 @@ HEAD_BYTES = 64 << 10
 #: Elements checked for NaN at once: the check needs a megabyte of memory, whatever the model's size.
 CHECK_ELEMENTS = 1 << 18
 
+#: The share of a tensor's elements that an update compressed by topk contains, rounded up.
+TOPK_SHARE = 0.01
+
 #: Largest score that the aggregator reads; a score is one JSON object.
 MAX_SCORE_BYTES = 64 << 10
 

@@ -16,7 +16,7 @@ from ._core.formats import format_of, only_differences
 from ._core.layout import TensorLayout
 from ._core.policies import DEFAULT, TensorPolicies
 from .checks import check_base, check_file, check_size
-from .compression import int8_file
+from .compression import compressed_file
 from .differences import difference_file
 from .errors import BadWeights
 from .personal import without_personal
@@ -39,7 +39,7 @@ class Update:
         Its extension is the format.
     are_differences : bool
         Whether the tensors are differences from the base, rather than trained weights.
-    compression : {'', 'int8'}
+    compression : {'', 'int8', 'topk'}
         Empty for none.
     residual : dict of str to array
         What compression left out so far.
@@ -117,7 +117,7 @@ def prepare(
             check_file(body, update.name, expected)
         name, residual = update.name, update.residual
         if update.compression:
-            body, residual = int8_file(body, name, expected, residual)
+            body, residual = compressed_file(update.compression, body, name, expected, residual)
             stack.enter_context(body)
             name = f"update.{FORMAT}"
             check_file(body, name, expected, compressed=True)

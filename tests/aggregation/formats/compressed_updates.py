@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aggregation.formats.int8 import BLOCK, SCALES, is_quantized
+from aggregation.formats.topk import ENTRIES, ENTRY, OFFSETS
 from aggregation.layout import DTYPE_NAMES
 from tests.aggregation.formats.samples import Array
 
@@ -69,3 +70,38 @@ def decompressed(arrays: Mapping[str, Array]) -> dict[str, Array]:
         else array
         for name, array in arrays.items()
     }
+
+
+def sparse(arrays: Mapping[str, Array], share: float) -> dict[str, Array]:
+    """Return the tensors with zeros for all but the share of the largest elements, rounded up."""
+    kept = {}
+    for name, array in arrays.items():
+        flat = array.reshape(-1).copy()
+        if is_quantized(array.dtype):
+            # float32 is what an update contains.
+            flat = flat.astype(np.float32).astype(array.dtype)
+            order = np.argsort(np.abs(flat.astype(np.float64)), kind="stable")
+            flat[order[: flat.size - int(np.ceil(share * flat.size))]] = 0
+        kept[name] = flat.reshape(array.shape)
+    return kept
+
+
+def sparse_update(arrays: Mapping[str, Array], order: Iterable[str] | None = None) -> bytes:
+    """Return an update compressed by topk that contains the elements that are not zero."""
+    stored: dict[str, Array] = {}
+    offsets: list[int] = []
+    rows: list[tuple[int, float]] = []
+    for name in order or arrays:
+        array = arrays[name]
+        stored[name] = array
+        if is_quantized(array.dtype):
+            stored[name] = np.empty((0, *array.shape), array.dtype)
+            flat = array.reshape(-1).astype(np.float32)
+            for start in range(0, flat.size, BLOCK):
+                offsets.append(len(rows))
+                block = flat[start : start + BLOCK]
+                rows += [(int(index), float(block[index])) for index in np.flatnonzero(block)]
+            offsets.append(len(rows))
+    stored[OFFSETS] = np.array(offsets, np.uint64)
+    stored[ENTRIES] = np.array(rows, ENTRY).view(np.uint8).reshape(-1, ENTRY.itemsize)
+    return written(stored, {"compression": "topk"})

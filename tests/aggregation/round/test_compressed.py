@@ -19,7 +19,12 @@ from aggregation.round.attempt import Attempt
 from aggregation.round.plan import Execution
 from aggregation.round.planning import plan_round
 from aggregation.weights import Weights
-from tests.aggregation.formats.compressed_updates import compressed, decompressed
+from tests.aggregation.formats.compressed_updates import (
+    compressed,
+    decompressed,
+    sparse,
+    sparse_update,
+)
 from tests.aggregation.round.test_distributed import (
     RESOURCES,
     DirectoryConnector,
@@ -46,14 +51,26 @@ class Compressed(DirectoryConnector):
         )
 
 
-def claims(root: Path, rule: str) -> tuple[Claim, Claim]:
+def int8(arrays: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the update compressed by int8, and its elements."""
+    return compressed(arrays), decompressed(arrays)
+
+
+def topk(arrays: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return the update compressed by topk, and its elements."""
+    kept = sparse(arrays, 0.05)
+    return sparse_update(kept), kept
+
+
+def claims(root: Path, rule: str, compress: Any = int8) -> tuple[Claim, Claim]:
     """Return a claim of compressed updates, and one of the same updates uncompressed."""
     claim = replace(claim_in(root, rule), differences=True, policies=POLICIES)
     small: list[ClaimedUpdate] = []
     large: list[ClaimedUpdate] = []
     for update in claim.updates:
         arrays = safetensors.numpy.load_file(root / update.location)
-        bodies = compressed(arrays), safetensors.numpy.save(decompressed(arrays))
+        body, elements = compress(arrays)
+        bodies = body, safetensors.numpy.save(elements)
         for body, updates, name in zip(bodies, (small, large), ("small", "large"), strict=True):
             location = f"{name}-{update.location}"
             (root / location).write_bytes(body)
@@ -67,11 +84,14 @@ def combined(connector: Any, claim: Claim, resources: Resources = RESOURCES) -> 
     return stored_bytes(connector, result), result
 
 
+@pytest.mark.parametrize("compress", [int8, topk])
 @pytest.mark.parametrize("rule", ["weighted_mean", "coordinate_median", "krum", "bulyan"])
-def test_compressed_updates_give_the_bytes_of_their_elements(rule: str, tmp_path: Path) -> None:
+def test_compressed_updates_give_the_bytes_of_their_elements(
+    rule: str, compress: Any, tmp_path: Path
+) -> None:
     """One function and several, with little memory and with much, compute the same aggregate."""
     connector: Any = Compressed(tmp_path)
-    small, large = claims(tmp_path, rule)
+    small, large = claims(tmp_path, rule, compress)
     expected, _ = combined(connector, large)
     for memory in (1 << 13, 1 << 16, 1 << 24):
         resources = Resources(memory_bytes=memory, readers=2, workers=2)
@@ -115,5 +135,19 @@ def test_a_bad_scale_rejects_its_update_alone(tmp_path: Path) -> None:
     found, result = combined(connector, small)
     assert list(result.rejected) == [4]
     assert "the scale of the block from tensor" in result.rejected[4]
+    others = tuple(update for update in large.updates if update.id != 4)
+    assert found == combined(connector, replace(large, updates=others))[0]
+
+
+def test_repeated_indices_reject_their_update_alone(tmp_path: Path) -> None:
+    """The round leaves out an update whose indices are repeated, and records the tensor and the place."""
+    connector: Any = Compressed(tmp_path)
+    small, large = claims(tmp_path, "weighted_mean", topk)
+    path = tmp_path / small.updates[4].location
+    body = path.read_bytes()
+    path.write_bytes(body[:-12] + body[-12:-6] * 2)
+    found, result = combined(connector, small)
+    assert list(result.rejected) == [4]
+    assert "is repeated" in result.rejected[4]
     others = tuple(update for update in large.updates if update.id != 4)
     assert found == combined(connector, replace(large, updates=others))[0]
