@@ -33,17 +33,14 @@ class Documents:
     def model(self, model_id: int, caller: Caller) -> dict[str, Any]:
         """Return what a client must know of a model, with a link to the latest weights.
 
-        ``latest`` is None if the model has no weights yet; ``progress`` is None before the client's
-        first update.
+        ``latest`` is None if the model has no weights yet; ``status`` says what became of the client's
+        updates and how many are ready, and is None before its first update.
         """
         latest = self._read(pointer_key(model_id))
         status = self._read(status_key(model_id, caller.client_id))
-        progress = None
-        if status:
-            progress = {name: status[name] for name in ("ready", "needed", "requirement")}
         if latest:
             latest["url"] = self._signer.link(latest["key"], seconds=LINK_SECONDS)
-        return {"model": model_id, "latest": latest, "progress": progress}
+        return {"model": model_id, "latest": latest, "status": status}
 
     def update(self, model_id: int, caller: Caller, name: str, *, uploaded: bool) -> dict[str, Any]:
         """Return what became of an update.

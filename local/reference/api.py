@@ -48,10 +48,11 @@ ANSWERS: dict[str, Document] = {
             "type": ["object", "null"],
             "description": "As latest.json, with the link `url` to the weights; null before there are any.",
         },
-        progress={
+        status={
             "type": ["object", "null"],
             "properties": {"ready": _ID, "needed": _ID, "requirement": _TEXT},
-            "description": "How many updates are ready; null before the client's first update.",
+            "description": "As status/<model>/<client>.json: how many updates are ready, and what "
+            "became of this client's; null before its first one.",
         },
     ),
     "reportScore": _answer(key=_TEXT),

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from connectors.usecases.administration.clients import invite
+from local.api_front import request_event
 from models_app.models import FederatedModel
 from tests.test_lambda_handler import Context
 
@@ -25,43 +26,12 @@ class Answer:
     body: Any
 
 
-def event(
-    method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """Return a request in payload format 2.0, in which the names of headers are in lower case."""
-    text = body if isinstance(body, str) or body is None else json.dumps(body)
-    return {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": "",
-        "headers": {name.lower(): value for name, value in (headers or {}).items()},
-        "requestContext": {
-            "accountId": "123456789012",
-            "apiId": "api",
-            "domainName": "api.execute-api.eu-central-1.amazonaws.com",
-            "http": {
-                "method": method,
-                "path": path,
-                "protocol": "HTTP/1.1",
-                "sourceIp": "192.0.2.1",
-                "userAgent": "tests",
-            },
-            "requestId": "request-1",
-            "routeKey": "$default",
-            "stage": "$default",
-            "time": "28/Nov/2026:18:00:00 +0000",
-            "timeEpoch": 1_795_888_800_000,
-        },
-        "body": text,
-        "isBase64Encoded": False,
-    }
-
-
 def call(method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
     from lambda_handler import api
 
-    answer = api(event(method, path, body, headers), Context())  # type: ignore[arg-type]
+    text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
+    event = request_event(method, path, headers or {}, text.encode())
+    answer = api(event, Context())  # type: ignore[arg-type]
     found = {**answer.get("headers", {})}
     for name, values in answer.get("multiValueHeaders", {}).items():
         found[name] = values[0]

@@ -239,7 +239,7 @@ def test_a_model_is_described_without_the_database() -> None:
     latest = answer.body["latest"]
     assert latest["update_kind"] == "weights"
     assert latest["rule"] == "weighted_mean"
-    assert answer.body["progress"] is None
+    assert answer.body["status"] is None
     with urllib.request.urlopen(latest["url"]) as response:
         assert filled(3.0).keys() == safetensors.numpy.load(response.read()).keys()
 
@@ -296,7 +296,8 @@ def test_an_upload_continues_where_it_was_interrupted() -> None:
     assert update.body["aggregate"] == model.aggregates.get().pk
     seen = known.call("GET", f"/v1/models/{model.pk}").body
     assert seen["latest"]["number"] == 1
-    assert seen["progress"]["ready"] == 0
+    assert seen["status"]["ready"] == 0
+    assert seen["status"]["updates"][0]["key"] == key
     assert model.model_updates.get().num_examples == 10
 
 
