@@ -45,13 +45,24 @@ def api_front(invoke: Invoke) -> Iterator[str]:
                 with lock:
                     answer = invoke(event)
             except Exception:  # API Gateway answers the same for whatever happens to the function.
-                self._send(500, {"Content-Type": "application/json"}, b'{"message":"Internal Server Error"}')
+                self._send(
+                    500,
+                    {"Content-Type": "application/json"},
+                    b'{"message":"Internal Server Error"}',
+                )
                 return
             body = answer.get("body") or ""
             data = base64.b64decode(body) if answer.get("isBase64Encoded") else body.encode()
             self._send(answer["statusCode"], answer.get("headers") or {}, data)
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _answer
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+        def do_DELETE(self) -> None:
+            self._answer()
 
         def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
             self.send_response(status)

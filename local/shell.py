@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from local.api_front import api_front
 from local.cloud import Cloud, embedded_cloud
 from local.errors import FolderUnusable, LocalError
 from local.function import MISLEADING, function_environment, running_function, sqlite_url
+from local.lambda_runtime import LambdaRuntime
 from local.saving import save_bucket, unsaved_message
 
 #: The shortest interval that EventBridge has.
@@ -38,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.command or [os.environ.get("SHELL", "/bin/sh")]
     try:
         with embedded_function(new_folder(options.folder)) as environment:
-            print(f"The bucket is {environment['BUCKET']}. Leave this shell with exit.", flush=True)
+            bucket, url = environment["BUCKET"], environment["FEDERATION_URL"]
+            print(f"The bucket is {bucket}, and the API for clients is at {url}.")
+            print("Leave this shell with exit.", flush=True)
             return run(command, environment)
     except LocalError as error:
         print(error, file=sys.stderr)
@@ -75,10 +79,19 @@ def embedded_function(folder: Path) -> Iterator[dict[str, str]]:
         migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
         subprocess.run(migrate, env=in_shell(environment), check=True)
         try:
-            with running_function(
-                cloud, environment, log=folder / "function.log", sweep_seconds=SWEEP_SECONDS
-            ):
-                yield environment
+            with ExitStack() as stack:
+                stack.enter_context(
+                    running_function(
+                        cloud, environment, log=folder / "function.log", sweep_seconds=SWEEP_SECONDS
+                    )
+                )
+                api = stack.enter_context(
+                    LambdaRuntime(
+                        "lambda_handler.api", environment=environment, log=folder / "api.log"
+                    )
+                )
+                url = stack.enter_context(api_front(api.invoke))
+                yield {**environment, "FEDERATION_URL": url}
         finally:
             _save(cloud, folder / "bucket")
 

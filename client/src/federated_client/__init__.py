@@ -12,6 +12,7 @@
 It needs numpy and ml_dtypes, and boto3 for `Bucket`; `Posts` needs neither credentials nor boto3.
 """
 
+from .api import Api
 from .client import Client
 from .errors import (
     AccessDenied,
@@ -30,6 +31,7 @@ from .errors import (
     UpdateRejected,
     UploadRefused,
 )
+from .federation import Federation, Round
 from .https import Posts
 from .pointer import Latest
 from .s3 import Bucket
@@ -37,6 +39,7 @@ from .status import Status, UpdateStatus
 
 __all__ = [
     "AccessDenied",
+    "Api",
     "BadArgument",
     "BadDownload",
     "BadScore",
@@ -46,11 +49,13 @@ __all__ = [
     "ClientError",
     "CredentialsInvalid",
     "DownloadRefused",
+    "Federation",
     "Latest",
     "Misconfigured",
     "NoBucket",
     "NotThere",
     "Posts",
+    "Round",
     "RoundOverdue",
     "Status",
     "StorageUnreachable",

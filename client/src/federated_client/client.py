@@ -69,6 +69,20 @@ class Client:
         self.residual: Arrays = {}
         self._frozen = FrozenTensors()
 
+    @property
+    def client_id(self) -> uuid.UUID:
+        """The client's id."""
+        return self._client_id
+
+    @property
+    def sent_key(self) -> str:
+        """The key of the update that was sent last; empty if none was."""
+        return self._sent_key
+
+    def resume(self, base: Latest, sent_key: str = "") -> None:
+        """Continue what another process began: weights that it fetched, an update that it sent."""
+        self.base, self._sent_key = base, sent_key
+
     def latest(self, *, attempts: int = limits.ATTEMPTS) -> Latest:
         """Return which weights to train from, and what the model makes of an update.
 

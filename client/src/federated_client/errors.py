@@ -38,7 +38,15 @@ class Misconfigured(ClientError):
 
 
 class StorageUnreachable(ClientError):
-    """Storage did not answer, or not completely, in several attempts; it may do so later."""
+    """Storage did not answer, or not completely, in several attempts; it may do so later.
+
+    Attributes
+    ----------
+    retry_after : float
+        Seconds after which the server asked for the next attempt.
+    """
+
+    retry_after = 0.0
 
 
 class UploadRefused(ClientError):

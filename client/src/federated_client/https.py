@@ -9,11 +9,12 @@ import re
 import ssl
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, ClassVar
 from urllib.parse import quote
 
 from . import limits
@@ -40,23 +41,15 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _ENCRYPTED = ("aws:kms", "aws:kms:dsse")
 
 
-class Posts:
-    """A federation's bucket, for a client without credentials.
+class HttpsReader(ABC):
+    """Reads objects, each from a URL of its own."""
 
-    Parameters
-    ----------
-    posts : sequence of Post
-        Those that allow an object's folder and any name in it are tried in their order.
-    read_url : str
-        The URL in front of a key for reading it, such as ``https://weights.example.org/``.
-    """
+    #: Sent with each request for an object.
+    read_headers: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, posts: Sequence[Post], read_url: str) -> None:
-        self._posts = list(posts)
-        self._read_url = read_url.rstrip("/")
-        for url in (self._read_url, *(post["url"] for post in self._posts)):
-            if not url.startswith(("https://", "http://")):
-                raise BadArgument(f"expected a URL that begins with https://, got {url!r}")
+    @abstractmethod
+    def _url_of(self, key: str) -> str:
+        """Return the URL of an object."""
 
     def get(self, key: str, *, etag: str = "", attempts: int = limits.ATTEMPTS) -> bytes:
         def request() -> bytes:
@@ -91,16 +84,39 @@ class Posts:
         self, key: str, etag: str, headers: Mapping[str, str] | None = None
     ) -> Iterator[http.client.HTTPResponse]:
         """Open an object for reading; every error in the block is one of this package's."""
-        sent = {"x-amz-checksum-mode": "ENABLED", **(headers or {})}
+        sent = {**self.read_headers, **(headers or {})}
         if etag:
             sent["If-Match"] = f'"{etag}"'
         expected = {http.client.OK, http.client.PARTIAL_CONTENT} if headers else {http.client.OK}
-        request = urllib.request.Request(f"{self._read_url}/{quote(key)}", headers=sent)  # noqa: S310
-        with _translated_errors(key, upload=False), _open(request, expected) as answer:
+        request = urllib.request.Request(self._url_of(key), headers=sent)  # noqa: S310
+        with translated_errors(key, upload=False), opened(request, expected) as answer:
             found = answer.headers.get("ETag", "").removeprefix("W/").strip('"')
             if etag and found and found != etag:
                 raise NotThere(f"{key} is no longer the object that was announced")
             yield answer
+
+
+class Posts(HttpsReader):
+    """A federation's bucket, for a client without credentials.
+
+    Parameters
+    ----------
+    posts : sequence of Post
+        Those that allow an object's folder and any name in it are tried in their order.
+    read_url : str
+        The URL in front of a key for reading it, such as ``https://weights.example.org/``.
+    """
+
+    read_headers: ClassVar[Mapping[str, str]] = {"x-amz-checksum-mode": "ENABLED"}
+
+    def __init__(self, posts: Sequence[Post], read_url: str) -> None:
+        self._posts = list(posts)
+        self._read_url = read_url.rstrip("/")
+        for url in (self._read_url, *(post["url"] for post in self._posts)):
+            check_url(url)
+
+    def _url_of(self, key: str) -> str:
+        return f"{self._read_url}/{quote(key)}"
 
     def put(
         self, key: str, body: BinaryIO, metadata: Mapping[str, str], progress: Progress | None
@@ -137,10 +153,16 @@ class Posts:
             form = Form(fields, key.rpartition("/")[2], body, progress)
             headers = {"Content-Type": form.content_type, "Content-Length": str(form.size)}
             sent = urllib.request.Request(post["url"], form, headers)  # noqa: S310
-            with _translated_errors(key, upload=True), _open(sent, success) as answer:
+            with translated_errors(key, upload=True), opened(sent, success) as answer:
                 _check_stored(answer.headers, form.md5, key)
 
         retry(request)
+
+
+def check_url(url: str) -> None:
+    """Refuse what is not a URL of a web server."""
+    if not url.startswith(("https://", "http://")):
+        raise BadArgument(f"expected a URL that begins with https://, got {url!r}")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -164,7 +186,9 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @contextmanager
-def _open(request: urllib.request.Request, success: set[int]) -> Iterator[http.client.HTTPResponse]:
+def opened(
+    request: urllib.request.Request, success: set[int]
+) -> Iterator[http.client.HTTPResponse]:
     """Make a request, and raise an HTTPError for each status but those that mean success."""
     with _OPENER.open(request, timeout=limits.READ_SECONDS) as answer:
         if answer.status not in success:
@@ -221,7 +245,8 @@ def _check_stored(headers: Message, md5: str, key: str) -> None:
 
 
 @contextmanager
-def _translated_errors(key: str, *, upload: bool) -> Iterator[None]:
+def translated_errors(key: str, *, upload: bool) -> Iterator[None]:
+    """Raise this package's errors for those of a connection and of S3."""
     try:
         yield
     except urllib.error.HTTPError as error:

@@ -18,6 +18,9 @@ CONNECT_SECONDS = 10
 #: Without a byte received or accepted. S3 may take most of a minute to complete a large upload.
 READ_SECONDS = 60
 
+#: The longest pause that a server may ask for. A sleeping database wakes within half a minute.
+MAX_RETRY_AFTER = 30.0
+
 #: Bytes copied at once between a socket and a file.
 COPY_BYTES = 1 << 20
 
@@ -54,3 +57,9 @@ MAX_SCORE_DEPTH = 20
 
 #: Largest number of examples that the aggregator accepts, by default.
 MAX_NUM_EXAMPLES = 10**9
+
+#: Bytes of a part of an upload through the API: what is lost when a connection breaks.
+PART_BYTES = 8 << 20
+
+#: Parts of an upload that S3 allows.
+MAX_PARTS = 10_000

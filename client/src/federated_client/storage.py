@@ -61,8 +61,9 @@ def retry(request: Callable[[], T], attempts: int = limits.ATTEMPTS) -> T:
     for attempt in range(attempts - 1):
         try:
             return request()
-        except StorageUnreachable:
-            time.sleep(random.uniform(0, limits.FIRST_PAUSE_SECONDS * 2**attempt))
+        except StorageUnreachable as error:
+            pause = random.uniform(0, limits.FIRST_PAUSE_SECONDS * 2**attempt)
+            time.sleep(max(pause, error.retry_after))
     return request()
 
 

@@ -1,0 +1,142 @@
+"""``federated-client``: enroll, see the model, pull weights, push an update, watch what becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .errors import ClientError
+from .federation import Federation
+from .pointer import parse_pointer
+from .profiles import load_progress, profile_path, save_progress
+from .progress import progress_bar
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        found, sentence = options.run(options)
+    except ClientError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=1) if options.json else sentence)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="federated-client", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def add(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help)
+        command.set_defaults(run=run)
+        command.add_argument("--profile", default="default", help="default: %(default)s")
+        command.add_argument(
+            "--model", type=int, help="by default the only one you were invited to"
+        )
+        command.add_argument("--json", action="store_true", help="for scripts")
+        return command
+
+    enroll = add("enroll", _enroll, "enroll with the token that the operator gave you")
+    enroll.add_argument("url", nargs="?", default=os.environ.get("FEDERATION_URL"))
+    enroll.add_argument(
+        "--token",
+        default=os.environ.get("FEDERATION_TOKEN"),
+        help="by default FEDERATION_TOKEN: an argument can be seen by other users of the machine",
+    )
+    enroll.add_argument("--name", default="")
+    add("status", _status, "show the model, and what became of your updates")
+    pull = add("pull", _pull, "write the weights to train from to a file")
+    pull.add_argument("file")
+    push = add("push", _push, "send the weights in a file, trained from what was pulled")
+    push.add_argument("file")
+    push.add_argument("--num-examples", type=int, required=True)
+    push.add_argument("--num-steps", type=int)
+    watch = add("watch", _watch, "wait for the next aggregate, or for the rejection of your update")
+    watch.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS")
+    return parser
+
+
+def _federation(options: argparse.Namespace) -> Federation:
+    return Federation(profile=options.profile, model_id=options.model)
+
+
+def _enroll(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    if not options.url or not options.token:
+        raise ClientError("give the URL and the token, or set FEDERATION_URL and FEDERATION_TOKEN")
+    found = Federation.enroll(
+        options.url, options.token, name=options.name, profile=options.profile
+    )
+    path = profile_path(options.profile)
+    row = {"client": str(found.client.client_id), "profile": str(path)}
+    return row, f"enrolled as {row['client']}; the secret is in {path}"
+
+
+def _status(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    federation = _federation(options)
+    latest, status = federation.latest(), federation.client.status()
+    rows = [
+        {"key": each.key, "state": each.state, "reason": each.reason, "aggregate": each.aggregate}
+        for each in (status.updates if status else ())
+    ]
+    lines = [f"aggregate {latest.number}, updates are {latest.update_kind}"]
+    lines += [str(status)] if status else []
+    lines += [f"{row['state']:<11} {row['key']} {row['reason']}".rstrip() for row in rows]
+    return {"number": latest.number, "updates": rows}, "\n".join(lines)
+
+
+def _pull(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    federation = _federation(options)
+    path = federation.client.fetch_file(options.file)
+    _save(options, federation)
+    number = federation.client.base.number if federation.client.base else 0
+    return {"file": str(path), "number": number}, f"aggregate {number} is in {path}"
+
+
+def _push(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    federation = _resumed(options)
+    with progress_bar("upload") as progress:
+        key = federation.client.upload_file(
+            options.file,
+            num_examples=options.num_examples,
+            num_steps=options.num_steps,
+            progress=progress,
+        )
+    _save(options, federation)
+    return {"key": key}, f"sent as {key}"
+
+
+def _watch(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    def show(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    latest = _resumed(options).wait(timeout=options.timeout, on_progress=show)
+    return {"number": latest.number}, f"aggregate {latest.number} is published"
+
+
+def _resumed(options: argparse.Namespace) -> Federation:
+    """Return the federation as the last command of the profile left it."""
+    federation = _federation(options)
+    found = load_progress(options.profile, federation.model_id)
+    if not found:
+        raise ClientError("nothing was pulled yet: federated-client pull FILE")
+    base = parse_pointer(json.dumps(found["base"]).encode(), "the saved base")
+    federation.client.resume(base, found["sent"])
+    return federation
+
+
+def _save(options: argparse.Namespace, federation: Federation) -> None:
+    client = federation.client
+    if client.base:
+        progress = {"base": asdict(client.base), "sent": client.sent_key}
+        save_progress(options.profile, federation.model_id, progress)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

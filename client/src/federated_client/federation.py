@@ -1,0 +1,185 @@
+"""A client's part in a federation through the API: a URL, a token, and a training loop of ten lines."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+from . import limits
+from .api import Api, request_json
+from .client import Client
+from .errors import BadArgument
+from .frameworks import arrays_of, load_into
+from .pointer import Latest
+from .profiles import Profile, load_profile, profile_path, save_profile
+from .progress import progress_bar
+from .weights import Arrays
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round that a client takes part in.
+
+    Parameters
+    ----------
+    number : int
+        Of the aggregate to train from; 0 for the initial model.
+    weights : dict of str to array
+    """
+
+    number: int
+    weights: Arrays
+
+    def load_into(self, model: Any) -> Any:
+        """Put the weights into a model of a framework, and return the model."""
+        return load_into(model, self.weights)
+
+
+class Federation:
+    """A federated model, and this client's part in its training.
+
+    Parameters
+    ----------
+    url : str, optional
+        Of the API; by default the profile's.
+    profile : str
+        The name under which `enroll` saved the client's secret.
+    model_id : int, optional
+        By default the only model that the client was invited to.
+
+    Attributes
+    ----------
+    model_id : int
+    client : Client
+        What the methods of this class use.
+
+    Raises
+    ------
+    BadArgument
+        If there is no such profile, or the client was invited to several models and none is given.
+    """
+
+    def __init__(
+        self, url: str | None = None, profile: str = "default", *, model_id: int | None = None
+    ) -> None:
+        saved = load_profile(profile)
+        if model_id is None:
+            if len(saved.models) != 1:
+                raise BadArgument(f"give the model_id: one of {list(saved.models)}")
+            (model_id,) = saved.models
+        self.api = Api(url or saved.url, saved.client, saved.secret)
+        self.model_id = model_id
+        self.client = Client(self.api, model_id=model_id, client_id=saved.client)
+
+    @classmethod
+    def enroll(
+        cls, url: str, token: str, *, name: str = "", profile: str = "default"
+    ) -> Federation:
+        """Enroll with a one-time token from the operator, and save the secret in a profile.
+
+        The secret is saved before it is used, so that an interrupted call can be repeated.
+
+        Raises
+        ------
+        BadArgument
+            If the profile belongs to another client already.
+        AccessDenied
+            If the token is unknown, used or expired.
+        """
+        if profile_path(profile).exists():
+            saved = load_profile(profile)
+            if saved.client or saved.url != url:
+                raise BadArgument(f"the profile {profile!r} is in use: choose another profile")
+        else:
+            saved = Profile(url=url, client="", secret=secrets.token_urlsafe(32))
+            save_profile(profile, saved)
+        body = {
+            "token": token,
+            "name": name,
+            "secret_hash": hashlib.sha256(saved.secret.encode()).hexdigest(),
+        }
+        found = request_json(f"{url.rstrip('/')}/v1/enroll", "POST", body)
+        models = tuple(int(each) for each in found["models"])
+        enrolled = Profile(url=url, client=found["client"], secret=saved.secret, models=models)
+        save_profile(profile, enrolled)
+        return cls(profile=profile, model_id=models[0] if len(models) > 1 else None)
+
+    def latest(self) -> Latest:
+        """Return which weights to train from, and the model's settings."""
+        return self.client.latest()
+
+    def fetch(self) -> Round:
+        """Return the weights to train from."""
+        weights = self.client.fetch()
+        return Round(self.client.base.number if self.client.base else 0, weights)
+
+    def submit(
+        self,
+        model: Any,
+        *,
+        num_examples: SupportsIndex,
+        num_steps: SupportsIndex | None = None,
+        are_differences: bool = False,
+    ) -> str:
+        """Send what was trained: a model of a framework, or its arrays.
+
+        Parameters
+        ----------
+        model
+            A module or ``state_dict`` of PyTorch (of an adapter of PEFT: the adapter's tensors), a
+            pytree of JAX, a fitted estimator of scikit-learn, or a mapping of names to arrays.
+        num_examples, num_steps, are_differences
+            As for `Client.upload`.
+
+        Returns
+        -------
+        str
+            The object's key.
+        """
+        with progress_bar("upload") as progress:
+            return self.client.upload(
+                arrays_of(model),
+                num_examples=num_examples,
+                num_steps=num_steps,
+                are_differences=are_differences,
+                progress=progress,
+            )
+
+    def wait(
+        self,
+        *,
+        timeout: float = limits.WAIT_SECONDS,
+        poll: float = limits.POLL_SECONDS,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> Latest:
+        """Wait for the next aggregate; raise `UpdateRejected` as soon as the update is rejected."""
+        return self.client.wait(timeout=timeout, poll=poll, on_progress=on_progress)
+
+    def score(self, *, num_examples: SupportsIndex, **results: Any) -> str:
+        """Report what was measured of the aggregate that was fetched last."""
+        return self.client.report_score(num_examples=num_examples, **results)
+
+    def rounds(
+        self, count: int | None = None, *, timeout: float = limits.WAIT_SECONDS, poll: float = 5.0
+    ) -> Iterator[Round]:
+        """Yield the weights of each round to train from, and wait for the next aggregate in between.
+
+        Parameters
+        ----------
+        count : int, optional
+            Rounds to take part in; by default, as many as there are.
+        timeout, poll : float
+            Of each wait.
+        """
+        done = 0
+        while count is None or done < count:
+            current = self.fetch()
+            yield current
+            done += 1
+            base = self.client.base
+            fetched_newer = base is not None and base.number > current.number
+            if done != count and not fetched_newer:
+                self.wait(timeout=timeout, poll=poll)
