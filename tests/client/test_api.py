@@ -303,6 +303,7 @@ def test_a_killed_upload_continues(url: str, tmp_path: Path) -> None:
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "DATABASE", "BUCKET"))
     }
+    clean["PYTHONPATH"] = str(PROJECT / "client" / "src")
     killed = subprocess.run([sys.executable, "-c", script, str(path)], env=clean, check=False)
     assert killed.returncode == -9
     member = Federation()
