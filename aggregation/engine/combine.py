@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from aggregation.engine.blocks import Slice
 from aggregation.engine.measure import select
 from aggregation.engine.output import Progress, Sink
-from aggregation.engine.parts import check_part_size
 from aggregation.engine.passes import BlockResult, Passes
 from aggregation.engine.plan import (
     DEFAULT_RESOURCES,
@@ -34,7 +33,7 @@ from aggregation.engine.plan import (
     Resources,
 )
 from aggregation.engine.ranges import part_bytes_of
-from aggregation.engine.result import ResultWriter
+from aggregation.engine.result import ResultWriter, check_part_sizes
 from aggregation.engine.slices import combine_slice, stretches
 from aggregation.engine.steps import BEGINNING, progress_after, steps_of
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
@@ -94,7 +93,7 @@ def combine(
         If the time was up before the last chunk.
     """
     part_bytes = part_bytes_of(work.layout.nbytes)
-    check_part_size(part_bytes, resources.disk_bytes)
+    check_part_sizes(work, part_bytes, resources.disk_bytes)
     with ExitStack() as stack:
 
         def save(progress: Progress, state: Progress | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, Self
@@ -87,13 +87,26 @@ def check_part_size(part_bytes: int, disk_bytes: int | None, header_bytes: int =
             f"{ranges.MAX_PART_BYTES}: the model must be smaller"
         )
     if disk_bytes is None:
-        disk_bytes = shutil.disk_usage(gettempdir()).free // 10 * 9
+        disk_bytes = _free_bytes()
     if needed > disk_bytes:
         raise PartTooLarge(
             f"the result has parts of {needed} bytes, and there is disk space for {disk_bytes}: "
             "give the function more EphemeralStorageMb"
         )
     return min(PARTS_IN_FLIGHT, disk_bytes // needed)
+
+
+def disk_shares(part_sizes: Sequence[int], disk_bytes: int | None) -> list[int | None]:
+    """Divide the disk between objects that are written at the same time, by the sizes of their parts."""
+    on_disk = sum(size for size in part_sizes if size > ranges.PART_BYTES)
+    if not on_disk:
+        return [disk_bytes] * len(part_sizes)
+    whole = _free_bytes() if disk_bytes is None else disk_bytes
+    return [whole * size // on_disk for size in part_sizes]
+
+
+def _free_bytes() -> int:
+    return shutil.disk_usage(gettempdir()).free // 10 * 9
 
 
 def new_part(part_bytes: int) -> IO[bytes]:

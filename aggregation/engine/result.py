@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 import numpy as np
 
 from aggregation.engine.output import PartWriter, Progress, Sink
+from aggregation.engine.parts import check_part_size, disk_shares
 from aggregation.engine.plan import Combination
 from aggregation.engine.ranges import part_ends
 from aggregation.engine.state import STATE_FORMAT, OptimizerState
@@ -146,6 +147,7 @@ class ResultWriter:
         alone: bool = True,
     ) -> None:
         ends = part_ends(work.layout, part_bytes)
+        disk, *state_disk = disk_shares(part_sizes(work, part_bytes), disk_bytes)
         self._checkpoint = checkpoint
         self._model = PartWriter(
             layout=work.layout,
@@ -158,7 +160,7 @@ class ResultWriter:
             progress=progress,
             checkpoint=self._save,
             part_bytes=part_bytes,
-            disk_bytes=disk_bytes,
+            disk_bytes=disk,
         )
         self._state: StateWriter | None = None
         if work.state:
@@ -166,7 +168,7 @@ class ResultWriter:
                 raise ValueError(f"{work.optimizer.name} has a state, and there is no sink for it")
             parts = state_parts(ends, work.state.map)
             self._state = StateWriter(
-                work.state, parts, state_sink, pool, state, disk_bytes, alone=alone
+                work.state, parts, state_sink, pool, state, state_disk[0], alone=alone
             )
 
     @property
@@ -181,9 +183,11 @@ class ResultWriter:
 
     def write(self, stop: int, values: Sequence[Numbers], state: Sequence[Float64s]) -> None:
         """Append the elements from `next_element` to ``stop``; no part of the model ends between them."""
-        self._model.write(stop, (each.data for each in values))
-        if self._state:
+        if (
+            self._state
+        ):  # First: a part of the model that is stored at once has its state stored as well.
             self._state.write(state)
+        self._model.write(stop, (each.data for each in values))
 
     def _save(self, progress: Progress) -> None:
         if self._state is None:
@@ -217,3 +221,18 @@ class ResultWriter:
         self._model.discard()
         if self._state:
             self._state.discard()
+
+
+def part_sizes(work: Combination, part_bytes: int) -> list[int]:
+    """Return the sizes of the parts of a result, and of the optimizer's state if there is one."""
+    if work.state is None:
+        return [part_bytes]
+    ends = part_ends(work.layout, part_bytes)
+    return [part_bytes, state_parts(ends, work.state.map).part_bytes]
+
+
+def check_part_sizes(work: Combination, part_bytes: int, disk_bytes: int | None) -> None:
+    """Raise `PartTooLarge` if the disk cannot hold a part of each object that is written."""
+    sizes = part_sizes(work, part_bytes)
+    for size, share in zip(sizes, disk_shares(sizes, disk_bytes), strict=True):
+        check_part_size(size, share)

@@ -15,9 +15,9 @@ from dataclasses import replace
 from aggregation.engine import Resources
 from aggregation.engine.distribution import Capacity, Distribution, Pieces, distribute
 from aggregation.engine.measure import default_centre, measures
-from aggregation.engine.parts import check_part_size
 from aggregation.engine.plan import Combination
 from aggregation.engine.ranges import part_ends
+from aggregation.engine.result import check_part_sizes
 from aggregation.engine.segments import segment_ends_of
 from aggregation.engine.steps import steps_of
 from aggregation.errors import (
@@ -151,7 +151,7 @@ def _plan(
     if cut is None or work.model.format not in SEEKABLE_FORMATS:
         return None
     distribution, part_bytes = cut
-    check_part_size(part_bytes, attempt.resources.disk_bytes)
+    check_part_sizes(work, part_bytes, attempt.resources.disk_bytes)
     steps = steps_of(work, part_bytes)
     state = connector.new_result(claim, OPTIMIZER_STATE, None).begin() if work.state else None
     plan = Plan(

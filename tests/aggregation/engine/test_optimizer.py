@@ -21,8 +21,10 @@ from aggregation.engine.combine import combine_steps
 from aggregation.engine.measure import select
 from aggregation.engine.output import FileSink, MemorySink
 from aggregation.engine.parts import pieces_of
+from aggregation.engine.ranges import part_bytes_of
+from aggregation.engine.result import part_sizes
 from aggregation.engine.steps import BEGINNING, steps_of
-from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
+from aggregation.errors import InvalidWeights, OutOfTime, PartTooLarge, UpdatesRejected
 from aggregation.optimizers import create_optimizer, known_optimizers
 from aggregation.policies import TensorPolicies
 from tests.aggregation.engine.engine_tools import opened, passes_of, vectors, work_of
@@ -323,3 +325,36 @@ def test_an_update_that_makes_the_state_overflow_is_rejected() -> None:
         run(with_optimizer(work, "fedadam"))
     assert list(caught.value.reasons) == [1]
     assert "'w' at [1]" in caught.value.reasons[1]
+
+
+def large_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small models and states have parts that are written to disk."""
+    monkeypatch.setattr(aggregation.engine.ranges, "PART_BYTES", 4_000)
+    monkeypatch.setattr(aggregation.engine.ranges, "MAX_PARTS", 4)
+
+
+@every_state
+def test_large_parts_give_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The aggregate and the state do not depend on the size of their parts, which are files here."""
+    work = mixed_work(name)
+    expected = run(work)
+    large_parts(monkeypatch)
+    assert run(work) == expected
+
+
+@every_state
+def test_the_disk_must_hold_a_part_of_both(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that holds a part of the aggregate, but none of the state, is refused before it is used.
+
+    One that holds a part of each is enough, although it has no room for the next ones meanwhile.
+    """
+    work = mixed_work(name, "krum", f=1)
+    large_parts(monkeypatch)
+    model, state = part_sizes(work, part_bytes_of(work.layout.nbytes))
+    read: list[int] = []
+    sinks: dict[str, Any] = {"sink": MemorySink(), "state_sink": MemorySink()}
+    too_small = Resources(disk_bytes=model + state - 1)
+    with pytest.raises(PartTooLarge):
+        combine(work, **sinks, resources=too_small, on_bytes=read.append)
+    assert not read
+    combine(work, **sinks, resources=Resources(disk_bytes=2 * (model + state)))
