@@ -13,12 +13,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from aggregation.engine import Resources
-from aggregation.engine.distribution import Capacity, Distribution, Pieces, distribute
+from aggregation.engine.distribution import Capacity
 from aggregation.engine.measure import default_centre, measures
 from aggregation.engine.plan import Combination
-from aggregation.engine.ranges import part_ends
 from aggregation.engine.result import check_part_sizes
-from aggregation.engine.segments import segment_ends_of
 from aggregation.engine.steps import steps_of
 from aggregation.errors import (
     AggregationError,
@@ -28,6 +26,7 @@ from aggregation.errors import (
 )
 from aggregation.formats import SEEKABLE_FORMATS, NeedsSpool
 from aggregation.round.attempt import Attempt
+from aggregation.round.cutting import cut_work
 from aggregation.round.plan import (
     PLAN,
     SELECTION,
@@ -147,7 +146,7 @@ def _plan(
     if at_least > 1 and len(sizes) == len(claim.updates) and not capacity.needs_several(nbytes):
         return None  # Most rounds end here, without a request.
     usable, work = attempt.open()
-    cut = _cut(work, capacity, at_least)
+    cut = cut_work(work, capacity, at_least)
     if cut is None or work.model.format not in SEEKABLE_FORMATS:
         return None
     distribution, part_bytes = cut
@@ -181,41 +180,6 @@ def _plan(
     )
     connector.hand_over(claim, checkpoint, progress=progress)
     return remaining_tasks(connector, location, claim.attempt)
-
-
-def _cut(work: Combination, capacity: Capacity, at_least: int) -> tuple[Distribution, int] | None:
-    """Return the tasks of a combination and the size of its parts, in bytes of the flattened model.
-
-    Returns
-    -------
-    (Distribution, int) or None
-        None if fewer functions than ``at_least`` are needed, or if a segment or a part of all updates takes
-        longer to read than a task may last.
-    """
-    combining, measuring = pieces_of(work)
-    distribution = distribute(capacity, combining, measuring, at_least=at_least)
-    if distribution is None:
-        return None
-    distribution, part_bytes = distribution.with_even_parts(work.layout)
-    evenly = replace(combining, count=distribution.parts)
-    if not all(capacity.can_read(pieces) for pieces in (evenly, measuring) if pieces):
-        return None
-    return distribution, part_bytes
-
-
-def pieces_of(work: Combination) -> tuple[Pieces, Pieces | None]:
-    """Return the parts of a combination, and its segments if the rule measures."""
-    of_updates, nbytes = work.update_nbytes, work.layout.nbytes
-    with_parent = work.differences or work.rule.on_differences or work.takes_steps
-    of_state = work.state.nbytes_to_read if work.state else 0
-    combining = Pieces(
-        count=len(part_ends(work.layout)), nbytes=of_updates + with_parent * nbytes + of_state
-    )
-    if not measures(work.rule):
-        return combining, None
-    with_parent = work.parent is not None
-    measuring = Pieces(count=len(segment_ends_of(work)), nbytes=of_updates + with_parent * nbytes)
-    return combining, measuring
 
 
 def _save_plan(folder: Folder, plan: Plan, work: Combination) -> None:
