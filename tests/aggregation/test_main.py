@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from aggregation.__main__ import main
 from aggregation.engine.output import FileSink
+from tests.aggregation.formats.compressed_updates import compressed, sparse_update
 
 
 @pytest.fixture
@@ -96,6 +97,22 @@ def test_a_parent_and_rule_arguments_can_be_given(folder: Path) -> None:
     assert _run(folder, *arguments, *files, updates=["one.safetensors"]) == 0
     result = safetensors.numpy.load_file(out)
     np.testing.assert_allclose(result["arr_0"], 10 + 1 / np.sqrt(8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("compress", [compressed, sparse_update])
+def test_compressed_differences_are_read(
+    folder: Path, compress: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compressed files are added to the parent as differences, and refused as weights."""
+    safetensors.numpy.save_file(_model(10), folder / "parent.safetensors")
+    (folder / "small.safetensors").write_bytes(compress(_model(127)))
+    out = folder / "result.safetensors"
+    files = ("--parent", str(folder / "parent.safetensors"), "--out", str(out))
+    arguments = ("--rule", "weighted_mean", *files)
+    assert _run(folder, *arguments, "--differences", updates=["small.safetensors"]) == 0
+    assert (safetensors.numpy.load_file(out)["arr_1"] == 137).all()
+    assert _run(folder, *arguments, "--force", updates=["small.safetensors"]) == 1
+    assert "only updates that are differences may be compressed" in capsys.readouterr().err
 
 
 def test_without_a_result_the_exit_code_is_1_and_no_file_is_left(

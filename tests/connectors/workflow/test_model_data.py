@@ -26,6 +26,7 @@ from connectors.usecases.verify import verify
 from connectors.workflow.model_data import encode_arrays
 from models_app.models import FederatedModel, ModelUpdate
 from tests import factories
+from tests.aggregation.formats.compressed_updates import compressed, sparse_update
 from tests.connectors.workflow.backends import decoded
 from tests.factories import SMALL, client_id, filled, make_model, ready_update
 from tests.untyped import default_storage
@@ -215,3 +216,21 @@ def test_excluded_tensors_of_a_workflow_are_those_of_the_parent() -> None:
     found = connector.pull_model_updates_data(updates)
     by_shape = [{layer.shape: float(layer.flat[0]) for layer in each.data} for each in found]
     assert by_shape == [{(2, 3): 1, (3,): 7}, {(2, 3): 2, (3,): 7}]
+
+
+@pytest.mark.usefixtures("database", "cloud")
+@pytest.mark.parametrize("compress", [compressed, sparse_update])
+def test_compressed_updates_are_loaded_and_verified(compress: Any) -> None:
+    """A workflow loads their elements, and an aggregate that was made of them can be verified."""
+    model = make_model(1, initial=filled(1.0), update_kind="differences")
+    update = ready_update(model, 1, compress(filled(127.0)))
+    assert model.current_artifact
+    parent = str(model.current_artifact.values.name)
+    (loaded,), rejected = DjangoModelDataConnector().load([update], parent, DEFAULT)
+    assert not rejected
+    assert all((layer == 127).all() for layer in loaded.data)
+    assert run_round(application.round_connector(), model.pk).status is Status.PUBLISHED
+    aggregate = model.aggregates.get()
+    key = str(aggregate.result.name)
+    assert (decoded(factories.get(key), key)["w"] == 128).all()
+    assert verify(application.weights(), aggregate)
