@@ -31,7 +31,12 @@ def end_state(model: FederatedModel) -> dict[str, Any]:
     updates = model.model_updates.select_related("applied_aggregate").order_by("client", "data")
     return {
         "aggregates": [
-            (each.number, each.parent and each.parent.number, factories.get(each.result.name))
+            (
+                each.number,
+                each.parent and each.parent.number,
+                factories.get(each.result.name),
+                each.optimizer_state.name and factories.get(each.optimizer_state.name),
+            )
             for each in aggregates
         ],
         "updates": [
@@ -60,6 +65,8 @@ def orphans() -> list[str]:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="aggregates/")
     stored = {each["Key"] for page in pages for each in page.get("Contents", ())}
     begun = client.list_multipart_uploads(Bucket=bucket).get("Uploads", ())
-    named = set(ModelAggregate.objects.values_list("result", flat=True))
+    named: set[str] = set()
+    for names in ModelAggregate.objects.values_list("result", "optimizer_state"):
+        named.update(names)
     orphans = {key for key in stored - named if not key.endswith("/latest.json")}
     return sorted(orphans | {each["Key"] for each in begun})

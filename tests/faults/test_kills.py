@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from django.core.management import call_command
 
-from models_app.models import AggregationRound, FederatedModel
-from tests.factories import client_id, make_model, ready_update, sqs_event, upload
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate
+from tests.factories import client_id, make_model, put, ready_update, sqs_event, upload
 from tests.faults.federation import TWO_PARTS, end_state, expire_leases, orphans, tensors
 from tests.faults.processes import WarmFunction
 from tests.untyped import default_storage
@@ -24,8 +25,22 @@ AT_ONCE = 6
 
 def an_upload() -> tuple[FederatedModel, Any]:
     """Create a model with two ready updates and the message of a third; the second is bad in its last
-    part."""
-    model = make_model(3, requirement="require_x_updates", requirement_args=[2])
+    part. The model has an aggregate, with the state that its optimizer left."""
+    model = make_model(
+        3, requirement="require_x_updates", requirement_args=[2], server_optimizer="fedadam"
+    )
+    parent = tensors(0, TWO_PARTS)
+    state = {name: np.full((*each.shape, 2), 0.01) for name, each in parent.items()}
+    keys = [f"aggregates/{model.pk}/round-000001.{kind}safetensors" for kind in ("", "optimizer.")]
+    for key, stored in zip(keys, (parent, state), strict=True):
+        put(key, safetensors.numpy.save(stored))
+    ModelAggregate.objects.create(
+        federated_model=model,
+        number=1,
+        result=keys[0],
+        server_optimizer="fedadam",
+        optimizer_state=keys[1],
+    )
     good, bad, last = (tensors(client, TWO_PARTS) for client in (1, 2, 3))
     bad["w"][-1, -1] = np.nan
     ready_update(model, 1, good)
@@ -34,11 +49,13 @@ def an_upload() -> tuple[FederatedModel, Any]:
 
 
 def test_a_kill_at_any_step_does_not_change_the_result(function: WarmFunction) -> None:
-    """After a kill before any step, the round ends with the same bytes, and each update is settled once."""
+    """After a kill before any step, the round ends with the same bytes of the aggregate and of the
+    optimizer's state, and each update is settled once."""
     model, event = an_upload()
     function.answer("settle", events=[event])
     undisturbed = end_state(model)
     assert [update[1] for update in undisturbed["updates"]] == ["COMPLETE", "INVALID", "COMPLETE"]
+    assert all(state for *_, state in undisturbed["aggregates"])
     killed_at: list[str] = []
     for batch in itertools.count():
         steps = range(batch * AT_ONCE + 1, (batch + 1) * AT_ONCE + 1)
