@@ -149,6 +149,18 @@ def test_a_rejection_is_raised_with_its_reason(url: str) -> None:
         member.wait(poll=0.2, timeout=30)
 
 
+def test_compressed_updates_are_sent_by_the_api(url: str) -> None:
+    """A client of a model of differences sends its update in a quarter of the bytes."""
+    model, (token,) = model_of(1, update_kind="differences")
+    member = Federation.enroll(url, token)
+    round_ = member.fetch()
+    trained = {"w": round_.weights["w"] + np.float32(127)}
+    member.submit(trained, num_examples=1, compression="int8")
+    member.wait(poll=0.2, timeout=30)
+    assert (member.fetch().weights["w"] == 127).all()
+    assert (model.model_updates.get().size or 0) < 1500 < trained["w"].nbytes
+
+
 def test_tokens_and_profiles_are_checked(url: str) -> None:
     """A wrong token, a used profile and a revoked secret have errors that say what to do."""
     _, tokens = model_of(2)

@@ -123,6 +123,7 @@ class Federation:
         num_examples: SupportsIndex,
         num_steps: SupportsIndex | None = None,
         are_differences: bool = False,
+        compression: str | None = None,
     ) -> str:
         """Send what was trained: a model of a framework, or its arrays.
 
@@ -131,7 +132,7 @@ class Federation:
         model
             A module or ``state_dict`` of PyTorch (of an adapter of PEFT: the adapter's tensors), a
             pytree of JAX, a fitted estimator of scikit-learn, or a mapping of names to arrays.
-        num_examples, num_steps, are_differences
+        num_examples, num_steps, are_differences, compression
             As for `Client.upload`.
 
         Returns
@@ -145,6 +146,7 @@ class Federation:
                 num_examples=num_examples,
                 num_steps=num_steps,
                 are_differences=are_differences,
+                compression=compression,
                 progress=progress,
             )
 
