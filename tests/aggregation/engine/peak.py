@@ -16,16 +16,22 @@ from typing import Any
 from aggregation.engine import Combination, Resources, combine
 from aggregation.engine.output import FileSink
 from aggregation.formats import open_weights
+from aggregation.optimizers import create_optimizer
 from aggregation.pre_aggregation import build_rule
 from aggregation.sources import FileSource
 from aggregation.weights import Weights
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "weighted_mean": {},
+    "weighted_mean and fedadam": {},
     "krum": {"f": 1},
     "nnm(f=1) + coordinate_median": {},
 }
 FORMATS = ("safetensors", "npz")
+
+
+#: The optimizer that takes steps with each rule; the others take none.
+OPTIMIZERS = {"weighted_mean and fedadam": "fedadam"}
 
 
 def peak(rule: str, n: int, path: Path, budget: int) -> int:
@@ -35,7 +41,9 @@ def peak(rule: str, n: int, path: Path, budget: int) -> int:
     def opened() -> Weights:
         return open_weights(FileSource(path), kind, spool=None)
 
-    *steps, name = rule.split(" + ")
+    *steps, name = rule.partition(" and ")[0].split(" + ")
+    optimizer = create_optimizer(OPTIMIZERS.get(rule, "none"))
+    state = path.with_suffix(".state") if optimizer.slots else None
     tracemalloc.start()
     try:
         work = Combination(
@@ -43,9 +51,12 @@ def peak(rule: str, n: int, path: Path, budget: int) -> int:
             updates=[opened() for _ in range(n)],
             num_examples=[1] * n,
             parent=opened(),
+            optimizer=optimizer,
         )
         sink = FileSink(path.with_suffix(".result"))
-        combine(work, sink, format=kind, resources=Resources(memory_bytes=budget))
+        state_sink = FileSink(state) if state else None
+        resources = Resources(memory_bytes=budget)
+        combine(work, sink, state_sink=state_sink, format=kind, resources=resources)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
