@@ -20,6 +20,7 @@ GRAM_FLOOR = "blocked numpy float32 inner products, 2 threads"
 MEDIAN_FLOOR = "blocked numpy median, 2 threads"
 MEASURING = "the measuring pass of multi_krum"
 MIXED = "nnm(f=5) + multi_krum"
+OPTIMIZED = "weighted_mean and fedadam"
 NVFLARE = "NVFlare, in time"
 FLOWER = "Flower, FedAvg"
 
@@ -46,6 +47,7 @@ MEANS = {
     "blocked numpy float64, 1 thread": floor("blocked_mean", dtype="float64"),
     MEAN_FLOOR: floor("blocked_mean", dtype="float64", threads=2),
     "weighted_mean": RULES["weighted_mean"],
+    OPTIMIZED: aggregation("weighted_mean", "optimize"),
 }
 PEER_MEANS = {NVFLARE: Job("nvflare_mean", PEERS), FLOWER: Job("flower_mean", PEERS)}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +17,7 @@ from aggregation.engine.measure import default_centre, measure
 from aggregation.engine.output import FileSink
 from aggregation.formats import Spool, open_weights
 from aggregation.formats.safetensors_header import encode_header
+from aggregation.optimizers import create_optimizer
 from aggregation.pre_aggregation import build_rule
 from aggregation.sources import FileSource
 from benchmarks import floors
@@ -84,6 +87,42 @@ def aggregate(
     return {"seconds": perf_counter() - start}
 
 
+def optimize(
+    paths: Sequence[str],
+    rule: str,
+    arguments: Mapping[str, Any],
+    parent: str,
+    out: str,
+    memory_mb: int = 64,
+) -> Answer:
+    """Run the engine with a server optimizer that continues from a state, to two synced results."""
+    resources = Resources(memory_bytes=memory_mb << 20)
+    states = f"{out}.before", f"{out}.after"
+
+    def round_from(state: str | None, state_out: str) -> float:
+        start = perf_counter()
+        with Spool() as spool:
+            work = replace(
+                _work(paths, rule, arguments, parent, spool),
+                optimizer=create_optimizer("fedadam"),
+                optimizer_state=open_weights(
+                    FileSource(state), "safetensors", spool=spool, trusted=True
+                )
+                if state
+                else None,
+            )
+            sinks = FileSink(out), FileSink(state_out)
+            combine(work, sinks[0], state_sink=sinks[1], format="safetensors", resources=resources)
+        return perf_counter() - start
+
+    try:
+        round_from(None, states[0])
+        return {"seconds": round_from(*states)}
+    finally:
+        for state in states:
+            Path(state).unlink(missing_ok=True)
+
+
 def products(
     paths: Sequence[str], rule: str, arguments: Mapping[str, Any], parent: str, memory_mb: int = 64
 ) -> Answer:
@@ -108,6 +147,7 @@ TASKS: tuple[Callable[..., Answer], ...] = (
     make,
     imports,
     aggregate,
+    optimize,
     products,
     machine,
     floors.read,
