@@ -78,6 +78,19 @@ def test_arguments_of_an_unchanged_rule_are_merged(run_command: RunCommand) -> N
         changed(run_command, model, "--rule", "krum")
 
 
+def test_the_server_optimizer_is_changed(run_command: RunCommand) -> None:
+    """Arguments of an unchanged optimizer are merged; a wrong one is refused by the option's name."""
+    model = make_model(1)
+    after = changed(run_command, model, "--optimizer", "fedadam", "--optimizer-arg", "eta=0.03")
+    assert (after.server_optimizer, after.server_optimizer_args) == ("fedadam", {"eta": 0.03})
+    after = changed(run_command, model, "--optimizer-arg", "tau=0.01")
+    assert after.server_optimizer_args == {"eta": 0.03, "tau": 0.01}
+    with pytest.raises(CommandError, match="--optimizer: fedadam: eta must be"):
+        run_command("set_model", model.name, "--optimizer-arg", "eta=-1")
+    after = changed(run_command, model, "--optimizer", "none")
+    assert (after.server_optimizer, after.server_optimizer_args) == ("none", {})
+
+
 def test_steps_before_the_rule_are_replaced_and_removed(run_command: RunCommand) -> None:
     """`--pre-aggregation` gives all steps in their order; `none` removes them."""
     model = make_model(1, aggregator="coordinate_median")
