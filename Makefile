@@ -50,7 +50,7 @@ shell: $(VENV)/.run ## Start the embedded cloud in mine/, and a shell that is co
 	@$(BIN)/python -m local.shell mine
 
 ##@ Test it
-.PHONY: test test-fast test-all coverage test-examples browser fuzz
+.PHONY: test test-fast test-all test-exhaustive coverage test-examples browser fuzz
 
 # `make test-examples` runs the examples, all of them.
 SUITE = --ignore tests/examples $(SLOWEST) tests
@@ -74,10 +74,10 @@ FAST := tests/aggregation tests/connectors/intake tests/connectors/rounds tests/
 test-fast: $(VENV)/.dev ## Run the tests of the inner loop, without PostgreSQL, in under 40 s.
 	$(PYTEST) -q --hypothesis-profile quick -k "not postgres" --ignore tests/aggregation/engine/test_memory.py --ignore tests/aggregation/round/test_distributed.py $(FAST)
 
-test-all: $(VENV)/.dev browser ## Run every test, the exhaustive matrices too.
-	@mkdir -p .pytest_cache && rm -f $(AWS_CALLS)
-	$(PYTEST) $(SUITE)
-	$(BIN)/python -m pytest -q $(POLICY)
+test-exhaustive: $(VENV)/.dev browser ## Run what make test leaves out of the exhaustive matrices.
+	$(PYTEST) -m exhaustive $(SUITE)
+
+test-all: test test-exhaustive ## Run every test, the exhaustive matrices too.
 
 # The tests whose code runs in their own process; the others add little, and their processes end in ways
 # that lose what was measured.
