@@ -40,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.command or [os.environ.get("SHELL", "/bin/sh")]
     try:
         with embedded_function(new_folder(options.folder)) as environment:
-            bucket, url = environment["BUCKET"], environment["FEDERATION_URL"]
-            print(f"The bucket is {bucket}, and the API for clients is at {url}.")
-            print("Leave this shell with exit.", flush=True)
+            print(f"The bucket is {environment['BUCKET']}. Leave this shell with exit.", flush=True)
             return run(command, environment)
     except LocalError as error:
         print(error, file=sys.stderr)
@@ -71,7 +69,7 @@ def embedded_function(folder: Path) -> Iterator[dict[str, str]]:
     Yields
     ------
     dict
-        The environment in which commands and clients find the cloud.
+        The environment in which commands and clients find the cloud; ``FEDERATION_URL`` is the API.
     """
     logging.basicConfig(filename=folder / "cloud.log", level=logging.WARNING, force=True)
     with embedded_cloud() as cloud:

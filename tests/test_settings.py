@@ -161,7 +161,7 @@ def test_every_thread_has_a_connection_to_s3(settings_with: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "budget"), [("128", 51), ("512", 204), ("10240", 4096), ("64", 32)]
+    ("memory", "budget"), [("128", 64), ("512", 256), ("10240", 5120), ("60", 32)]
 )
 def test_the_budget_follows_the_functions_memory(
     settings_with: Any, memory: str, budget: int

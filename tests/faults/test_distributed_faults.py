@@ -148,9 +148,12 @@ def test_a_task_that_runs_twice_at_the_same_time_is_harmless(
         patched.setattr(S3Sink, "write_part", store_together)
         twice = [start(work, combine(execution, 0)) for _ in range(2)]
         assert [each.result() for each in twice] == [twice[0].result()] * 2
-    assert list(uploads.values()) == [2]
+    (stored,) = uploads.values()
+    assert (
+        stored >= 2
+    )  # moto answers 500 to one of two that it stores at once, which is sent again.
     shared.run()
-    assert sum(uploads.values()) == PARTS + 1
+    assert sum(uploads.values()) == PARTS - 1 + stored
     assert_published_once(model, expected)
 
 
