@@ -1,7 +1,8 @@
-"""The server optimizers, compared with torch.optim where the definitions can be made equal.
+"""The server optimizers, compared with torch.optim and optax where the definitions can be made equal.
 
-torch.optim has no Yogi. Its Adam is made equal to Algorithm 2 of Reddi et al. by a second moment that
-starts at tau squared, and by a learning rate and an epsilon for each step that cancel the bias correction.
+torch.optim has no Yogi; optax's Adagrad has its epsilon below the root. Adam and Yogi are made equal to
+Algorithm 2 of Reddi et al. by a second moment that starts at tau squared, and by a learning rate and an
+epsilon for each step that cancel the bias correction.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,14 @@ ARGUMENTS: dict[str, dict[str, float]] = {
     "fedavgm": {"eta": 0.3, "beta": 0.8},
     "fedadagrad": {"eta": 0.3, "tau": 0.01},
     "fedadam": {"eta": 0.3, "beta1": 0.7, "beta2": 0.95, "tau": 0.01},
+    "fedyogi": {"eta": 0.3, "beta1": 0.7, "beta2": 0.95, "tau": 0.01},
 }
+
+#: The optimizers that each library has.
+COMPARED = [
+    *(("torch", name) for name in ("sgd", "fedavgm", "fedadagrad", "fedadam")),
+    *(("optax", name) for name in ("sgd", "fedavgm", "fedadam", "fedyogi")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +41,11 @@ def rounds() -> dict[str, Any]:
     return {"parent": parent, "results": results}
 
 
-@pytest.fixture(scope="module")
-def theirs(rounds: dict[str, Any]) -> dict[str, Any]:
-    """Return the aggregates that torch.optim makes, by optimizer."""
-    command = [PYTHON, "-m", "tests.examples.torch_optimizers"]
-    done = subprocess.run(
-        command, input=json.dumps(rounds), capture_output=True, text=True, cwd=ROOT
-    )
+@cache
+def _theirs(library: str, rounds: str) -> dict[str, Any]:
+    """Return the aggregates that a library makes, by optimizer."""
+    command = [PYTHON, "-m", f"tests.examples.{library}_optimizers"]
+    done = subprocess.run(command, input=rounds, capture_output=True, text=True, cwd=ROOT)
     if "ModuleNotFoundError" in done.stderr and "EXAMPLES_PYTHON" not in os.environ:
         pytest.skip(done.stderr.splitlines()[-1])
     assert not done.returncode, done.stderr
@@ -46,11 +53,12 @@ def theirs(rounds: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("optimizer", ARGUMENTS)
-def test_an_optimizer_agrees_with_torch(
-    optimizer: str, rounds: dict[str, Any], theirs: dict[str, Any]
+@pytest.mark.parametrize(("library", "optimizer"), COMPARED)
+def test_an_optimizer_agrees_with_a_library(
+    library: str, optimizer: str, rounds: dict[str, Any]
 ) -> None:
     """Six rounds give the same aggregates to the last digits of float64."""
+    theirs = _theirs(library, json.dumps(rounds))
     parent: Any = {"w": np.array(rounds["parent"])}
     state: Any = None
     for result, expected in zip(rounds["results"], theirs[optimizer], strict=True):
