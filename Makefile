@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DOCS := .venv-docs
 EXAMPLES := .venv-examples
+ORACLES := .venv-oracles
 SCANNER := .venv-scan
 LOCKER := .venv-lock
 
@@ -89,7 +90,8 @@ coverage: $(VENV)/.dev ## Report the coverage of branches; it must not fall belo
 	$(BIN)/python -m coverage report
 
 test-examples: export EXAMPLES_PYTHON := $(CURDIR)/$(EXAMPLES)/bin/python
-test-examples: $(VENV)/.dev $(EXAMPLES)/.installed ## Run the example clients of every framework.
+test-examples: export ORACLES_PYTHON := $(CURDIR)/$(ORACLES)/bin/python
+test-examples: $(VENV)/.dev $(EXAMPLES)/.installed $(ORACLES)/.installed ## Run the example clients of every framework.
 	$(BIN)/python -m pytest -q tests/examples
 
 browser: $(VENV)/.dev ## Install a Chromium for the tests of the admin, unless one is found.
@@ -134,7 +136,7 @@ reference: $(VENV)/.dev ## Write the pages of docs/ that are generated from the 
 	$(BIN)/python -m local.reference
 
 clean: ## Remove what was installed and built.
-	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(ORACLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 ##@ Measure it
 .PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-cold bench-scale bench-tls
@@ -192,6 +194,10 @@ $(DOCS)/.installed: requirements/docs.txt
 
 $(EXAMPLES)/.installed: requirements/examples.txt requirements/torch.txt client/pyproject.toml
 	@$(INSTALL) $(EXAMPLES) requirements/examples.txt requirements/torch.txt --editable client
+	@touch $@
+
+$(ORACLES)/.installed: requirements/oracles.txt requirements/torch.txt
+	@$(INSTALL) $(ORACLES) requirements/oracles.txt requirements/torch.txt
 	@touch $@
 
 $(SCANNER)/.installed: requirements/scan.txt

@@ -53,6 +53,7 @@ LOCKS = (
     Lock(path="requirements/run.txt", groups=("run",), deployed=True, within=DEVELOPMENT),
     Lock(path="requirements/docs.txt", groups=("docs",)),
     Lock(path="requirements/examples.txt", groups=("examples",)),
+    Lock(path="requirements/oracles.txt", groups=("oracles",)),
     Lock(path="requirements/scan.txt", groups=("scan",)),
     Lock(path="requirements/lock.txt", groups=("lock",)),
     Lock(path="requirements/bench-peers.txt", groups=("bench-peers",)),

@@ -1,6 +1,6 @@
 """The robust rules and steps, compared with the ByzFL library.
 
-ByzFL needs torch, so that it runs in the interpreter that EXAMPLES_PYTHON names. Its Krum sums the squared
+ByzFL needs torch, so that it runs in the interpreter that ORACLES_PYTHON names. Its Krum sums the squared
 distances to the n - f - 1 closest neighbours; Blanchard et al. and this project take n - f - 2. The vectors
 are such that both choose the same updates.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import aggregation
 from aggregation.pre_aggregation import PreAggregatedRule, build_rule
 from aggregation.rules import Statistics
 from tests.examples.byzfl_rules import F
-from tests.examples.test_examples import PYTHON, ROOT
+from tests.examples.test_examples import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,12 @@ def vectors() -> Any:
 @pytest.fixture(scope="module")
 def theirs(vectors: Any) -> dict[str, Any]:
     """What ByzFL makes of them."""
-    command = [PYTHON, "-m", "tests.examples.byzfl_rules"]
+    python = os.environ.get("ORACLES_PYTHON", sys.executable)
+    command = [python, "-m", "tests.examples.byzfl_rules"]
     done = subprocess.run(
         command, input=json.dumps(vectors.tolist()), capture_output=True, text=True, cwd=ROOT
     )
-    if "ModuleNotFoundError" in done.stderr and "EXAMPLES_PYTHON" not in os.environ:
+    if "ModuleNotFoundError" in done.stderr and "ORACLES_PYTHON" not in os.environ:
         pytest.skip(done.stderr.splitlines()[-1])
     assert not done.returncode, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
