@@ -69,11 +69,8 @@ def work(event: Any, context: LambdaContext) -> dict[str, Any]:
 @trace
 def api(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Answer a request of a client: the handler of the API's function."""
-    # The aggregating function, which has this file too, need not import what it never calls.
-    from connectors.api.app import create_app
-
     close_old_connections()
-    return create_app(application.api_services).resolve(event, context)
+    return application.api().resolve(event, context)
 
 
 def migrate(event: Any, context: LambdaContext) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from connectors.usecases.sweep import GarbageSchedule
 from connectors.workflow.aggregator import DjangoAggConnector
 
 if TYPE_CHECKING:
+    from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
     from connectors.api.app import Services
@@ -189,6 +190,14 @@ def _aws_client(service: str, connect_timeout: float, read_timeout: float, attem
 def prepare() -> None:
     """Construct what every environment needs; nothing is connected to yet."""
     _ = update_intake(), score_intake(), round_queue(), event_publisher()
+
+
+@cache
+def api() -> APIGatewayHttpResolver:
+    """Return the routes of the API for clients."""
+    from connectors.api.app import create_app
+
+    return create_app(api_services)
 
 
 @cache

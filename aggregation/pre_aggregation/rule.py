@@ -180,7 +180,7 @@ def _check_fits(rule: Rule, steps: Sequence[PreAggregation]) -> None:
     grouping = [step.name for step in steps if step.groups]
     if rule.needs_directions and grouping:
         raise RuleError(
-            f"{rule.name} remembers clients, and {grouping[0]} groups them anew each round"
+            f"{rule.name} remembers clients, and {grouping[0]} groups them differently in each round"
         )
     equal = [step.name for step in steps if step.equal_norms]
     if isinstance(rule, NormFilteredMean) and equal:

@@ -22,7 +22,7 @@ class HistoryFilter(LinearRule):
     left out: those with the lowest sum of cosines, if it is negative. The sum is over the client's
     earlier updates (`Statistics.directions`), and this one, whose cosine is taken with the mean of
     the other updates that `spectral_filter` would keep. Late in training honest updates hardly
-    agree, and a hostile one cannot be told from an unusual one within a round; over many rounds it
+    agree, and a hostile one cannot be distinguished from an unusual one within a round; over many rounds it
     can. That history is necessary is the argument of Karimireddy, He, Jaggi, *Learning from History
     for Byzantine Robust Optimization*, ICML 2021, section 3; summing cosines is after Muñoz-
     González et al., *Byzantine-Robust Federated Machine Learning through Adaptive Model Averaging*,

@@ -148,7 +148,7 @@ def _add_model_routes(app: APIGatewayHttpResolver, services: Callable[[], Servic
     def post_scores(model_id: str) -> Response[str]:
         caller, number = _member(app, services(), model_id)
         body = _body(app, schemas.SCORES)
-        score = json.dumps({"num_examples": body["num_examples"], **body["results"]}).encode()
+        score = json.dumps({**body["results"], "num_examples": body["num_examples"]}).encode()
         if len(score) > MAX_SCORE_BYTES:
             raise invalid(
                 f"the score has {len(score)} bytes, at most {MAX_SCORE_BYTES} are accepted"

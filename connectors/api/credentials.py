@@ -7,19 +7,16 @@ bucket, ``clients/<client>.json``, which follows the client's row (`connectors.p
 from __future__ import annotations
 
 import hmac
-import json
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from aggregation.errors import ObjectMissing
-from aggregation.sources import read
 from connectors.api.problems import Problem
 from connectors.publication.credentials import sha256
 from connectors.storage.keys import credentials_key
-from connectors.storage.port import Objects
+from connectors.storage.port import Objects, read_json
 
 #: Seconds for which an environment trusts what it has read: a revoked client is out after them.
 CACHE_SECONDS = 30
@@ -110,13 +107,7 @@ def _unauthorized(detail: str) -> Problem:
 
 
 def _read_credentials(objects: Objects, client_id: uuid.UUID) -> Caller | None:
-    key = credentials_key(client_id)
-    try:
-        stored = objects.stat(key)
-        source = objects.source(key, size=stored.size, etag=stored.etag)
-        document = json.loads(read(source, 0, stored.size))
-    except ObjectMissing:
-        return None
-    if not document["secret_hash"]:
+    document = read_json(objects, credentials_key(client_id))
+    if not document or not document["secret_hash"]:
         return None
     return Caller(client_id, document["secret_hash"], frozenset(document["models"]))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from aggregation.errors import ObjectMissing
-from aggregation.sources import read
 from connectors.api.credentials import Caller
 from connectors.api.problems import not_found
 from connectors.storage.keys import UPDATES, pointer_key, status_key
-from connectors.storage.port import Objects
+from connectors.storage.port import Objects, read_json
 from connectors.storage.presigning import Signer
 
 #: Seconds for which the link to an aggregate is valid.
@@ -36,8 +33,8 @@ class Documents:
         ``latest`` is None if the model has no weights yet; ``status`` says what became of the client's
         updates and how many are ready, and is None before its first update.
         """
-        latest = self._read(pointer_key(model_id))
-        status = self._read(status_key(model_id, caller.client_id))
+        latest = read_json(self._objects, pointer_key(model_id))
+        status = read_json(self._objects, status_key(model_id, caller.client_id))
         if latest:
             latest["url"] = self._signer.link(latest["key"], seconds=LINK_SECONDS)
         return {"model": model_id, "latest": latest, "status": status}
@@ -53,19 +50,10 @@ class Documents:
             Whether its object is complete.
         """
         key = f"{UPDATES}{model_id}/{caller.client_id}/{name}"
-        status = self._read(status_key(model_id, caller.client_id))
+        status = read_json(self._objects, status_key(model_id, caller.client_id))
         for update in status["updates"] if status else ():
             if update["key"] == key:
                 return {**update, "update": name}
         if not uploaded:
             raise not_found(f"there is no update {name!r} of this client")
         return {"update": name, "key": key, "state": "uploaded", "reason": "", "aggregate": None}
-
-    def _read(self, key: str) -> dict[str, Any] | None:
-        try:
-            stored = self._objects.stat(key)
-            source = self._objects.source(key, size=stored.size, etag=stored.etag)
-            document: dict[str, Any] = json.loads(read(source, 0, stored.size))
-        except ObjectMissing:
-            return None
-        return document

@@ -185,7 +185,7 @@ class Uploads:
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too-many-open-uploads",
                 f"{len(opened)} uploads are unfinished, at most {settings.API_OPEN_UPLOADS} may be: "
-                "complete one, or wait a day until the unfinished ones are removed",
+                "complete one, or wait: those that stay unfinished are removed after a week",
                 retry_after=3600,
             )
         names = (key.rpartition("/")[2] for key in opened)

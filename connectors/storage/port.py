@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,11 +10,11 @@ from typing import IO, Any, Protocol
 
 from aggregation.engine import ranges
 from aggregation.engine.parts import data_of, new_part
-from aggregation.errors import InvalidWeights, UpdateRejected
+from aggregation.errors import InvalidWeights, ObjectMissing, UpdateRejected
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout
 from aggregation.round import ResultSink
-from aggregation.sources import ByteSource
+from aggregation.sources import ByteSource, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,17 @@ class Objects(Protocol):
 
     def remove(self, orphan: Orphan) -> None:
         """Delete an object or end an unfinished upload; do nothing if it is already gone."""
+
+
+def read_json(objects: Objects, key: str) -> dict[str, Any] | None:
+    """Return a small JSON object; None if there is none under this key."""
+    try:
+        stored = objects.stat(key)
+        source = objects.source(key, size=stored.size, etag=stored.etag)
+        document: dict[str, Any] = json.loads(read(source, 0, stored.size))
+    except ObjectMissing:
+        return None
+    return document
 
 
 def known_version(version_id: str) -> str:

@@ -100,6 +100,19 @@ def test_a_token_enrolls_one_client() -> None:
     assert not Client.objects.get().paused
 
 
+def test_a_paused_client_cannot_resume_itself() -> None:
+    """Repeating the enrollment changes neither the pause nor the name that an operator has set."""
+    model = make_model(0)
+    (invitation,) = invite(model, 1, timedelta(days=1))
+    body = {"token": invitation.token, "name": "north", "secret_hash": digest("mine")}
+    assert call("POST", "/v1/enroll", body).status == 200
+    Client.objects.update(paused=True, name="renamed")
+    answer = call("POST", "/v1/enroll", {**body, "name": "again"})
+    assert (answer.status, problem(answer)) == (403, "paused")
+    client = Client.objects.get()
+    assert (client.paused, client.name) == (True, "renamed")
+
+
 def test_tokens_expire_and_are_not_stored() -> None:
     """An expired token is refused, and no row contains a token or a secret."""
     model = make_model(0)
@@ -461,3 +474,12 @@ def test_while_the_database_wakes_the_answer_is_503(monkeypatch: pytest.MonkeyPa
     assert (answer.status, problem(answer)) == (503, "temporarily-unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     assert call("POST", "/v1/enroll", body).status == 200
+
+
+def test_results_cannot_replace_the_number_of_examples() -> None:
+    """The number of examples that was validated is the one that is stored."""
+    model = make_model(0)
+    known = enrolled(model)
+    body = {"aggregate": 7, "num_examples": 5, "results": {"num_examples": -1.5}}
+    answer = known.call("POST", f"/v1/models/{model.pk}/scores", body)
+    assert json.loads(get(answer.body["key"])) == {"num_examples": 5}

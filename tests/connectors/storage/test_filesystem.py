@@ -217,7 +217,7 @@ def test_orphans_are_files_and_unfinished_files(root: Path, objects: FileObjects
 
 
 def test_a_result_of_several_processes_is_completed_once(root: Path, objects: FileObjects) -> None:
-    """Each process writes parts; whoever comes after the file was completed changes nothing."""
+    """Each process writes parts; a process that comes after the file was completed changes nothing."""
     state = {**objects.sink(KEY, None).begin(), "parts": 2}
     for number, data in ((2, b"2"), (1, b"1")):
         objects.sink(KEY, {**state, "parts": 0}).write_part(number, data)
