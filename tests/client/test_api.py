@@ -149,6 +149,23 @@ def test_a_rejection_is_raised_with_its_reason(url: str) -> None:
         member.wait(poll=0.2, timeout=30)
 
 
+def test_a_rejected_update_can_be_sent_again(url: str) -> None:
+    """After the cause is removed, the same content is a new update, and counts once."""
+    model, (token,) = model_of(1)
+    member = Federation.enroll(url, token)
+    member.fetch()
+    Client.objects.update(paused=True)
+    first = member.submit(weights(1.0), num_examples=1)
+    with pytest.raises(UpdateRejected):
+        member.wait(poll=0.2, timeout=30)
+    Client.objects.update(paused=False)
+    again = member.submit(weights(1.0), num_examples=1)
+    assert again != first
+    assert member.wait(poll=0.2, timeout=30).number == 1
+    assert member.submit(weights(1.0), num_examples=1) == again
+    assert model.aggregates.count() == 1
+
+
 def test_compressed_updates_are_sent_by_the_api(url: str) -> None:
     """A client of a model of differences sends its update in a quarter of the bytes."""
     model, (token,) = model_of(1, update_kind="differences")

@@ -225,11 +225,32 @@ class _Upload:
         }
 
     def send(self) -> str:
-        """Send what has not arrived, complete the update, and return its key."""
-        described = json.dumps(self._description, sort_keys=True).encode()
-        key = {"Idempotency-Key": hashlib.sha256(described).hexdigest()}
+        """Send what has not arrived, complete the update, and return its key.
+
+        The same content has the same idempotency key, unless it was sent before and did not count.
+        """
+        described = json.dumps(self._description, sort_keys=True)
+        for again in range(limits.ATTEMPTS):
+            digest = hashlib.sha256(f"{described}{again or ''}".encode()).hexdigest()
+            state = self._begin(digest)
+            if not state["complete"] or not self._is_lost(state["update"]):
+                return self._finish(state, digest)
+        raise UploadRefused(
+            f"the same update was rejected or superseded {limits.ATTEMPTS} times: "
+            "federated-client status shows the reasons"
+        )
+
+    def _begin(self, digest: str) -> dict[str, Any]:
+        key = {"Idempotency-Key": digest}
+        return self._api.call("POST", self._path, self._description, key)
+
+    def _is_lost(self, update: str) -> bool:
+        """Return whether an update that arrived earlier is in no aggregate and will be in none."""
+        state = self._api.call("GET", f"{self._path}/{update}")["state"]
+        return state in ("rejected", "superseded")
+
+    def _finish(self, state: dict[str, Any], digest: str) -> str:
         for _ in range(limits.ATTEMPTS * self._count):
-            state = self._api.call("POST", self._path, self._description, key)
             arrived = set(state["arrived"])
             self._report(arrived)
             for part in state["parts"]:
@@ -239,6 +260,7 @@ class _Upload:
             if len(arrived) == self._count:
                 done = self._api.call("POST", f"{self._path}/{state['update']}/complete")
                 return str(done["key"])
+            state = self._begin(digest)
         raise StorageUnreachable(f"the update did not arrive in {limits.ATTEMPTS} attempts")
 
     def _send_part(self, part: Mapping[str, Any], arrived: set[int]) -> None:
