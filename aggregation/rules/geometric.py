@@ -8,6 +8,7 @@ import numpy as np
 
 from aggregation.arguments import number, whole_number
 from aggregation.rules.base import Float64s, LinearRule, Selection, Statistics, register
+from aggregation.rules.sums import inner_product
 
 #: The iteration stops when the iterate moves by less than this share of the updates' median distance
 #: from the centre. The weights are no measure of it: 1e-12 of the weight of an update of 1e38 is 1e26.
@@ -67,7 +68,7 @@ class GeometricMedian(LinearRule):
             closeness = 1.0 / np.maximum(self.smoothing, distances_from_mixture(gram, weights))
             next_weights = closeness / closeness.sum()
             # By the triangle inequality, the iterate does not move by more.
-            movement = float(np.abs(next_weights - weights) @ norms)
+            movement = float(inner_product(np.abs(next_weights - weights), norms))
             weights = next_weights
             if movement <= negligible:
                 break
@@ -89,6 +90,7 @@ def distances_from_mixture(gram: Float64s, weights: Float64s) -> Float64s:
     -------
     (n,) float64
     """
-    with_mixture = gram @ weights
-    squares = np.diagonal(gram) - 2.0 * with_mixture + weights @ with_mixture
+    with_mixture = inner_product(gram, weights)
+    of_mixture = inner_product(with_mixture, weights)
+    squares = np.diagonal(gram) - 2.0 * with_mixture + of_mixture
     return np.asarray(np.sqrt(squares.clip(min=0.0)), np.float64)

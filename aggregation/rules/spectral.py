@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from aggregation.arguments import whole_number
 from aggregation.rules.base import Float64s, LinearRule, Selection, Statistics, register
+from aggregation.rules.sums import inner_product
 
 #: Steps of the power iteration. What the rule withstands holds after any number of them.
 ITERATIONS = 100
@@ -86,7 +87,7 @@ def top_projections(gram: Float64s) -> Float64s:
         length = np.abs(projections).max()
         if length == 0.0:  # All vectors are equal.
             break
-        projections = np.sum(centred * (projections / length), axis=1)
+        projections = inner_product(centred, projections / length)
     return np.asarray(np.square(projections), np.float64)
 
 

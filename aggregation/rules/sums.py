@@ -97,3 +97,21 @@ def _is_exact(rows: Numbers, coefficients: Float64s) -> bool:
         return False
     with np.errstate(over="ignore", under="ignore"):
         return bool((coefficients.astype(np.float32) == coefficients).all())
+
+
+def inner_product(left: Float64s, right: Float64s) -> Float64s:
+    """Return the inner products of vectors, or of the rows of a matrix with a vector.
+
+    numpy rounds each product and adds them in the same order on every processor. BLAS (``left @ right``)
+    does not, and unlike the products of updates these are not rounded to fewer bits afterwards.
+
+    Parameters
+    ----------
+    left : (..., n) float64
+    right : (n,) float64
+
+    Returns
+    -------
+    (...,) float64
+    """
+    return np.asarray(np.sum(left * right, axis=-1), np.float64)

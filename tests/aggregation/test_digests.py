@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +99,26 @@ def digest(folder: Path, rule: str, format: str) -> str:
 def test_results_keep_their_bytes(rule: str, format: str, tmp_path: Path) -> None:
     """The same updates give the same bytes as when their digest was pinned."""
     assert digest(tmp_path, rule, format) == PINNED[f"{rule}.{format}"]
+
+
+#: Kernels of BLAS that every processor of a kind can run, and that add in another order than its own.
+KERNELS = {"x86_64": "Prescott", "AMD64": "Prescott", "aarch64": "ARMV8", "arm64": "ARMV8"}
+
+
+@pytest.mark.parametrize("kernel", ["", KERNELS[platform.machine()]], ids=["own", "generic"])
+def test_results_do_not_depend_on_the_kernels_of_blas(kernel: str) -> None:
+    """Another process gives the pinned bytes with its processor's own kernels, and with generic ones."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+    if kernel:
+        environment["OPENBLAS_CORETYPE"] = kernel
+    selected = f"{__file__}::test_results_keep_their_bytes"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", selected],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"{len(RULES) * len(FORMATS)} passed" in done.stdout
