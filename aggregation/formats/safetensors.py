@@ -16,11 +16,9 @@ from ..sources import ByteSource, read
 from ..weights import TensorIndex, Weights, shared_index
 from .encoder import ValuesEncoder
 from .int8 import INT8
-from .int8_reader import open_int8
 from .limits import LIBRARY_HEADER_BYTES, TRUSTED, Limits
 from .safetensors_header import METADATA, encode_header, parse_metadata, parse_tensors
 from .topk import TOPK
-from .topk_reader import open_topk
 
 #: The parsed contents of recent headers up to this size, and of one larger header, are kept.
 SMALL_HEADER_BYTES = 128 << 10
@@ -70,8 +68,14 @@ def open_safetensors(
         return weights
     if not compressed:
         raise UpdateRejected(only_differences(compression))
-    opener = open_int8 if compression == INT8 else open_topk
-    return opener(weights, expected_layout)
+    # Most models have no compressed updates, and a cold start does not pay for their readers.
+    if compression == INT8:
+        from .int8_reader import open_int8
+
+        return open_int8(weights, expected_layout)
+    from .topk_reader import open_topk
+
+    return open_topk(weights, expected_layout)
 
 
 def only_differences(compression: str) -> str:

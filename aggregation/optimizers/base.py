@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from aggregation.arguments import instantiate
 from aggregation.errors import RuleError
+from aggregation.registry import import_modules
 
 Float64s = NDArray[np.float64]
 
@@ -75,6 +76,7 @@ def register(optimizer: O) -> O:
 
 def known_optimizers() -> dict[str, type[Optimizer]]:
     """Return the optimizers by name: first none, then in alphabetical order."""
+    import_modules("aggregation.optimizers")
     return dict(sorted(_REGISTRY.items(), key=lambda item: (item[1].takes_steps, item[0])))
 
 
@@ -86,7 +88,7 @@ def create_optimizer(name: str, arguments: Mapping[str, Any] | None = None) -> O
     RuleError
         If the name or an argument is unknown, or out of range. The message says what is expected.
     """
-    optimizer = _REGISTRY.get(name)
+    optimizer = _REGISTRY.get(name) or known_optimizers().get(name)
     if optimizer is None:
         known = ", ".join(known_optimizers())
         raise RuleError(f"unknown server optimizer {name!r}; known are {known}")

@@ -1,10 +1,7 @@
 """Steps before the rule: they mix or shorten the updates, so that a robust rule withstands more attacks.
 
-Importing this package imports every module in it, so that a new step is one new file.
+A new step is one new file: its module is imported when it is looked up (`aggregation.registry`).
 """
-
-from importlib import import_module
-from pkgutil import iter_modules
 
 from aggregation.pre_aggregation.base import (
     PreAggregation,
@@ -20,9 +17,6 @@ from aggregation.pre_aggregation.rule import (
     rule_from_json,
     rule_to_json,
 )
-
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "PreAggregatedRule",

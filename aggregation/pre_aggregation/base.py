@@ -13,6 +13,7 @@ import numpy as np
 
 from aggregation.arguments import instantiate
 from aggregation.errors import RuleError
+from aggregation.registry import import_modules
 from aggregation.rules.base import Float64s, Statistics
 from aggregation.rules.selection import Mixture
 
@@ -104,6 +105,7 @@ def register_step(step: P) -> P:
 
 def known_pre_aggregations() -> dict[str, type[PreAggregation]]:
     """Return the steps by name, sorted."""
+    import_modules("aggregation.pre_aggregation")
     return dict(sorted(_REGISTRY.items()))
 
 
@@ -119,7 +121,7 @@ def create_pre_aggregation(text: object) -> PreAggregation:
     if found is None:
         raise RuleError(f"a step before the rule is written as nnm(f=2); got {text!r}")
     name, arguments = found.groups()
-    step = _REGISTRY.get(name)
+    step = _REGISTRY.get(name) or known_pre_aggregations().get(name)
     if step is None:
         known = ", ".join(known_pre_aggregations())
         raise RuleError(f"unknown step before the rule {name!r}; known are {known}")

@@ -3,9 +3,7 @@
 Importing this package imports every module in it, so that a new rule is one new file.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
-
+from aggregation.registry import import_modules
 from aggregation.rules.base import (
     LinearRule,
     Rule,
@@ -16,8 +14,7 @@ from aggregation.rules.base import (
     register,
 )
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+import_modules(__name__)
 
 __all__ = [
     "LinearRule",

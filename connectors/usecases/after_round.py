@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from django.conf import settings
 
-from connectors.publication.credentials import write_credentials
 from connectors.publication.event_publisher import EventPublisher
 from connectors.publication.pointer import write_pointer
 from connectors.publication.status import write_statuses
@@ -37,6 +36,9 @@ def update_statuses(objects: Objects, model_id: int, observer: Observer) -> None
 
 def update_credentials(objects: Objects, observer: Observer) -> None:
     """Write the documents by which the API authenticates clients, where they are out of date."""
+    # The aggregating function needs it in sweeps only.
+    from connectors.publication.credentials import write_credentials
+
     try:
         write_credentials(objects)
     except Exception as error:
