@@ -222,10 +222,16 @@ def test_a_worker_ends_if_its_parent_is_killed() -> None:
     ) as parent:
         assert parent.stdout
         command = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
-        assert command.read_bytes()
+        # The kernel shows an empty command until exec has set the process up.
+        assert wait_until(lambda: bool(command.read_bytes()))
         parent.kill()
-    deadline = time.monotonic() + 60
-    while command.exists() and command.read_bytes() and time.monotonic() < deadline:
-        time.sleep(0.05)
     # A process that has ended has no command, whether or not anybody has waited for it.
-    assert not command.exists() or not command.read_bytes()
+    assert wait_until(lambda: not command.exists() or not command.read_bytes())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    """Return whether the condition became true within the time."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return met
