@@ -58,6 +58,7 @@ LOCKS = (
     Lock(path="requirements/lock.txt", groups=("lock",)),
     Lock(path="requirements/bench-peers.txt", groups=("bench-peers",)),
     Lock(path="requirements/bench-s3.txt", groups=("bench-s3",)),
+    Lock(path="requirements/bench-simulation.txt", groups=("bench-simulation",)),
 )
 
 #: Packages whose files depend on the hardware: installed by version (requirements/torch.txt), not by hash.
