@@ -162,7 +162,7 @@ class Migration(migrations.Migration):
                 ('created_on', models.DateTimeField(auto_now_add=True)),
                 ('applied_aggregate', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates_applied', to='models_app.modelaggregate')),
                 ('base_aggregate', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates_based_on', to='models_app.modelaggregate')),
-                ('client', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='model_updates', to='models_app.client')),
+                ('client', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='model_updates', to='models_app.client')),
                 ('federated_model', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='model_updates', to='models_app.federatedmodel')),
                 ('round', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='updates', to='models_app.aggregationround')),
             ],
@@ -210,6 +210,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='modelupdate',
             index=models.Index(fields=['federated_model', 'status', 'id'], name='updates_by_status'),
+        ),
+        migrations.AddIndex(
+            model_name='modelupdate',
+            index=models.Index(fields=['client', 'federated_model', 'uploaded_on'], name='updates_by_client'),
         ),
         migrations.AddIndex(
             model_name='modelupdate',

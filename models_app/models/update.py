@@ -41,7 +41,12 @@ class ModelUpdate(models.Model):
     #: Statuses from which a round may take an update.
     READY = (Status.PENDING, Status.FAILED)
 
-    client = models.ForeignKey(Client, on_delete=models.PROTECT, related_name="model_updates")
+    client = models.ForeignKey(
+        Client,
+        on_delete=models.PROTECT,
+        related_name="model_updates",
+        db_index=False,  # `updates_by_client` begins with it.
+    )
     federated_model = models.ForeignKey(
         FederatedModel,
         on_delete=models.PROTECT,
@@ -127,6 +132,10 @@ class ModelUpdate(models.Model):
             models.Index(fields=["federated_model", "id"], name="updates_by_model"),
             # "The ready updates of a model", "its latest rejected updates".
             models.Index(fields=["federated_model", "status", "id"], name="updates_by_status"),
+            # "When a client of a model was last seen", "its latest rejected update".
+            models.Index(
+                fields=["client", "federated_model", "uploaded_on"], name="updates_by_client"
+            ),
             # "A client's update in a round": looked up for each update that it supersedes.
             models.Index(fields=["round", "client"], name="updates_by_round"),
             # "Updates whose status is not the one that their client's document shows."

@@ -1,0 +1,357 @@
+"""One card for each federated model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import reduce
+from itertools import pairwise
+from operator import or_
+from statistics import median
+
+from django.db.models import OuterRef, Q, Subquery, prefetch_related_objects
+from django.utils import timezone
+
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate
+from models_app.overview.readiness import (
+    Ready,
+    count_members,
+    count_ready,
+    count_silent,
+    needed_updates,
+    readiness_of,
+    requirement_in_words,
+)
+from models_app.overview.scores import Scores, scores_by_model
+
+#: Aggregates of a sparkline.
+DRAWN = 20
+
+#: A client is silent if it has sent nothing for this many of the usual intervals between aggregates,
+#: which are taken as at least an hour; without any interval, for a week.
+SILENT_INTERVALS, LEAST_INTERVAL, SILENT_WITHOUT_INTERVAL = 5, timedelta(hours=1), timedelta(days=7)
+
+
+class State(StrEnum):
+    """What a model is doing."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    FAILING = "failing"
+    READY = "ready"
+    WAITING = "waiting"
+
+
+class AlertKind(StrEnum):
+    """What is wrong with a model."""
+
+    PAUSED = "paused"
+    FAILING = "failing"
+    HELD_BACK = "held back"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """Something that an operator should look at, as a sentence."""
+
+    kind: AlertKind
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePoint:
+    """The score of an aggregate."""
+
+    aggregate: int
+    number: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSummary:
+    """A round in a few numbers.
+
+    Parameters
+    ----------
+    pk : int
+    number, attempt : int
+    state : AggregationRound.State
+    started_on : datetime
+    finished_on : datetime or None
+    seconds : float or None
+        How long it took; None while it runs.
+    used, rejected : int
+        Updates.
+    error : str
+    """
+
+    pk: int
+    number: int
+    attempt: int
+    state: AggregationRound.State
+    started_on: datetime
+    finished_on: datetime | None
+    seconds: float | None
+    used: int
+    rejected: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """The state of a model.
+
+    Parameters
+    ----------
+    pk : int
+    name, rule : str
+    state : State
+    ready, needed : int
+        Clients with an update that the next round could use, and how many it needs.
+    members : int
+        Clients that are not paused.
+    requirement : str
+        In words.
+    aggregates : int
+        The number of the latest aggregate; 0 if there is none.
+    metric : str
+        What the score is; empty if no score was reported.
+    lower_is_better : bool
+    scores : tuple of ScorePoint
+        Of the latest aggregates, the oldest first.
+    version : str
+        The current version; empty if none is published.
+    running, last_round : RoundSummary or None
+        The round that runs, and the last one that ended.
+    silent : int
+        Members that have sent nothing since ``silent_since``.
+    silent_since : datetime
+    alerts : tuple of Alert
+    epsilon : float or None
+        The privacy budget that was spent; None for a model without privacy.
+    """
+
+    pk: int
+    name: str
+    rule: str
+    state: State
+    ready: int
+    needed: int
+    members: int
+    requirement: str
+    aggregates: int
+    metric: str
+    lower_is_better: bool
+    scores: tuple[ScorePoint, ...]
+    version: str
+    running: RoundSummary | None
+    last_round: RoundSummary | None
+    silent: int
+    silent_since: datetime
+    alerts: tuple[Alert, ...]
+    epsilon: float | None = None
+
+    @property
+    def readiness(self) -> str:
+        """The updates that are ready, such as ``3 of 5 updates ready``."""
+        return f"{self.ready} of {self.needed} update{'' if self.needed == 1 else 's'} ready"
+
+    @property
+    def score(self) -> float | None:
+        """The score of the latest aggregate; None if it has none yet."""
+        latest = self.scores[-1] if self.scores else None
+        return latest.score if latest and latest.number == self.aggregates else None
+
+
+def summarize(round: AggregationRound) -> RoundSummary:
+    """Return a round in a few numbers."""
+    ended = round.finished_on
+    return RoundSummary(
+        pk=round.pk,
+        number=round.number,
+        attempt=round.attempt,
+        state=AggregationRound.State(round.state),
+        started_on=round.started_on,
+        finished_on=ended,
+        seconds=(ended - round.started_on).total_seconds() if ended else None,
+        used=round.updates_used,
+        rejected=round.updates_rejected,
+        error=round.error,
+    )
+
+
+def model_card(model: FederatedModel) -> ModelCard:
+    """Return the card of one model."""
+    (card,) = model_cards([model])
+    return card
+
+
+def model_cards(models: Sequence[FederatedModel], now: datetime | None = None) -> list[ModelCard]:
+    """Return a card for each model, in at most nine statements for all of them.
+
+    Parameters
+    ----------
+    models : sequence of FederatedModel
+        A page of them: the statements have a few parameters for each model.
+    now : datetime, optional
+    """
+    models = list(models)
+    if not models:
+        return []
+    now = now or timezone.now()
+    prefetch_related_objects(models, "current_artifact")
+    aggregates = _latest_aggregates(models)
+    numbers = {pk: own[-1].number for pk, own in aggregates.items() if own}
+    scores = scores_by_model(models, [each for own in aggregates.values() for each in own])
+    rounds = _current_rounds(models)
+    members = count_members(models)
+    ready = count_ready(models, numbers)
+    since = {model.pk: _silent_since(aggregates[model.pk], now) for model in models}
+    silent = count_silent(since)
+    return [
+        _card(
+            model,
+            aggregates[model.pk],
+            scores[model.pk],
+            rounds[model.pk],
+            members=members.get(model.pk, 0),
+            ready=ready.get(model.pk, Ready()),
+            silent=silent.get(model.pk, 0),
+            silent_since=since[model.pk],
+            now=now,
+        )
+        for model in models
+    ]
+
+
+def _card(
+    model: FederatedModel,
+    aggregates: Sequence[ModelAggregate],
+    scores: Scores,
+    rounds: Sequence[AggregationRound],
+    *,
+    members: int,
+    ready: Ready,
+    silent: int,
+    silent_since: datetime,
+    now: datetime,
+) -> ModelCard:
+    running = next((each for each in rounds if each.state == AggregationRound.State.RUNNING), None)
+    last = next((each for each in rounds if each.state != AggregationRound.State.RUNNING), None)
+    needed = needed_updates(model, readiness_of(members, ready, now))
+    return ModelCard(
+        pk=model.pk,
+        name=model.name,
+        rule=model.aggregator,
+        state=_state(model, running, ready.clients >= needed),
+        ready=ready.clients,
+        needed=needed,
+        members=members,
+        requirement=requirement_in_words(model, members),
+        aggregates=aggregates[-1].number if aggregates else 0,
+        metric=scores.metric,
+        lower_is_better=model.lower_is_better,
+        scores=tuple(
+            ScorePoint(aggregate=each.pk, number=each.number, score=scores.values[each.pk])
+            for each in aggregates
+            if each.pk in scores.values
+        ),
+        version=model.current_artifact.version if model.current_artifact else "",
+        running=summarize(running) if running else None,
+        last_round=summarize(last) if last else None,
+        silent=silent,
+        silent_since=silent_since,
+        alerts=tuple(_alerts(model, aggregates, last, silent, members, silent_since)),
+    )
+
+
+def _state(model: FederatedModel, running: AggregationRound | None, may_start: bool) -> State:
+    if running:
+        return State.RUNNING
+    if not model.allow_aggregation:
+        return State.PAUSED
+    if model.failed_rounds:
+        return State.FAILING
+    return State.READY if may_start else State.WAITING
+
+
+def _alerts(
+    model: FederatedModel,
+    aggregates: Sequence[ModelAggregate],
+    last: AggregationRound | None,
+    silent: int,
+    members: int,
+    since: datetime,
+) -> list[Alert]:
+    alerts = []
+    if not model.allow_aggregation:
+        reason = f": {model.pause_reason}" if model.pause_reason else ""
+        alerts.append(Alert(kind=AlertKind.PAUSED, text=f"Paused{reason}"))
+    if model.failed_rounds:
+        rounds = f"{model.failed_rounds} failed round{'s' if model.failed_rounds > 1 else ''}"
+        error = f": {last.error}" if last and last.error else ""
+        alerts.append(Alert(kind=AlertKind.FAILING, text=f"{rounds} in a row{error}"))
+    if len(aggregates) > 1 and (dropped := _dropped(model, *aggregates[-2:])):
+        alerts.append(Alert(kind=AlertKind.HELD_BACK, text=dropped))
+    if silent:
+        text = f"{silent} of {members} clients have sent nothing since {since:%Y-%m-%d %H:%M} UTC"
+        alerts.append(Alert(kind=AlertKind.SILENT, text=text))
+    return alerts
+
+
+def _dropped(model: FederatedModel, parent: ModelAggregate, latest: ModelAggregate) -> str:
+    """Return by how much the latest aggregate scores worse than its parent, as a sentence."""
+    if latest.parent_id != parent.pk:
+        return ""
+    latest.parent, latest.federated_model = parent, model
+    return latest.dropped()
+
+
+def _latest_aggregates(models: Sequence[FederatedModel]) -> dict[int, list[ModelAggregate]]:
+    """Return the latest `DRAWN` aggregates of each model, by their numbers, which have no gaps."""
+    ids = [model.pk for model in models]
+    newest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
+    latest = FederatedModel.objects.filter(pk__in=ids).annotate(
+        latest=Subquery(newest.values("number")[:1])
+    )
+    found: dict[int, list[ModelAggregate]] = {pk: [] for pk in ids}
+    drawn = [
+        Q(federated_model=pk, number__gt=number - DRAWN)
+        for pk, number in latest.values_list("pk", "latest")
+        if number
+    ]
+    if drawn:
+        rows = ModelAggregate.objects.filter(reduce(or_, drawn)).defer("score_state")
+        for each in rows.order_by("number"):
+            found[each.federated_model_id].append(each)
+    return found
+
+
+def _current_rounds(models: Sequence[FederatedModel]) -> dict[int, list[AggregationRound]]:
+    """Return the round of each model that runs, if one does, and the last one that ended."""
+    running = AggregationRound.State.RUNNING
+    own = AggregationRound.objects.filter(federated_model=OuterRef("pk"))
+    newest = own.exclude(state=running).order_by("-pk")
+    chosen = FederatedModel.objects.filter(pk__in=[model.pk for model in models]).annotate(
+        ended=Subquery(newest.values("pk")[:1]),
+        running=Subquery(own.filter(state=running).values("pk")[:1]),
+    )
+    pks = [pk for pair in chosen.values_list("ended", "running") for pk in pair if pk]
+    found = defaultdict(list)
+    rounds = AggregationRound.objects.filter(pk__in=pks)
+    for each in rounds.defer("checkpoint", "workers", "config_snapshot"):
+        found[each.federated_model_id].append(each)
+    return found
+
+
+def _silent_since(aggregates: Sequence[ModelAggregate], now: datetime) -> datetime:
+    """Return the time since which a client should have sent something."""
+    intervals = [(b.created_on - a.created_on).total_seconds() for a, b in pairwise(aggregates)]
+    if not intervals:
+        return now - SILENT_WITHOUT_INTERVAL
+    usual = max(timedelta(seconds=median(intervals)), LEAST_INTERVAL)
+    return now - SILENT_INTERVALS * usual
