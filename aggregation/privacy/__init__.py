@@ -1,0 +1,1 @@
+"""Central differential privacy: settings, the account, and noise. Imported by what uses it."""
