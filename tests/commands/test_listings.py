@@ -29,14 +29,17 @@ def in_json(run_command: RunCommand, *arguments: Any) -> Any:
 
 
 def test_models_are_listed_with_their_state(run_command: RunCommand, lineage: Lineage) -> None:
-    """`models` shows clients, ready updates, aggregates, and why a model is paused."""
+    """`models` shows clients, ready updates, aggregates, the last round, and why a model is paused."""
     model = lineage[0].federated_model
     ready_update(model, 1, filled(4.0), base_aggregate=lineage[-1])
     run_command("pause", model.pk, "--reason", "review")
     (row,) = in_json(run_command, "models")
-    assert (row["id"], row["clients"], row["ready"], row["aggregates"]) == (model.pk, 1, 1, 3)
-    assert row["state"] == "paused: review"
-    assert "paused: review" in run_command("models")
+    assert (row["id"], row["members"], row["ready"], row["aggregates"]) == (model.pk, 1, 1, 3)
+    assert (row["state"], row["last_round"]["used"]) == ("paused", 1)
+    assert row["last_round"]["state"] == "published"
+    assert row["alerts"] == [{"kind": "paused", "text": "Paused: review"}]
+    assert "1 of 1" in (text := run_command("models"))
+    assert "Paused: review" in text
 
 
 def test_empty_lists_are_not_errors(run_command: RunCommand) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 from connectors.management.arguments import add_limit_argument
 from connectors.management.reports import ReportCommand
-from connectors.usecases.administration.listings import list_models
+from connectors.usecases.administration.listings import list_models, model_document, model_row
 
 
 class Command(ReportCommand):
     """Lists the federated models."""
 
-    help = "List the federated models. Example: manage.py models --json"
+    help = (
+        "List the federated models as the home page of the console does: state, updates that are "
+        "ready, score, the last round and alerts. Example: manage.py models --json"
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -21,4 +24,6 @@ class Command(ReportCommand):
 
     def run(self, *args: Any, limit: int, as_json: bool, **options: Any) -> None:
         empty = "no model yet: manage.py create_model creates one"
-        self.print_rows(list_models(limit), as_json=as_json, empty=empty, limit=limit)
+        row = model_document if as_json else model_row
+        rows = [row(card) for card in list_models(limit)]
+        self.print_rows(rows, as_json=as_json, empty=empty, limit=limit)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models import OuterRef, QuerySet, Subquery
 
-from connectors.rounds.selectors import members_of
 from models_app.models import (
     AggregationRound,
     Client,
@@ -22,43 +21,59 @@ from models_app.models import (
     ModelAggregate,
     ModelUpdate,
 )
+from models_app.overview import ModelCard, RoundSummary, model_cards
 
 Row = dict[str, Any]
+
+#: Models whose cards are read together: their statements have a few parameters for each.
+MODELS = 50
 
 #: Rows that are read from the database at a time where all rows are exported.
 CHUNK = 2000
 
 
-def list_models(limit: int) -> list[Row]:
-    """Return the federated models by id, with the number of their ready updates and aggregates."""
-    latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
-    ready = (
-        ModelUpdate.objects.filter(federated_model=OuterRef("pk"), status__in=ModelUpdate.READY)
-        .order_by()
-        .values("federated_model")
-        .annotate(count=Count("pk"))
-        .values("count")
-    )
-    models: QuerySet[Any] = FederatedModel.objects.annotate(
-        members=members_of(OuterRef("pk")),
-        latest_number=Subquery(latest.values("number")[:1]),
-        score=Subquery(latest.values("validation_score")[:1]),
-        ready=Coalesce(Subquery(ready, output_field=IntegerField()), 0),
-    )
-    return [
-        {
-            "id": model.pk,
-            "name": model.name,
-            "rule": model.aggregator,
-            "requirement": model.requirement or "any update",
-            "clients": model.members,
-            "ready": model.ready,
-            "aggregates": model.latest_number or 0,
-            "score": model.score,
-            "state": "active" if model.allow_aggregation else f"paused: {model.pause_reason}",
-        }
-        for model in models.order_by("pk")[: limit + 1]
-    ]
+def list_models(limit: int) -> list[ModelCard]:
+    """Return the cards of the federated models by id, as on the home page of the console."""
+    models = list(FederatedModel.objects.order_by("pk")[: limit + 1])
+    pages = (models[at : at + MODELS] for at in range(0, len(models), MODELS))
+    return [card for page in pages for card in model_cards(page)]
+
+
+def model_row(card: ModelCard) -> Row:
+    """Return the card of a model as a row of a table."""
+    last = card.last_round
+    return {
+        "id": card.pk,
+        "name": card.name,
+        "state": str(card.state),
+        "ready": f"{card.ready} of {card.needed}",
+        "aggregates": card.aggregates,
+        "score": card.score,
+        "last_round": last.finished_on if last else None,
+        "seconds": last.seconds if last else None,
+        "used": last.used if last else None,
+        "rejected": last.rejected if last else None,
+        **({} if card.epsilon is None else {"epsilon": card.epsilon}),
+        "alerts": "; ".join(alert.text for alert in card.alerts),
+    }
+
+
+def model_document(card: ModelCard) -> Row:
+    """Return the card of a model with everything on it, for JSON."""
+    return _with_id(asdict(card)) | {
+        "score": card.score,
+        "running": _round_document(card.running),
+        "last_round": _round_document(card.last_round),
+    }
+
+
+def _round_document(round: RoundSummary | None) -> Row | None:
+    return _with_id(asdict(round)) | {"state": round.state.name.lower()} if round else None
+
+
+def _with_id(row: Row) -> Row:
+    """Return a row whose key is named as in the other listings."""
+    return {"id": row.pop("pk"), **row}
 
 
 def list_clients(model: FederatedModel | None, limit: int) -> list[Row]:
