@@ -188,6 +188,14 @@ class Selection:
             of_mixed=None if linear else self,
         )
 
+    def scaling_factors(self, n: int) -> list[float]:
+        """Return the share of each of ``n`` updates in the result: 0 for those that are left out."""
+        shares = [0.0] * n
+        for member, coefficient in zip(self.members, self.coefficients, strict=True):
+            if member < n:  # Further members are bases of late updates.
+                shares[member] = coefficient / self.total
+        return shares
+
     def with_cosines(self, gram: Float64s) -> Selection:
         """Return this selection with the cosine of each update's difference and the aggregate's.
 

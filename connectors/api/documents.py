@@ -56,4 +56,11 @@ class Documents:
                 return {**update, "update": name}
         if not uploaded:
             raise not_found(f"there is no update {name!r} of this client")
-        return {"update": name, "key": key, "state": "uploaded", "reason": "", "aggregate": None}
+        return {
+            "update": name,
+            "key": key,
+            "state": "uploaded",
+            "reason": "",
+            "aggregate": None,
+            "weight": None,
+        }

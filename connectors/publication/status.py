@@ -50,8 +50,8 @@ BATCH = 200
 
 Status = ModelUpdate.Status
 _STATES = {
-    Status.PENDING: "ready",
-    Status.FAILED: "ready",
+    Status.PENDING: "registered",
+    Status.FAILED: "registered",
     Status.RUNNING: "running",
     Status.COMPLETE: "complete",
     Status.INVALID: "rejected",
@@ -153,7 +153,7 @@ def _documents(
         .order_by("client_id", "rank")
         .values(
             *("client_id", "data", "status", "rejection_reason", "applied_aggregate_id"),
-            "uploaded_on",
+            *("scaling_factor", "uploaded_on"),
         )
     )
     for client_id, own in groupby(rows.iterator(), key=itemgetter("client_id")):
@@ -175,6 +175,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "state": "superseded" if superseded else _STATES[Status(row["status"])],
         "reason": reason[:MAX_REASON],
         "aggregate": row["applied_aggregate_id"],
+        "weight": row["scaling_factor"],
         "at": row["uploaded_on"].isoformat(),
     }
 

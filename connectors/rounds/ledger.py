@@ -43,7 +43,7 @@ from connectors.rounds.selectors import (
     registered_updates,
 )
 from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
-from connectors.rounds.sql import cosines_of, norms_of
+from connectors.rounds.sql import cosines_of, norms_of, scaling_factors_of
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
 
@@ -228,6 +228,7 @@ class RoundLedger:
                 applied_aggregate=aggregate,
                 norm=norms_of(result),
                 cosine=cosines_of(result),
+                scaling_factor=scaling_factors_of(result),
             )
             transitions.publish_round(
                 round_,

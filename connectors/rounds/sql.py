@@ -69,6 +69,11 @@ def cosines_of(result: RoundResult) -> Cast | Value:
     return _numbers_of(result, result.combined.selection.cosines)
 
 
+def scaling_factors_of(result: RoundResult) -> Cast | Value:
+    """Return the share of each update that was used in the aggregate."""
+    return _numbers_of(result, result.combined.selection.scaling_factors(len(result.used)))
+
+
 def _numbers_of(result: RoundResult, numbers: Sequence[float | None] | None) -> Cast | Value:
     if not numbers:
         return Value(None, output_field=FloatField())

@@ -76,10 +76,15 @@ ANSWERS: dict[str, Document] = {
         key=_TEXT,
         state={
             "type": "string",
-            "enum": ["uploaded", "ready", "running", "complete", "superseded", "rejected"],
+            "enum": ["uploaded", "registered", "running", "complete", "superseded", "rejected"],
         },
         reason=_TEXT,
-        aggregate={"type": ["integer", "null"]},
+        aggregate={"type": ["integer", "null"], "description": "The id of the one it is part of."},
+        weight={
+            "type": ["number", "null"],
+            "description": "Its share of that aggregate: 0 if the rule left it out; null if the "
+            "aggregate was made elsewhere.",
+        },
     ),
 }
 

@@ -157,6 +157,7 @@ class Migration(migrations.Migration):
                 ('uploaded_on', models.DateTimeField(default=django.utils.timezone.now, help_text='When the object was stored: a round takes the newest update of a client.')),
                 ('norm', models.FloatField(blank=True, help_text='Of its difference from the parent, if the rule measures it.', null=True)),
                 ('cosine', models.FloatField(blank=True, help_text="Of its difference from the parent and the aggregate's, if the rule compares updates.", null=True)),
+                ('scaling_factor', models.FloatField(blank=True, help_text='Its share of the aggregate; empty before, and if a workflow made the aggregate.', null=True)),
                 ('event_pending', models.BooleanField(default=models_app.models.events.publishes_events, editable=False)),
                 ('published_status', models.SmallIntegerField(default=models_app.models.update.initial_published_status, editable=False, help_text="The status that the client's document shows; empty if it has no document.", null=True)),
                 ('created_on', models.DateTimeField(auto_now_add=True)),

@@ -109,6 +109,11 @@ class ModelUpdate(models.Model):
         blank=True,
         help_text="Of its difference from the parent and the aggregate's, if the rule compares updates.",
     )
+    scaling_factor = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Its share of the aggregate; empty before, and if a workflow made the aggregate.",
+    )
     event_pending = models.BooleanField(default=publishes_events, editable=False)
     published_status = models.SmallIntegerField(
         null=True,

@@ -72,7 +72,7 @@ def _parquet_type(pyarrow: Any, column: str) -> Any:
     """Return a column's type, which is the same in every export, even if the column has no value."""
     if column in ("started", "uploaded"):
         return pyarrow.timestamp("us", tz="UTC")
-    if column in ("seconds", "norm", "cosine", "score", "value"):
+    if column in ("seconds", "norm", "cosine", "scaling_factor", "score", "value"):
         return pyarrow.float64()
     if column in ("state", "status", "client", "name", "error", "reason", "metric"):
         return pyarrow.string()

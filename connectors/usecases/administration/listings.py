@@ -147,6 +147,7 @@ def update_row(update: ModelUpdate) -> Row:
         "aggregate": update.applied_aggregate_id,
         "norm": update.norm,
         "cosine": update.cosine,
+        "scaling_factor": update.scaling_factor,
         "uploaded": update.uploaded_on,
         "reason": update.rejection_reason,
     }

@@ -40,3 +40,9 @@ def test_products_are_summed_in_order() -> None:
     product = ordered_product(a, b)
     np.testing.assert_allclose(product, a @ b, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(ordered_product(a[3:5], b[:, 7:]), product[3:5, 7:])
+
+
+def test_each_update_has_its_share() -> None:
+    """Updates that are left out have 0, and the bases of late updates are no updates."""
+    selection = Selection(members=(0, 2, 3), coefficients=(1.0, 3.0, -4.0), total=8.0)
+    assert selection.scaling_factors(3) == [0.125, 0.0, 0.375]

@@ -307,6 +307,7 @@ def test_an_upload_continues_where_it_was_interrupted() -> None:
     update = known.call("GET", path)
     assert update.body["state"] == "complete"
     assert update.body["aggregate"] == model.aggregates.get().pk
+    assert update.body["weight"] == 1.0
     seen = known.call("GET", f"/v1/models/{model.pk}").body
     assert seen["latest"]["number"] == 1
     assert seen["status"]["ready"] == 0

@@ -60,9 +60,10 @@ def test_a_ready_update_waits_for_others(objects: Objects) -> None:
         "updates": [
             {
                 "key": update.data.name,
-                "state": "ready",
+                "state": "registered",
                 "reason": "",
                 "aggregate": None,
+                "weight": None,
                 "at": update.uploaded_on.isoformat(),
             }
         ],
@@ -75,7 +76,7 @@ def test_a_ready_update_waits_for_others(objects: Objects) -> None:
 @pytest.mark.parametrize(
     ("fields", "state"),
     [
-        ({"status": ModelUpdate.Status.FAILED}, "ready"),
+        ({"status": ModelUpdate.Status.FAILED}, "registered"),
         ({"status": ModelUpdate.Status.RUNNING}, "running"),
         ({"status": ModelUpdate.Status.COMPLETE}, "complete"),
         ({"status": ModelUpdate.Status.INVALID, "rejection_reason": "nan in 'w'"}, "rejected"),
@@ -186,7 +187,7 @@ def test_a_change_while_documents_are_written_is_not_lost(objects: Objects) -> N
 
     with override_settings(READ_THREADS=1):
         in_this_thread(Overtaken(), model)
-    assert document(model)["updates"][0]["state"] == "ready"
+    assert document(model)["updates"][0]["state"] == "registered"
     assert models_with_changes() == [model.pk]
     write_statuses(objects, model.pk)
     assert document(model)["updates"][0]["state"] == "complete"
@@ -237,7 +238,7 @@ def test_the_client_package_reads_the_document(objects: Objects) -> None:
     assert str(read) == "1 of 3 updates are ready"
     own = read.of(str(update.data.name))
     assert own
-    assert own.state == "ready"
+    assert own.state == "registered"
 
 
 def test_a_rejected_client_learns_the_reason_at_once() -> None:
@@ -250,17 +251,34 @@ def test_a_rejected_client_learns_the_reason_at_once() -> None:
 
 
 def test_after_a_round_clients_see_what_became_of_their_updates() -> None:
-    """Used and superseded updates are shown, with the aggregate that contains the update."""
+    """Used and superseded updates are shown, with the aggregate that contains the update and its
+    weight there."""
     model = make_model(2, requirement="all_clients", initial=filled(0.0))
-    records = [upload(model, client, filled(1.0)) for client in (1, 1, 2)]
+    records = [upload(model, client, filled(1.0), num_examples=client) for client in (1, 1, 2)]
     invoke({"Records": records[:2]})
-    assert [update["state"] for update in document(model)["updates"]] == ["ready", "ready"]
+    assert [update["state"] for update in document(model)["updates"]] == [
+        "registered",
+        "registered",
+    ]
     invoke({"Records": records[2:]})
     aggregate = model.aggregates.get()
     newest, oldest = document(model)["updates"]
     assert (newest["state"], newest["aggregate"]) == ("complete", aggregate.pk)
     assert (oldest["state"], oldest["aggregate"]) == ("superseded", None)
     assert document(model, 2)["updates"][0]["aggregate"] == aggregate.pk
+    weights = [document(model, client)["updates"][0]["weight"] for client in (1, 2)]
+    assert weights == [1 / 3, 2 / 3]
+    assert oldest["weight"] is None
+
+
+def test_an_update_that_the_rule_left_out_has_no_weight(objects: Objects) -> None:
+    """It is part of the round, and its client sees that it did not count."""
+    arguments = {"aggregator": "krum", "aggregator_args": {"f": 1}}
+    model = make_model(5, requirement="all_clients", initial=filled(0.0), **arguments)
+    values = {1: 1.0, 2: 1.0, 3: 1.0, 4: 100.0, 5: 1.0}
+    invoke({"Records": [upload(model, client, filled(each)) for client, each in values.items()]})
+    (shown,) = document(model, 4)["updates"]
+    assert (shown["state"], shown["weight"]) == ("complete", 0.0)
 
 
 def test_the_sweep_writes_what_was_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +289,7 @@ def test_the_sweep_writes_what_was_not_written(monkeypatch: pytest.MonkeyPatch) 
         invoke({"Records": [upload(model, 1, filled(1.0))]})
     assert models_with_changes() == [model.pk]
     invoke(payload("schedule-sweep"))
-    assert document(model)["updates"][0]["state"] == "ready"
+    assert document(model)["updates"][0]["state"] == "registered"
 
 
 def test_switched_off_nothing_is_written(objects: Objects) -> None:

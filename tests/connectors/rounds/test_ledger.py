@@ -96,7 +96,7 @@ def only_round(model: FederatedModel) -> AggregationRound:
 
 
 def test_a_published_round_records_its_outcome(ledger: RoundLedger) -> None:
-    """A published round records its request, times and counts, and norm and cosine of each used update."""
+    """A published round records its request, times, counts, and what was measured of each used update."""
     model = ready_model(2)
     claim = claimed(ledger, model)
     good, bad = (update.id for update in claim.updates)
@@ -111,8 +111,8 @@ def test_a_published_round_records_its_outcome(ledger: RoundLedger) -> None:
         model.aggregates.get(),
         None,
     )
-    measured = {each.pk: (each.norm, each.cosine) for each in model.model_updates.all()}
-    assert measured == {good: (float(good), 0.5), bad: (None, None)}
+    measured = model.model_updates.values_list("pk", "norm", "cosine", "scaling_factor")
+    assert set(measured) == {(good, float(good), 0.5, 1.0), (bad, None, None, None)}
     assert set(model.model_updates.values_list("round", flat=True)) == {found.pk}
 
 
