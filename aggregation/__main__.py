@@ -1,23 +1,28 @@
 """``python -m aggregation``: a round on files, without Django and AWS, by the same engine.
 
+``python -m aggregation explain`` shows what a rule makes of files, and writes nothing.
+
 Exit codes: 0, a result was written, possibly without updates that are named on standard error; 1,
 there is no result; 2, the arguments do not fit.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import sys
 import threading
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from aggregation.command_line import option_parser
+from aggregation.command_line import explain_parser, option_parser
 from aggregation.counts import example_counts, step_counts
 from aggregation.errors import AggregationError, RuleError
+from aggregation.explanation import AggregationInfo
 from aggregation.file_round import FileRound
 from aggregation.formats import Spool, format_of
 from aggregation.optimizers import NO_OPTIMIZER, Optimizer, create_optimizer
@@ -27,43 +32,32 @@ from aggregation.pre_aggregation import build_rule
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    parser = option_parser()
-    options = parser.parse_args(arguments)
-    try:
-        counts = example_counts(options.num_examples, len(options.updates))
-        steps = step_counts(options.num_steps, len(options.updates))
-        named = _arguments("--arg", options.arg)
-        rule = build_rule(options.rule, named, options.pre_aggregation, options.seed or "")
-        policies = TensorPolicies.from_list(options.tensor_policy)
-        optimizer = create_optimizer(
-            options.optimizer or NO_OPTIMIZER.name,
-            _arguments("--optimizer-arg", options.optimizer_arg),
-        )
-        format_of(options.out)
-    except (ArgumentTypeError, AggregationError) as error:
-        parser.error(str(error))
-    _check_optimizer(parser, options, optimizer)
-    _check_files(parser, options)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    explains = given[:1] == ["explain"]
+    parser = explain_parser() if explains else option_parser()
+    options = parser.parse_args(given[1:] if explains else given)
+    if explains:
+        options.out = options.optimizer_state_out = None
     terminal = Terminal()
     try:
+        settings = _settings(options)
+    except (ArgumentTypeError, AggregationError) as error:
+        parser.error(str(error))
+    _check_optimizer(parser, options, settings["optimizer"])
+    _check_files(parser, options)
+    rejected: dict[str, str] = {}
+
+    def on_rejected(path: str, reason: str) -> None:
+        rejected[path] = reason
+        terminal.print(f"left out: {path}: {reason}")
+
+    try:
         with _exit_on_signals(), Spool() as spool:
-            combined = FileRound(
-                paths=options.updates,
-                counts=counts,
-                num_steps=steps,
-                rule=rule,
-                parent=options.parent,
-                differences=options.differences,
-                policies=policies,
-                optimizer=optimizer,
-                state=options.optimizer_state,
-                out=options.out,
-                state_out=options.optimizer_state_out,
-                memory_mb=options.memory_mb,
-                spool=spool,
-                on_rejected=lambda path, reason: terminal.print(f"left out: {path}: {reason}"),
-                progress=terminal.draw_bar,
-            ).run()
+            files = FileRound(**settings, spool=spool, on_rejected=on_rejected)
+            if explains:
+                _print_explanation(*files.explain(), rejected, as_json=options.json)
+                return 0
+            combined = files.run(options.out, options.optimizer_state_out, terminal.draw_bar)
     except KeyboardInterrupt:
         terminal.print("no result: interrupted")
         return 128 + signal.SIGINT
@@ -72,6 +66,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"{options.out}: {options.rule} of {len(combined.selection.members)} updates")
     return 0
+
+
+def _settings(options: Namespace) -> dict[str, Any]:
+    """Return the arguments of a `FileRound` that follow from the options.
+
+    Raises
+    ------
+    AggregationError
+        If one is not valid.
+    """
+    if options.out:
+        format_of(options.out)
+    named = _arguments("--arg", options.arg)
+    return {
+        "paths": options.updates,
+        "counts": example_counts(options.num_examples, len(options.updates)),
+        "num_steps": step_counts(options.num_steps, len(options.updates)),
+        "rule": build_rule(options.rule, named, options.pre_aggregation, options.seed or ""),
+        "parent": options.parent,
+        "differences": options.differences,
+        "policies": TensorPolicies.from_list(options.tensor_policy),
+        "optimizer": create_optimizer(
+            options.optimizer or NO_OPTIMIZER.name,
+            _arguments("--optimizer-arg", options.optimizer_arg),
+        ),
+        "state": options.optimizer_state,
+        "memory_mb": options.memory_mb,
+    }
+
+
+def _print_explanation(
+    paths: Sequence[str], info: AggregationInfo, rejected: Mapping[str, str], *, as_json: bool
+) -> None:
+    if not as_json:
+        print(info.table(paths))
+        return
+    rows = [
+        {"update": path, **_finite(row), "distances": _finite(dict(zip(paths, apart, strict=True)))}
+        for path, row, apart in zip(paths, info.rows(), info.distances, strict=True)
+    ]
+    found = {"updates": rows, "rejected": rejected, "max_hostile": info.max_hostile}
+    print(json.dumps(found, indent=2))
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers by name with null for infinity, which JSON does not have."""
+    return {name: None if value == math.inf else value for name, value in values.items()}
 
 
 class Terminal:
@@ -109,7 +150,7 @@ def _check_optimizer(parser: ArgumentParser, options: Namespace, optimizer: Opti
     """Refuse an optimizer without the files that it needs, and files without an optimizer."""
     if optimizer.takes_steps and not options.parent:
         parser.error(f"--optimizer {optimizer.name} takes steps from a parent: give it by --parent")
-    if optimizer.slots and not options.optimizer_state_out:
+    if optimizer.slots and options.out and not options.optimizer_state_out:
         parser.error(
             f"--optimizer {optimizer.name} has a state, which the next round needs: say where to write it "
             "by --optimizer-state-out"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aggregation.counts import example_counts, step_counts
-from aggregation.engine import DEFAULT_RESOURCES, Combination, Combined, Resources, combine
+from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
 from aggregation.engine.output import MemorySink
 from aggregation.engine.progress import ProgressMeter
 from aggregation.engine.state import STATE_FORMAT
@@ -21,6 +20,7 @@ from aggregation.errors import (
     UpdateRejected,
     UpdatesRejected,
 )
+from aggregation.explanation import explain
 from aggregation.formats import open_weights
 from aggregation.in_memory import Tensors, arrays_of, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
@@ -29,39 +29,6 @@ from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class AggregationInfo:
-    """How an aggregate came about.
-
-    Parameters
-    ----------
-    selected : tuple of int
-        Positions of the updates that the rule combined.
-    scaling_factors : tuple of float
-        The weight of each selected update. A rule that works on each coordinate alone, such as the
-        median, has equal ones.
-    norms : tuple of float, optional
-        The Euclidean norm of each update's difference from the parent (without a parent, from the
-        updates' median), over the optimized tensors of floats. None if the rule does not need norms.
-    cosines : tuple of (float or None), optional
-        For each update, the cosine of its difference and the aggregate's difference from the parent,
-        over the same tensors: what it contributed to the direction. None without a parent, and if the
-        rule does not compare updates.
-    max_hostile : int
-        How many of the updates may be hostile, with the bound on the result that the rule states.
-    optimizer_state : dict of str to array, optional
-        The server optimizer's new state, for the next call: float64, with the shape of each tensor and
-        one more dimension.
-    """
-
-    selected: tuple[int, ...]
-    scaling_factors: tuple[float, ...]
-    norms: tuple[float, ...] | None
-    cosines: tuple[float | None, ...] | None
-    max_hostile: int
-    optimizer_state: dict[str, NDArray[np.float64]] | None = None
 
 
 def aggregate(
@@ -127,7 +94,8 @@ def aggregate(
     resources : Resources
         Memory and threads; the result does not depend on them.
     return_info : bool
-        Whether to return an `AggregationInfo` as well.
+        Whether to return an `AggregationInfo` as well, which explains the result: who was selected, the
+        weights, norms and distances. The updates are read once more for it.
     progress : callable
         Called with the share of the work that is done, from 0 to 1.
     **arguments
@@ -201,7 +169,7 @@ def aggregate(
     if not return_info:
         return result
     new_state = _arrays(state.data) if work.state else None
-    return result, _info(combined, chosen.max_hostile(len(given)), new_state)
+    return result, explain(work, combined, resources, new_state)
 
 
 def _state(arrays: Mapping[str, ArrayLike]) -> Weights:
@@ -266,18 +234,3 @@ def _like(model: Any, result: dict[str, NDArray[Any]]) -> Any:
     if is_array(model):
         return arrays[0]
     return tuple(arrays) if isinstance(model, tuple) else arrays
-
-
-def _info(
-    combined: Combined, max_hostile: int, state: dict[str, NDArray[Any]] | None
-) -> AggregationInfo:
-    selection = combined.selection
-    factors = np.asarray(selection.coefficients) / selection.total
-    return AggregationInfo(
-        selected=selection.members,
-        scaling_factors=tuple(factors.tolist()),
-        norms=None if combined.norms is None else tuple(combined.norms),
-        cosines=selection.cosines,
-        max_hostile=max_hostile,
-        optimizer_state=state,
-    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
+import re
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -12,6 +14,40 @@ from typing import Any, TypeVar
 from aggregation.errors import RuleError
 
 T = TypeVar("T")
+
+_NOTATION = re.compile(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*")
+
+
+def parse_notation(text: object) -> tuple[str, dict[str, Any]] | None:
+    """Return the name and the arguments of a notation such as ``krum(f=2)``; None if it is none.
+
+    Raises
+    ------
+    RuleError
+        If an argument is not written as ``f=2``, or is given twice.
+    """
+    found = _NOTATION.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        return None
+    arguments: dict[str, Any] = {}
+    for each in (found[2] or "").split(","):
+        if not each.strip():
+            continue
+        name, value = _argument(each)
+        if name in arguments:
+            raise RuleError(f"the argument {name!r} is given twice in {text!r}")
+        arguments[name] = value
+    return found[1], arguments
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise RuleError(f"an argument is written as f=2; got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def instantiate(kind: type[T], name: str, arguments: Mapping[str, Any]) -> T:

@@ -19,12 +19,42 @@ EPILOG = (
 
 
 def option_parser() -> ArgumentParser:
-    """Return the parser of the command's options."""
+    """Return the parser of the options that aggregate files."""
     parser = ArgumentParser(
         prog="python -m aggregation",
-        description="Aggregate files of weights, in flat memory.",
+        description="Aggregate files of weights, in flat memory. `python -m aggregation explain --help`: "
+        "show which files a rule selects, and why.",
         epilog=EPILOG,
     )
+    _add_round_options(parser)
+    parser.add_argument("--out", required=True, action=_Once, help="where the result is written")
+    parser.add_argument("--force", action="store_true", help="replace a file that exists")
+    parser.add_argument(
+        "--optimizer-state-out",
+        action=_Once,
+        metavar="FILE",
+        help="where the optimizer's new state is written, for the next round",
+    )
+    return parser
+
+
+def explain_parser() -> ArgumentParser:
+    """Return the parser of the options of ``explain``."""
+    parser = ArgumentParser(
+        prog="python -m aggregation explain",
+        description="Show what a rule makes of files of weights: which it selects, their weights, the "
+        "norms of their differences from the parent (without a parent, from their median), and their "
+        "distances. Nothing is written.",
+        epilog=EPILOG,
+    )
+    _add_round_options(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, with the distance of each pair of files"
+    )
+    return parser
+
+
+def _add_round_options(parser: ArgumentParser) -> None:
     parser.add_argument("updates", nargs="+", metavar="FILE", help="the updates, in claim order")
     parser.add_argument(
         "--rule", required=True, action=_Once, help="one of " + ", ".join(known_rules())
@@ -51,8 +81,6 @@ def option_parser() -> ArgumentParser:
         metavar="HEX",
         help="hexadecimal digits that clients cannot predict, for bucketing",
     )
-    parser.add_argument("--out", required=True, action=_Once, help="where the result is written")
-    parser.add_argument("--force", action="store_true", help="replace a file that exists")
     parser.add_argument(
         "--num-examples",
         action=_Once,
@@ -89,7 +117,6 @@ def option_parser() -> ArgumentParser:
         default=64,
         help="for blocks and parts (default: %(default)s)",
     )
-    return parser
 
 
 def _add_optimizer_options(parser: ArgumentParser) -> None:
@@ -113,12 +140,6 @@ def _add_optimizer_options(parser: ArgumentParser) -> None:
         action=_Once,
         metavar="FILE",
         help="the state that was written with the parent; without it, the optimizer starts",
-    )
-    parser.add_argument(
-        "--optimizer-state-out",
-        action=_Once,
-        metavar="FILE",
-        help="where the optimizer's new state is written, for the next round",
     )
 
 

@@ -12,23 +12,29 @@ from aggregation.errors import AggregationError
 #: Whole numbers up to this are exact in float64.
 MAX_EXACT = 2**53
 
+#: Without a cap, a rule that withstands no hostile update counts at most this multiple of the median
+#: count; a rule that withstands some counts at most the median.
+MEAN_CAP_FACTOR = 10
+
 
 def capped_examples(num_examples: int, cap: int | None) -> int:
     """Return the number of examples that counts, for a model whose `max_num_examples` is ``cap``."""
     return num_examples if cap is None else min(num_examples, cap)
 
 
-def default_cap(num_examples: Iterable[int], *, factor: int = 1) -> int | None:
+def default_cap(num_examples: Iterable[int], *, robust: bool) -> int | None:
     """Return the number of examples that a client may count where the model sets no cap.
 
-    It is a multiple of the upper median of the counts, which fewer than half of the clients cannot move.
+    It is a multiple of the upper median of the counts, which fewer than half of the clients cannot move
+    (docs/decisions/2026-11-28-default-caps.md).
 
     Parameters
     ----------
     num_examples : iterable of int
         What the clients claim.
-    factor : int
-        1 bounds the weight of *f* hostile clients of *n* by about ``2 f / n``.
+    robust : bool
+        Whether the rule withstands a hostile update. If so, the cap is the median, which bounds the weight
+        of *f* hostile clients of *n* by about ``2 f / n``; otherwise `MEAN_CAP_FACTOR` times the median.
 
     Returns
     -------
@@ -36,6 +42,7 @@ def default_cap(num_examples: Iterable[int], *, factor: int = 1) -> int | None:
         None without any count.
     """
     counts = sorted(num_examples)
+    factor = 1 if robust else MEAN_CAP_FACTOR
     return factor * counts[len(counts) // 2] if counts else None
 
 

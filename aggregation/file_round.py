@@ -7,10 +7,11 @@ import stat
 from collections.abc import Callable, Sequence
 
 from aggregation.engine import Combination, Combined, Resources, combine
-from aggregation.engine.output import FileSink
+from aggregation.engine.output import DiscardingSink, FileSink, Sink
 from aggregation.engine.progress import ProgressMeter
 from aggregation.engine.state import STATE_FORMAT
 from aggregation.errors import InvalidWeights, NotEnoughUpdates, UpdateRejected, UpdatesRejected
+from aggregation.explanation import AggregationInfo, explain
 from aggregation.formats import Spool, format_of, open_weights, read_metadata
 from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
@@ -40,16 +41,12 @@ class FileRound:
     optimizer : Optimizer
     state : str, optional
         The path of the state that the optimizer left with the parent.
-    out, state_out : str
-        The paths of the result, and of the optimizer's new state if it has one.
     memory_mb : int
         Memory for blocks and parts.
     spool : Spool
         For what must be unpacked.
     on_rejected : callable
         Called with the path of each update that is left out, and the reason.
-    progress : callable
-        Called with the share of the work that is done, from 0 to 1.
     """
 
     def __init__(
@@ -64,12 +61,9 @@ class FileRound:
         policies: TensorPolicies,
         optimizer: Optimizer,
         state: str | None,
-        out: str,
-        state_out: str | None,
         memory_mb: int,
         spool: Spool,
         on_rejected: Callable[[str, str], None],
-        progress: Callable[[float], None],
     ) -> None:
         self._paths = paths
         self._counts = counts
@@ -78,18 +72,45 @@ class FileRound:
         self._differences = differences
         self._policies = policies
         self._optimizer = optimizer
-        self._out = out
-        self._state_out = state_out
         self._spool = spool
         self._on_rejected = on_rejected
-        self._progress = progress
         cores = os.cpu_count() or 1
         self._resources = Resources(memory_bytes=memory_mb << 20, readers=cores, workers=cores)
         self._parent = self._open_parent(parent) if parent else None
         self._state = self._open_state(state) if state else None
 
-    def run(self) -> Combined:
-        """Combine the files into the result."""
+    def run(self, out: str, state_out: str | None, progress: Callable[[float], None]) -> Combined:
+        """Combine the files into a result.
+
+        Parameters
+        ----------
+        out, state_out : str
+            The paths of the result, and of the optimizer's new state if it has one.
+        progress : callable
+            Called with the share of the work that is done, from 0 to 1.
+        """
+
+        def store(work: Combination) -> Combined:
+            state_sink = FileSink(state_out) if work.state and state_out else None
+            return self._combine(work, FileSink(out), state_sink, format_of(out), progress)
+
+        _, _, combined = self._without_bad_ones(store)
+        return combined
+
+    def explain(self) -> tuple[list[str], AggregationInfo]:
+        """Combine the files, store nothing, and return the paths that were used and what happened."""
+
+        def discard(work: Combination) -> Combined:
+            sink, state_sink = DiscardingSink(), DiscardingSink()
+            return self._combine(work, sink, state_sink, "memory", lambda share: None)
+
+        paths, work, combined = self._without_bad_ones(discard)
+        return paths, explain(work, combined, self._resources)
+
+    def _without_bad_ones(
+        self, combine: Callable[[Combination], Combined]
+    ) -> tuple[list[str], Combination, Combined]:
+        """Combine the files, again without those that turn out bad until none does."""
         openers = {position: self._opener(path) for position, path in enumerate(self._paths)}
         parent = self._parent
         expected_layout = self._policies.expected_layout(parent.layout if parent else None)
@@ -102,8 +123,9 @@ class FileRound:
                 self._on_rejected(self._paths[position], reason)
             if not opened:
                 raise NotEnoughUpdates("no update can be used")
+            work = self._combination(opened)
             try:
-                return self._combine(opened)
+                return [self._paths[position] for position in opened], work, combine(work)
             except UpdatesRejected as error:
                 positions = list(opened)
                 rejected = {positions[row]: reason for row, reason in error.reasons.items()}
@@ -138,9 +160,9 @@ class FileRound:
 
         return open_update
 
-    def _combine(self, opened: dict[int, Weights]) -> Combined:
+    def _combination(self, opened: dict[int, Weights]) -> Combination:
         steps = self._num_steps
-        work = Combination(
+        return Combination(
             rule=self._rule,
             updates=list(opened.values()),
             num_examples=[self._counts[position] for position in opened],
@@ -151,15 +173,22 @@ class FileRound:
             optimizer=self._optimizer,
             optimizer_state=self._state,
         )
-        sink = FileSink(self._out)
-        state_sink = FileSink(self._state_out) if work.state and self._state_out else None
+
+    def _combine(
+        self,
+        work: Combination,
+        sink: Sink,
+        state_sink: Sink | None,
+        format: str,
+        progress: Callable[[float], None],
+    ) -> Combined:
         try:
-            with ProgressMeter(work, self._progress) as meter:
+            with ProgressMeter(work, progress) as meter:
                 return combine(
                     work,
                     sink,
                     state_sink=state_sink,
-                    format=format_of(self._out),
+                    format=format,
                     resources=self._resources,
                     on_bytes=meter.advance,
                 )

@@ -50,9 +50,8 @@ def average_scores(aggregate: ModelAggregate, model: FederatedModel) -> dict[str
     scores = ClientAggregateScore.objects.filter(aggregate=aggregate).order_by("pk")
     results = scores.values_list("validation_results", flat=True).iterator()
     first = list(islice(results, SAMPLE))
-    cap = model.max_num_examples or default_cap(
-        examples_of(result) for result in first if is_score(result.get(metric))
-    )
+    counts = (examples_of(result) for result in first if is_score(result.get(metric)))
+    cap = model.max_num_examples or default_cap(counts, robust=True)
     mean = weighted_mean_score(chain(first, results), metric, cap)
     state = {
         "settings": {"metric": metric, "max_num_examples": model.max_num_examples},

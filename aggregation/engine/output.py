@@ -262,3 +262,19 @@ class MemorySink:
 
     def abort(self) -> None:
         self._parts.clear()
+
+
+class DiscardingSink:
+    """Discards a result of which only the way it came about is wanted."""
+
+    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
+        pass
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def complete(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from aggregation.arguments import instantiate
+from aggregation.arguments import instantiate, parse_notation
 from aggregation.errors import RuleError
 from aggregation.registry import import_modules
 from aggregation.rules.base import Float64s, Statistics
 from aggregation.rules.selection import Mixture
-
-_NOTATION = re.compile(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*")
 
 
 class PreAggregation(ABC):
@@ -117,24 +113,12 @@ def create_pre_aggregation(text: object) -> PreAggregation:
     RuleError
         If the name or an argument is unknown, missing or out of range. The message says what is expected.
     """
-    found = _NOTATION.fullmatch(text) if isinstance(text, str) else None
+    found = parse_notation(text)
     if found is None:
         raise RuleError(f"a step before the rule is written as nnm(f=2); got {text!r}")
-    name, arguments = found.groups()
+    name, arguments = found
     step = _REGISTRY.get(name) or known_pre_aggregations().get(name)
     if step is None:
         known = ", ".join(known_pre_aggregations())
         raise RuleError(f"unknown step before the rule {name!r}; known are {known}")
-    return instantiate(
-        step, name, dict(_argument(each) for each in (arguments or "").split(",") if each)
-    )
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not equals:
-        raise RuleError(f"an argument is written as f=2; got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+    return instantiate(step, name, arguments)

@@ -28,8 +28,6 @@ from benchmarks.learning.setups import Setup
 from local.dataset import Digits, Examples, deal_digits
 
 CLIENTS, HOSTILE, ABSENT, ROUNDS, CONCENTRATION = 10, 2, 2, 15, 0.3
-#: As in `connectors.rounds.snapshot`, which needs Django.
-MEAN_CAP_FACTOR = 10
 
 _ONE_THREAD = Resources(readers=1, workers=1)
 
@@ -153,7 +151,7 @@ class Federation:
         parent = self._weights[index]
         rule = build_rule(setup.rule, setup.arguments, setup.steps)
         robust = rule.max_hostile(len(counts)) > 0
-        cap = default_cap(counts, factor=1 if robust else MEAN_CAP_FACTOR)
+        cap = default_cap(counts, robust=robust)
         past = self._directions.setdefault(index, np.zeros(len(counts)))
         result, info = aggregation.aggregate(
             setup.rule,

@@ -81,12 +81,11 @@ def _add_round_options(parser: ArgumentParser, *, changing: bool) -> None:
         ("--requirement", "requirement", requirements),
         ("--staleness", "staleness", discounts),
     ):
-        default = None if changing else NEW_MODEL.get(field, "")
+        default = f" (default: {NEW_MODEL.get(field, repr(''))})"
         parser.add_argument(
             option,
-            default=default,
             metavar="NAME",
-            help=f"one of {', '.join(known)}" + ("" if changing else " (default: %(default)s)"),
+            help=f"one of {', '.join(known)}" + ("" if changing else default),
         )
     parser.add_argument(
         "--pre-aggregation",
@@ -287,14 +286,33 @@ def _find_user(username: str) -> Any:
 
 
 def _read_schema(option: str, name: str) -> Any:
-    with open_input(name, option) as source:
-        text = read(source, 0, source.size)
     try:
-        schema = json.loads(text)
+        schema = json.loads(_content_of(name, option))
         compile_schema(schema)
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{option}: {name} is not a JSON schema: {error}") from error
     return schema
+
+
+def _content_of(name: str, option: str) -> bytes:
+    with open_input(name, option) as source:
+        return read(source, 0, source.size)
+
+
+def simulated_settings(name: str) -> dict[str, Any]:
+    """Return the fields of a new model that a document of the laboratory sets, with their values.
+
+    Raises
+    ------
+    CommandError
+        If it cannot be read, or is not such a document.
+    """
+    from aggregation.model_settings import ModelSettings  # Few commands use it.
+
+    try:
+        return ModelSettings.from_json(json.loads(_content_of(name, "--from"))).to_json()
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"--from: {name} has no settings of a simulation: {error}") from error
 
 
 @contextmanager

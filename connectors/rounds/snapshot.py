@@ -49,11 +49,6 @@ class ConfigSnapshot(TypedDict):
     rolled_back_to: NotRequired[int]
 
 
-#: Without `max_num_examples`, a rule that withstands no hostile update counts at most this multiple of
-#: the median count; a rule that withstands some counts at most the median.
-MEAN_CAP_FACTOR = 10
-
-
 def take_config_snapshot(
     model: FederatedModel,
     members: int,
@@ -146,8 +141,8 @@ def claimed_update(update: ModelUpdate, number: int, config: ConfigSnapshot) -> 
 
 
 def _default_cap(model: FederatedModel, num_examples: Sequence[int]) -> int | None:
-    is_robust = model.rule().max_hostile(len(num_examples)) > 0
-    return default_cap(num_examples, factor=1 if is_robust else MEAN_CAP_FACTOR)
+    robust = model.rule().max_hostile(len(num_examples)) > 0
+    return default_cap(num_examples, robust=robust)
 
 
 def config_snapshot_of(held: AggregationRound) -> ConfigSnapshot:

@@ -323,7 +323,7 @@ def test_a_parent_that_is_not_a_model_is_refused() -> None:
 
 
 def test_the_info_names_the_selected_updates() -> None:
-    """``return_info`` returns positions, scaling factors and norms beside the result."""
+    """``return_info`` returns positions, scaling factors, norms and distances beside the result."""
     rows = [[0.0, 0.0], [0.1, 0.0], [0.0, 0.1], [0.1, 0.1], [30.0, 40.0]]
     updates = [{"w": row} for row in rows]
     parent = {"w": [0.0, 0.0]}
@@ -333,10 +333,12 @@ def test_the_info_names_the_selected_updates() -> None:
     assert info.scaling_factors == (0.5, 0.5)
     assert info.max_hostile == 1
     np.testing.assert_allclose(info.norms, np.linalg.norm(rows, axis=1), rtol=1e-9)
+    apart = np.linalg.norm(np.array(rows)[:, None] - np.array(rows), axis=2)
+    np.testing.assert_allclose(info.distances, apart, rtol=1e-9, atol=1e-9)
     result, info = aggregation.aggregate("weighted_mean", updates[:2], [3, 1], return_info=True)
-    assert info == aggregation.AggregationInfo(
-        selected=(0, 1), scaling_factors=(0.75, 0.25), norms=None, cosines=None, max_hostile=0
-    )
+    assert (info.selected, info.scaling_factors) == ((0, 1), (0.75, 0.25))
+    assert (info.cosines, info.max_hostile) == (None, 0)
+    assert info.norms == pytest.approx((0.05, 0.05))
     np.testing.assert_allclose(result["w"], [0.025, 0])
 
 
@@ -347,6 +349,8 @@ def test_the_info_names_the_selected_updates() -> None:
         ("geometric_median", {}),
         ("spectral_filter", {"f": 2, "pre_aggregation": ["arc(f=2)", "nnm(f=2)"]}),
         ("centered_clipping", {"differences": True}),
+        ("weighted_mean", {}),
+        ("norm_clipped_mean", {"max_norm": 3.0}),
     ],
 )
 def test_the_info_has_the_cosines_of_all_updates(rule: str, options: dict[str, Any]) -> None:
@@ -368,12 +372,47 @@ def test_the_info_has_the_cosines_of_all_updates(rule: str, options: dict[str, A
 
 
 def test_there_are_no_cosines_without_a_parent() -> None:
-    """Without a parent there is no direction, and a rule that compares no updates knows none."""
+    """Without a parent there is no direction."""
     updates = np.random.default_rng(0).normal(size=(7, 1, 5))
     assert aggregation.aggregate("krum", updates, f=1, return_info=True)[1].cosines is None
-    parent = np.zeros((1, 5))
-    info = aggregation.aggregate("norm_filtered_mean", updates, None, parent, return_info=True)[1]
+
+
+def test_updates_that_are_close_to_each_other_keep_their_distances() -> None:
+    """Updates a million times closer to each other than to the parent have their true distance."""
+    rng = np.random.default_rng(5)
+    updates = [[1e3 + 1e-4 * rng.normal(size=200)] for _ in range(3)]
+    _, info = aggregation.aggregate(
+        "weighted_mean", updates, None, [np.zeros(200)], return_info=True
+    )
+    expected = np.linalg.norm(updates[0][0] - updates[1][0])
+    assert info.distances[0][1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_update_that_is_too_large_to_be_squared_is_infinitely_far() -> None:
+    """A mean accepts it; its norm is infinite, the others are measured, and there are no cosines."""
+    updates = [[np.array([value, 0.0])] for value in (1.0, 1e300, 3.0)]
+    result, info = aggregation.aggregate(
+        "weighted_mean", updates, None, [[0.0, 0.0]], return_info=True
+    )
+    assert result[0][0] == pytest.approx(1e300 / 3)
+    assert info.norms == (1.0, np.inf, 3.0)
+    assert info.distances[0] == (0.0, np.inf, 2.0)
     assert info.cosines is None
+
+
+def test_the_info_prints_a_table() -> None:
+    """The table has a line for each update, with its name, weight, norm, cosine and distances."""
+    updates = [[np.array([value, 0.0])] for value in (1.0, 2.0, 40.0, 1.5, 1.2)]
+    _, info = aggregation.aggregate("krum", updates, None, [[0.0, 0.0]], f=1, return_info=True)
+    assert info.table(["a", "b", "c", "d", "e"]).splitlines() == [
+        "update  used  weight  norm  cosine  nearest  median distance",
+        "a         no       -     1       1      0.2             0.75",
+        "b         no       -     2       1      0.5              0.9",
+        "c         no       -    40       1       38            38.65",
+        "d         no       -   1.5       1      0.3              0.5",
+        "e        yes       1   1.2       1      0.2             0.55",
+        "1 of 5 updates may be hostile",
+    ]
 
 
 def test_steps_come_before_the_rule() -> None:

@@ -254,3 +254,57 @@ def test_excluded_tensors_need_initial_weights_with_names(
     layers.write_text("[[1.0], [2.0]]")
     with pytest.raises(CommandError, match="layers of a JSON list have no names"):
         run_command(*exclude, "--initial", layers)
+
+
+def _simulation(folder: Path, **settings: Any) -> Path:
+    path = folder / "simulation.json"
+    path.write_text(json.dumps({"federated_model": settings}))
+    return path
+
+
+def test_a_model_is_created_from_a_simulation(run_command: RunCommand, tmp_path: Path) -> None:
+    """The settings are those of the document; an option replaces one, and an argument joins the others."""
+    settings = {
+        "aggregator": "spectral_filter",
+        "aggregator_args": {"f": 2},
+        "pre_aggregation": ["normalize"],
+        "server_optimizer": "fedavgm",
+        "server_optimizer_args": {"beta": 0.5},
+        "tensor_policies": [["head.*", "average"]],
+        "max_num_examples": 70,
+    }
+    path = _simulation(tmp_path, **settings)
+    run_command("create_model", "as-simulated", "--from", path, "--clients", 5)
+    model = FederatedModel.objects.get(name="as-simulated")
+    assert {name: getattr(model, name) for name in settings} == settings
+    assert model.requirement == "all_clients"
+    options = ("--optimizer-arg", "eta=0.7", "--rule", "multi_krum", "--rule-arg", "f=1")
+    run_command("create_model", "changed", "--from", path, *options, "--pre-aggregation", "none")
+    model = FederatedModel.objects.get(name="changed")
+    assert (model.aggregator, model.aggregator_args) == ("multi_krum", {"f": 1})
+    assert model.server_optimizer_args == {"beta": 0.5, "eta": 0.7}
+    assert (model.pre_aggregation, model.max_num_examples) == ([], 70)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("no JSON", "has no settings of a simulation"),
+        ("[]", 'expected an object with the settings under "federated_model"'),
+        ('{"federated_model": {"rule": "krum"}}', "unknown setting 'rule'; known are aggregator,"),
+        ('{"federated_model": {"aggregator": "krum"}}', "krum takes the arguments f"),
+        ('{"federated_model": {"aggregator": []}}', "a setting has the wrong type"),
+        ('{"federated_model": {"tensor_policies": 5}}', "tensor_policies must be a list"),
+        ('{"federated_model": {"max_num_examples": 0}}', "max_num_examples must be a whole number"),
+        ('{"federated_model": {"staleness": "polynomial"}}', "staleness needs furthest_base_agg"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(
+    run_command: RunCommand, tmp_path: Path, document: str, message: str
+) -> None:
+    """`create_model --from` says what is wrong with the document, and creates nothing."""
+    path = tmp_path / "simulation.json"
+    path.write_text(document)
+    with pytest.raises(CommandError, match=re.escape(message)):
+        run_command("create_model", "digits", "--from", path)
+    assert not FederatedModel.objects.exists()

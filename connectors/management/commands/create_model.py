@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +16,7 @@ from connectors.management.files import FILE_OR_OBJECT, open_input
 from connectors.management.model_options import (
     add_model_options,
     model_changes,
+    simulated_settings,
     validation_errors_by_option,
 )
 from connectors.management.reports import ReportCommand
@@ -28,7 +30,18 @@ from connectors.usecases.administration.tensors import (
     tensor_rows,
     unmatched_globs,
 )
+from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
+
+
+def _new_model(name: str, options: Mapping[str, Any]) -> FederatedModel:
+    """Return a model with the settings of a simulation, if one is given, and those of the options."""
+    fields: dict[str, Any] = {"name": name, "update_kind": options["update_kind"], **NEW_MODEL}
+    simulated = None
+    if options["simulation"] is not None:
+        fields |= simulated_settings(options["simulation"])
+        simulated = FederatedModel(**fields)
+    return FederatedModel(**(fields | model_changes(options, simulated)))
 
 
 class Command(ReportCommand):
@@ -46,6 +59,13 @@ class Command(ReportCommand):
         parser.add_argument(
             "--initial", metavar="FILE", help=f"the initial weights: {FILE_OR_OBJECT}"
         )
+        parser.add_argument(
+            "--from",
+            dest="simulation",
+            metavar="FILE",
+            help="settings that History.save_settings of the laboratory wrote; other options replace "
+            f"them: {FILE_OR_OBJECT}",
+        )
         add_new_client_arguments(parser)
         add_model_options(parser, changing=False)
         parser.add_argument(
@@ -61,9 +81,7 @@ class Command(ReportCommand):
         )
 
     def run(self, *args: Any, name: str, as_json: bool, **options: Any) -> None:
-        model = FederatedModel(
-            name=name, update_kind=options["update_kind"], **model_changes(options, None)
-        )
+        model = _new_model(name, options)
         with ExitStack() as stack:
             initial = None
             if options["initial"] is not None:
