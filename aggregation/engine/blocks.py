@@ -234,15 +234,19 @@ class BlockReader:
         on_demand : bool
             Whether the caller needs only a few rows at a time.
         """
-        runs = list(self._policies.runs_between(start, stop))
-        if on_demand and len(runs) == 1:
-            return self._on_demand(start, stop, runs[0])
+        if on_demand and self.is_read_on_demand(start, stop):
+            (run,) = self._policies.runs_between(start, stop)
+            return self._on_demand(start, stop, run)
         raw = np.empty((len(self), self._width(start, stop)), np.uint8)
         block = self._block(start, stop, raw)
         begin = self.layout.bytes_before(start)
         for row, values in enumerate(raw):
             self._read(begin, row, values, block.unreadable)
         return replace(block, state=self.state.read(start, stop)) if self.state else block
+
+    def is_read_on_demand(self, start: int, stop: int) -> bool:
+        """Return whether a range can be read a few rows at a time: whether it is within one run."""
+        return len(list(self._policies.runs_between(start, stop))) == 1
 
     def _on_demand(self, start: int, stop: int, run: Run) -> BlockOnDemand:
         unreadable: dict[int, str] = {}

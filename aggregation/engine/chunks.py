@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from aggregation.engine import ranges
 from aggregation.engine.blocks import BLOCKS_IN_FLIGHT
@@ -43,3 +43,14 @@ def cuts(start: int, stop: int, ends: Iterable[int], chunk: int) -> Iterator[tup
             cut = min(start + chunk, end, stop)
             yield start, cut
             start = cut
+
+
+def cut_again(
+    ranges: Iterable[tuple[int, int]], chunk: int, *, unless: Callable[[int, int], bool]
+) -> Iterator[tuple[int, int]]:
+    """Yield ranges as they are if ``unless`` returns True for them, others in chunks."""
+    for start, stop in ranges:
+        if unless(start, stop):
+            yield start, stop
+        else:
+            yield from cuts(start, stop, [stop], chunk)

@@ -13,11 +13,12 @@ import numpy as np
 from aggregation.engine import arithmetic
 from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
-from aggregation.engine.chunks import chunk_elements, cuts
+from aggregation.engine.chunks import chunk_elements, cut_again, cuts
 from aggregation.engine.plan import Combination, Resources
 from aggregation.engine.ranges import CELL
 from aggregation.engine.state import OptimizerState
 from aggregation.errors import InvalidWeights, OutOfTime
+from aggregation.rules.sums import GROUP
 from aggregation.weights import Weights
 
 #: Elements that are combined at once. A float64 row of them stays in cache, and they are so many that
@@ -28,6 +29,8 @@ SLICE = 32 << 10
 #: The most elements of each update that a thread reads at once. With fewer, the threads wait for the
 #: interpreter lock more often: with a third, a mean took a third longer on a busy machine.
 PIECE = 96 << 10
+
+FLOAT64_BYTES = 8
 
 #: The most files that are held open; processes may open 1024 on most systems. Others are opened for
 #: each read.
@@ -144,6 +147,11 @@ class Passes:
         linear = self.work.rule.linear
         chunk = self._fitting(reader, PIECE if linear else SLICE)
         ranges = cuts(start, stop, ends, chunk)
+        if linear:
+            larger = cuts(
+                start, stop, ends, self._fitting(reader, PIECE, rows=self._rows_on_demand)
+            )
+            ranges = cut_again(larger, chunk, unless=reader.is_read_on_demand)
         yield from self._each_here(reader, function, members, ranges, stop, SLICE, on_demand=linear)
 
     def each_on_grid(
@@ -182,11 +190,25 @@ class Passes:
             reader, function, members, ranges, stop, elements, on_demand=False
         )
 
-    def _fitting(self, reader: BlockReader, elements: int, at_least: int = 1) -> int:
-        """Return how many elements a thread reads at once: as many as fit, but not more than these."""
+    @property
+    def _rows_on_demand(self) -> int:
+        """The rows whose bytes are in memory while rows are read on demand: of a group, of the parent, and
+        in float64 those of a sum and of an optimizer's step."""
+        in_float64 = 8 if self.work.takes_steps else 3
+        return GROUP + 1 + in_float64 * FLOAT64_BYTES // self.work.layout.itemsize
+
+    def _fitting(
+        self, reader: BlockReader, elements: int, at_least: int = 1, rows: int | None = None
+    ) -> int:
+        """Return how many elements a thread reads at once: as many as fit, but not more than these.
+
+        ``rows`` rows are in memory at once, by default and at most all.
+        """
         pieces = max(BLOCKS_IN_FLIGHT, self.resources.workers)
         layout, memory = self.work.layout, self.resources.memory_bytes
-        fitting = chunk_elements(layout, len(reader), memory, at_least, pieces, reader.state)
+        fitting = chunk_elements(
+            layout, min(rows or len(reader), len(reader)), memory, at_least, pieces, reader.state
+        )
         return min(fitting, elements)
 
     def _each_here(
