@@ -139,7 +139,7 @@ clean: ## Remove what was installed and built.
 	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(ORACLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 ##@ Measure it
-.PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-cold bench-scale bench-tls
+.PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-lossy bench-cold bench-scale bench-tls
 
 bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 	$(BIN)/python -m benchmarks
@@ -161,6 +161,9 @@ bench-fanout: $(VENV)/.dev ## Measure rounds over 1 to 8 functions, for half an 
 
 bench-sending: $(VENV)/.dev ## Measure rounds of compressed updates over a slow S3; writes benchmarks/sending.md.
 	$(BIN)/python -m benchmarks.sending
+
+bench-lossy: $(VENV)/.dev ## Deliver updates of a client behind a lossy proxy; writes benchmarks/lossy.md.
+	$(BIN)/python -m benchmarks.lossy
 
 bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; writes benchmarks/cold.md.
 	$(BIN)/python -m benchmarks.cold

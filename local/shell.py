@@ -64,7 +64,7 @@ def new_folder(path: Path) -> Path:
 
 @contextmanager
 def embedded_function(folder: Path) -> Iterator[dict[str, str]]:
-    """Run the function on a migrated SQLite database, and save its bucket at the end.
+    """Run the function and the API on a migrated SQLite database, and save the bucket at the end.
 
     Yields
     ------
@@ -73,25 +73,30 @@ def embedded_function(folder: Path) -> Iterator[dict[str, str]]:
     """
     logging.basicConfig(filename=folder / "cloud.log", level=logging.WARNING, force=True)
     with embedded_cloud() as cloud:
-        environment = function_environment(cloud, sqlite_url(folder))
-        migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-        subprocess.run(migrate, env=in_shell(environment), check=True)
         try:
-            with ExitStack() as stack:
-                stack.enter_context(
-                    running_function(
-                        cloud, environment, log=folder / "function.log", sweep_seconds=SWEEP_SECONDS
-                    )
-                )
-                api = stack.enter_context(
-                    LambdaRuntime(
-                        "lambda_handler.api", environment=environment, log=folder / "api.log"
-                    )
-                )
-                url = stack.enter_context(api_front(api.invoke))
-                yield {**environment, "FEDERATION_URL": url}
+            with running_services(cloud, folder) as environment:
+                yield environment
         finally:
             _save(cloud, folder / "bucket")
+
+
+@contextmanager
+def running_services(cloud: Cloud, folder: Path) -> Iterator[dict[str, str]]:
+    """Run the function and the API on a migrated SQLite database, and yield their environment."""
+    environment = function_environment(cloud, sqlite_url(folder))
+    migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    subprocess.run(migrate, env=in_shell(environment), check=True)
+    with ExitStack() as stack:
+        stack.enter_context(
+            running_function(
+                cloud, environment, log=folder / "function.log", sweep_seconds=SWEEP_SECONDS
+            )
+        )
+        api = stack.enter_context(
+            LambdaRuntime("lambda_handler.api", environment=environment, log=folder / "api.log")
+        )
+        url = stack.enter_context(api_front(api.invoke))
+        yield {**environment, "FEDERATION_URL": url}
 
 
 def _save(cloud: Cloud, folder: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,11 @@ import requests
 
 from federated_client import Bucket, Posts
 from federated_client import limits as client_limits
+from local.api_front import api_front
 from local.cloud import Cloud
+from local.event_pump import EventPump
+from local.function import function_environment
+from local.lambda_runtime import LambdaRuntime
 from tests.client.posting import parse, refusals
 from tests.client.servers import answer, serving
 
@@ -123,3 +129,21 @@ def deliver(cloud: Cloud) -> Callable[[], int]:
     from tests.client.delivery import deliver
 
     return lambda: deliver(cloud)
+
+
+@pytest.fixture
+def url(
+    cloud: Cloud, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """The API in the real runtime, and the function, invoked by the queue; profiles are the test's own."""
+    monkeypatch.setenv("FEDERATED_CLIENT_HOME", str(tmp_path / "profiles"))
+    environment = function_environment(cloud, os.environ["DATABASE_URL"])
+    with (
+        LambdaRuntime(
+            "lambda_handler.api", environment=environment, log=tmp_path / "api.log"
+        ) as api,
+        LambdaRuntime(environment=environment, log=tmp_path / "function.log") as function,
+        EventPump(cloud.queue_url, function.invoke, sqs=cloud.client("sqs"), retry_seconds=1),
+        api_front(api.invoke) as front,
+    ):
+        yield front

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import boto3
+import numpy as np
 import pytest
 from botocore.config import Config
 
+from connectors import application
+from connectors.publication.pointer import write_pointer
+from connectors.usecases.administration.clients import invite
 from federated_client import Bucket, Client, Posts
 from models_app.models import FederatedModel
 from tests.factories import client_id, filled, make_model
@@ -44,3 +49,15 @@ def through(proxy: Proxy) -> Bucket:
     """Return the bucket behind a proxy, with a client of boto3 that does not retry."""
     config = Config(retries={"total_max_attempts": 1})
     return Bucket("federation", boto3.client("s3", endpoint_url=proxy.endpoint, config=config))
+
+
+def constant(value: float, elements: int = 1000) -> dict[str, Any]:
+    """Return weights of one tensor with one value everywhere."""
+    return {"w": np.full(elements, value, np.float32)}
+
+
+def invited(clients: int, elements: int = 1000, **fields: Any) -> tuple[FederatedModel, list[str]]:
+    """Create a model, and tokens with which its clients enroll through the API."""
+    model = make_model(0, initial=constant(0.0, elements), **fields)
+    write_pointer(application.objects(), model.pk)
+    return model, [each.token for each in invite(model, clients, timedelta(days=1))]

@@ -95,6 +95,47 @@ def test_the_file_before_stays_until_the_new_one_is_complete(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_download_continues_where_it_broke(tmp_path: Path) -> None:
+    """Each answer is cut after a fifth of the weights; the next request asks for the rest, and no more."""
+    piece, starts = len(WEIGHTS) // 5, []
+
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        assert handler.headers["If-Match"] == '"e"'
+        start = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        starts.append(start)
+        handler.send_response(206 if start else 200)
+        handler.send_header("Content-Length", str(len(WEIGHTS) - start))
+        handler.send_header("Content-Range", f"bytes {start}-{len(WEIGHTS) - 1}/{len(WEIGHTS)}")
+        handler.end_headers()
+        handler.wfile.write(WEIGHTS[start : start + piece])
+        handler.close_connection = True
+
+    with handling(serve) as url:
+        Posts([], url).download(KEY, tmp_path / "base", etag="e")
+        assert Posts([], url).get(KEY, etag="e") == WEIGHTS
+    assert (tmp_path / "base").read_bytes() == WEIGHTS
+    assert starts == 2 * list(range(0, len(WEIGHTS), piece))
+
+
+def test_a_download_that_stands_still_is_given_up() -> None:
+    """A server that sends no further byte is asked six times, not for ever."""
+    starts = []
+
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        starts.append(handler.headers.get("Range", ""))
+        handler.send_response(206 if starts[-1] else 200)
+        handler.send_header("Content-Length", "10")
+        handler.send_header("Content-Range", "bytes 5-14/15")
+        handler.end_headers()
+        handler.wfile.write(b"" if starts[-1] else b"12345")
+        handler.close_connection = True
+
+    with handling(serve) as url, pytest.raises(StorageUnreachable, match="broke off"):
+        Posts([], url).get(KEY, etag="e")
+    assert starts == ["", *["bytes=5-"] * 6][: len(starts)]
+    assert len(starts) <= 7
+
+
 @pytest.mark.usefixtures("database", "cloud")
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("fault", [truncate, reset])

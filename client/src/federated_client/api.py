@@ -1,21 +1,18 @@
 """The aggregator's HTTP API as a storage back end: a client needs a URL and its own secret, nothing else.
 
-An upload is divided into parts. What has arrived is not sent again, whether a part, the connection or the
-process was lost: the server knows the update by a digest of its content.
+An update is sent in parts (`parts`).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import http.client
-import io
 import json
 import re
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, BinaryIO, ClassVar
 
 from . import limits
@@ -29,6 +26,7 @@ from .errors import (
     UploadRefused,
 )
 from .https import HttpsReader, check_url, opened, translated_errors
+from .parts import PartedUpload
 from .storage import Progress, retry
 
 _POINTER = re.compile(r"aggregates/(\d+)/latest\.json")
@@ -44,13 +42,6 @@ _REFUSED = (
     http.client.CONFLICT,
     http.client.REQUEST_ENTITY_TOO_LARGE,
 )
-
-#: Names of an update's numbers in the body of a request, by their names in metadata.
-_NUMBERS = {
-    "num-examples": "num_examples",
-    "num-steps": "num_steps",
-    "base-aggregate": "base_aggregate",
-}
 
 
 class Api(HttpsReader):
@@ -91,7 +82,9 @@ class Api(HttpsReader):
         found = _UPDATE.fullmatch(key)
         if not found:
             raise BadArgument(f"the API stores updates and scores, not {key!r}")
-        return _Upload(self, found[1], found[2], body, metadata, progress).send()
+        path = f"/v1/models/{found[1]}/updates"
+        call = partial(self.call, attempts=1)  # The upload counts its attempts itself.
+        return PartedUpload(call, path, found[2], body, metadata, progress).send()
 
     def call(
         self,
@@ -184,138 +177,3 @@ def _error_of_problem(answer: urllib.error.HTTPError) -> ClientError:
     after = answer.headers.get("Retry-After", "")
     error.retry_after = min(float(after), limits.MAX_RETRY_AFTER) if after.isdecimal() else 0.0
     return error
-
-
-class _Upload:
-    """One update on its way.
-
-    Parameters
-    ----------
-    api : Api
-    model_id, format : str
-    body : binary file
-    metadata : mapping
-    progress : callable, optional
-    """
-
-    def __init__(
-        self,
-        api: Api,
-        model_id: str,
-        format: str,
-        body: BinaryIO,
-        metadata: Mapping[str, str],
-        progress: Progress | None,
-    ) -> None:
-        self._api = api
-        self._path = f"/v1/models/{model_id}/updates"
-        self._body = body
-        self._progress = progress
-        self._size = body.seek(0, io.SEEK_END)
-        self._part_bytes = _part_bytes(self._size)
-        self._count = max(1, -(-self._size // self._part_bytes))
-        self._checksums = [self._checksum(number) for number in range(1, self._count + 1)]
-        self._description = {
-            "size": self._size,
-            "format": format,
-            "part_bytes": self._part_bytes,
-            "parts": self._checksums,
-            "update_kind": metadata["update-kind"],
-            **{_NUMBERS[name]: int(metadata[name]) for name in _NUMBERS if metadata.get(name)},
-        }
-
-    def send(self) -> str:
-        """Send what has not arrived, complete the update, and return its key.
-
-        The same content has the same idempotency key, unless it was sent before and did not count.
-        """
-        described = json.dumps(self._description, sort_keys=True)
-        for again in range(limits.ATTEMPTS):
-            digest = hashlib.sha256(f"{described}{again or ''}".encode()).hexdigest()
-            state = self._begin(digest)
-            if not state["complete"] or not self._is_lost(state["update"]):
-                return self._finish(state, digest)
-        raise UploadRefused(
-            f"the same update was rejected or superseded {limits.ATTEMPTS} times: "
-            "federated-client status shows the reasons"
-        )
-
-    def _begin(self, digest: str) -> dict[str, Any]:
-        key = {"Idempotency-Key": digest}
-        return self._api.call("POST", self._path, self._description, key)
-
-    def _is_lost(self, update: str) -> bool:
-        """Return whether an update that arrived earlier is in no aggregate and will be in none."""
-        state = self._api.call("GET", f"{self._path}/{update}")["state"]
-        return state in ("rejected", "superseded")
-
-    def _finish(self, state: dict[str, Any], digest: str) -> str:
-        for _ in range(limits.ATTEMPTS * self._count):
-            arrived = set(state["arrived"])
-            self._report(arrived)
-            for part in state["parts"]:
-                self._send_part(part, arrived)
-            if state["complete"]:
-                return str(state["key"])
-            if len(arrived) == self._count:
-                done = self._api.call("POST", f"{self._path}/{state['update']}/complete")
-                return str(done["key"])
-            state = self._begin(digest)
-        raise StorageUnreachable(f"the update did not arrive in {limits.ATTEMPTS} attempts")
-
-    def _send_part(self, part: Mapping[str, Any], arrived: set[int]) -> None:
-        """Send a part; if its link is refused, a new one is requested with those of the others."""
-        number = int(part["number"])
-
-        def request() -> None:
-            pieces = self._pieces(number, arrived)
-            headers = {"Content-Type": "application/octet-stream", **part["headers"]}
-            sent = urllib.request.Request(part["url"], pieces, headers, method="PUT")  # noqa: S310
-            with translated_errors(f"part {number}", upload=True), opened(sent, {http.client.OK}):
-                pass
-
-        try:
-            retry(request)
-        except AccessDenied:  # The link has expired.
-            return
-        arrived.add(number)
-        self._report(arrived)
-
-    def _pieces(self, number: int, arrived: set[int]) -> Iterator[bytes]:
-        """Yield the bytes of a part, and report them."""
-        before = sum(self._length(each) for each in arrived)
-        start, length = (number - 1) * self._part_bytes, self._length(number)
-        self._body.seek(start)
-        sent = 0
-        while sent < length:
-            piece = self._body.read(min(limits.SEND_BYTES, length - sent))
-            if not piece:
-                raise UploadRefused("the file became shorter while it was sent")
-            yield piece
-            sent += len(piece)
-            if self._progress:
-                self._progress(before + sent, self._size)
-
-    def _report(self, arrived: set[int]) -> None:
-        if self._progress:
-            self._progress(sum(self._length(each) for each in arrived), self._size)
-
-    def _length(self, number: int) -> int:
-        return min(self._part_bytes, self._size - (number - 1) * self._part_bytes)
-
-    def _checksum(self, number: int) -> str:
-        self._body.seek((number - 1) * self._part_bytes)
-        left, digest = self._length(number), hashlib.sha256()
-        while left > 0:
-            piece = self._body.read(min(limits.COPY_BYTES, left))
-            if not piece:
-                raise UploadRefused("the file became shorter while it was read")
-            digest.update(piece)
-            left -= len(piece)
-        return base64.b64encode(digest.digest()).decode()
-
-
-def _part_bytes(size: int) -> int:
-    """Return the bytes of a part: few enough to be sent again, and no more than `MAX_PARTS` parts."""
-    least = -(-size // limits.MAX_PARTS)
-    return max(limits.PART_BYTES, -(-least // limits.COPY_BYTES) * limits.COPY_BYTES)

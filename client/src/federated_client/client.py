@@ -79,9 +79,9 @@ class Client:
         """The key of the update that was sent last; empty if none was."""
         return self._sent_key
 
-    def resume(self, base: Latest, sent_key: str = "") -> None:
-        """Continue what another process began: weights that it fetched, an update that it sent."""
-        self.base, self._sent_key = base, sent_key
+    def resume(self, base: Latest, sent_key: str = "", residual: Arrays | None = None) -> None:
+        """Continue what another process began: the weights it fetched, the update it sent, its residual."""
+        self.base, self._sent_key, self.residual = base, sent_key, residual or {}
 
     def latest(self, *, attempts: int = limits.ATTEMPTS) -> Latest:
         """Return which weights to train from, and what the model makes of an update.
@@ -237,14 +237,19 @@ class Client:
             If the credentials expired or are wrong: waiting does not help.
         """
         return wait_for_aggregate(
-            partial(storage_state, self.status, partial(self.latest, attempts=1), self._sent_key),
+            partial(
+                storage_state,
+                partial(self.status, attempts=1),
+                partial(self.latest, attempts=1),
+                self._sent_key,
+            ),
             after=self.base.number if self.base else 0,
             timeout=timeout,
             poll=poll,
             on_progress=on_progress,
         )
 
-    def status(self) -> Status | None:
+    def status(self, *, attempts: int = limits.ATTEMPTS) -> Status | None:
         """Return what the aggregator says of this client's updates; None if it says nothing.
 
         Raises
@@ -253,7 +258,7 @@ class Client:
         """
         key = status_key(self._model_id, self._client_id)
         try:
-            return parse_status(self._storage.get(key, attempts=1))
+            return parse_status(self._storage.get(key, attempts=attempts))
         except CredentialsInvalid:
             raise
         except (NotThere, AccessDenied):

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ._core.formats import COMPRESSIONS
 from .errors import ClientError
 from .federation import Federation
-from .pointer import parse_pointer
-from .profiles import load_progress, profile_path, save_progress
+from .profiles import profile_path
 from .progress import progress_bar
+from .sessions import resume_session, save_base, save_sent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         found, sentence = options.run(options)
-    except ClientError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (ClientError, OSError) as error:
+        kind = type(error).__name__
+        if options.json:
+            print(json.dumps({"error": kind, "detail": str(error)}, indent=1))
+        print(f"{kind}: {error}", file=sys.stderr)
         return 1
     print(json.dumps(found, indent=1) if options.json else sentence)
     return 0
@@ -58,8 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("file")
     push.add_argument("--num-examples", type=int, required=True)
     push.add_argument("--num-steps", type=int)
+    push.add_argument(
+        "--compression",
+        choices=COMPRESSIONS,
+        help="send less; what is left out is kept beside the profile, and sent with the next update",
+    )
     watch = add("watch", _watch, "wait for the next aggregate, or for the rejection of your update")
     watch.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS")
+    watch.add_argument("--poll", type=float, default=5.0, metavar="SECONDS", help="between looks")
     return parser
 
 
@@ -94,9 +104,10 @@ def _status(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _pull(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     federation = _federation(options)
     path = federation.client.fetch_file(options.file)
-    _save(options, federation)
-    number = federation.client.base.number if federation.client.base else 0
-    return {"file": str(path), "number": number}, f"aggregate {number} is in {path}"
+    base = federation.client.base
+    assert base is not None  # noqa: S101 - fetch_file sets it.
+    save_base(options.profile, federation.model_id, base)
+    return {"file": str(path), "number": base.number}, f"aggregate {base.number} is in {path}"
 
 
 def _push(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -106,9 +117,10 @@ def _push(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
             options.file,
             num_examples=options.num_examples,
             num_steps=options.num_steps,
+            compression=options.compression,
             progress=progress,
         )
-    _save(options, federation)
+    save_sent(options.profile, federation.model_id, federation.client)
     return {"key": key}, f"sent as {key}"
 
 
@@ -116,26 +128,28 @@ def _watch(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     def show(text: str) -> None:
         print(text, file=sys.stderr)
 
-    latest = _resumed(options).wait(timeout=options.timeout, on_progress=show)
-    return {"number": latest.number}, f"aggregate {latest.number} is published"
+    federation = _resumed(options)
+    latest = federation.wait(timeout=options.timeout, poll=options.poll, on_progress=show)
+    own = _fate(federation)
+    sentence = f"aggregate {latest.number} is published"
+    return {"number": latest.number, "update": own}, sentence + (
+        f"; yours is {own['state']}" if own else ""
+    )
+
+
+def _fate(federation: Federation) -> dict[str, Any] | None:
+    """Return what became of the update that was sent last; None if it is not known."""
+    status = federation.client.status()
+    found = status.of(federation.client.sent_key) if status else None
+    return asdict(found) if found else None
 
 
 def _resumed(options: argparse.Namespace) -> Federation:
     """Return the federation as the last command of the profile left it."""
     federation = _federation(options)
-    found = load_progress(options.profile, federation.model_id)
-    if not found:
+    if not resume_session(options.profile, federation.model_id, federation.client):
         raise ClientError("nothing was pulled yet: federated-client pull FILE")
-    base = parse_pointer(json.dumps(found["base"]).encode(), "the saved base")
-    federation.client.resume(base, found["sent"])
     return federation
-
-
-def _save(options: argparse.Namespace, federation: Federation) -> None:
-    client = federation.client
-    if client.base:
-        progress = {"base": asdict(client.base), "sent": client.sent_key}
-        save_progress(options.profile, federation.model_id, progress)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from . import limits
 from .answers import error_of, parse_answer
-from .checksums import Checksums
+from .downloads import Download
 from .errors import (
     AccessDenied,
     BadArgument,
@@ -52,13 +52,9 @@ class HttpsReader(ABC):
         """Return the URL of an object."""
 
     def get(self, key: str, *, etag: str = "", attempts: int = limits.ATTEMPTS) -> bytes:
-        def request() -> bytes:
-            body = io.BytesIO()
-            with self._opened(key, etag) as answer:
-                _copy(answer, body, key)
-            return body.getvalue()
-
-        return retry(request, attempts)
+        body = io.BytesIO()
+        self._receive(body, key, etag, attempts)
+        return body.getvalue()
 
     def get_range(self, key: str, start: int, length: int, *, etag: str) -> tuple[bytes, int]:
         def request() -> tuple[bytes, int]:
@@ -66,18 +62,25 @@ class HttpsReader(ABC):
             with self._opened(key, etag, wanted) as answer:
                 if answer.status == http.client.OK:  # The server does not know ranges.
                     return _part_of_all(answer, start, length, key)
-                body = io.BytesIO()
-                _copy(answer, body, key)
-                return body.getvalue(), _size_of_all(answer.headers, key)
+                return _whole_body(answer, key), _size_of_all(answer.headers, key)
 
         return retry(request)
 
     def download(self, key: str, path: Path, *, etag: str = "") -> None:
-        def request() -> None:
-            with complete_file(path) as file, self._opened(key, etag) as answer:
-                _copy(answer, file, key)
+        with complete_file(path) as file:
+            self._receive(file, key, etag, limits.ATTEMPTS)
 
-        retry(request)
+    def _receive(self, file: IO[bytes], key: str, etag: str, attempts: int) -> None:
+        """Write an object to a file; after a failure, only what is missing of a known one is requested."""
+        download = Download(file, key)
+
+        def request() -> None:
+            is_known = etag and download.position
+            missing = {"Range": f"bytes={download.position}-"} if is_known else {}
+            with self._opened(key, etag, missing) as answer:
+                download.receive(answer)
+
+        retry(request, attempts, position=lambda: download.position)
 
     @contextmanager
     def _opened(
@@ -199,23 +202,13 @@ def opened(
         yield answer
 
 
-def _copy(answer: http.client.HTTPResponse, file: IO[bytes], key: str) -> None:
-    """Copy the body of an answer, and check its length and its checksum where there is one."""
-    expected = answer.length
+def _whole_body(answer: http.client.HTTPResponse, key: str) -> bytes:
+    expected, body = answer.length, answer.read()
     if expected is None and not answer.chunked:
         raise DownloadRefused(f"the server does not say how long {key} is")
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadRefused(f"the server sends {key} in an encoding that was not requested")
-    checksums = Checksums(answer.headers if answer.status == http.client.OK else Message())
-    copied = 0
-    while piece := answer.read(limits.COPY_BYTES):
-        checksums.update(piece)
-        file.write(piece)
-        copied += len(piece)
-    if expected is not None and copied != expected:
-        raise StorageUnreachable(f"{key} broke off after {copied} of {expected} bytes")
-    if name := checksums.mismatch():
-        raise StorageUnreachable(f"{key} was damaged on its way: its {name} checksum differs")
+    if expected is not None and len(body) != expected:
+        raise StorageUnreachable(f"{key} broke off after {len(body)} of {expected} bytes")
+    return body
 
 
 def _part_of_all(

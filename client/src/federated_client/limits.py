@@ -8,6 +8,12 @@ ATTEMPTS = 6
 #: a federation do not return at the same moment.
 FIRST_PAUSE_SECONDS = 0.5
 
+#: The longest of these pauses.
+MAX_PAUSE_SECONDS = 8.0
+
+#: Attempts of an upload in parts, in a row in which no part arrived: about half a minute.
+UPLOAD_ATTEMPTS = 10
+
 #: Attempts of boto3 itself within one of ours. It repeats a single part of a large upload, which is cheaper
 #: than the whole upload again.
 BOTO_ATTEMPTS = 3

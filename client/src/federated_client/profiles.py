@@ -6,10 +6,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from .errors import BadArgument
 
@@ -78,30 +76,14 @@ def save_profile(name: str, profile: Profile) -> Path:
     """Write a profile, complete or not at all, and return its file."""
     path = profile_path(name)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(profile), file, indent=1)
-    os.replace(partial, path)
+    write_private(path, json.dumps(asdict(profile), indent=1).encode())
     return path
 
 
-def save_progress(name: str, model_id: int, progress: Mapping[str, Any]) -> None:
-    """Save what a command did for the next command of the same profile and model."""
-    path = _progress_path(name, model_id)
+def write_private(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that only its user can read, complete or not at all."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    partial.write_text(json.dumps(progress, indent=1))
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
     os.replace(partial, path)
-
-
-def load_progress(name: str, model_id: int) -> dict[str, Any]:
-    """Return what an earlier command saved; nothing if there was none."""
-    try:
-        found: dict[str, Any] = json.loads(_progress_path(name, model_id).read_text())
-    except FileNotFoundError:
-        return {}
-    return found
-
-
-def _progress_path(name: str, model_id: int) -> Path:
-    return profile_path(name).with_suffix(f".model-{model_id}")

@@ -56,15 +56,33 @@ class Storage(Protocol):
         """
 
 
-def retry(request: Callable[[], T], attempts: int = limits.ATTEMPTS) -> T:
-    """Make a request, and again after a pause while storage is unreachable."""
-    for attempt in range(attempts - 1):
+def retry(
+    request: Callable[[], T],
+    attempts: int = limits.ATTEMPTS,
+    position: Callable[[], int] = lambda: 0,
+) -> T:
+    """Make a request, and again after a pause while storage is unreachable.
+
+    Parameters
+    ----------
+    request : callable
+    attempts : int
+        How often it fails in a row at most.
+    position : callable
+        How far a transfer is. Only failures since it last got further are counted.
+    """
+    failures, reached = 0, -1
+    while True:
         try:
             return request()
         except StorageUnreachable as error:
-            pause = random.uniform(0, limits.FIRST_PAUSE_SECONDS * 2**attempt)
+            failures = failures + 1 if position() <= reached else 1
+            reached = max(reached, position())
+            if failures >= attempts:
+                raise
+            longest = limits.FIRST_PAUSE_SECONDS * 2 ** (failures - 1)
+            pause = random.uniform(0, min(longest, limits.MAX_PAUSE_SECONDS))
             time.sleep(max(pause, error.retry_after))
-    return request()
 
 
 @contextmanager
