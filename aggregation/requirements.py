@@ -76,7 +76,13 @@ class AllClients(Requirement):
 
 @dataclass(frozen=True)
 class RequireXUpdates(Requirement):
-    """``x`` clients are ready."""
+    """``x`` clients are ready.
+
+    Parameters
+    ----------
+    x : int
+        Clients that must be ready.
+    """
 
     x: int
     name = "require_x_updates"
@@ -90,7 +96,13 @@ class RequireXUpdates(Requirement):
 
 @dataclass(frozen=True)
 class RequireFraction(Requirement):
-    """At least the fraction ``f`` of the model's clients is ready, ``0 < f <= 1``."""
+    """At least the fraction ``f`` of the model's clients is ready, ``0 < f <= 1``.
+
+    Parameters
+    ----------
+    f : float
+        The fraction; 0.5 is half of the clients, rounded up.
+    """
 
     f: float
     name = "require_fraction"
@@ -108,6 +120,13 @@ class Quorum(Requirement):
     """All clients are ready, or ``x`` clients once the oldest update has waited ``after_minutes``.
 
     The scheduled sweep evaluates it again while no further updates arrive.
+
+    Parameters
+    ----------
+    x : int
+        Clients that suffice after the wait.
+    after_minutes : float
+        How long the oldest update waits for the other clients.
     """
 
     x: int
@@ -129,9 +148,9 @@ _KNOWN: dict[str, type[Requirement]] = {
 }
 
 
-def known_requirements() -> list[str]:
-    """Return the names of the requirements, without the empty name for none."""
-    return [name for name in _KNOWN if name]
+def known_requirements() -> dict[str, type[Requirement]]:
+    """Return the requirements by name, without the empty name for none."""
+    return {name: kind for name, kind in _KNOWN.items() if name}
 
 
 def create_requirement(

@@ -69,9 +69,9 @@ class Polynomial(Staleness):
 _KNOWN: dict[str, type[Staleness]] = {kind.name: kind for kind in (NoDiscount, Polynomial)}
 
 
-def known_discounts() -> list[str]:
-    """Return the names of the discounts, without the empty name for none."""
-    return [name for name in _KNOWN if name]
+def known_discounts() -> dict[str, type[Staleness]]:
+    """Return the discounts by name, without the empty name for none."""
+    return {name: kind for name, kind in _KNOWN.items() if name}
 
 
 def create_staleness(name: str, arguments: Mapping[str, Any] | None = None) -> Staleness:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
-import re
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from aggregation.description import arguments_of, describe
 from aggregation.optimizers import known_optimizers
 from aggregation.pre_aggregation import known_pre_aggregations
 from aggregation.requirements import Requirement
@@ -43,10 +39,10 @@ def rules_page() -> str:
 
 
 def _step(step: Any) -> Iterator[str]:
-    text, described = _docstring(step)
+    text = describe(step)
     yield f"### {step.name}"
     yield text
-    yield table(["argument", "type", "default", "bounds", "meaning"], _arguments(step, described))
+    yield table(["argument", "type", "default", "bounds", "meaning"], _arguments(step))
     if step.needs_gram:
         yield "Measures the inner products of all pairs of updates."
     elif step.needs_norms:
@@ -58,12 +54,12 @@ def _step(step: Any) -> Iterator[str]:
 
 
 def _rule(rule: Any) -> Iterator[str]:
-    text, described = _docstring(rule)
+    text = describe(rule)
     yield f"## {rule.name}"
     if rule.aliases:
         yield "Also " + ", ".join(map(code, rule.aliases)) + "."
     yield text
-    rows = _arguments(rule, described)
+    rows = _arguments(rule)
     if rows:
         yield table(["argument", "type", "default", "bounds", "meaning"], rows)
     yield " ".join(_costs(rule))
@@ -99,10 +95,10 @@ def optimizers_page() -> str:
 
 
 def _optimizer(optimizer: Any) -> Iterator[str]:
-    text, described = _docstring(optimizer)
+    text = describe(optimizer)
     yield f"## {optimizer.name}"
     yield text
-    rows = _arguments(optimizer, described)
+    rows = _arguments(optimizer)
     if rows:
         yield table(["argument", "type", "default", "bounds", "meaning"], rows)
     slots = optimizer.slots
@@ -125,50 +121,20 @@ def requirements_page() -> str:
 
 
 def _requirement(kind: Any) -> Iterator[str]:
-    text, described = _docstring(kind)
+    text = describe(kind)
     yield f"## {kind.name}"
     yield text
-    rows = _arguments(kind, described)
+    rows = _arguments(kind)
     if rows:
-        yield table(["argument", "type", "default", "bounds"], [row[:4] for row in rows])
+        yield table(["argument", "type", "default", "bounds", "meaning"], rows)
 
 
-def _docstring(kind: Any) -> tuple[str, dict[str, str]]:
-    """Return a docstring as Markdown, and the descriptions of its parameters by name."""
-    text = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
-    text, _, parameters = text.partition("\nParameters\n----------\n")
-    described = re.findall(r"^(\w+) : .*\n((?: {4}.*\n?)+)", parameters, re.MULTILINE)
-    return text.strip(), {name: " ".join(meaning.split()) for name, meaning in described}
-
-
-def _arguments(kind: Any, described: dict[str, str]) -> list[list[str]]:
-    bounds = _bounds(kind)
+def _arguments(kind: Any) -> list[list[str]]:
     rows = []
-    for field in dataclasses.fields(kind):
-        required = field.default is dataclasses.MISSING
-        default = "required" if required else "" if field.default is None else code(field.default)
-        number = "whole number" if str(field.type).startswith("int") else "number"
-        meaning = described.get(field.name, "")
-        rows.append([code(field.name), number, default, bounds.get(field.name, ""), meaning])
+    for each in arguments_of(kind):
+        default = (
+            "required" if each.is_required else "" if each.default is None else code(each.default)
+        )
+        noun = "whole number" if each.is_whole else "number"
+        rows.append([code(each.name), noun, default, each.bounds, each.meaning])
     return rows
-
-
-def _bounds(kind: Any) -> dict[str, str]:
-    """Return the bounds of each argument, read from the calls that check them."""
-    checks = [vars(base)["__post_init__"] for base in kind.__mro__ if "__post_init__" in vars(base)]
-    trees = [ast.parse(textwrap.dedent(inspect.getsource(check))) for check in checks]
-    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return {
-        ast.literal_eval(call.args[0]): ", ".join(_limit(each) for each in call.keywords)
-        for call in calls
-        if ast.unparse(call.func) in ("number", "whole_number")
-    }
-
-
-def _limit(keyword: ast.keyword) -> str:
-    value = ast.unparse(keyword.value)
-    return f"{str(keyword.arg).replace('_', ' ')} {CONSTANTS.get(value, value)}"
-
-
-#: Bounds that have a name in the code.
-CONSTANTS = {"MAX_MINUTES": "a hundred years"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.management import CommandError
@@ -20,36 +19,14 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from aggregation.optimizers import known_optimizers
-from aggregation.requirements import known_requirements
-from aggregation.rules import known_rules
-from aggregation.staleness import known_discounts
 from models_app.admin.actions import ACTIONS, run
 from models_app.admin.base import ProtectedAdmin
+from models_app.admin.settings import FederatedModelForm, changes_in_words
 from models_app.control_room import control_room
 from models_app.control_room.tensors import tensors_by_policy
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
 from models_app.scores import DECIDES_SCORES, rescore
-
-
-class FederatedModelForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Offers the rules, optimizers and requirements that exist."""
-
-    aggregator = forms.ChoiceField(choices=[(name, name) for name in known_rules()])
-    server_optimizer = forms.ChoiceField(choices=[(name, name) for name in known_optimizers()])
-    requirement = forms.ChoiceField(
-        choices=[("", "any update"), *((name, name) for name in known_requirements())],
-        required=False,
-    )
-    staleness = forms.ChoiceField(
-        choices=[("", "no discount"), *((name, name) for name in known_discounts())],
-        required=False,
-    )
-
-    class Meta:
-        model = FederatedModel
-        exclude = ("clients",)  # There may be many thousands: see MembershipAdmin.
 
 
 @admin.register(FederatedModel)
@@ -136,6 +113,8 @@ class FederatedModelAdmin(ProtectedAdmin):
         obj.save(update_fields=[*changed, "last_modified"])
         if DECIDES_SCORES & set(changed):
             rescore(obj)
+        for sentence in changes_in_words(form.initial, obj, changed):
+            self.message_user(request, f"From the next round on: {sentence}", messages.INFO)
 
     def act(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
         """Run an action of the control room, after the user has confirmed its consequences."""
