@@ -74,6 +74,9 @@ READ_THREADS = env.integer("READ_THREADS", 16, min=1, max=256)
 CLIENT_STATUS = env.flag("CLIENT_STATUS", True)
 #: A larger update is rejected.
 MAX_UPDATE_BYTES = env.integer("MAX_UPDATE_BYTES", 10 << 30, min=1)
+#: Whether clients use the API: `aggregates/<model>/progress.json` then says how many updates are ready.
+#: This costs two requests to S3 for each update.
+CLIENT_API = env.flag("CLIENT_API", False)
 #: Uploads that a client of the API may have begun and not completed.
 API_OPEN_UPLOADS = env.integer("API_OPEN_UPLOADS", 4, min=1)
 #: Bytes of updates that a client of the API may send within a day.

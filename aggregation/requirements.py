@@ -46,6 +46,11 @@ class Requirement(ABC):
     def needed(self, readiness: Readiness) -> int:
         """Return how many clients must be ready."""
 
+    @property
+    def patience(self) -> timedelta | None:
+        """How long the oldest update waits until fewer clients are enough; None if that never happens."""
+        return None
+
     def unmet(self, readiness: Readiness) -> str | None:
         """Return why a round may not start, or None if it may. Every round needs an update."""
         needed = max(1, self.needed(readiness))
@@ -137,8 +142,12 @@ class Quorum(Requirement):
         whole_number("x", self.x, at_least=1)
         number("after_minutes", self.after_minutes, at_least=0, below=MAX_MINUTES)
 
+    @property
+    def patience(self) -> timedelta:
+        return timedelta(minutes=self.after_minutes)
+
     def needed(self, readiness: Readiness) -> int:
-        if readiness.waited >= timedelta(minutes=self.after_minutes):
+        if readiness.waited >= self.patience:
             return min(self.x, readiness.members)
         return readiness.members
 

@@ -83,7 +83,7 @@ def embedded_function(folder: Path) -> Iterator[dict[str, str]]:
 @contextmanager
 def running_services(cloud: Cloud, folder: Path) -> Iterator[dict[str, str]]:
     """Run the function and the API on a migrated SQLite database, and yield their environment."""
-    environment = function_environment(cloud, sqlite_url(folder))
+    environment = function_environment(cloud, sqlite_url(folder)) | {"CLIENT_API": "on"}
     migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
     subprocess.run(migrate, env=in_shell(environment), check=True)
     with ExitStack() as stack:

@@ -6,7 +6,7 @@ from typing import Any
 
 from connectors.api.credentials import Caller
 from connectors.api.problems import not_found
-from connectors.storage.keys import UPDATES, pointer_key, status_key
+from connectors.storage.keys import UPDATES, pointer_key, progress_key, status_key
 from connectors.storage.port import Objects, read_json
 from connectors.storage.presigning import Signer
 
@@ -30,14 +30,19 @@ class Documents:
     def model(self, model_id: int, caller: Caller) -> dict[str, Any]:
         """Return what a client must know of a model, with a link to the latest weights.
 
-        ``latest`` is None if the model has no weights yet; ``status`` says what became of the client's
-        updates and how many are ready, and is None before its first update.
+        ``latest`` is None if the model has no weights yet. ``progress`` says how many updates are ready
+        and needed; it is None before the first update of a model without weights. ``status`` says what
+        became of the client's own updates; it is None before its first one.
         """
         latest = read_json(self._objects, pointer_key(model_id))
-        status = read_json(self._objects, status_key(model_id, caller.client_id))
         if latest:
             latest["url"] = self._signer.link(latest["key"], seconds=LINK_SECONDS)
-        return {"model": model_id, "latest": latest, "status": status}
+        return {
+            "model": model_id,
+            "latest": latest,
+            "progress": read_json(self._objects, progress_key(model_id)),
+            "status": read_json(self._objects, status_key(model_id, caller.client_id)),
+        }
 
     def update(self, model_id: int, caller: Caller, name: str, *, uploaded: bool) -> dict[str, Any]:
         """Return what became of an update.

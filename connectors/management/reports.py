@@ -18,6 +18,7 @@ from connectors.errors import ServiceRefused
 from connectors.management.tables import Row, cell, table, terminal_width, to_json
 from connectors.publication.credentials import write_credentials
 from connectors.publication.pointer import try_write_pointer
+from connectors.publication.progress import try_write_progress
 
 
 class ReportCommand(BaseCommand):
@@ -70,11 +71,11 @@ class ReportCommand(BaseCommand):
         self.stdout.write(to_json(row) if as_json else sentence)
 
     def write_pointer(self, model_id: int) -> None:
-        """Update the model's `latest.json`; a failure is a note, because the sweep tries again."""
+        """Update what clients read about the model; a failure is a note: it is tried again later."""
         objects = application.objects()
-        problem = try_write_pointer(objects, model_id)
-        if problem:
-            self.stderr.write(problem)
+        for write in (try_write_pointer, try_write_progress):
+            if problem := write(objects, model_id):
+                self.stderr.write(problem)
 
     def write_credentials(self) -> None:
         """Write clients' credentials that are out of date; a failure is a note: the sweep tries again."""

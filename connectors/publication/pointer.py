@@ -44,8 +44,11 @@ from models_app.models import FederatedModel, ModelAggregate
 #: Attempts to replace a pointer that others are writing at the same time.
 TRIES = 5
 
-#: A pointer has about a kilobyte. A larger object is not one, and is replaced.
-MAX_BYTES = 1 << 16
+#: The layouts of models have up to some 20,000 tensors. A pointer to a model that has more leaves it out.
+MAX_LAYOUT_BYTES = 2 << 20
+
+#: A pointer has about a kilobyte beside the layout. A larger object is not one, and is replaced.
+MAX_BYTES = MAX_LAYOUT_BYTES + (1 << 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,9 @@ class Latest:
     dtypes : list of str or None
         The dtypes of the model's tensors, by their names in safetensors; None for JSON,
         and if the weights cannot be read.
+    layout : list of dict or None
+        The name, dtype and shape of each tensor; None as for ``dtypes``, and for a model of so many
+        tensors that clients should read the header of its weights.
     update_kind : str
         `weights` or `differences`.
     rule, rule_args, requirement, requirement_args
@@ -102,6 +108,7 @@ class Latest:
     max_num_examples: int | None
     furthest_base_agg: int | None
     max_update_bytes: int
+    layout: list[dict[str, Any]] | None
     schema: int = 1
 
 
@@ -125,7 +132,7 @@ def write_pointer(objects: Objects, model_id: int) -> Latest | None:
         if state is None:
             return None
         latest = _latest(objects, state)
-        body = json.dumps(asdict(latest), indent=1).encode()
+        body = json.dumps(asdict(latest)).encode()
         try:
             if body != found:
                 objects.replace(pointer_key(model_id), body, etag=etag)
@@ -235,22 +242,29 @@ def _digest(state: Mapping[str, Any]) -> str:
 def _latest(objects: Objects, state: Mapping[str, Any]) -> Latest:
     stated = {name: value for name, value in state.items() if name not in ("pk", "pointer_digest")}
     stored = objects.stat(state["key"])
+    layout = _layout(objects, state["key"], stored)
+    fits = layout is not None and len(json.dumps(layout)) <= MAX_LAYOUT_BYTES
     return Latest(
         model_id=state["pk"],
         etag=stored.etag,
-        dtypes=_dtypes(objects, state["key"], stored),
+        dtypes=None if layout is None else sorted({tensor["dtype"] for tensor in layout}),
+        layout=layout if fits else None,
         **stated,
     )
 
 
-def _dtypes(objects: Objects, key: str, stored: StoredObject) -> list[str] | None:
+def _layout(objects: Objects, key: str, stored: StoredObject) -> list[dict[str, Any]] | None:
+    """Return the name, dtype and shape of each tensor; None for JSON, and if they cannot be read."""
     if format_of(key) == "json":
         return None
     try:
         layout = stored_layout(objects, key, stored)
     except UpdateRejected:
         return None  # The weights are unreadable: the round reports that.
-    return sorted({DTYPE_NAMES[tensor.dtype] for tensor in layout.tensors})
+    return [
+        {"name": each.name, "dtype": DTYPE_NAMES[each.dtype], "shape": list(each.shape)}
+        for each in layout.tensors
+    ]
 
 
 def _read_pointer(objects: Objects, model_id: int) -> tuple[bytes, str]:

@@ -11,22 +11,22 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Case, Count, F, Min, OuterRef, Q, QuerySet, Subquery, When, Window
-from django.db.models.functions import Now, RowNumber
+from django.db.models import Case, F, Q, QuerySet, When, Window
+from django.db.models.functions import RowNumber
 
 from aggregation.errors import AggregationError, TemporarilyUnavailable
-from aggregation.requirements import AllClients, Quorum, Readiness, Requirement
-from connectors.errors import UnknownModel, translate_database_errors
-from connectors.rounds.selectors import members_of, ready_updates
+from connectors.errors import translate_database_errors
+from connectors.publication.progress import read_progress, write_progress
 from connectors.rounds.sql import ids_in
 from connectors.storage.keys import status_key
 from connectors.storage.port import Objects
-from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
+from models_app.models import ModelUpdate
 from models_app.models.update import UNPUBLISHED
 
 #: The version of the document's format.
@@ -37,10 +37,6 @@ MAX_UPDATES = 20
 
 #: Characters of a reason.
 MAX_REASON = 1000
-
-#: While no more updates than these are ready, all their clients' documents say how many are. Beyond, only
-#: the documents of clients whose own updates have changed are written. The cost estimate knows it, too.
-MAX_REFRESHED = 16
 
 #: Changed updates that one call handles: at 20 ms for a document, and 16 at a time, some six seconds.
 MAX_CHANGED = 5_000
@@ -90,8 +86,11 @@ def write_statuses(objects: Objects, model_id: int) -> int:
         rows = list(changed.values_list("pk", "client_id", "status")[:MAX_CHANGED])
         if not rows:
             return 0
-        summary, refreshed = _summary(model_id)
-        documents = _documents(model_id, [*(pk for pk, _, _ in rows), *refreshed], summary)
+        if settings.CLIENT_API:
+            progress, refreshed = write_progress(objects, model_id)
+        else:
+            progress, refreshed = read_progress(model_id)
+        documents = _documents(model_id, [*(pk for pk, _, _ in rows), *refreshed], asdict(progress))
         written, failures = _write(objects, model_id, documents)
         _mark((pk, status) for pk, client, status in rows if client not in failures)
     if failures:
@@ -100,48 +99,8 @@ def write_statuses(objects: Objects, model_id: int) -> int:
     return written
 
 
-def _summary(model_id: int) -> tuple[dict[str, Any], list[int]]:
-    """Return what all documents say of the model, and updates whose clients are to know it."""
-    latest = ModelAggregate.objects.filter(federated_model=OuterRef("pk")).order_by("-number")
-    model: Any = (
-        FederatedModel.objects.filter(pk=model_id)
-        .annotate(
-            members=members_of(OuterRef("pk")),
-            latest_number=Subquery(latest.values("number")[:1]),
-            database_now=Now(),
-        )
-        .first()
-    )
-    if model is None:
-        raise UnknownModel(f"there is no federated model with id {model_id}")
-    ready = ready_updates(model, model.latest_number or 0)
-    found = ready.order_by().aggregate(count=Count("pk"), oldest=Min("created_on"))
-    waited = model.database_now - (found["oldest"] or model.database_now)
-    readiness = Readiness(members=model.members, ready=found["count"], waited=waited)
-    requirement = model.requirement_object()
-    needed = max(1, requirement.needed(readiness), model.rule().min_updates)
-    few = list(ready.values_list("pk", flat=True)) if found["count"] <= MAX_REFRESHED else []
-    summary = {
-        "ready": found["count"],
-        "requirement": _in_words(requirement, needed),
-        "needed": needed,
-    }
-    return summary, few
-
-
-def _in_words(requirement: Requirement, needed: int) -> str:
-    match requirement:
-        case AllClients():
-            return f"all {needed} clients"
-        case Quorum():
-            return (
-                f"{needed} updates, or {requirement.x} after {requirement.after_minutes:g} minutes"
-            )
-    return f"{needed} update{'s' if needed > 1 else ''}"
-
-
 def _documents(
-    model_id: int, updates: Iterable[int], summary: Mapping[str, Any]
+    model_id: int, updates: Iterable[int], progress: Mapping[str, Any]
 ) -> Iterator[tuple[uuid.UUID, bytes]]:
     """Yield the client and the document of each client that has one of these updates."""
     clients = ModelUpdate.objects.filter(pk__in=ids_in(updates)).values("client_id")
@@ -162,7 +121,7 @@ def _documents(
             "model": model_id,
             "client": str(client_id),
             "updates": [_shown(row) for row in own],
-            **summary,
+            **progress,
         }
         yield client_id, json.dumps(document, indent=1).encode()
 

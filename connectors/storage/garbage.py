@@ -13,7 +13,7 @@ from itertools import islice
 
 from aggregation.round import RoundCheckpoint, sink_states
 from connectors.errors import translate_database_errors
-from connectors.storage.keys import AGGREGATES, PLANS, is_pointer, plan_folder_of
+from connectors.storage.keys import AGGREGATES, PLANS, is_document, plan_folder_of
 from connectors.storage.port import Objects, Orphan
 from models_app.models import AggregationRound, ModelAggregate, ModelArtifact
 
@@ -54,7 +54,7 @@ def collect_garbage(
         old = [
             orphan
             for orphan in page
-            if orphan.since <= now - older_than and not is_pointer(orphan.key)
+            if orphan.since <= now - older_than and not is_document(orphan.key)
         ]
         in_use = _in_use(orphan.key for orphan in old)
         for orphan in old:

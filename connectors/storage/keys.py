@@ -27,8 +27,8 @@ _SCORE = re.compile(rf"scores/({_ID})/({_UUID})/({_ID})\.json", re.ASCII)
 
 _PLAN_FOLDER = re.compile(rf"{PLANS}{_ID}/{_ID}-[0-9a-f]{{32}}/", re.ASCII)
 
-#: A pointer, and the files that a directory keeps beside it while it is replaced.
-_POINTER = re.compile(r"aggregates/[0-9]+/(latest\.json|\.latest\.json\.(lock|new))")
+#: A pointer or the progress, and the files that a directory keeps beside it while it is replaced.
+_DOCUMENT = re.compile(r"aggregates/[0-9]+/((latest|progress)\.json|\.latest\.json\.(lock|new))")
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,21 @@ def pointer_key(model_id: int) -> str:
     return f"{AGGREGATES}{model_id}/latest.json"
 
 
+def progress_key(model_id: int) -> str:
+    """Return the key of the document that says how far a model is from its next round."""
+    return f"{AGGREGATES}{model_id}/progress.json"
+
+
 def status_key(model_id: int, client_id: uuid.UUID) -> str:
     """Return the key of the document that says what became of a client's updates."""
     return f"{STATUSES}{model_id}/{client_id}.json"
 
 
-def credentials_key(client_id: uuid.UUID) -> str:
+def credentials_key(client_id: object) -> str:
     """Return the key of the document by which a client is authenticated."""
     return f"{CLIENTS}{client_id}.json"
 
 
-def is_pointer(key: str) -> bool:
-    """Return whether a key below ``aggregates/`` belongs to a pointer rather than to a result."""
-    return _POINTER.fullmatch(key) is not None
+def is_document(key: str) -> bool:
+    """Return whether a key below ``aggregates/`` belongs to a document rather than to a result."""
+    return _DOCUMENT.fullmatch(key) is not None

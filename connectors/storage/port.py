@@ -14,7 +14,7 @@ from aggregation.errors import InvalidWeights, ObjectMissing, UpdateRejected
 from aggregation.formats import format_of, peek_layout
 from aggregation.layout import TensorLayout
 from aggregation.round import ResultSink
-from aggregation.sources import ByteSource, read
+from aggregation.sources import ByteSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +129,7 @@ class Objects(Protocol):
 def read_json(objects: Objects, key: str) -> dict[str, Any] | None:
     """Return a small JSON object; None if there is none under this key."""
     try:
-        stored = objects.stat(key)
-        source = objects.source(key, size=stored.size, etag=stored.etag)
-        document: dict[str, Any] = json.loads(read(source, 0, stored.size))
+        document: dict[str, Any] = json.loads(objects.read(key))
     except ObjectMissing:
         return None
     return document

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from connectors.publication.pointer import stale_pointers
+from connectors.publication.progress import try_write_progress
 from connectors.publication.status import models_with_changes
 from connectors.rounds.selectors import due_models
 from connectors.storage.garbage import MIN_AGE, collect_garbage
@@ -107,6 +108,8 @@ def _write_stale_pointers(objects: Objects, observer: Observer, *, dry_run: bool
     for model_id in stale:
         if dry_run or update_pointer(objects, model_id, observer):
             observer.pointer_written(model_id)
+        if not dry_run:
+            try_write_progress(objects, model_id)
 
 
 def _write_statuses(objects: Objects, observer: Observer) -> None:

@@ -16,6 +16,7 @@ Document = dict[str, Any]
 
 _TEXT = {"type": "string"}
 _ID = {"type": "integer"}
+_OPTIONAL_ID = {"type": ["integer", "null"]}
 _PARTS = {
     "type": "array",
     "items": {
@@ -38,22 +39,59 @@ def _answer(**properties: Any) -> Document:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def _nullable(description: str, **properties: Any) -> Document:
+    """Return the schema of an object with at least these members, or of null."""
+    return _answer(**properties) | {"type": ["object", "null"], "description": description}
+
+
 #: What is answered, by operation.
 ANSWERS: dict[str, Document] = {
     "enroll": _answer(client=_TEXT, name=_TEXT, models={"type": "array", "items": _ID}),
     "rotateSecret": _answer(client=_TEXT),
     "getModel": _answer(
         model=_ID,
-        latest={
-            "type": ["object", "null"],
-            "description": "As latest.json, with the link `url` to the weights; null before there are any.",
-        },
-        status={
-            "type": ["object", "null"],
-            "properties": {"ready": _ID, "needed": _ID, "requirement": _TEXT},
-            "description": "As status/<model>/<client>.json: how many updates are ready, and what "
-            "became of this client's; null before its first one.",
-        },
+        latest=_nullable(
+            "What to train from and what to send, as in latest.json; null before there are weights.",
+            url={
+                "type": "string",
+                "format": "uri",
+                "description": "Of the weights, for GET by ranges.",
+            },
+            aggregate_id=_OPTIONAL_ID,
+            number=_ID,
+            key=_TEXT,
+            etag=_TEXT,
+            layout={
+                "type": ["array", "null"],
+                "items": _answer(
+                    name=_TEXT, dtype=_TEXT, shape={"type": "array", "items": {"type": "integer"}}
+                ),
+                "description": "The tensors; null for JSON, and for a layout of more than 2 MiB.",
+            },
+            update_kind={"type": "string", "enum": ["weights", "differences"]},
+            rule=_TEXT,
+            requirement=_TEXT,
+            tensor_policies={"type": "array"},
+            frozen={"type": "array", "items": _TEXT},
+            max_num_examples=_OPTIONAL_ID,
+            furthest_base_agg=_OPTIONAL_ID,
+            max_update_bytes=_ID,
+        ),
+        progress=_nullable(
+            "How far the model is from its next round; null before it has weights or an update.",
+            ready=_ID,
+            needed=_ID,
+            requirement=_TEXT,
+            deadline={
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "When fewer updates will be enough; null if that depends on no time.",
+            },
+        ),
+        status=_nullable(
+            "What became of this client's latest updates; null before its first one.",
+            updates={"type": "array"},
+        ),
     ),
     "reportScore": _answer(key=_TEXT),
     "beginUpdate": _answer(

@@ -106,7 +106,9 @@ def _keys() -> list[list[str]]:
         SCORE_KEY_FORM,
         UPDATE_KEY_FORM,
         aggregate_key,
+        credentials_key,
         pointer_key,
+        progress_key,
     )
 
     result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
@@ -122,6 +124,11 @@ def _keys() -> list[list[str]]:
         ],
         [code(pointer_key(3)), "the function", "which weights of model 3 to train from"],
         [
+            code(progress_key(3)),
+            "the function, if clients use the API",
+            "how many updates of model 3 are ready and needed",
+        ],
+        [
             code("status/<federated_model_id>/<client_uuid>.json"),
             "the function",
             "what became of its updates",
@@ -130,6 +137,11 @@ def _keys() -> list[list[str]]:
             code(f"{PLANS}<federated_model_id>/<round>-<random>/…"),
             "the function and its workers",
             "the plan of a round that several functions share, until it ends",
+        ],
+        [
+            code(str(credentials_key("<client_uuid>"))),
+            "the API, commands and the function",
+            "the hash of a client's secret and its models, for the API",
         ],
         [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
     ]

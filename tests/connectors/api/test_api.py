@@ -20,6 +20,7 @@ from django.utils import timezone
 from connectors import application
 from connectors.publication.credentials import write_credentials
 from connectors.publication.pointer import write_pointer
+from connectors.publication.progress import write_progress
 from connectors.usecases.administration.clients import (
     add_clients,
     invite,
@@ -38,7 +39,7 @@ from tests.connectors.api.api_tools import (
     pieces_of,
     put_part,
 )
-from tests.factories import filled, get, make_model, s3_record
+from tests.factories import filled, get, make_model, ready_update, s3_record
 from tests.test_lambda_handler import EVENTS, invoke
 from tests.untyped import default_storage
 
@@ -240,11 +241,11 @@ def test_a_change_while_the_document_is_written_keeps_its_mark() -> None:
 
 def test_a_model_is_described_without_the_database() -> None:
     """Settings, the latest weights by a link, and how many updates are ready; no statement."""
-    model = make_model(
-        0, initial=filled(3.0), requirement="require_x_updates", requirement_args=[2]
-    )
+    model = make_model(1, initial=filled(3.0), requirement="quorum", requirement_args=[2, 30])
     known = enrolled(model)
     write_pointer(application.objects(), model.pk)
+    ready_update(model, 1, filled(1.0))
+    write_progress(application.objects(), model.pk)
     known.call("GET", f"/v1/models/{model.pk}")  # The client's document is remembered.
     with CaptureQueriesContext(connection) as queries:
         answer = known.call("GET", f"/v1/models/{model.pk}")
@@ -252,9 +253,16 @@ def test_a_model_is_described_without_the_database() -> None:
     latest = answer.body["latest"]
     assert latest["update_kind"] == "weights"
     assert latest["rule"] == "weighted_mean"
+    assert [tensor["name"] for tensor in latest["layout"]] == ["b", "w"]
+    assert answer.body["progress"]["ready"] == 1
+    assert answer.body["progress"]["deadline"] > timezone.now().isoformat()
     assert answer.body["status"] is None
     with urllib.request.urlopen(latest["url"]) as response:
-        assert filled(3.0).keys() == safetensors.numpy.load(response.read()).keys()
+        whole = response.read()
+    assert filled(3.0).keys() == safetensors.numpy.load(whole).keys()
+    ranged = urllib.request.Request(latest["url"], headers={"Range": "bytes=8-17"})
+    with urllib.request.urlopen(ranged) as response:
+        assert (response.status, response.read()) == (206, whole[8:18])
 
 
 def test_a_score_is_stored_where_intake_finds_it() -> None:

@@ -243,7 +243,9 @@ def test_after_a_restore_the_sweep_corrects_the_pointer() -> None:
     assert stale_pointers() == []
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b"\xff", b'{"number": "7"}', b"[" * 70_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[1]", b"\xff", b'{"number": "7"}', b"[" * (3 << 20)]
+)
 def test_an_object_that_is_no_pointer_is_replaced(objects: Objects, body: bytes) -> None:
     """Whatever object has the pointer's key is replaced."""
     model = with_aggregate()
@@ -269,6 +271,10 @@ def test_the_pointer_states_what_the_model_expects(objects: Objects) -> None:
         **pointer(model),
         "update_kind": "weights",
         "dtypes": ["F32"],
+        "layout": [
+            {"name": "b", "dtype": "F32", "shape": [3]},
+            {"name": "w", "dtype": "F32", "shape": [2, 3]},
+        ],
         "rule": "trimmed_mean",
         "rule_args": {"beta": 0.1},
         "requirement": "require_x_updates",
@@ -277,6 +283,16 @@ def test_the_pointer_states_what_the_model_expects(objects: Objects) -> None:
         "furthest_base_agg": 3,
         "max_update_bytes": settings.MAX_UPDATE_BYTES,
     }
+
+
+def test_a_layout_of_very_many_tensors_is_left_out(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that poll would otherwise fetch megabytes each time."""
+    monkeypatch.setattr("connectors.publication.pointer.MAX_LAYOUT_BYTES", 50)
+    model = make_model(1, initial=filled(0.5))
+    write_pointer(objects, model.pk)
+    assert (pointer(model)["layout"], pointer(model)["dtypes"]) == (None, ["F32"])
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from django.test.utils import CaptureQueriesContext
 import federated_client.status
 from aggregation.errors import TemporarilyUnavailable
 from connectors.publication import status
+from connectors.publication.progress import MAX_REFRESHED
 from connectors.publication.status import (
-    MAX_REFRESHED,
     MAX_UPDATES,
     changed_updates,
     models_with_changes,
@@ -70,6 +70,7 @@ def test_a_ready_update_waits_for_others(objects: Objects) -> None:
         "ready": 1,
         "requirement": "3 updates",
         "needed": 3,
+        "deadline": None,
     }
 
 

@@ -12,10 +12,11 @@ from connectors.storage.keys import (
     ScoreKey,
     UpdateKey,
     aggregate_key,
-    is_pointer,
+    is_document,
     parse_score_key,
     parse_update_key,
     pointer_key,
+    progress_key,
 )
 
 UUID = "11111111-1111-4111-8111-000000000001"
@@ -96,6 +97,7 @@ def test_a_key_names_what_it_was_made_of(model: int, client: uuid.UUID, number: 
 
 def test_a_pointer_is_not_a_result() -> None:
     """The pointer and the files beside it in a directory are distinguished from aggregates."""
-    assert is_pointer(pointer_key(3))
-    assert is_pointer("aggregates/3/.latest.json.lock")
-    assert not is_pointer(aggregate_key(3, 1, "npz"))
+    assert is_document(pointer_key(3))
+    assert is_document(progress_key(3))
+    assert is_document("aggregates/3/.latest.json.lock")
+    assert not is_document(aggregate_key(3, 1, "npz"))
