@@ -9,6 +9,7 @@ from dataclasses import dataclass
 UPDATES = "updates/"
 SCORES = "scores/"
 AGGREGATES = "aggregates/"
+ARTIFACTS = "artifacts/"
 PLANS = "plans/"
 STATUSES = "status/"
 CLIENTS = "clients/"

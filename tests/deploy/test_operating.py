@@ -137,6 +137,7 @@ ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
     "add_clients": lambda model: [model.pk, "--clients", "1"],
     "remove_client": lambda model: [model.pk, client_id(1)],
     "rename_client": lambda _: [client_id(1), "hospital-north"],
+    "client_policy": lambda model: [model.pk, client_id(1)],
     "set_model": lambda model: [model.pk, "--max-num-examples", "5000"],
     "issue_upload": lambda model: [model.pk, "--client", client_id(1)],
     "prune": lambda _: ["--older-than", "180d"],

@@ -12,6 +12,7 @@ from django.utils import timezone
 from aggregation.errors import Conflict
 from aggregation.requirements import Readiness
 from aggregation.sources import ByteSource
+from connectors.storage.keys import ARTIFACTS
 from connectors.storage.port import copy_to_sink
 from connectors.storage.weights import default_objects
 from connectors.usecases.administration.clients import add_clients
@@ -111,7 +112,7 @@ def _check_name_is_new(model: FederatedModel) -> None:
 
 def _store_initial(model: FederatedModel, source: ByteSource, format: str) -> ModelArtifact:
     objects = default_objects()
-    key = f"artifacts/{model.pk}/initial-{uuid.uuid4().hex}.{format}"
+    key = f"{ARTIFACTS}{model.pk}/initial-{uuid.uuid4().hex}.{format}"
     stored = copy_to_sink(source, objects.sink(key, None))
     return ModelArtifact.objects.create(
         federated_model=model, values=stored, version=INITIAL_VERSION
