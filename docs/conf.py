@@ -31,7 +31,7 @@ templates_path = ["templates"]
 
 #: The order of the pages, which Markdown has no words for.
 NAVIGATION = {
-    "Tutorial": ["tutorial"],
+    "Tutorial": ["tutorial", "tutorial-part-two"],
     "How-to guides": [
         "clients",
         "how-to/commands",

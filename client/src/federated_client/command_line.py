@@ -91,14 +91,18 @@ def _enroll(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _status(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     federation = _federation(options)
     latest, status = federation.latest(), federation.client.status()
-    rows = [
-        {"key": each.key, "state": each.state, "reason": each.reason, "aggregate": each.aggregate}
-        for each in (status.updates if status else ())
-    ]
-    lines = [f"aggregate {latest.number}, updates are {latest.update_kind}"]
-    lines += [str(status)] if status else []
-    lines += [f"{row['state']:<11} {row['key']} {row['reason']}".rstrip() for row in rows]
-    return {"number": latest.number, "updates": rows}, "\n".join(lines)
+    updates = status.updates if status else ()
+    lines = [f"aggregate {latest.number} is the latest; updates are {latest.update_kind}"]
+    lines += [str(status)] if status else ["you have sent no update yet"]
+    lines += [f"{each.state:<11} {each.at} {each.reason}".rstrip() for each in updates]
+    row = {
+        "number": latest.number,
+        "update_kind": latest.update_kind,
+        "ready": status.ready if status else None,
+        "needed": status.needed if status else None,
+        "updates": [asdict(each) for each in updates],
+    }
+    return row, "\n".join(lines)
 
 
 def _pull(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
