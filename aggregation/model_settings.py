@@ -73,6 +73,8 @@ class ModelSettings:
                 "staleness needs furthest_base_agg: how many of the latest aggregates an update may be "
                 "based on"
             )
+        object.__setattr__(self, "pre_aggregation", tuple(self.pre_aggregation))
+        object.__setattr__(self, "tensor_policies", tuple(map(tuple, self.tensor_policies)))
 
     def rule(self, seed: str = "") -> Rule:
         """Return the rule with the steps before it."""

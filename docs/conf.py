@@ -38,6 +38,7 @@ NAVIGATION = {
         "how-to/admin",
         "how-to/choose-a-rule",
         "how-to/choose-an-optimizer",
+        "how-to/simulate",
         "how-to/tensor-policies",
         "how-to/write-a-rule",
         "how-to/audit",

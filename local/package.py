@@ -42,6 +42,8 @@ CODE = (
 NOT_DEPLOYED = (
     "aggregation/__main__.py",
     "aggregation/api.py",
+    "aggregation/engine/comparison.py",
+    "aggregation/explanation.py",
     "aggregation/file_round.py",
     "aggregation/in_memory.py",
     "connectors/management/command_line.py",

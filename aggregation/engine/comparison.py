@@ -68,7 +68,10 @@ def compare(
     norms[measurable] = np.sqrt(np.diagonal(gram))
     distances[np.ix_(measurable, measurable)] = np.sqrt(apart)
     cosines = selection.cosines
-    if cosines is None and work.parent and len(measurable) == n and not work.bases:
+    of_updates = all(
+        member < n for member in selection.members
+    )  # The bases of late ones come after.
+    if cosines is None and work.parent and len(measurable) == n and of_updates:
         cosines = selection.with_cosines(gram).cosines
     return Comparison(norms, distances, cosines)
 

@@ -16,7 +16,6 @@ from aggregation.counts import capped_examples, default_cap
 from aggregation.engine import Resources
 from aggregation.optimizers import create_optimizer
 from aggregation.pre_aggregation import build_rule
-from benchmarks.learning.attacks import ATTACKS, Scene
 from benchmarks.learning.network import (
     CLASSES,
     Weights,
@@ -25,6 +24,7 @@ from benchmarks.learning.network import (
     train,
 )
 from benchmarks.learning.setups import Setup
+from laboratory.attacks import ATTACKS, Scene
 from local.dataset import Digits, Examples, deal_digits
 
 CLIENTS, HOSTILE, ABSENT, ROUNDS, CONCENTRATION = 10, 2, 2, 15, 0.3
@@ -96,9 +96,9 @@ class Federation:
     def learn(self) -> NDArray[np.float64]:
         """Return the accuracy of each run after the last round."""
         for number in range(1, ROUNDS + 1):
-            sent, mislabelled = self._local_training()
+            sent, poisoned = self._local_training()
             for index, run in enumerate(self.runs):
-                self._round(number, index, run, sent, mislabelled)
+                self._round(number, index, run, sent, poisoned)
         return accuracies(self._weights, self._digits.test)
 
     def central(self) -> float:
@@ -111,7 +111,7 @@ class Federation:
     def _local_training(self) -> tuple[Weights, Weights]:
         """Return the differences of each client in each run, by true and by flipped labels."""
         shape = (CLIENTS, *self._weights.shape)
-        sent, mislabelled = np.zeros((2, *shape), np.float32)
+        sent, poisoned = np.zeros((2, *shape), np.float32)
         for client, examples in enumerate(self._digits.training):
             order = self._rng.permutation(len(examples))
             rows = [i for i, run in enumerate(self.runs) if client in run.honest + run.hostile]
@@ -122,19 +122,17 @@ class Federation:
                 base = self._weights[rows]
                 flipped = Examples(examples.features, CLASSES - 1 - examples.labels)
                 if rows:
-                    mislabelled[client, rows] = train(base, flipped, order) - base
-        return sent, mislabelled
+                    poisoned[client, rows] = train(base, flipped, order) - base
+        return sent, poisoned
 
-    def _round(
-        self, number: int, index: int, run: Run, sent: Weights, mislabelled: Weights
-    ) -> None:
+    def _round(self, number: int, index: int, run: Run, sent: Weights, poisoned: Weights) -> None:
         parent = self._weights[index]
         updates = sent[run.honest, index].astype(np.float64)
         if run.attack:
             scene = Scene(
                 honest=updates,
                 own=sent[run.hostile, index].astype(np.float64),
-                mislabelled=mislabelled[run.hostile, index].astype(np.float64),
+                poisoned=poisoned[run.hostile, index].astype(np.float64),
             )
             updates = np.concatenate([updates, ATTACKS[run.attack](scene)])
         counts = [len(self._digits.training[client]) for client in run.honest + run.hostile]

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.learning.attacks import ATTACKS
 from benchmarks.learning.federation import NONE, Run
 from benchmarks.learning.setups import OURS, RECOMMENDED, Setup
+from laboratory.attacks import ATTACKS
 
 #: Points of accuracy that the recommended set-up may lose to an attack.
 BAR = 2.0
@@ -86,8 +86,8 @@ def _lines(results: Results, setups: Sequence[Setup], seconds: float) -> Iterato
         "points, that a set-up loses against FedAvg over *the same honest clients* without an attack: "
         "mean ± standard deviation over the seeds; negative means that it is better. The first "
         "column has no attack, and all clients are honest. "
-        "[The attacks](learning/attacks.py) know everything that the honest clients send in the round. "
-        f"It took {seconds / 60:.0f} minutes."
+        "[The attacks](../laboratory/attacks.py) know everything that the honest clients send in the "
+        f"round. It took {seconds / 60:.0f} minutes."
     )
     yield ""
     yield f"Central training reaches {_spread(results.central * 100)} % in as many epochs."

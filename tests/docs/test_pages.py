@@ -22,6 +22,7 @@ EXECUTED = (
     "tutorial-part-two",
     "how-to/choose-a-rule",
     "how-to/choose-an-optimizer",
+    "how-to/simulate",
     "how-to/write-a-rule",
     "how-to/audit",
 )

@@ -1,4 +1,4 @@
-"""The attacks of the learning benchmark keep within the limits that their papers state."""
+"""The attacks keep within the limits that their papers state."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aggregation
-from benchmarks.learning.attacks import ATTACKS, Scene, inside_the_threshold, min_max, min_sum
-from benchmarks.learning.setups import OURS
+from laboratory.attacks import ATTACKS, Scene, inside_the_threshold, min_max, min_sum
 
 
 def a_scene(seed: int) -> Scene:
     rng = np.random.default_rng(seed)
     honest = rng.normal(0.2, 1, size=(8, 30)) * rng.uniform(0.5, 2, size=(8, 1))
-    return Scene(honest=honest, own=rng.normal(size=(2, 30)), mislabelled=rng.normal(size=(2, 30)))
+    return Scene(honest=honest, own=rng.normal(size=(2, 30)), poisoned=rng.normal(size=(2, 30)))
 
 
 def squared_distances(row: Any, rows: Any) -> Any:
@@ -55,8 +54,3 @@ def test_every_attack_makes_an_update_for_each_hostile_client() -> None:
         found = attack(a_scene(0))
         assert found.shape == (2, 30)
         assert np.isfinite(found).all()
-
-
-def test_every_setup_has_a_name_of_its_own() -> None:
-    """The names, which the table shows, differ."""
-    assert len({setup.name for setup in OURS}) == len(OURS)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from laboratory.errors import BadArgument
+
 Differences = NDArray[np.float64]
 
 #: The default threshold of `norm_filtered_mean`.
@@ -27,13 +29,13 @@ class Scene:
         The honest clients' differences.
     own : (k, p) float64
         What the hostile clients would send if they were honest.
-    mislabelled : (k, p) float64
-        What they would send if each label was 9 minus the true one.
+    poisoned : (k, p) float64, optional
+        What they would send if they were honest and trained on false labels.
     """
 
     honest: Differences
     own: Differences
-    mislabelled: Differences
+    poisoned: Differences | None = None
 
     @property
     def mean(self) -> Differences:
@@ -43,6 +45,10 @@ class Scene:
     def repeat(self, difference: Differences) -> Differences:
         """Return the same difference for each hostile client."""
         return np.repeat(difference[None], len(self.own), axis=0)
+
+
+#: Returns what each hostile client sends: (k, p) differences from the parent.
+Attack = Callable[[Scene], Differences]
 
 
 def sign_flip(scene: Scene) -> Differences:
@@ -56,8 +62,18 @@ def tenfold_sign_flip(scene: Scene) -> Differences:
 
 
 def label_flip(scene: Scene) -> Differences:
-    """Train on labels that are 9 minus the true ones."""
-    return scene.mislabelled
+    """Train on false labels.
+
+    Raises
+    ------
+    BadArgument
+        If the scene has no updates that were trained so.
+    """
+    if scene.poisoned is None:
+        raise BadArgument(
+            "the attack 'labels' needs poison: a function that returns a client's data with false labels"
+        )
+    return scene.poisoned
 
 
 def a_little_is_enough(scene: Scene) -> Differences:
@@ -109,8 +125,8 @@ def the_parent(scene: Scene) -> Differences:
     return np.zeros_like(scene.own)
 
 
-#: By the names in the table.
-ATTACKS: dict[str, Callable[[Scene], Differences]] = {
+#: The attacks by their names, which are also those in benchmarks/learning.md.
+ATTACKS: dict[str, Attack] = {
     "flip": sign_flip,
     "flip x10": tenfold_sign_flip,
     "labels": label_flip,
@@ -124,7 +140,7 @@ ATTACKS: dict[str, Callable[[Scene], Differences]] = {
 
 
 def _squared_distances(rows: Differences) -> Differences:
-    return np.asarray(np.square(rows[:, None] - rows[None]).sum(axis=2), np.float64)
+    return np.array([np.square(row - rows).sum(axis=1) for row in rows], np.float64)
 
 
 def _furthest(scene: Scene, passes: Callable[[Differences], bool]) -> Differences:
