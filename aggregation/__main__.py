@@ -28,6 +28,7 @@ from aggregation.formats import Spool, format_of
 from aggregation.optimizers import NO_OPTIMIZER, Optimizer, create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule
+from aggregation.privacy.local import local_rule, statement_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.print(f"no result: {error}")
         return 1
     print(f"{options.out}: {options.rule} of {len(combined.selection.members)} updates")
+    print(statement_of(settings["rule"]), end="")
     return 0
 
 
@@ -79,14 +81,18 @@ def _settings(options: Namespace) -> dict[str, Any]:
     if options.out:
         format_of(options.out)
     named = _arguments("--arg", options.arg)
+    rule = build_rule(options.rule, named, options.pre_aggregation, options.seed or "")
+    privacy = _arguments("--differential-privacy", options.differential_privacy)
+    policies = TensorPolicies.from_list(options.tensor_policy)
     return {
         "paths": options.updates,
         "counts": example_counts(options.num_examples, len(options.updates)),
         "num_steps": step_counts(options.num_steps, len(options.updates)),
-        "rule": build_rule(options.rule, named, options.pre_aggregation, options.seed or ""),
+        "rule": local_rule(rule, privacy, policies),
+        "seed": options.seed or "",
         "parent": options.parent,
         "differences": options.differences,
-        "policies": TensorPolicies.from_list(options.tensor_policy),
+        "policies": policies,
         "optimizer": create_optimizer(
             options.optimizer or NO_OPTIMIZER.name,
             _arguments("--optimizer-arg", options.optimizer_arg),

@@ -27,6 +27,7 @@ from aggregation.opening import Opener, open_consistent
 from aggregation.optimizers import NO_OPTIMIZER, create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.pre_aggregation import build_rule
+from aggregation.privacy.local import local_rule, with_local_noise
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
 
@@ -43,6 +44,7 @@ def aggregate(
     directions: Iterable[float] | None = None,
     pre_aggregation: Sequence[str] = (),
     seed: str = "",
+    differential_privacy: Mapping[str, Any] | None = None,
     server_optimizer: str = NO_OPTIMIZER.name,
     optimizer_args: Mapping[str, Any] | None = None,
     optimizer_state: Mapping[str, ArrayLike] | None = None,
@@ -82,7 +84,11 @@ def aggregate(
     pre_aggregation : sequence of str
         Steps before the rule, in their order: ``["arc(f=2)", "nnm(f=2)"]``.
     seed : str
-        Hexadecimal digits that clients cannot predict, for ``bucketing``: ``secrets.token_hex(32)``.
+        Hexadecimal digits that clients cannot predict, for ``bucketing``: ``secrets.token_hex(32)``. With
+        ``differential_privacy`` it repeats the noise, and must be secret.
+    differential_privacy : mapping, optional
+        The arguments of `aggregation.privacy.settings.DifferentialPrivacy`: each difference from the parent
+        is clipped, and noise is added. The rule must be ``unweighted_mean``.
     server_optimizer : str
         Takes a step from the parent towards the rule's result: ``"fedadam"``, ``"fedavgm"``. Without a
         parent, the result is the rule's.
@@ -129,9 +135,10 @@ def aggregate(
     >>> aggregate("weighted_mean", [{"w": np.ones(2)}, {"w": np.zeros(2)}], num_examples=[3, 1])
     {'w': array([0.75, 0.75])}
     """
-    chosen = build_rule(rule, arguments, pre_aggregation, seed)
-    optimizer = create_optimizer(server_optimizer, optimizer_args)
     policies = TensorPolicies.from_list(list(tensor_policies))
+    chosen = build_rule(rule, arguments, pre_aggregation, seed)
+    chosen = local_rule(chosen, differential_privacy, policies)
+    optimizer = create_optimizer(server_optimizer, optimizer_args)
     given = _updates(updates)
     counts = example_counts(num_examples, len(given))
     if not given:
@@ -144,7 +151,7 @@ def aggregate(
     if rejected:
         raise UpdatesRejected(rejected)
     work = Combination(
-        rule=chosen,
+        rule=with_local_noise(chosen, seed, list(opened.values())),
         updates=list(opened.values()),
         num_examples=counts,
         parent=base,

@@ -79,7 +79,17 @@ def _add_round_options(parser: ArgumentParser) -> None:
         "--seed",
         action=_Once,
         metavar="HEX",
-        help="hexadecimal digits that clients cannot predict, for bucketing",
+        help="hexadecimal digits that clients cannot predict, for bucketing; with --differential-privacy, "
+        "64 secret ones to repeat a result",
+    )
+    parser.add_argument(
+        "--differential-privacy",
+        action="append",
+        default=[],
+        type=_named_value,
+        metavar="NAME=VALUE",
+        help="clip each difference from the parent and add noise: clip_norm, noise_multiplier, cohort, "
+        "delta and max_epsilon, each by an option of its own; needs the rule unweighted_mean",
     )
     parser.add_argument(
         "--num-examples",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from aggregation.engine import Combination, Combined, Resources
 from aggregation.engine.comparison import compare
+from aggregation.privacy.local import mu_squared_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class AggregationInfo:
     optimizer_state : dict of str to array, optional
         The server optimizer's new state, for the next call: float64, with the shape of each tensor and
         one more dimension.
+    mu_squared : float, optional
+        With differential privacy, what the round adds to the account (`aggregation.privacy.accounting`).
+        The other values are not covered by its noise: they are for those who have the updates.
     """
 
     selected: tuple[int, ...]
@@ -48,6 +52,7 @@ class AggregationInfo:
     cosines: tuple[float | None, ...] | None
     max_hostile: int
     optimizer_state: dict[str, NDArray[np.float64]] | None = None
+    mu_squared: float | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each update: JSON-able, with the names of the columns of `table`."""
@@ -107,6 +112,7 @@ def explain(
         cosines=comparison.cosines,
         max_hostile=work.rule.max_hostile(len(work.updates)),
         optimizer_state=optimizer_state,
+        mu_squared=mu_squared_of(work.rule),
     )
 
 

@@ -17,6 +17,7 @@ from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.optimizers import Optimizer
 from aggregation.policies import TensorPolicies
+from aggregation.privacy.local import with_local_noise
 from aggregation.rules import Rule
 from aggregation.sources import FileSource
 from aggregation.weights import Weights
@@ -34,6 +35,8 @@ class FileRound:
     num_steps : sequence of int, optional
         Training steps of each update, for a rule that needs them.
     rule : Rule
+    seed : str
+        For the noise of a private rule.
     parent : str, optional
     differences : bool
         Whether the updates are differences from the parent.
@@ -56,6 +59,7 @@ class FileRound:
         counts: Sequence[float],
         num_steps: Sequence[int] | None,
         rule: Rule,
+        seed: str,
         parent: str | None,
         differences: bool,
         policies: TensorPolicies,
@@ -69,6 +73,7 @@ class FileRound:
         self._counts = counts
         self._num_steps = num_steps
         self._rule = rule
+        self._seed = seed
         self._differences = differences
         self._policies = policies
         self._optimizer = optimizer
@@ -163,7 +168,7 @@ class FileRound:
     def _combination(self, opened: dict[int, Weights]) -> Combination:
         steps = self._num_steps
         return Combination(
-            rule=self._rule,
+            rule=with_local_noise(self._rule, self._seed, list(opened.values())),
             updates=list(opened.values()),
             num_examples=[self._counts[position] for position in opened],
             parent=self._parent,

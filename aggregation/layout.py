@@ -215,11 +215,14 @@ class TensorLayout:
         start, stop, dtype = self.runs[index]
         return min(stop, start - (self._run_bytes[index] - byte) // dtype.itemsize)
 
+    def tensor_of(self, element: int) -> Tensor:
+        """Return the tensor that an element belongs to."""
+        return self.tensors[bisect_right(self.starts, element) - 1]
+
     def locate(self, element: int) -> str:
         """Return the place of an element in words: ``tensor 'fc.weight' at [3, 17]``."""
-        number = bisect_right(self.starts, element) - 1
-        tensor = self.tensors[number]
-        offset = element - self.starts[number]
+        tensor = self.tensor_of(element)
+        offset = element - self.starts[bisect_right(self.starts, element) - 1]
         index = np.unravel_index(offset, tensor.shape) if tensor.shape else ()
         return f"tensor {quoted(tensor.name)} at {[int(i) for i in index]}"
 

@@ -63,6 +63,7 @@ NAVIGATION = {
         "explanation/architecture",
         "explanation/protocol",
         "explanation/numerics",
+        "explanation/differential-privacy",
         "security",
         "cost",
         "decisions/README",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ml_dtypes import finfo
 from numpy.typing import NDArray
 
 from aggregation.layout import BFLOAT16, is_integral
@@ -41,6 +42,12 @@ def as_stored(values: Float64s, dtype: np.dtype[Any]) -> Numbers:
         return _rounded_to_odd(values).astype(BFLOAT16)
     with np.errstate(over="ignore"):
         return values.astype(dtype)
+
+
+def clipped_to_range(values: Float64s, dtype: np.dtype[Any]) -> Float64s:
+    """Clip values in place to the finite range of a floating-point dtype; NaN stays."""
+    largest = float(finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return np.asarray(np.clip(values, -largest, largest, out=values), np.float64)
 
 
 def _rounded_to_integers(values: Float64s, dtype: np.dtype[Any]) -> Numbers:

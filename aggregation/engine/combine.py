@@ -124,6 +124,7 @@ def combine(
             selection, norms = select(passes, resume, checkpoint)
         _combine_chunks(passes, selection, writer, work.layout.size)
         writer.close()
+    selection, norms = work.rule.published(selection, norms)
     return Combined(selection=selection, norms=norms, bytes_read=passes.bytes_read)
 
 

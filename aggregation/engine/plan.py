@@ -94,7 +94,7 @@ class Combination:
     ------
     RuleError
         If the rule, the updates or a tensor's policy need a parent and there is none, or the rule needs
-        numbers of steps.
+        numbers of steps, or a private rule does not protect a tensor.
     NotEnoughUpdates
         If the rule needs more updates.
     """
@@ -128,11 +128,21 @@ class Combination:
                 "tensors that clients do not send, and frozen tensors, need a parent to start from: "
                 "give the model an initial artifact"
             )
+        if self.rule.is_private:
+            self._check_private()
         if len(self.updates) < self.rule.min_updates:
             raise NotEnoughUpdates(
                 f"{self.rule.name} needs at least {self.rule.min_updates} updates, "
                 f"{len(self.updates)} are there"
             )
+
+    def _check_private(self) -> None:
+        """Refuse what a private rule does not protect."""
+        from aggregation.privacy.rule import check_tensors
+
+        check_tensors(self.policy_map)
+        if self.discounts is not None:
+            raise RuleError("differential privacy takes no discounts for late updates")
 
     @cached_property
     def model(self) -> Weights:

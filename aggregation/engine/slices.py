@@ -185,6 +185,8 @@ def _combined(
         combined += base
     if piece.run.non_negative:
         np.maximum(combined, 0.0, out=combined)
+    if work.rule.is_private:  # Noise that overflows must not be the fault of an update.
+        combined = arithmetic.clipped_to_range(combined, piece.run.dtype)
     return arithmetic.as_stored(combined, piece.run.dtype), state
 
 
@@ -215,13 +217,14 @@ def _by_rule(
     rows = piece.rows if work.rule.linear else arithmetic.as_floats(np.asarray(piece.rows))
     # Only a linear rule gets rows on demand; `LinearRule.combine` accepts them.
     block = cast(Numbers, rows)
+    rule, start = work.rule, piece.start
     if base is None or work.differences:
-        return work.rule.combine(block, selection)
+        return rule.combine_at(start, block, selection)
     if work.bases:  # They are among the rows, with negative coefficients.
-        return work.rule.combine(block, selection) + base
-    if work.rule.on_differences:
-        return work.rule.combine(block, selection, base) + base
-    return work.rule.combine(block, selection)
+        return rule.combine_at(start, block, selection) + base
+    if rule.on_differences:
+        return rule.combine_at(start, block, selection, base) + base
+    return rule.combine_at(start, block, selection)
 
 
 def _with_step(

@@ -208,10 +208,17 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
     if isinstance(rule, PreAggregatedRule):
         steps = [str(step) for step in rule.steps]
         return rule_to_json(rule.rule) | {"pre_aggregation": steps, "seed": rule.seed.hex()}
+    if rule.is_private:
+        return {"name": rule.name, "differential_privacy": rule.settings.to_json()}  # type: ignore[attr-defined]
     return {"name": rule.name, "arguments": asdict(rule)}  # type: ignore[call-overload]
 
 
 def rule_from_json(saved: Mapping[str, Any]) -> Rule:
     """Return the rule that `rule_to_json` gave."""
+    if "differential_privacy" in saved:
+        from aggregation.privacy.rule import PrivateMean
+        from aggregation.privacy.settings import DifferentialPrivacy
+
+        return PrivateMean(DifferentialPrivacy(**saved["differential_privacy"]))
     steps, seed = saved.get("pre_aggregation", ()), saved.get("seed", "")
     return build_rule(saved["name"], saved["arguments"], steps, seed)

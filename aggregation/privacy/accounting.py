@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from aggregation.arguments import whole_number
+from aggregation.arguments import number, whole_number
 from aggregation.privacy.settings import DifferentialPrivacy
 
 #: The most elements that a round may release. An account has fewer than 2**28 rounds: each adds at least
@@ -54,8 +54,7 @@ def charge(settings: DifferentialPrivacy, elements: int) -> float:
         If there are no elements, or more than `MAX_ELEMENTS`.
     """
     whole_number("the number of optimized elements", elements, at_least=1)
-    if elements > MAX_ELEMENTS:
-        whole_number("MAX_ELEMENTS", MAX_ELEMENTS, at_least=elements)
+    number("the number of optimized elements", elements, at_most=MAX_ELEMENTS)
     return CHARGED_FACTOR / settings.noise_multiplier**2
 
 

@@ -11,6 +11,9 @@ from aggregation.arguments import instantiate, number, whole_number
 #: The largest epsilon that may be allowed: e**50 is no protection, and the account is exact below it.
 MAX_EPSILON = 50.0
 
+#: Said wherever an epsilon is shown.
+NEIGHBOURS = "for adding or removing one client"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DifferentialPrivacy:

@@ -119,14 +119,17 @@ def finish(
     except ProgressLost:
         return _replan(connector, plan, attempt, {}, resources)
     saved = json.loads(folder.read(SELECTION))
+    selection, norms = plan.claim.rule.published(
+        Selection.from_json(saved["selection"]), saved["norms"]
+    )
     return replace(plan.claim, attempt=attempt), RoundResult(
         used=tuple(update.id for update in plan.claim.updates),
         rejected=plan.rejected,
         location=result.location,
         optimizer_state=states[0].location if states else None,
         combined=Combined(
-            selection=Selection.from_json(saved["selection"]),
-            norms=saved["norms"],
+            selection=selection,
+            norms=norms,
             bytes_read=sum(report.bytes_read for report in reports),
         ),
         workers=summarize(plan.distribution.functions, reports),

@@ -7,7 +7,7 @@ A rule is added by writing one module with a frozen dataclass whose fields are t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -127,6 +127,9 @@ class Rule(ABC):
     #: the updates by their distances has not measured these tensors.
     robust: bool = True
 
+    #: Whether the result contains noise that hides each update (`aggregation.privacy`).
+    is_private: bool = False
+
     @property
     def min_updates(self) -> int:
         """The fewest updates with which the rule is defined and withstands what it claims to."""
@@ -169,6 +172,21 @@ class Rule(ABC):
         (n_elements,) float64
             The result; with `on_differences`, its difference from the parent.
         """
+
+    def combine_at(
+        self, start: int, block: Numbers, selection: Selection, centre: Float64s | None = None
+    ) -> Float64s:
+        """Combine a block whose first column is element ``start`` of the flattened model.
+
+        The place makes a difference only to a rule that adds noise; all others implement `combine`.
+        """
+        return self.combine(block, selection, centre)
+
+    def published(
+        self, selection: Selection, norms: Sequence[float] | None
+    ) -> tuple[Selection, Sequence[float] | None]:
+        """Return what is shown of a selection and of the updates' norms."""
+        return selection, norms
 
 
 class LinearRule(Rule):
