@@ -15,15 +15,18 @@ from aggregation.arguments import number, whole_number
 from aggregation.privacy.settings import DifferentialPrivacy
 
 #: The most elements that a round may release. An account has fewer than 2**28 rounds: each adds at least
-#: 1e-6, and an account above 2**8 has no epsilon.
+#: 1e-6, and an account above 200 has no epsilon.
 MAX_ELEMENTS = 2**42
 
 #: The total variation distance between what is drawn and a discrete Gaussian, for all elements of all
-#: rounds of an account: at most 2**-187 for an element (`aggregation.privacy.discrete_gaussian`).
-SAMPLER_DISTANCE = 2.0**-117
+#: rounds of an account: at most 2**-271 for an element (`aggregation.privacy.discrete_gaussian`).
+SAMPLER_DISTANCE = 2.0**-201
+
+#: A larger epsilon is reported as infinite.
+LARGEST_EPSILON = 100.0
 
 #: What is charged beyond ``1 / z**2``: the difference between a discrete and a continuous Gaussian is
-#: below 2**-48, and the rest covers the rounding of sums of charges.
+#: below 2**-47, and the rest covers the rounding of sums of charges.
 CHARGED_FACTOR = 1.0 + 2.0**-40
 
 #: A bound of the relative error of `delta_of_gaussian`, and what is added to an epsilon.
@@ -70,8 +73,8 @@ def epsilon(mu_squared: float, delta: float) -> float:
     Returns
     -------
     float
-        The rounds together are (epsilon, delta)-differentially private. Infinite if no epsilon can be
-        stated, which are those above about 50.
+        The rounds together are (epsilon, delta)-differentially private. Infinite if it is above
+        `LARGEST_EPSILON`.
     """
     if mu_squared <= 0.0:
         return 0.0
@@ -81,7 +84,7 @@ def epsilon(mu_squared: float, delta: float) -> float:
     mu = math.sqrt(mu_squared)
     if _is_enough(0.0, mu, delta):
         return 0.0
-    low, high = 0.0, math.log(delta / 2.0) - math.log(SAMPLER_DISTANCE)
+    low, high = 0.0, LARGEST_EPSILON
     if not _is_enough(high, mu, delta):
         return math.inf
     while low < (middle := (low + high) / 2.0) < high:

@@ -2,17 +2,17 @@
 
 The distribution on the integers with ``P(k)`` proportional to ``exp(-k**2 / (2 sigma**2))``: Canonne,
 Kamath and Steinke, *The Discrete Gaussian for Differential Privacy*, 2020 (arXiv 2004.00010). Its
-parameter is fixed, ``sigma**2 = 2**20 (2**32 + 2**16 + 1)``, and the grid is chosen to fit
+parameter is fixed, ``sigma**2 = 2**19 (2**32 + 2**16 + 1)``, and the grid is chosen to fit
 (`aggregation.privacy.grid`).
 
-A draw is ``2**16 a + 2**8 b + c``, where ``a``, ``b`` and ``c`` are draws with the parameter 1024.
+A draw is ``2**16 a + 2**8 b + c``, where ``a``, ``b`` and ``c`` are draws with the variance 2**19.
 Completing the square gives its probabilities: those of the discrete Gaussian, times a sum over the
-integers that is constant up to a share of ``4 exp(-2 pi**2 15.99) < 2**-453`` (the convolution of
+integers that is constant up to a share of ``4 exp(-2 pi**2 7.999) < 2**-225`` (the convolution of
 Micciancio and Walter, *Gaussian Sampling over the Integers*, CRYPTO 2017).
 
-A draw with the parameter 1024 inverts a table by Walker's alias method. The table has 2**15 values. Each
+A draw with the variance 2**19 inverts a table by Walker's alias method. The table has 2**15 values. Each
 probability is a multiple of 2**-288 and is computed in integers. The values that the table lacks have a
-probability below 2**-188. A draw is therefore within a total variation distance of 2**-187.
+probability below 2**-373. A number is therefore within a total variation distance of 2**-271.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 Int64s = NDArray[np.int64]
 Words = NDArray[np.uint32]
 
-#: Draws from the table for one number, the factor between them, and the parameter of the table.
+#: Draws from the table for one number, the factor between them, and the variance of the table.
 LEVELS = 3
 FACTOR_BITS = 8
-TABLE_SIGMA_BITS = 10
+TABLE_VARIANCE_BITS = 19
 
 #: The square of the parameter of the distribution; its variance is the same up to a share of 2**-100.
-SIGMA_SQUARED = sum(1 << 2 * (TABLE_SIGMA_BITS + FACTOR_BITS * level) for level in range(LEVELS))
+SIGMA_SQUARED = sum(1 << (TABLE_VARIANCE_BITS + 2 * FACTOR_BITS * level) for level in range(LEVELS))
 
 #: The table has 2**`TABLE_BITS` values around 0. A word of `WORD_BITS` and a tie-breaker decide on a draw.
 TABLE_BITS = 15
@@ -94,14 +94,14 @@ def _own_values(buckets: Words) -> NDArray[np.int16]:
 
 @cache
 def table() -> Table:
-    """Return the table for the parameter 1024; it takes about 0.1 s and 2 MB, once for each process."""
+    """Return the table for the variance 2**19; it takes about 0.1 s and 2 MB, once for each process."""
     return _alias_table(_weights())
 
 
 def _weights() -> list[int]:
     """Return the probabilities of the values from -2**14 to 2**14 - 1, in units of 2**-288."""
     half = 1 << (TABLE_BITS - 1)
-    ratio = _exponential_of_power(2 * TABLE_SIGMA_BITS + 1)
+    ratio = _exponential_of_power(TABLE_VARIANCE_BITS + 1)
     square = ratio * ratio >> _PRECISION
     density = [1 << _PRECISION]
     for _ in range(half):

@@ -62,7 +62,7 @@ class PrivateMean(Rule):
         if n * largest_integer(self.settings) + LARGEST >= 1 << 53:
             raise RuleError(
                 f"the sum of {n} updates is exact with a noise_multiplier of "
-                f"{n / (1 << 26):.3g} or more; got {self.settings.noise_multiplier}"
+                f"{n / (1 << 27):.3g} or more; got {self.settings.noise_multiplier}"
             )
         factors = clip_factors(np.sqrt(statistics.squared_norms), self.settings)
         return Selection(

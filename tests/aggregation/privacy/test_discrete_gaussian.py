@@ -14,7 +14,7 @@ from aggregation.privacy.discrete_gaussian import (
     LARGEST,
     SIGMA_SQUARED,
     TABLE_BITS,
-    TABLE_SIGMA_BITS,
+    TABLE_VARIANCE_BITS,
     TIE_BYTES,
     WORD_BITS,
     table,
@@ -24,7 +24,7 @@ HALF = 1 << (TABLE_BITS - 1)
 REST = 8 * TIE_BYTES
 
 #: SHA-256 of the table.
-DIGEST = "78012ccd576511ed78a2d6b8642045617ead19f1c6822f3ca1396c211a0b87b9"
+DIGEST = "14f4e19ad469d2ed434fb66b62547da600103fd5d58ff1e60c421511bf7589e5"
 BUCKET_BITS = WORD_BITS + REST - TABLE_BITS
 
 
@@ -45,16 +45,16 @@ def probabilities() -> list[int]:
 
 
 def test_the_table_has_the_exact_probabilities() -> None:
-    """Each is that of a discrete Gaussian with the parameter 1024, in units of 2**-288."""
+    """Each is that of a discrete Gaussian with the variance 2**19, in units of 2**-288."""
     found = probabilities()
     with mpmath.workprec(400):
-        scale = mpmath.mpf(2) ** (2 * TABLE_SIGMA_BITS + 1)
-        density = [mpmath.exp(-(mpmath.mpf(k) ** 2) / scale) for k in range(20 * HALF // 16)]
+        scale = mpmath.mpf(2) ** (TABLE_VARIANCE_BITS + 1)
+        density = [mpmath.exp(-(mpmath.mpf(k) ** 2) / scale) for k in range(2 * HALF)]
         whole = 2 * mpmath.fsum(density) - 1
         units = mpmath.mpf(2) ** (WORD_BITS + REST) / whole
         errors = [abs(found[HALF + k] - density[abs(k)] * units) for k in range(-HALF, HALF)]
         lacking = 2 * mpmath.fsum(density[HALF:]) / whole
-        assert lacking < mpmath.mpf(2) ** -188
+        assert lacking < mpmath.mpf(2) ** -373
         # The middle has what the others lack by rounding down, and what lies outside the table.
         assert errors.pop(HALF) < lacking * units + 2 * HALF
         assert max(errors) < lacking * units + 2
@@ -85,8 +85,8 @@ def test_a_tie_is_decided_by_the_other_bits(bucket: int) -> None:
 
 
 def test_a_sum_of_scaled_draws_is_a_discrete_gaussian() -> None:
-    """With the parameter 8, and 2 as the factor, the ratio of the parameters is that of the real ones."""
-    sigma, factor, reach = 8, 2, 160
+    """With the parameter 6 and the factor 2, their ratio is close to that of the real ones."""
+    sigma, factor, reach = 6, 2, 160
     base = np.arange(-reach, reach + 1)
     draw = np.exp(-(base**2) / (2 * sigma**2))
     draw /= draw.sum()
@@ -97,20 +97,20 @@ def test_a_sum_of_scaled_draws_is_a_discrete_gaussian() -> None:
     values = np.arange(-3 * reach, 3 * reach + 1)
     expected = np.exp(-(values**2) / (2 * sigma**2 * (1 + factor**2)))
     expected /= expected.sum()
-    near = np.abs(values) < 100
+    near = np.abs(values) < 80
     np.testing.assert_allclose(total[near], expected[near], rtol=1e-12)
 
 
 def test_the_parameter_is_that_of_the_sum() -> None:
     """The squares of the scaled parameters add up."""
-    assert SIGMA_SQUARED == 1024**2 * (1 + 256**2 + 65536**2)
+    assert SIGMA_SQUARED == 2**19 * (1 + 256**2 + 65536**2)
     assert LARGEST == HALF * (1 + 256 + 65536)
-    assert Fraction(LARGEST) ** 2 > 256 * Fraction(SIGMA_SQUARED)
+    assert Fraction(LARGEST) ** 2 > 512 * Fraction(SIGMA_SQUARED)
 
 
 def test_the_exponential_is_exact() -> None:
-    """The base of all probabilities is exp(-2**-21) in all of its bits but the last few."""
+    """The base of all probabilities is exp(-2**-20) in all of its bits but the last few."""
     bits = discrete_gaussian._PRECISION
     with mpmath.workprec(bits + 32):
-        exact = mpmath.exp(-(mpmath.mpf(2) ** -21)) * mpmath.mpf(2) ** bits
-        assert abs(discrete_gaussian._exponential_of_power(21) - exact) < 64
+        exact = mpmath.exp(-(mpmath.mpf(2) ** -20)) * mpmath.mpf(2) ** bits
+        assert abs(discrete_gaussian._exponential_of_power(20) - exact) < 64

@@ -314,7 +314,7 @@ def test_a_private_round_needs_a_parent_and_its_noise() -> None:
 def test_too_many_updates_for_an_exact_sum_are_refused() -> None:
     """The sum of the integers must fit into the 53 bits of a float64."""
     rule = private_mean(RULE, settings(noise_multiplier=0.6, max_epsilon=50.0), DEFAULT)
-    n = 100_000_000
+    n = 1_000_000_000
     squares = np.broadcast_to(np.float64(1.0), (n,))
     with pytest.raises(RuleError, match="is exact with a noise_multiplier of"):
         rule.select(Statistics(squares, squares=squares))
