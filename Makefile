@@ -82,7 +82,7 @@ test-all: test test-exhaustive ## Run every test, the exhaustive matrices too.
 
 # The tests whose code runs in their own process; the others add little, and their processes end in ways
 # that lose what was measured.
-COVERED := tests/aggregation tests/client tests/commands tests/connectors tests/costs tests/hostile tests/models_app tests/test_*.py
+COVERED := tests/aggregation tests/client tests/commands tests/connectors tests/costs tests/hostile tests/laboratory tests/models_app tests/test_*.py
 
 coverage: $(VENV)/.dev ## Report the coverage of branches; it must not fall below the value in pyproject.toml.
 	@rm -f .coverage*
@@ -139,7 +139,7 @@ clean: ## Remove what was installed and built.
 	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(ORACLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 ##@ Measure it
-.PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-lossy bench-cold bench-scale bench-tls
+.PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-lossy bench-cold bench-scale bench-simulation bench-tls
 
 bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 	$(BIN)/python -m benchmarks
@@ -149,6 +149,9 @@ bench-peers: $(VENV)/.dev ## The same beside Flower and NVFlare, in an environme
 
 bench-learning: $(VENV)/.dev ## Train under attack, with every rule, optimizer and strategy of Flower; writes benchmarks/learning.md.
 	$(BIN)/python -m benchmarks.learning
+
+bench-simulation: $(VENV)/.dev ## Simulate 100 clients beside Flower's simulation; writes benchmarks/simulation.md.
+	$(BIN)/python -m benchmarks.simulation
 
 bench-scale: $(VENV)/.dev ## Measure pages and commands beside 1,000,000 updates; writes benchmarks/scale.md.
 	$(BIN)/python -m benchmarks.scale

@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING, Any
 from aggregation.errors import AggregationError, UpdateRejected, UpdatesRejected
 
 if TYPE_CHECKING:
-    from aggregation.api import aggregate
-    from aggregation.explanation import AggregationInfo
+    from aggregation.api import AggregationInfo, aggregate
 
 __all__ = ["AggregationError", "AggregationInfo", "UpdateRejected", "UpdatesRejected", "aggregate"]
 
 
 def __getattr__(name: str) -> Any:
     # The import is deferred, so that importing one module does not import the engine and numpy.
-    if name == "aggregate":
-        from aggregation.api import aggregate
+    if name in ("AggregationInfo", "aggregate"):
+        from aggregation import api
 
-        return aggregate
-    if name == "AggregationInfo":
-        from aggregation.explanation import AggregationInfo
-
-        return AggregationInfo
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

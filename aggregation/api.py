@@ -20,7 +20,7 @@ from aggregation.errors import (
     UpdateRejected,
     UpdatesRejected,
 )
-from aggregation.explanation import explain
+from aggregation.explanation import AggregationInfo, explain
 from aggregation.formats import open_weights
 from aggregation.in_memory import Tensors, arrays_of, is_array, weights_in_memory
 from aggregation.opening import Opener, open_consistent
@@ -30,6 +30,8 @@ from aggregation.pre_aggregation import build_rule
 from aggregation.privacy.local import local_rule, with_local_noise
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights, read_tensors
+
+__all__ = ["AggregationInfo", "aggregate"]
 
 
 def aggregate(

@@ -1,0 +1,1 @@
+"""The laboratory beside Flower's simulation: ``make bench-simulation`` writes `simulation.md`."""
