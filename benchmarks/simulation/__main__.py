@@ -59,9 +59,9 @@ def page(ours: Sequence[Outcome], flower: Sequence[Outcome], bars: Sequence[Bar]
     yield (
         f"{CLIENTS} clients learn scikit-learn's digits in {ROUNDS} rounds of FedAvg, all of them in every "
         f"round, {EPOCHS} epochs each, with an evaluation after every round. Both train with the same "
-        f"numpy code, on {len(os.sched_getaffinity(0))} cores. Flower is `flwr[simulation]` 1.41 with its Ray "
-        "backend and the message API, a core for each client. Each run is a process of its own, in turns; "
-        "the time includes its start and imports, and medians count."
+        f"numpy code, on {len(os.sched_getaffinity(0))} cores. Flower is `flwr[simulation]` 1.41 with "
+        "its Ray backend and the message API, a core for each client. Each run is a process of its own, in "
+        "turns; the time includes its start and imports, and medians count."
     )
     yield ""
     yield table(("figure", "measured", "target", ""), [bar.row() for bar in bars])
