@@ -57,7 +57,7 @@ shell: $(VENV)/.run ## Start the embedded cloud in mine/, and a shell that is co
 SUITE = --ignore tests/examples $(SLOWEST) tests
 # Most of a test's time is waiting for a socket, so a few more processes than cores share the suite, file
 # by file. The slowest files come first: otherwise one process would be left with them at the end.
-SLOWEST := tests/faults tests/docs tests/admin tests/local tests/deploy
+SLOWEST := tests/faults tests/docs tests/laboratory tests/admin tests/local tests/deploy
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Every AWS call of the suite is recorded here, for the last test to compare with the function's policy.
