@@ -6,6 +6,7 @@ Comments that begin with ``#:`` are the descriptions in docs/reference/settings.
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ env = Environment()
 
 #: Django's debug mode, for development: errors are shown in the browser.
 DEBUG = env.flag("DEBUG", False)
-#: Whether Django's admin is served. It needs `SECRET_KEY`, and HTTPS unless `DEBUG` is true.
+#: Whether the console, Django's admin with a theme, is served. It needs `SECRET_KEY`, the package
+#: django-unfold, and HTTPS unless `DEBUG` is true.
 ADMIN = env.flag("ADMIN", False)
 #: What the admin signs its sessions with: at least 50 random characters.
 SECRET_KEY = env.text("SECRET_KEY", "")
@@ -109,6 +111,8 @@ if ADMIN and not SECRET_KEY:
 # As Django's own check security.W009.
 if SECRET_KEY and (len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 5):
     env.refuse("SECRET_KEY", "must have at least 50 characters, 5 of them different")
+if ADMIN and find_spec("unfold") is None:
+    env.refuse("ADMIN", "is true, but the console's theme is missing: pip install django-unfold")
 env.seal()
 if not DATABASE["ENGINE"].endswith((".sqlite3", ".postgresql")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
@@ -193,15 +197,21 @@ USE_I18N = False
 LOGGING_CONFIG = None  # The function's logger is Powertools'; commands print.
 
 if ADMIN:
+    from models_app.console.theme import UNFOLD  # noqa: F401  # The theme reads it here.
+
+    # Templates and static files of an app before the theme replace those of the theme.
     INSTALLED_APPS = [
-        "django.contrib.admin",
+        "models_app",
+        "unfold.apps.BasicAppConfig",
+        "models_app.console.apps.ConsoleConfig",
         "django.contrib.sessions",
         "django.contrib.messages",
         "django.contrib.staticfiles",
-        *INSTALLED_APPS,
+        *(app for app in INSTALLED_APPS if app != "models_app"),
     ]
     MIDDLEWARE = [
         "django.middleware.security.SecurityMiddleware",
+        "models_app.console.middleware.ContentSecurityPolicy",
         "django.contrib.sessions.middleware.SessionMiddleware",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",

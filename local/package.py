@@ -49,6 +49,7 @@ NOT_DEPLOYED = (
     "connectors/management/command_line.py",
     "connectors/management/commands/estimate_cost.py",
     "models_app/admin",
+    "models_app/console",
     "models_app/control_room",
     "models_app/static",
     "models_app/templates",

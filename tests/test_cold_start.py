@@ -109,6 +109,7 @@ UNUSED = (
     "django.test",
     "fastjsonschema",
     "models_app.admin",
+    "models_app.console",
     "models_app.control_room",
     "models_app.plots",
     "models_app.urls",
@@ -116,6 +117,7 @@ UNUSED = (
     "numpy.random",
     "numpy.testing",
     "sqlite3",
+    "unfold",
     "unittest",
 )
 

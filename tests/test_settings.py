@@ -54,7 +54,12 @@ def test_a_database_and_a_bucket_are_enough(settings_with: Any) -> None:
     assert (found["READ_THREADS"], found["MAX_FAILED_ROUNDS"]) == (16, 3)
     assert (found["MAX_UPDATE_BYTES"], found["MEMORY_BUDGET_MB"]) == (10 << 30, 256)
     assert found["SPOOL_BYTES"] == (512 << 20) // 10 * 9
-    assert not {"django.contrib.admin", "django.contrib.sessions"} & set(found["INSTALLED_APPS"])
+    assert found["INSTALLED_APPS"] == [
+        "django.contrib.contenttypes",
+        "django.contrib.auth",
+        "models_app",
+        "connectors",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,14 @@ def test_the_admin_needs_a_secret(settings_with: Any, secret: str | None) -> Non
         settings_with(ADMIN="true", SECRET_KEY=secret)
     found = settings_with(ADMIN="true", SECRET_KEY=SECRET_KEY)
     assert found["SECRET_KEY"] == SECRET_KEY
-    assert "django.contrib.admin" in found["INSTALLED_APPS"]
+    assert "models_app.console.apps.ConsoleConfig" in found["INSTALLED_APPS"]
+
+
+def test_the_admin_needs_its_theme(settings_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without django-unfold, which the function does not have, the console is refused."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImproperlyConfigured, match="pip install django-unfold"):
+        settings_with(ADMIN="true", SECRET_KEY=SECRET_KEY)
 
 
 @pytest.mark.parametrize("admin", ["true", "false"])

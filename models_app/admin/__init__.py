@@ -1,6 +1,4 @@
-"""The models in Django's admin."""
-
-from django.contrib import admin
+"""The pages of the console, as classes of Django's admin."""
 
 from models_app.admin.clients import ClientAdmin, MembershipAdmin
 from models_app.admin.federated_model import FederatedModelAdmin
@@ -11,16 +9,17 @@ from models_app.admin.records import (
     ModelArtifactAdmin,
     ModelUpdateAdmin,
 )
+from models_app.admin.users import GroupAdmin, UserAdmin
 
 __all__ = [
     "AggregationRoundAdmin",
     "ClientAdmin",
     "ClientAggregateScoreAdmin",
     "FederatedModelAdmin",
+    "GroupAdmin",
     "MembershipAdmin",
     "ModelAggregateAdmin",
     "ModelArtifactAdmin",
     "ModelUpdateAdmin",
+    "UserAdmin",
 ]
-
-admin.site.site_header = admin.site.site_title = "Federated aggregator"

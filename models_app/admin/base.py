@@ -7,14 +7,25 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.db.models import Model, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.safestring import SafeString
+from django.utils.text import capfirst
+from unfold.admin import ModelAdmin
+
+from models_app.admin.access import is_staff, sees_all_models, visible_models
+from models_app.admin.links import link
+from models_app.admin.tabs import model_head
+from models_app.models import Client
 
 #: Rows of a page.
 ROWS = 25
 
 #: The last page that can be opened. The database reads all rows before those that it shows.
 MAX_PAGES = 400
+
+#: Clients whose name matches a search, whose records are then found.
+MAX_FOUND_CLIENTS = 200
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -25,17 +36,86 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return min(super().num_pages, MAX_PAGES)
 
 
-class PagedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Lists by pages of 25 rows, in a constant number of statements."""
+class PagedAdmin(ModelAdmin):  # type: ignore[misc]
+    """Lists by pages of 25 rows, in a constant number of statements.
+
+    A list that is filtered by one federated model is a tab of that model's page.
+    """
 
     list_per_page = ROWS
     list_max_show_all = ROWS
     show_full_result_count = False
-    paginator = BoundedPaginator
+    paginator: type[Paginator[Any]] = BoundedPaginator
+    #: The name of the tab, and the path to the federated model; empty for lists that are no tab.
+    tab, model_path = "", ""
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {"title": capfirst(str(self.opts.verbose_name_plural)), **(extra_context or {})}
+        chosen = request.GET.get(f"{self.model_path}__id__exact", "") if self.tab else ""
+        if chosen.isdecimal():
+            model = visible_models(request).filter(pk=int(chosen)).first()
+            context |= model_head(request, model, self.tab) if model else {}
+            context["own_filter"] = f"{self.model_path}__id__exact={chosen}"
+        answer: HttpResponse = super().changelist_view(request, context)
+        return answer
+
+
+class VisibleModelFilter(admin.RelatedFieldListFilter):
+    """Offers the federated models that the user sees."""
+
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[Any]:
+        return list(visible_models(request).order_by("name", "pk").values_list("pk", "name"))
+
+    def has_output(self) -> bool:
+        return bool(self.used_parameters) or super().has_output()
+
+
+#: The filter by the federated model.
+MODEL_FILTER = ("federated_model", VisibleModelFilter)
 
 
 class RecordAdmin(PagedAdmin):
-    """Shows records of the protocol read-only: with another status, an update could count twice."""
+    """Shows records of the protocol read-only: with another status, an update could count twice.
+
+    Users see the records of the models that they see.
+    """
+
+    model_path = "federated_model"
+    #: The path to the client whose name a search finds; empty if the records have none.
+    client_path = ""
+
+    @admin.display(description="federated model")
+    def model_link(self, obj: Any) -> SafeString:
+        """Return a link to the federated model."""
+        return link(obj.federated_model)
+
+    def get_list_display(self, request: HttpRequest) -> list[str]:
+        """Return the columns; a list of one federated model does not repeat its name."""
+        columns = list(super().get_list_display(request))
+        if self.tab and f"{self.model_path}__id__exact" not in request.GET:
+            columns.insert(1, "model_link")
+        return columns
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        """Return the filters; a list of one federated model does not offer others."""
+        filters = list(super().get_list_filter(request))
+        if self.tab and f"{self.model_path}__id__exact" in request.GET:
+            filters = [each for each in filters if each != MODEL_FILTER]
+        return filters
+
+    def get_list_select_related(self, request: HttpRequest) -> list[str]:
+        return [
+            *super().get_list_select_related(request),
+            *(["federated_model"] if self.tab else []),
+        ]
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return is_staff(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return is_staff(request)
 
     def has_add_permission(self, request: Any) -> bool:
         return False
@@ -45,6 +125,39 @@ class RecordAdmin(PagedAdmin):
 
     def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
         return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        if sees_all_models(request) or super().has_view_permission(request):
+            return rows
+        return rows.filter(**{f"{self.model_path}__developer": request.user.pk})
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find records by the name of their client, which a few of all rows are read for."""
+        term = search_term.strip()
+        if not term or not self.client_path:
+            found: tuple[QuerySet[Any], bool] = super().get_search_results(
+                request, queryset, search_term
+            )
+            return found
+        matches = Q(**{f"{self.client_path}__in": find_clients(term)})
+        if term.isdecimal():
+            matches |= Q(pk=int(term))
+        return queryset.filter(matches), False
+
+
+def find_clients(term: str) -> list[Any]:
+    """Return the ids of the first clients whose name contains a text, or whose id begins with it."""
+    named = Client.objects.filter(name__icontains=term).order_by("name")
+    found = list(named.values_list("pk", flat=True)[:MAX_FOUND_CLIENTS])
+    hexadecimal = term.replace("-", "").lower()
+    if set(hexadecimal) <= set("0123456789abcdef"):
+        first, last = (hexadecimal.ljust(32, digit)[:32] for digit in "0f")
+        by_id = Client.objects.filter(pk__range=(first, last))
+        found.extend(by_id.values_list("pk", flat=True)[:MAX_FOUND_CLIENTS])
+    return found
 
 
 class ProtectedAdmin(PagedAdmin):
@@ -59,7 +172,7 @@ class ProtectedAdmin(PagedAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         allowed = super().has_delete_permission(request, obj)
-        return allowed and (obj is None or not self.is_protected(obj))
+        return bool(allowed and (obj is None or not self.is_protected(obj)))
 
     def get_deleted_objects(
         self, objs: Iterable[Any], request: HttpRequest

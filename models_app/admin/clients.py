@@ -5,28 +5,156 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Count, Max, Q, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
-from models_app.admin.base import PagedAdmin, ProtectedAdmin
-from models_app.models import Client, FederatedModel, mark_credentials
+from models_app.admin.access import (
+    is_staff,
+    may_change_models,
+    sees_all_models,
+    visible_models,
+)
+from models_app.admin.acting import ActingAdmin
+from models_app.admin.actions import CLIENT_ACTIONS
+from models_app.admin.base import ROWS, PagedAdmin, ProtectedAdmin, VisibleModelFilter, find_clients
+from models_app.admin.links import NOTHING, badge, link, moment, number, status_badge
+from models_app.admin.pages import Action, PageAdmin, RecordPage, Table
+from models_app.models import Client, FederatedModel, ModelUpdate, mark_credentials
+
+#: Models of a client that its page lists.
+MAX_MODELS = 25
 
 
 @admin.register(Client)
-class ClientAdmin(ProtectedAdmin):
-    """Clients."""
+class ClientAdmin(ProtectedAdmin, ActingAdmin, PageAdmin):
+    """Clients, each with its updates and why they were rejected."""
 
-    list_display = ("__str__", "uuid", "paused", "created_on")
+    actions_by_name = CLIENT_ACTIONS
+    list_display = ("__str__", "uuid", "state", "created")
     list_filter = ("paused",)
-    search_fields = ("name", "uuid")
-    readonly_fields = ("uuid", "created_on")
+    search_fields = ("name",)
+    search_help_text = "Name or id of a client"
+    fields = ("name",)
     ordering = ("name", "uuid")
     protected_by = ("model_updates", "aggregate_scores")
 
+    @admin.display(description="state")
+    def state(self, obj: Client) -> SafeString:
+        """Return whether the client is paused."""
+        return badge("Paused", "bad") if obj.paused else badge("Active", "good")
+
+    @admin.display(description="created")
+    def created(self, obj: Client) -> SafeString:
+        """Return when the client was created."""
+        return moment(obj.created_on)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return is_staff(request)
+
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        # Users who add clients to a model have to find them.
-        changes_models = request.user.has_perm("models_app.change_federatedmodel")
-        return changes_models or super().has_view_permission(request, obj)
+        return is_staff(request)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Client]:
+        rows: QuerySet[Client] = super().get_queryset(request)
+        if sees_all_models(request) or super().has_view_permission(request):
+            return rows
+        members = FederatedModel.clients.through.objects.filter(
+            federatedmodel__in=visible_models(request)
+        )
+        return rows.filter(pk__in=members.values("client"))
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        return (queryset.filter(pk__in=find_clients(term)) if term else queryset), False
+
+    def record_page(self, request: HttpRequest, obj: Client) -> RecordPage:
+        updates = obj.model_updates.filter(federated_model__in=visible_models(request))
+        counts = updates.aggregate(
+            used=Count("pk", filter=Q(status=ModelUpdate.Status.COMPLETE)),
+            rejected=Count("pk", filter=Q(status=ModelUpdate.Status.INVALID)),
+            seen=Max("uploaded_on"),
+        )
+        latest = list(
+            updates.select_related("federated_model", "round", "applied_aggregate")
+            .defer("round__checkpoint", "round__workers", "round__config_snapshot")
+            .order_by("-uploaded_on", "-pk")[:ROWS]
+        )
+        models = obj.federated_models.filter(pk__in=visible_models(request).values("pk"))
+        models = models.order_by("name")[:MAX_MODELS]
+        used = next((each for each in latest if each.norm is not None), None)
+        rejected = next((each for each in latest if each.rejection_reason), None)
+        return RecordPage(
+            title=str(obj),
+            parents=[link(model) for model in models],
+            badge=self.state(obj),
+            actions=_actions(request, obj),
+            facts=[
+                ("Last seen", moment(counts["seen"])),
+                ("Updates used", counts["used"]),
+                ("Updates rejected", counts["rejected"]),
+                ("Last rejected", moment(rejected.uploaded_on) if rejected else NOTHING),
+                ("Norm, latest", number(used.norm if used else None)),
+                ("Contribution, latest", number(used.cosine if used else None)),
+                ("Access", _access(obj)),
+                ("Created", moment(obj.created_on)),
+                ("Id", format_html("<code>{}</code>", obj.pk)),
+            ],
+            tables=[_latest_updates(obj, latest)],
+        )
+
+
+def _access(client: Client) -> str:
+    """Return how a client is authenticated by the API."""
+    if client.secret_hash:
+        return "enrolled with the API"
+    return "invited to the API" if client.invite_hash else "by AWS credentials or signed forms"
+
+
+def _latest_updates(client: Client, latest: list[ModelUpdate]) -> Table:
+    url = reverse("admin:models_app_modelupdate_changelist")
+    return Table(
+        heading="Latest updates",
+        heads=["Update", "Uploaded", "Status", "Reason", "Model", "Round", "Norm", "Contribution"],
+        rows=[
+            [
+                link(each),
+                moment(each.uploaded_on),
+                status_badge(each),
+                each.rejection_reason or NOTHING,
+                link(each.federated_model),
+                link(each.round),
+                number(each.norm),
+                number(each.cosine),
+            ]
+            for each in latest
+        ],
+        empty="It has sent nothing yet.",
+        more=format_html('<a href="{}?q={}">All updates of this client</a>', url, client.pk),
+    )
+
+
+def _actions(request: HttpRequest, client: Client) -> list[Action]:
+    if not may_change_models(request):
+        return []
+    names = [("resume_client", "Resume")] if client.paused else [("pause_client", "Pause")]
+    names.append(("rename_client", "Rename"))
+    if client.secret_hash or client.invite_hash:
+        names.append(("revoke_client", "Revoke"))
+    page = "admin:models_app_client_act"
+    return [
+        Action(
+            text=text,
+            url=reverse(page, args=[client.pk, name]),
+            is_dangerous=CLIENT_ACTIONS[name].is_dangerous,
+            is_immediate=not CLIENT_ACTIONS[name].title,
+        )
+        for name, text in names
+    ]
 
 
 Membership = FederatedModel.clients.through
@@ -36,36 +164,30 @@ Membership._meta.verbose_name_plural = "memberships"
 
 @admin.register(Membership)
 class MembershipAdmin(PagedAdmin):
-    """Memberships: users who may change federated models may add and remove them."""
+    """Memberships, which users who may change federated models may end; an action adds clients."""
 
+    tab, model_path = "Clients", "federatedmodel"
     list_display = ("client", "federatedmodel")
-    list_filter = ("federatedmodel",)
+    list_filter = (("federatedmodel", VisibleModelFilter),)
     list_select_related = ("client", "federatedmodel")
     search_fields = ("client__name", "client__uuid")
-    autocomplete_fields = ("client",)
+    search_help_text = "Name or id of a client"
     ordering = ("-id",)
 
-    def _may_change_models(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("models_app.change_federatedmodel")
-
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return self._may_change_models(request)
+        return may_change_models(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self._may_change_models(request)
+        return may_change_models(request)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return self._may_change_models(request)
+        return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self._may_change_models(request)
-
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        super().save_model(request, obj, form, change)
-        mark_credentials([obj.client_id])
+        return may_change_models(request)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         super().delete_model(request, obj)

@@ -1,37 +1,33 @@
-"""Federated models, each with its control room."""
+"""Federated models: the overview and the clients of each, its actions and its settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
-from django.core.management import CommandError
 from django.db.models import QuerySet
-from django.http import (
-    Http404,
-    HttpRequest,
-    HttpResponse,
-    HttpResponseNotAllowed,
-    HttpResponseRedirect,
-)
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import path
+from django.utils.safestring import SafeString
 
-from models_app.admin.actions import ACTIONS, run
+from models_app.admin.access import is_staff, sees_all_models, visible_models
+from models_app.admin.acting import ActingAdmin
+from models_app.admin.actions import ACTIONS
 from models_app.admin.base import ProtectedAdmin
+from models_app.admin.links import badge, moment, url_of
+from models_app.admin.model_pages import clients_context, overview_context
 from models_app.admin.settings import FederatedModelForm, changes_in_words
-from models_app.control_room import control_room
-from models_app.control_room.tensors import tensors_by_policy
+from models_app.admin.tabs import model_head
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
 from models_app.scores import DECIDES_SCORES, rescore
 
 
 @admin.register(FederatedModel)
-class FederatedModelAdmin(ProtectedAdmin):
-    """Federated models, each with its control room.
+class FederatedModelAdmin(ProtectedAdmin, ActingAdmin):
+    """Federated models.
 
     Users who may view or change federated models see all of them; other staff see those they develop.
     Only users who may change them see the buttons. Whether a model is paused is changed by the buttons
@@ -39,16 +35,11 @@ class FederatedModelAdmin(ProtectedAdmin):
     """
 
     form = FederatedModelForm
-    change_form_template = "models_app/federated_model.html"
-    list_display = (
-        "name",
-        "allow_aggregation",
-        "failed_rounds",
-        "aggregator",
-        "requirement",
-        "last_modified",
-    )
+    actions_by_name = ACTIONS
+    change_form_template = "models_app/settings.html"
+    list_display = ("name", "state", "failed_rounds", "aggregator", "requirement", "modified")
     search_fields = ("name",)
+    search_help_text = "Name of a model"
     raw_id_fields = ("current_artifact",)
     readonly_fields = (
         "allow_aggregation",
@@ -59,6 +50,16 @@ class FederatedModelAdmin(ProtectedAdmin):
     )
     protected_by = ("model_updates", "aggregates", "rounds", "artifacts")
 
+    @admin.display(description="state")
+    def state(self, obj: FederatedModel) -> SafeString:
+        """Return whether the model is paused."""
+        return badge("Active", "good") if obj.allow_aggregation else badge("Paused", "bad")
+
+    @admin.display(description="last modified")
+    def modified(self, obj: FederatedModel) -> SafeString:
+        """Return when the settings were changed last."""
+        return moment(obj.last_modified)
+
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         # Another kind would change the meaning of updates that clients have sent.
         return (*self.readonly_fields, *(("update_kind",) if obj else ()))
@@ -67,29 +68,61 @@ class FederatedModelAdmin(ProtectedAdmin):
         return {**NEW_MODEL, **super().get_changeform_initial_data(request)}
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        return _is_staff(request)
+        return is_staff(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        if obj is None or self._sees_all(request):
-            return _is_staff(request)
-        return _is_staff(request) and obj.developer_id == request.user.pk
+        if obj is None or sees_all_models(request):
+            return is_staff(request)
+        return is_staff(request) and obj.developer_id == request.user.pk
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[FederatedModel]:
         everything: QuerySet[FederatedModel] = super().get_queryset(request)
-        if self._sees_all(request):
-            return everything
-        return everything.filter(developer_id=request.user.pk)
+        return everything.filter(pk__in=visible_models(request).values("pk"))
 
-    def _sees_all(self, request: HttpRequest) -> bool:
-        return super().has_view_permission(request)
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[Any]:
+        parent: type[Any] = super().get_changelist(request, **kwargs)
+
+        class LinksToOverviews(parent):  # type: ignore[misc]
+            def url_for_result(self, result: FederatedModel) -> str:
+                return url_of(result)
+
+        return LinksToOverviews
 
     def get_urls(self) -> list[Any]:
-        act = path(
-            "<int:pk>/act/<str:name>/",
-            self.admin_site.admin_view(self.act),
-            name="models_app_federatedmodel_act",
-        )
-        return [act, *super().get_urls()]
+        pages = [
+            path(
+                f"<int:pk>/{place}",
+                self.admin_site.admin_view(view),
+                name=f"models_app_federatedmodel_{name}",
+            )
+            for name, place, view in (
+                ("overview", "", self.overview),
+                ("clients", "clients/", self.clients),
+            )
+        ]
+        return [*pages, *super().get_urls()]
+
+    def overview(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Show the state of a model."""
+        model = get_object_or_404(self.get_queryset(request), pk=pk)
+        context = overview_context(model, with_tensors="tensors" in request.GET)
+        return self._page(request, model, "Overview", context)
+
+    def clients(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Show the clients of a model, a page of them."""
+        model = get_object_or_404(self.get_queryset(request), pk=pk)
+        return self._page(request, model, "Clients", clients_context(model, request.GET.dict()))
+
+    def _page(
+        self, request: HttpRequest, model: FederatedModel, tab: str, context: dict[str, Any]
+    ) -> HttpResponse:
+        request.current_app = self.admin_site.name
+        context |= {
+            **self.admin_site.each_context(request),
+            **model_head(request, model, tab),
+            "opts": self.opts,
+        }
+        return TemplateResponse(request, f"models_app/{tab.lower()}.html", context)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
@@ -97,11 +130,9 @@ class FederatedModelAdmin(ProtectedAdmin):
         model = self.get_object(request, object_id)
         context = dict(extra_context or {})
         if model is not None and self.has_view_permission(request, model):
-            context["room"] = control_room(model)
-            if "tensors" in request.GET:
-                context["tensors"] = tensors_by_policy(model)
-            context["may_act"] = self.has_change_permission(request, model)
-        return super().change_view(request, object_id, form_url, context)
+            context |= model_head(request, model, "Settings")
+        answer: HttpResponse = super().change_view(request, object_id, form_url, context)
+        return answer
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Write only what was changed in the form, because rounds may change other columns meanwhile."""
@@ -115,44 +146,3 @@ class FederatedModelAdmin(ProtectedAdmin):
             rescore(obj)
         for sentence in changes_in_words(form.initial, obj, changed):
             self.message_user(request, f"From the next round on: {sentence}", messages.INFO)
-
-    def act(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
-        """Run an action of the control room, after the user has confirmed its consequences."""
-        model = get_object_or_404(self.get_queryset(request), pk=pk)
-        if not self.has_change_permission(request, model):
-            raise PermissionDenied
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
-        if name not in ACTIONS:
-            raise Http404(f"there is no action {name!r}")
-        if ACTIONS[name].label and "confirmed" not in request.POST:
-            try:
-                return self._ask_to_confirm(request, model, name)
-            except CommandError as error:
-                self.message_user(request, str(error), messages.ERROR)
-        else:
-            level, text = run(name, model, request.POST)
-            if level != messages.ERROR:
-                self.log_change(request, model, text)
-            self.message_user(request, text, level)
-        return HttpResponseRedirect(reverse("admin:models_app_federatedmodel_change", args=[pk]))
-
-    def _ask_to_confirm(
-        self, request: HttpRequest, model: FederatedModel, name: str
-    ) -> TemplateResponse:
-        action = ACTIONS[name]
-        hidden = {field: request.POST.get(field, "") for field in ("aggregate", "version")}
-        context = {
-            **self.admin_site.each_context(request),
-            "title": f"{action.label}?",
-            "opts": self.opts,
-            "original": model,
-            "consequences": action.consequences(model, request.POST),
-            "hidden": {field: value for field, value in hidden.items() if value},
-            "label": action.label,
-        }
-        return TemplateResponse(request, "models_app/confirm.html", context)
-
-
-def _is_staff(request: HttpRequest) -> bool:
-    return bool(request.user.is_active and request.user.is_staff)

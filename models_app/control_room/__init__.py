@@ -1,4 +1,4 @@
-"""The control room: what the admin's page of a federated model shows above its settings."""
+"""What the overview of a federated model shows, and how its plots are drawn."""
 
 from models_app.control_room.page import control_room
 

@@ -1,4 +1,4 @@
-"""The charts of rounds and aggregates."""
+"""The charts of rounds."""
 
 from __future__ import annotations
 
@@ -6,27 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from django.utils.safestring import SafeString
 
-from models_app.control_room.plots import Axes, Series, bar_plot, line_plot
-from models_app.models import AggregationRound, ModelAggregate
+from models_app.control_room.frames import Axes, Series
+from models_app.control_room.names import Name, as_text
+from models_app.control_room.plots import bar_plot
+from models_app.models import AggregationRound
+from models_app.overview import Durations
 
 #: Units and how many bytes or seconds they hold, the largest first.
 BYTES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
 TIMES = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("ms", 1e-3))
 
 
-def learning_curve(
-    metric: str, aggregates: Sequence[ModelAggregate], scores: Mapping[int, float]
-) -> SafeString:
-    """Draw the score of each aggregate."""
-    values = [scores.get(each.pk) for each in aggregates]
-    series = Series(name=metric, kind="good", values=values)
-    labels = [str(each.number) for each in aggregates]
-    title = f"Learning curve: {metric} of each aggregate"
-    return line_plot(Axes(title=title, across="aggregate", up=metric), labels, series)
-
-
 def clients_chart(
-    rounds: Sequence[AggregationRound], rejected_before: Mapping[int, int]
+    rounds: Sequence[AggregationRound], rejected_before: Mapping[int, int], name: Name = as_text
 ) -> SafeString:
     """Draw how many updates each round used, and how many were rejected in it and before it."""
     axes = Axes(title="Clients of each round", across="round", up="updates", whole=True)
@@ -43,22 +35,39 @@ def clients_chart(
             values=[float(rejected_before.get(each.pk, 0)) for each in rounds],
         ),
     ]
-    return bar_plot(axes, [str(each.number) for each in rounds], series)
+    return bar_plot(axes, _labels(rounds), series, names=_names(rounds, name))
 
 
-def effort_charts(rounds: Sequence[AggregationRound]) -> list[SafeString]:
+def effort_charts(
+    rounds: Sequence[AggregationRound], durations: Durations, name: Name = as_text
+) -> list[SafeString]:
     """Draw how long each round took, and how much it read."""
-    labels = [str(each.number) for each in rounds]
     published = [each.state == AggregationRound.State.PUBLISHED for each in rounds]
+    spread = ""
+    if durations.p95 is not None:
+        spread = (
+            f"Median {amount(durations.median, TIMES)}, 95th percentile "
+            f"{amount(durations.p95, TIMES)} of the latest {durations.rounds} published."
+        )
     charts = []
-    for title, amounts, units in (
-        ("Duration of each round", [seconds_of(each) or 0.0 for each in rounds], TIMES),
-        ("Read from storage in each round", [float(each.bytes_read) for each in rounds], BYTES),
+    for title, amounts, units, note in (
+        ("Duration of each round", [seconds_of(each) or 0.0 for each in rounds], TIMES, spread),
+        ("Read from storage in each round", [float(each.bytes_read) for each in rounds], BYTES, ""),
     ):
         unit, size = _unit(max(amounts, default=0.0), units)
         stacked = _by_outcome([amount / size for amount in amounts], published)
-        charts.append(bar_plot(Axes(title=title, across="round", up=unit), labels, stacked))
+        axes = Axes(title=title, across="round", up=unit)
+        names = _names(rounds, name)
+        charts.append(bar_plot(axes, _labels(rounds), stacked, names=names, note=note))
     return charts
+
+
+def _labels(rounds: Sequence[AggregationRound]) -> list[str]:
+    return [str(each.number) for each in rounds]
+
+
+def _names(rounds: Sequence[AggregationRound], name: Name) -> list[str | SafeString]:
+    return [name("aggregationround", each.pk, str(each.number)) for each in rounds]
 
 
 def _by_outcome(amounts: Sequence[float], published: Sequence[bool]) -> list[Series]:

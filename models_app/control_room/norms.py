@@ -20,7 +20,9 @@ from django.db.models import Case, Count, F, FloatField, Max, Q, QuerySet, Value
 from django.db.models.functions import RowNumber
 from django.utils.safestring import SafeString
 
-from models_app.control_room.plots import ROWS, Axes, Dot, strip_plot
+from models_app.control_room.frames import Axes
+from models_app.control_room.names import Name, as_text
+from models_app.control_room.strips import ROWS, Dot, strip_plot
 from models_app.models import AggregationRound, ModelUpdate
 
 #: Robust standard deviations, and multiples of the median, beyond which a norm is far out.
@@ -42,13 +44,15 @@ class Quartiles:
     median: float
 
 
-def norms_chart(rounds: Sequence[AggregationRound]) -> SafeString:
+def norms_chart(rounds: Sequence[AggregationRound], name: Name = as_text) -> SafeString:
     """Draw the norms of the clients whose updates were the longest.
 
     Parameters
     ----------
     rounds : sequence of AggregationRound
         In the order in which they started.
+    name : callable
+        Names a client in the table.
     """
     measured = _measured(_latest_rounds(rounds))
     quartiles = quartiles_by_round(measured)
@@ -57,17 +61,20 @@ def norms_chart(rounds: Sequence[AggregationRound]) -> SafeString:
     medians = {pk: each.median for pk, each in quartiles.items() if each.median > 0}
     drawn = _longest_clients(measured, medians)
     rows: dict[str, list[Dot]] = defaultdict(list)
+    names: dict[str, str | SafeString] = {}
     norms = measured.filter(client__in=drawn).order_by("pk")
-    for client, name, round_id, number, norm in norms.values_list(
+    for client, known_as, round_id, number, norm in norms.values_list(
         "client_id", "client__name", "round_id", "round__number", "norm"
     ):
         usual = quartiles[round_id].median
         description = f"round {number}: {norm:.6g}, the median is {usual:.6g}"
-        rows[name or str(client)].append(Dot(float(norm or 0.0) / (usual or 1.0), description))
+        label = known_as or str(client)
+        names.setdefault(label, name("client", client, label))
+        rows[label].append(Dot(float(norm or 0.0) / (usual or 1.0), description))
     title = "Norms of the updates"
     axes = Axes(title=title, across="norm ÷ median norm of its round", up="client")
     total = sum(each.count for each in quartiles.values())
-    return strip_plot(axes, rows, fence(quartiles.values()), total)
+    return strip_plot(axes, rows, fence(quartiles.values()), total, names)
 
 
 def _latest_rounds(rounds: Sequence[AggregationRound]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The context of the page.
+"""The contents of a federated model's overview: its tiles, plots and tables.
 
 It takes a constant number of statements, and reads a bounded number of rows, however many clients, updates
 and rounds there are.
@@ -6,26 +6,20 @@ and rounds there are.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from django.db.models import Case, Count, F, IntegerField, QuerySet, TextField, Value, When
+from django.db.models import Case, Count, IntegerField, QuerySet, Value, When
+from django.utils.safestring import SafeString
 
-from models_app.control_room.charts import (
-    BYTES,
-    TIMES,
-    amount,
-    clients_chart,
-    effort_charts,
-    learning_curve,
-    seconds_of,
-)
+from models_app.control_room.charts import clients_chart, effort_charts
+from models_app.control_room.curve import learning_curve
+from models_app.control_room.names import Name, as_text
 from models_app.control_room.norms import norms_chart
-from models_app.control_room.scores import plotted_scores
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
+from models_app.overview import ModelOverview, model_overview
 
-#: The latest rounds and aggregates that are drawn.
+#: The latest rounds that are drawn.
 DRAWN = 60
 
 #: Rows of a table, as on the admin's lists.
@@ -34,58 +28,62 @@ ROWS = 25
 #: The latest rejected updates that are counted.
 MAX_COUNTED = 2_000
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class ControlRoom:
+    """What the overview shows.
+
+    Parameters
+    ----------
+    overview : ModelOverview
+    plots : sequence of SafeString
+    measures_norms : bool
+        Whether the rule measures the norms of updates.
+    contributions : sequence of ModelUpdate
+        Of the latest aggregate, those whose direction was measured, the most opposed first.
+    """
+
+    overview: ModelOverview
+    plots: Sequence[SafeString]
+    measures_norms: bool
+    contributions: Sequence[ModelUpdate]
 
 
-def control_room(model: FederatedModel) -> dict[str, Any]:
-    """Return the context of a federated model's page."""
-    newest = model.aggregates.select_related("round", "parent", "federated_model")
-    aggregates = list(newest.order_by("-number")[:DRAWN])[::-1]
+def control_room(model: FederatedModel, name: Name = as_text) -> ControlRoom:
+    """Return the contents of a model's overview; its tables name records as the callable does."""
+    overview = model_overview(model)
     finished = model.rounds.exclude(finished_on=None).defer("checkpoint", "workers").order_by("-pk")
     # One more than is drawn: it tells since when updates were rejected before the first.
     previous, *rounds = [None, *reversed(finished[: DRAWN + 1])]
     if len(rounds) > DRAWN:
         previous, *rounds = rounds
-    metric, scores = plotted_scores(model, aggregates)
     rule = model.rule()
     charts = [
-        learning_curve(metric, aggregates, scores),
-        clients_chart(rounds, _rejected_before(model, previous, rounds)),
-        norms_chart(rounds),
-        *effort_charts(rounds),
+        learning_curve(overview.curve, name),
+        clients_chart(rounds, _rejected_before(model, previous, rounds), name),
+        norms_chart(rounds, name),
+        *effort_charts(rounds, overview.durations, name),
     ]
-    return {
-        "plots": [chart for chart in charts if chart],
-        "measures_norms": rule.needs_gram or rule.needs_norms,
-        "lineage": _lineage(model, aggregates[-ROWS:], scores),
-        "aggregates": aggregates[-1].number if aggregates else 0,
-        "rejected": _rejected(model).select_related("round", "client").order_by("-pk")[:ROWS],
-        "reasons": _reasons(model),
-        "contributions": _contributions(aggregates[-1]) if aggregates else [],
-        "running": model.rounds.filter(state=AggregationRound.State.RUNNING)
-        .defer("checkpoint", "workers")
-        .first(),
-        "ready": model.model_updates.filter(status__in=ModelUpdate.READY).count(),
-        "members": model.clients.filter(paused=False).count(),
-        "failed_rounds": [
-            each for each in rounds if each.state != AggregationRound.State.PUBLISHED
-        ][: -ROWS - 1 : -1],
-    }
+    return ControlRoom(
+        overview=overview,
+        plots=[chart for chart in charts if chart],
+        measures_norms=rule.needs_gram or rule.needs_norms,
+        contributions=_contributions(model),
+    )
 
 
-def _rejected(model: FederatedModel) -> QuerySet[ModelUpdate]:
-    return model.model_updates.filter(status=ModelUpdate.Status.INVALID)
-
-
-def _contributions(aggregate: ModelAggregate) -> QuerySet[ModelUpdate]:
-    """Return the updates of an aggregate whose direction was measured, the most opposed first."""
-    measured = aggregate.updates_applied.filter(cosine__isnull=False).select_related("client")
-    return measured.order_by("cosine", "pk")[:ROWS]
+def _contributions(model: FederatedModel) -> list[ModelUpdate]:
+    latest: ModelAggregate | None = model.aggregates.order_by("-number").first()
+    if latest is None:
+        return []
+    measured = latest.updates_applied.filter(cosine__isnull=False).select_related("client")
+    return list(measured.order_by("cosine", "pk")[:ROWS])
 
 
 def _latest_rejected(model: FederatedModel) -> QuerySet[ModelUpdate]:
     """Return the latest rejected updates of a model, of which there are at most `MAX_COUNTED`."""
-    latest = _rejected(model).order_by("-pk").values("pk")[:MAX_COUNTED]
+    rejected = model.model_updates.filter(status=ModelUpdate.Status.INVALID)
+    latest = rejected.order_by("-pk").values("pk")[:MAX_COUNTED]
     return ModelUpdate.objects.filter(pk__in=latest)
 
 
@@ -109,49 +107,3 @@ def _rejected_before(
     next_round = Case(*starts, output_field=IntegerField())
     counts = outside.annotate(next_round=next_round).values("next_round").annotate(n=Count("pk"))
     return {each["next_round"]: each["n"] for each in counts.order_by()}
-
-
-def _reasons(model: FederatedModel) -> list[Row]:
-    """Return the reasons of the latest rejections, the most frequent first."""
-    superseded = When(
-        rejection_reason__startswith="superseded by", then=Value("superseded by a newer update")
-    )
-    reason = Case(superseded, default=F("rejection_reason"), output_field=TextField())
-    counts = _latest_rejected(model).annotate(reason=reason).values("reason")
-    frequent = counts.annotate(count=Count("pk")).order_by("-count", "reason")[:10]
-    return [{"reason": each["reason"], "count": each["count"]} for each in frequent]
-
-
-def _lineage(
-    model: FederatedModel, aggregates: Sequence[ModelAggregate], scores: Mapping[int, float]
-) -> list[Row]:
-    """Return the aggregates as rows, the latest first."""
-    versions: dict[str, list[str]] = defaultdict(list)
-    keys = [str(each.result.name) for each in aggregates]
-    artifacts = model.artifacts.filter(values__in=keys).order_by("pk")
-    for key, version in artifacts.values_list("values", "version"):
-        versions[key].append(version)
-    best = min if model.lower_is_better else max
-    best_score = best(scores.values()) if model.score_metric and scores else None
-    return [
-        _lineage_row(each, scores.get(each.pk), best_score, versions[str(each.result.name)])
-        for each in reversed(aggregates)
-    ]
-
-
-def _lineage_row(
-    aggregate: ModelAggregate, score: float | None, best: float | None, versions: list[str]
-) -> Row:
-    made_by = getattr(aggregate, "round", None)
-    return {
-        "aggregate": aggregate,
-        "score": score,
-        "is_best": score is not None and score == best,
-        "held_back": aggregate.dropped(),
-        "versions": ", ".join(versions),
-        "round": made_by,
-        "took": amount(seconds_of(made_by), TIMES),
-        "functions": made_by.workers.get("functions") if made_by else None,
-        "read": amount(made_by.bytes_read, BYTES) if made_by else "",
-        "rolled_back_to": made_by.config_snapshot.get("rolled_back_to") if made_by else None,
-    }

@@ -132,8 +132,9 @@ FOCUS_IS_SEEN = """() => {
 #: Elements that overflow the page to the right, except those that scroll.
 STICKS_OUT = """() => {
   const width = document.documentElement.clientWidth
-  const found = [...document.querySelectorAll(".control-room, .control-room *")]
-    .filter(e => !e.parentElement.closest(".wide") && e.getBoundingClientRect().right > width + 0.5)
+  const found = [...document.querySelectorAll("main *")]
+    .filter(e => !e.closest(".sheet, .tabs, .scroll"))
+    .filter(e => e.getBoundingClientRect().right > width + 0.5)
     .map(e => e.outerHTML.slice(0, 80))
   if (document.documentElement.scrollWidth > width) found.push("the page scrolls sideways")
   return found
@@ -149,10 +150,10 @@ COLOURS = """() => {
     return "rgb(255, 255, 255)"
   }
   const found = new Map()
-  for (const e of document.querySelectorAll(".control-room *")) {
+  for (const e of document.querySelectorAll("main *:not(.sr-only, .hit)")) {
     const style = getComputedStyle(e), svg = e instanceof SVGElement
     const words = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
-    const shape = ["circle", "rect", "polyline"].includes(e.tagName)
+    const shape = ["circle", "rect", "polyline", "polygon"].includes(e.tagName)
     if (e.tagName === "title" || e.tagName === "OPTION" || !(words || shape)) continue
     const colour = e.tagName === "polyline" ? style.stroke : svg ? style.fill : style.color
     found.set(`${colour} ${behind(e)}`, [e.outerHTML.slice(0, 60), colour, behind(e)])

@@ -10,19 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models_app.control_room.frames import HEIGHT, WIDE, WIDTH, Axes, Series, round_ticks
 from models_app.control_room.norms import Quartiles, fence
-from models_app.control_room.plots import (
-    HEIGHT,
-    ROWS,
-    WIDTH,
-    Axes,
-    Dot,
-    Series,
-    bar_plot,
-    line_plot,
-    round_ticks,
-    strip_plot,
-)
+from models_app.control_room.plots import Event, bar_plot, line_plot
+from models_app.control_room.strips import ROWS, Dot, strip_plot
 
 AXES = Axes(title="title", across="round", up="clients")
 
@@ -37,11 +28,41 @@ def test_every_point_lies_in_the_picture(values: list[float | None]) -> None:
     if not any(value is not None for value in values):
         assert plot == ""
         return
-    dots = ElementTree.fromstring(plot).findall(".//circle")
-    assert len(dots) == sum(value is not None for value in values)
-    for dot in dots:
-        assert 0 <= float(dot.get("cx", "-1")) <= WIDTH
-        assert 0 <= float(dot.get("cy", "-1")) <= HEIGHT
+    pictures = ElementTree.fromstring(plot).findall(".//svg")
+    for picture, width in zip(pictures, (WIDTH, WIDE), strict=True):
+        dots = picture.findall("circle")
+        assert len(dots) == sum(value is not None for value in values)
+        for dot in dots:
+            assert 0 <= float(dot.get("cx", "-1")) <= width
+            assert 0 <= float(dot.get("cy", "-1")) <= HEIGHT
+
+
+def test_marks_are_drawn_described_and_listed() -> None:
+    """A mark is drawn in its row, counted in the description, shown with its column and listed."""
+    score = Series(name="score", kind="good", values=[0.5, 0.75])
+    events = [Event(row="versions", kind="good", label="2", text="version 1.0")]
+    plot = line_plot(AXES, ["1", "2"], score, events)
+    narrow, broad = ElementTree.fromstring(plot).findall(".//svg")
+    for picture in (narrow, broad):
+        assert len(picture.findall("polygon")) == 1
+        titles = [each.text for each in picture.findall(".//title")]
+        assert titles == ["Round 1\nscore: 0.5", "Round 2\nscore: 0.75\nversion 1.0"]
+        assert (picture.get("aria-label") or "").endswith("Marked are versions: 1.")
+    assert "<td>2</td><td>0.75</td><td>version 1.0</td>" in plot
+
+
+def test_every_plot_has_a_table_of_its_values() -> None:
+    """The table has a row for each column, with the value of each series."""
+    used = Series(name="used", kind="good", values=[3.0, 4.0])
+    table = ElementTree.fromstring(bar_plot(AXES, ["1", "2"], [used], names=["a", "b"])).find(
+        ".//table"
+    )
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.findall(".//tr")] == [
+        ["Round", "used, clients"],
+        ["a", "3"],
+        ["b", "4"],
+    ]
 
 
 def test_bars_are_stacked() -> None:
@@ -49,7 +70,7 @@ def test_bars_are_stacked() -> None:
     used = Series(name="used", kind="good", values=[3.0, 4.0])
     rejected = Series(name="rejected", kind="bad", values=[1.0, None])
     plot = bar_plot(AXES, ["1", "2"], [used, rejected])
-    low, high, _ = ElementTree.fromstring(plot).findall(".//rect")
+    low, high, _ = ElementTree.fromstring(plot).findall(".//svg/rect[@height]")[:3]
     assert float(high.get("y", "0")) + float(high.get("height", "0")) == pytest.approx(
         float(low.get("y", "0")), abs=0.11
     )
@@ -88,7 +109,7 @@ def test_an_outlier_is_marked_and_named() -> None:
     honest = {f"client-{n}": dots(1.0 + n / 100) for n in range(9)}
     plot = strip_plot(AXES, {**honest, "attacker": dots(50.0)}, 2.0, 10)
     assert re.findall(r'class="bad"', plot) == ['class="bad"']
-    assert re.findall(r'class="(?:far)?" [^>]*>([^<]*)<', plot)[0] == "attacker"
+    assert re.findall(r'<text class="(?:far)?" [^>]*>([^<]*)<', plot)[0] == "attacker"
     assert "far out: attacker." in plot
     assert "none is far out." in strip_plot(AXES, honest, 2.0, 9)
 

@@ -1,0 +1,1 @@
+"""The console: Django's admin with the theme of django-unfold, which the function does not have."""
