@@ -17,13 +17,19 @@ from aggregation.engine import Combination, Resources, combine
 from aggregation.engine.output import FileSink
 from aggregation.formats import open_weights
 from aggregation.optimizers import create_optimizer
+from aggregation.policies import DEFAULT
 from aggregation.pre_aggregation import build_rule
+from aggregation.privacy import discrete_gaussian
+from aggregation.privacy.rule import private_mean
+from aggregation.rules import Rule
 from aggregation.sources import FileSource
 from aggregation.weights import Weights
+from tests.aggregation.privacy.privacy_tools import noise, settings
 
 RULES: Mapping[str, Mapping[str, Any]] = {
     "weighted_mean": {},
     "weighted_mean and fedadam": {},
+    "unweighted_mean and privacy": {},
     "krum": {"f": 1},
     "nnm(f=1) + coordinate_median": {},
 }
@@ -32,6 +38,14 @@ FORMATS = ("safetensors", "npz")
 
 #: The optimizer that takes steps with each rule; the others take none.
 OPTIMIZERS = {"weighted_mean and fedadam": "fedadam"}
+
+
+def rule_of(described: str, name: str, steps: list[str]) -> Rule:
+    """Return a rule, with noise if its description says so."""
+    rule = build_rule(name, RULES[described], steps)
+    if not described.endswith("privacy"):
+        return rule
+    return private_mean(rule, settings(), DEFAULT).with_noise(noise("peak"))
 
 
 def peak(rule: str, n: int, path: Path, budget: int) -> int:
@@ -47,7 +61,7 @@ def peak(rule: str, n: int, path: Path, budget: int) -> int:
     tracemalloc.start()
     try:
         work = Combination(
-            rule=build_rule(name, RULES[rule], steps),
+            rule=rule_of(rule, name, steps),
             updates=[opened() for _ in range(n)],
             num_examples=[1] * n,
             parent=opened(),
@@ -63,6 +77,7 @@ def peak(rule: str, n: int, path: Path, budget: int) -> int:
 
 
 if __name__ == "__main__":
+    discrete_gaussian.table()  # Computing it takes more memory than keeping it.
     _budget, _folder = int(sys.argv[1]), Path(sys.argv[2])
     _peaks = {
         f"{rule} {kind} {n}": peak(rule, n, _folder / f"update.{kind}", _budget)
