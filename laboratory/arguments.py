@@ -190,7 +190,7 @@ def hostility(
     if not has_initial:
         raise BadArgument("an attack is a difference from the parent: pass the model as initial=")
     return Hostility(
-        name=attack if isinstance(attack, str) else getattr(attack, "__name__", repr(attack)),
+        name=str(shown(attack)),
         attack=found,
         clients=_hostile_clients(hostile, clients),
         poison=poison,
@@ -241,6 +241,13 @@ def drop_outs(drop_out: Any, seed: int, clients: Sequence[Hashable]) -> Callable
     return lambda number, position: bool(
         random_numbers(seed, DROP_OUTS, number, position).random() < probability
     )
+
+
+def shown(value: Any) -> Any:
+    """Return an argument as JSON-able data: a function by its name."""
+    if isinstance(value, Real):
+        return float(value)
+    return getattr(value, "__name__", repr(value)) if callable(value) else value
 
 
 #: What random numbers are for.

@@ -138,6 +138,7 @@ def simulate(
     records = tuple(simulation.run(rounds, settings.rule().name, shown=progress))
     about: dict[str, Any] = {"clients": len(data), "rounds": rounds, "seed": seed}
     about |= {"attack": enemies.name, "hostile": len(enemies.clients)}
+    about["drop_out"] = arguments.shown(drop_out)
     weights = participants.model(connector.weights)
     return History(settings=settings, simulation=about, rounds=records, weights=weights)
 

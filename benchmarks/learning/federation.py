@@ -151,7 +151,7 @@ class Federation:
         robust = rule.max_hostile(len(counts)) > 0
         cap = default_cap(counts, robust=robust)
         past = self._directions.setdefault(index, np.zeros(len(counts)))
-        result, info = aggregation.aggregate(
+        answer = aggregation.aggregate(
             setup.rule,
             list(whole),
             [capped_examples(count, cap) for count in counts],
@@ -159,11 +159,12 @@ class Federation:
             pre_aggregation=setup.steps,
             seed=f"{number:016x}",
             directions=past,
-            return_info=True,
+            return_info=rule.needs_directions,
             resources=_ONE_THREAD,
             **setup.arguments,
         )
-        if info.cosines:
+        result, info = answer if rule.needs_directions else (answer, None)
+        if info and info.cosines:
             past += [cosine or 0.0 for cosine in info.cosines]
         optimizer = create_optimizer(setup.optimizer, setup.optimizer_arguments)
         start = np.tile(optimizer.initial_state, (len(parent), 1))

@@ -105,13 +105,19 @@ def _aggregation_command() -> Iterator[str]:
     )
     yield codes
     yield f"```text\n{_help(aggregation_command.main)}```"
+    yield "### aggregation explain"
+    yield (
+        "Takes the same options, but for those that say where a result is written: see "
+        "[Simulate a federation](../how-to/simulate.md#what-happened)."
+    )
+    yield f"```text\n{_help(aggregation_command.main, 'explain')}```"
 
 
-def _help(main: Callable[[Sequence[str]], int]) -> str:
+def _help(main: Callable[[Sequence[str]], int], *command: str) -> str:
     with (
         patch.dict(os.environ, COLUMNS="100"),
         contextlib.redirect_stdout(io.StringIO()) as printed,
         contextlib.suppress(SystemExit),
     ):
-        main(["--help"])
+        main([*command, "--help"])
     return printed.getvalue()

@@ -68,6 +68,7 @@ def test_settings_are_written_and_read_again(tmp_path: Path) -> None:
         attack="ALIE",
         hostile=1,
         rounds=2,
+        drop_out=0.1,
     )
     history.save_settings(path)
     document = json.loads(path.read_text())
@@ -79,6 +80,7 @@ def test_settings_are_written_and_read_again(tmp_path: Path) -> None:
         "seed": 7,
         "attack": "ALIE",
         "hostile": 1,
+        "drop_out": 0.1,
     }
 
 
