@@ -59,6 +59,14 @@ class OutOfTime(AggregationError):
     """The time was up before the last chunk; a later call can resume from what is stored."""
 
 
+class MasksPending(AggregationError):
+    """The mask keeper has not answered yet; a later attempt finds the answer."""
+
+
+class MasksRefused(AggregationError):
+    """The mask keeper refuses to reveal the sum of the masks, whatever the updates are."""
+
+
 class PartTooLarge(AggregationError):
     """A part of the result does not fit into the disk, or into an object store."""
 

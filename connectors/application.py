@@ -22,7 +22,7 @@ from connectors.publication.event_publisher import EventPublisher
 from connectors.rounds.connector import DjangoRoundConnector
 from connectors.rounds.ledger import RoundLedger
 from connectors.runtime.dispatcher import Dispatcher
-from connectors.runtime.queue import RoundQueue
+from connectors.runtime.queue import MaskKeeperQueue, RoundQueue
 from connectors.runtime.telemetry import Telemetry
 from connectors.storage.port import Objects
 from connectors.storage.weights import WeightStore, default_objects
@@ -78,7 +78,9 @@ def round_connector(
         return timedelta(seconds=settings.LEASE_SECONDS)
 
     ledger = RoundLedger(lease or default_lease, request_id)
-    return DjangoRoundConnector(ledger, weights(), settings.SPOOL_BYTES, **options)
+    return DjangoRoundConnector(
+        ledger, weights(), settings.SPOOL_BYTES, mask_keeper=mask_keeper, **options
+    )
 
 
 def round_resources() -> Resources:
@@ -145,6 +147,17 @@ def round_queue() -> RoundQueue | None:
         ),
         settings.QUEUE_URL,
     )
+
+
+@cache
+def mask_keeper() -> MaskKeeperQueue | None:
+    """Return the queue of the mask keeper, if there is one."""
+    if not settings.MASK_KEEPER_QUEUE_URL:
+        return None
+    client = _aws_client(
+        "sqs", limits.AWS_CONNECT_SECONDS, limits.SQS_READ_SECONDS, limits.AWS_ATTEMPTS
+    )
+    return MaskKeeperQueue(client, settings.MASK_KEEPER_QUEUE_URL)
 
 
 @cache

@@ -93,10 +93,7 @@ def check_request(
         Whether the request passed these checks before: only its seeds are opened.
     """
     if is_reserved:
-        headers = [Header.decode(message.header) for message in request.updates]
-        pairs = zip(request.updates, headers, strict=True)
-        seeds = [open_seed(message, header, terms.key) for message, header in pairs]
-        return Cohort(headers=headers, seeds=seeds)
+        return _reserved(request, terms)
     if len(request.updates) < terms.min_cohort:
         return MaskAnswer(
             reason=f"a sum of {len(request.updates)} updates is refused: the mask keeper's minimum is "
@@ -115,6 +112,13 @@ def check_request(
     if refused:
         return MaskAnswer(refused=refused)
     return _consistent(headers, seeds)
+
+
+def _reserved(request: MaskRequest, terms: Terms) -> Cohort:
+    headers = [Header.decode(message.header) for message in request.updates]
+    pairs = zip(request.updates, headers, strict=True)
+    seeds = [open_seed(message, header, terms.key) for message, header in pairs]
+    return Cohort(headers=headers, seeds=seeds)
 
 
 def _checked_seed(

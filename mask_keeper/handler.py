@@ -1,8 +1,8 @@
 """The function: it answers the requests that its queue delivers, and wakes the aggregator.
 
-The environment names the table (``TABLE``), the secret (``KEY_SECRET``), the aggregator's bucket (``BUCKET``),
-its queue (``REPLY_QUEUE_URL``), the function's own queue (``QUEUE_URL``) and the fewest updates of a sum
-(``MIN_COHORT``).
+The environment names the table (``TABLE``), the secret (``KEY_SECRET``), the aggregator's bucket
+(``BUCKET``) and queue (``REPLY_QUEUE_URL``), the function's own queue (``QUEUE_URL``) and the fewest
+updates of a sum (``MIN_COHORT``).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from aggregation.round.values import (
     RoundAnswer,
     RoundCheckpoint,
     RoundResult,
+    SecureTerms,
     Status,
     sink_states,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "RoundCheckpoint",
     "RoundConnector",
     "RoundResult",
+    "SecureTerms",
     "Status",
     "run_round",
     "sink_states",

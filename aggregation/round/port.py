@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aggregation.engine.output import Sink
 from aggregation.formats import Spool
@@ -15,7 +15,12 @@ from aggregation.round.values import (
     RoundCheckpoint,
     RoundResult,
 )
+from aggregation.sources import ByteSource
 from aggregation.weights import Weights
+
+if TYPE_CHECKING:
+    from aggregation.masks.requests import MaskAnswer
+    from aggregation.masks.weights import MaskedWeights
 
 #: What `RoundConnector.new_result` is asked for as the format of an optimizer's state.
 OPTIMIZER_STATE = "optimizer.safetensors"
@@ -125,6 +130,47 @@ class RoundConnector(Protocol):
 
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         """Release the lease after a transient fault, so that the round can be resumed; never raises."""
+
+
+class SecureRoundConnector(RoundConnector, Protocol):
+    """What a round of masked updates needs beyond a `RoundConnector`."""
+
+    def open_masked(self, update: ClaimedUpdate, layout: TensorLayout) -> MaskedWeights:
+        """Open one claimed update, which is masked. Called from several threads.
+
+        Raises
+        ------
+        UpdateRejected
+            If it cannot be used.
+        """
+
+    def store_request(self, key: str, body: bytes) -> None:
+        """Store a request for a sum of masks."""
+
+    def masks_answer(self, key: str) -> MaskAnswer | None:
+        """Return the mask keeper's answer to a stored request; ask for it if there is none yet.
+
+        Raises
+        ------
+        MasksPending
+            If the mask keeper cannot be asked; the message says why.
+        """
+
+    def open_sum(self, location: str, nbytes: int) -> ByteSource:
+        """Open a sum of so many bytes, of masked updates or of masks.
+
+        Raises
+        ------
+        InvalidWeights
+            If the mask keeper's sum is missing or has another size.
+        ProgressLost
+            If the sum of masked updates is.
+        """
+
+    def await_masks(
+        self, claim: Claim, checkpoint: RoundCheckpoint | None, reason: str
+    ) -> RoundAnswer:
+        """Save the progress and release the lease, until the mask keeper has answered."""
 
 
 class Folder(Protocol):

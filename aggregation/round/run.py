@@ -8,11 +8,18 @@ of its aggregate, is ready again, or is rejected with a reason.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from aggregation.engine import DEFAULT_RESOURCES, Resources
-from aggregation.errors import LeaseLost, NotEnoughUpdates, OutOfTime, TemporarilyUnavailable
+from aggregation.errors import (
+    LeaseLost,
+    MasksPending,
+    NotEnoughUpdates,
+    OutOfTime,
+    TemporarilyUnavailable,
+)
 from aggregation.round.attempt import Attempt
-from aggregation.round.port import RoundConnector
+from aggregation.round.port import RoundConnector, SecureRoundConnector
 from aggregation.round.values import Claim, RoundAnswer, Status
 
 
@@ -56,9 +63,11 @@ def run_round(
     if isinstance(claim, RoundAnswer):
         return claim
     on_claim(claim)
-    attempt = Attempt(connector, claim, resources, out_of_time)
+    attempt = _attempt_class(claim)(connector, claim, resources, out_of_time)
     try:
-        return distribute(claim) or _finish(connector, claim, attempt)
+        # One function does a round of masked updates: the mask keeper is asked after the whole sum.
+        distributed = None if claim.secure else distribute(claim)
+        return distributed or _finish(connector, claim, attempt)
     except LeaseLost as error:
         busy = Status.BUSY
         return RoundAnswer(model_id=model_id, status=busy, round=claim.number, reason=str(error))
@@ -71,11 +80,23 @@ def run_round(
         raise
 
 
+def _attempt_class(claim: Claim) -> type[Attempt]:
+    if claim.secure is None:
+        return Attempt
+    # Few models have masked updates, and a cold start does not pay for them.
+    from aggregation.round.secure import SecureAttempt
+
+    return SecureAttempt
+
+
 def _finish(connector: RoundConnector, claim: Claim, attempt: Attempt) -> RoundAnswer:
     """Combine and publish, or close the round in the way that fits the outcome."""
     try:
         return connector.publish_round(claim, attempt.combine())
     except OutOfTime:
         return connector.suspend_round(claim, attempt.checkpoint)
+    except MasksPending as error:
+        secure = cast(SecureRoundConnector, connector)
+        return secure.await_masks(claim, attempt.checkpoint, str(error))
     except NotEnoughUpdates as error:
         return connector.reject_round(claim, attempt.rejected, str(error))

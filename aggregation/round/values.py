@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from aggregation.engine import Checkpoint, Combined
 from aggregation.optimizers import NO_OPTIMIZER, Optimizer
@@ -13,6 +13,9 @@ from aggregation.policies import DEFAULT, TensorPolicies
 from aggregation.requirements import Readiness, Requirement
 from aggregation.rules import Rule
 from aggregation.staleness import NoDiscount, Staleness
+
+if TYPE_CHECKING:
+    from aggregation.masks.settings import SecureAggregation
 
 
 class Status(StrEnum):
@@ -75,13 +78,43 @@ class ClaimedUpdate:
     direction: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class SecureTerms:
+    """How the updates of a round were masked.
+
+    Parameters
+    ----------
+    settings : SecureAggregation
+    max_weight : int
+        The cap of the updates' weights; 1 if all have the same.
+    """
+
+    settings: SecureAggregation
+    max_weight: int
+
+
+class MasksProgress(TypedDict):
+    """The complete sum of masked updates, and what the mask keeper was asked; JSON-able.
+
+    ``used`` are the ids of the updates, ``weight`` is the sum of their weights, ``sum`` the location of
+    their sum and ``request`` the key of the request for the sum of their masks.
+    """
+
+    used: list[int]
+    weight: int
+    sum: str
+    request: str
+    bytes_read: int
+
+
 class RoundCheckpoint(TypedDict):
     """The progress of a round, saved by one attempt for the next; JSON-able.
 
     ``rejected`` maps the ids of bad updates to the reasons. ``engine`` is the progress of combining
     the others. ``plan`` is the folder of a distributed round, ``sink`` the state of its result,
     ``state_sink`` that of the optimizer's new state, and ``stored`` the number of objects and parts that
-    its tasks had stored.
+    its tasks had stored. ``masks`` is there once the sum of masked updates is complete; ``engine`` is then
+    the progress of what follows it.
     """
 
     rejected: dict[str, str]
@@ -90,6 +123,7 @@ class RoundCheckpoint(TypedDict):
     sink: NotRequired[dict[str, Any]]
     state_sink: NotRequired[dict[str, Any] | None]
     stored: NotRequired[int]
+    masks: NotRequired[MasksProgress]
 
 
 class SinkStates(NamedTuple):
@@ -145,6 +179,8 @@ class Claim:
         Time that the reading should take, if several functions may share it.
     max_functions : int, optional
         Functions that may share it; by default, as many as the deployment allows.
+    secure : SecureTerms, optional
+        How the updates were masked, if they were.
     """
 
     model_id: int
@@ -165,6 +201,7 @@ class Claim:
     spool_bytes: int | None = None
     target_seconds: float = 30.0
     max_functions: int | None = None
+    secure: SecureTerms | None = None
 
 
 class TaskGroup(TypedDict):

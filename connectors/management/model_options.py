@@ -22,6 +22,7 @@ from aggregation.staleness import known_discounts
 from connectors.management.amounts import positive_number
 from connectors.management.files import FILE_OR_OBJECT, open_input
 from connectors.management.policy_options import NONE, add_policy_options, policy_changes
+from connectors.management.secure_options import add_secure_options, secure_changes
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
 from models_app.schemas import compile_schema
@@ -53,6 +54,7 @@ def add_model_options(parser: ArgumentParser, *, changing: bool) -> None:
     """
     _add_round_options(parser, changing=changing)
     add_policy_options(parser, changing=changing)
+    add_secure_options(parser, changing=changing)
     _add_limit_options(parser, changing=changing)
     _add_score_options(parser, changing=changing)
     parser.add_argument(
@@ -208,6 +210,7 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
     )
     changes |= _rule_changes("staleness", options["staleness"], options["staleness_arg"], model)
     changes |= policy_changes(options, model)
+    changes |= secure_changes(options, model)
     for field, option in (
         ("furthest_base_agg", "furthest_base"),
         ("max_num_examples", "max_num_examples"),

@@ -87,6 +87,8 @@ class Latest:
         An update may be based on one of this many latest aggregates; None: on any.
     max_update_bytes : int
         A larger update is rejected.
+    secure_aggregation : dict or None
+        How updates are masked (`aggregation.masks.settings.SecureAggregation`); None if they are not.
     schema : int
         The version of this format.
     """
@@ -109,6 +111,7 @@ class Latest:
     furthest_base_agg: int | None
     max_update_bytes: int
     layout: list[dict[str, Any]] | None
+    secure_aggregation: dict[str, Any] | None
     schema: int = 1
 
 
@@ -207,6 +210,7 @@ def _states(models: QuerySet[FederatedModel]) -> list[dict[str, Any]]:
         "pk",
         "pointer_digest",
         "freeze",
+        "secure_aggregation",
         *_SETTINGS.values(),
         aggregate_id=Subquery(latest.values("pk")[:1]),
         number=Subquery(latest.values("number")[:1]),
@@ -230,8 +234,18 @@ def _state(row: Mapping[str, Any]) -> dict[str, Any]:
         "published_on": created.isoformat() if created else "",
         "frozen": FreezeSchedule.from_json(row["freeze"]).frozen_at(row["number"] or 0),
         "max_update_bytes": settings.MAX_UPDATE_BYTES,
+        "secure_aggregation": _secure_aggregation(row["secure_aggregation"]),
         **{name: row[column] for name, column in _SETTINGS.items()},
     }
+
+
+def _secure_aggregation(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how a model's updates are masked, with the defaults of settings that are not given."""
+    if not settings:
+        return None
+    from aggregation.masks.settings import SecureAggregation
+
+    return SecureAggregation(**settings).to_json()
 
 
 def _digest(state: Mapping[str, Any]) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from aggregation.errors import LeaseLost, TemporarilyUnavailable
+from aggregation.errors import (
+    InvalidWeights,
+    LeaseLost,
+    MasksPending,
+    MasksRefused,
+    ObjectMissing,
+    ProgressLost,
+    TemporarilyUnavailable,
+)
 from aggregation.formats import Spool
 from aggregation.layout import TensorLayout
 from aggregation.round import (
@@ -19,12 +27,30 @@ from aggregation.round import (
     RoundResult,
     Status,
 )
+from aggregation.sources import ByteSource
 from aggregation.weights import Weights
+from connectors.errors import ServiceRefused
 from connectors.limits import EXECUTION_SECONDS, LEASE_SLACK_SECONDS
 from connectors.rounds.ledger import RoundLedger
 from connectors.storage.folder import ObjectFolder
-from connectors.storage.keys import aggregate_key, plan_folder
+from connectors.storage.keys import MASKS, aggregate_key, plan_folder
 from connectors.storage.weights import WeightStore
+
+if TYPE_CHECKING:
+    from aggregation.masks.requests import MaskAnswer
+    from aggregation.masks.weights import MaskedWeights
+
+
+class AsksForMasks(Protocol):
+    """The way to the mask keeper."""
+
+    def ask(self, request: str) -> None:
+        """Ask the mask keeper to answer the request that is stored under a key.
+
+        Raises
+        ------
+        TemporarilyUnavailable, ServiceRefused
+        """
 
 
 class DjangoRoundConnector:
@@ -38,6 +64,8 @@ class DjangoRoundConnector:
         Disk space for updates that must be unpacked.
     execution_seconds : float
         How long other functions may work on a round that is handed over to them.
+    mask_keeper : callable
+        Returns what asks the mask keeper; None if there is none.
     """
 
     def __init__(
@@ -46,11 +74,13 @@ class DjangoRoundConnector:
         weights: WeightStore,
         spool_bytes: int,
         execution_seconds: float = EXECUTION_SECONDS + LEASE_SLACK_SECONDS,
+        mask_keeper: Callable[[], AsksForMasks | None] = lambda: None,
     ) -> None:
         self.ledger = ledger
         self.weights = weights
         self._spool_bytes = spool_bytes
         self._execution_seconds = execution_seconds
+        self._mask_keeper = mask_keeper
 
     def claim_round(self, model_id: int) -> Claim | RoundAnswer:
         claim = self.ledger.claim(model_id)
@@ -112,6 +142,58 @@ class DjangoRoundConnector:
     def release_round(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
         with suppress(LeaseLost, TemporarilyUnavailable):
             self.ledger.release_lease(claim, checkpoint)
+
+    # A round of masked updates: `aggregation.round.port.SecureRoundConnector`
+
+    def open_masked(self, update: ClaimedUpdate, layout: TensorLayout) -> MaskedWeights:
+        from aggregation.masks.weights import open_masked
+
+        source = self.weights.source(
+            update.location, size=update.size, etag=update.etag, version=update.version
+        )
+        return open_masked(source, layout)
+
+    def store_request(self, key: str, body: bytes) -> None:
+        self.weights.objects.put_json(key, body)
+
+    def masks_answer(self, key: str) -> MaskAnswer | None:
+        from aggregation.masks.requests import MaskAnswer, MaskKeys
+
+        try:
+            return MaskAnswer.decode(self.weights.objects.read(MaskKeys.of(key).answer))
+        except ObjectMissing:
+            self._ask_for_masks(key)
+        return None
+
+    def _ask_for_masks(self, key: str) -> None:
+        keeper = self._mask_keeper()
+        if keeper is None:
+            raise MasksRefused(
+                "no mask keeper is known: set MASK_KEEPER_QUEUE_URL to the URL of its queue"
+            )
+        try:
+            keeper.ask(key)
+        except (TemporarilyUnavailable, ServiceRefused) as error:
+            raise MasksPending(f"the mask keeper cannot be asked: {error}") from error
+
+    def open_sum(self, location: str, nbytes: int) -> ByteSource:
+        try:
+            source = self.weights.source(location)
+        except ObjectMissing as error:
+            if location.startswith(MASKS):
+                raise InvalidWeights(f"the sum of the masks, {location}, is missing") from error
+            raise ProgressLost("the sum of the masked updates is no longer there") from error
+        if source.size != nbytes:
+            raise InvalidWeights(f"{location} has {source.size} bytes, expected {nbytes}")
+        return source
+
+    def await_masks(
+        self, claim: Claim, checkpoint: RoundCheckpoint | None, reason: str
+    ) -> RoundAnswer:
+        self.ledger.await_answer(claim, checkpoint)
+        return RoundAnswer(
+            model_id=claim.model_id, status=Status.BUSY, round=claim.number, reason=reason
+        )
 
     # A round of several functions: `aggregation.round.port.DistributedRoundConnector`
 

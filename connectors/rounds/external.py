@@ -118,6 +118,11 @@ class ExternalRounds:
         if snapshot.running:
             raise Conflict(f"{snapshot.running} is running: a model has one running round")
         _refuse_paused(snapshot)
+        if snapshot.model.secure_aggregation:
+            raise Conflict(
+                f"the updates of model {snapshot.model.pk} are masked: only the function's own rounds can "
+                "ask the mask keeper for the sum of their masks"
+            )
         ready = {update.pk for update in snapshot.ready}
         for update in updates:
             if update.pk not in ready:

@@ -42,7 +42,12 @@ from connectors.rounds.selectors import (
     model_snapshot,
     registered_updates,
 )
-from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
+from connectors.rounds.snapshot import (
+    claimed_update,
+    config_snapshot_of,
+    rule_of,
+    secure_terms_of,
+)
 from connectors.rounds.sql import cosines_of, norms_of, scaling_factors_of
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
@@ -96,10 +101,11 @@ class RoundLedger:
             return self._claim_locked(model_id)
         if snapshot.running:
             return self._take_over(snapshot, snapshot.running)
+        updates = _cohort(snapshot)
         opened = transitions.open_round(
-            snapshot, snapshot.ready, lease=self._lease(), request_id=self._request_id
+            snapshot, updates, lease=self._lease(), request_id=self._request_id
         )
-        return self._claim(opened, snapshot.ready, snapshot)
+        return self._claim(opened, updates, snapshot)
 
     def _take_over(self, snapshot: ModelSnapshot, round_: AggregationRound) -> Claim | RoundAnswer:
         if round_.attempts_without_progress + 1 >= MAX_ATTEMPTS_WITHOUT_PROGRESS:
@@ -142,6 +148,7 @@ class RoundLedger:
             checkpoint=round_.checkpoint,
             target_seconds=snapshot.model.target_round_seconds,
             max_functions=snapshot.model.max_functions,
+            secure=secure_terms_of(config),
         )
 
     # Continuing
@@ -170,6 +177,17 @@ class RoundLedger:
         if checkpoint is not None and checkpoint != claim.checkpoint:
             progress = {"checkpoint": checkpoint, "attempts_without_progress": 0}
         self._change(claim, lease_expires_at=Now(), **progress)
+
+    def await_answer(self, claim: Claim, checkpoint: RoundCheckpoint | None) -> None:
+        """End the lease of a round that waits for another service, which is not a failed attempt.
+
+        Raises
+        ------
+        LeaseLost
+        """
+        self._change(
+            claim, checkpoint=checkpoint, lease_expires_at=Now(), attempts_without_progress=0
+        )
 
     def hand_over(
         self, claim: Claim, checkpoint: RoundCheckpoint, seconds: float, *, progress: bool
@@ -279,6 +297,15 @@ class RoundLedger:
         """
         with translate_database_errors(), transaction.atomic():
             transitions.fail_round(_locked(claim), f"{type(error).__name__}: {error}")
+
+
+def _cohort(snapshot: ModelSnapshot) -> list[ModelUpdate]:
+    """Return the updates of a round: the oldest, if a sum of masked updates cannot hold them all."""
+    secure = snapshot.model.secure_terms()
+    if secure is None or len(snapshot.ready) <= secure.settings.max_cohort:
+        return snapshot.ready
+    oldest = sorted(snapshot.ready, key=lambda update: (update.uploaded_on, update.pk))
+    return sorted(oldest[: secure.settings.max_cohort], key=lambda update: update.client_id)
 
 
 def _state_fields(claim: Claim, result: RoundResult) -> dict[str, str]:

@@ -28,4 +28,8 @@ def refusal(snapshot: ModelSnapshot) -> RoundAnswer | None:
     if len(snapshot.ready) < needed:
         reason = f"{model.aggregator} needs {needed} updates, {len(snapshot.ready)} are ready"
         return answer(Status.WAITING, reason)
+    secure = model.secure_terms()
+    if secure and len(snapshot.ready) < secure.settings.min_cohort:
+        reason = f"min_cohort is {secure.settings.min_cohort}, {len(snapshot.ready)} are ready"
+        return answer(Status.WAITING, reason)
     return None

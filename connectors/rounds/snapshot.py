@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from aggregation.counts import capped_examples, default_cap
 from aggregation.pre_aggregation import build_rule, needs_seed, new_seed
-from aggregation.round import ClaimedUpdate
+from aggregation.round import ClaimedUpdate, SecureTerms
 from aggregation.rules import Rule
 from models_app.models import AggregationRound, FederatedModel, ModelUpdate
 
@@ -27,6 +27,9 @@ class ConfigSnapshot(TypedDict):
     directions: NotRequired[dict[str, float]]
     #: Secret, for a step that needs one; drawn when the updates have been chosen.
     seed: NotRequired[str]
+    #: The settings of secure aggregation, and the cap of the weights.
+    secure_aggregation: NotRequired[dict[str, Any]]
+    max_weight: NotRequired[int]
     requirement: str
     requirement_args: Any
     #: Number of the model's clients that were not paused.
@@ -94,7 +97,21 @@ def take_config_snapshot(
         config["pre_aggregation"] = model.pre_aggregation
         if needs_seed(model.pre_aggregation):
             config["seed"] = new_seed()
+    secure = model.secure_terms()
+    if secure:
+        config["secure_aggregation"] = secure.settings.to_json()
+        config["max_weight"] = secure.max_weight
     return config
+
+
+def secure_terms_of(config: ConfigSnapshot) -> SecureTerms | None:
+    """Return how the updates of a round were masked, if they were."""
+    if "secure_aggregation" not in config:
+        return None
+    from aggregation.masks.settings import SecureAggregation
+
+    settings = SecureAggregation(**config["secure_aggregation"])
+    return SecureTerms(settings=settings, max_weight=config["max_weight"])
 
 
 def rule_of(config: ConfigSnapshot) -> Rule:

@@ -112,6 +112,33 @@ class RoundQueue:
                 raise TemporarilyUnavailable(f"the queue refused messages: {answer['Failed']}")
 
 
+class MaskKeeperQueue:
+    """The queue of the mask keeper, which is another account's.
+
+    Parameters
+    ----------
+    client
+        boto3's SQS client.
+    url : str
+    """
+
+    def __init__(self, client: Any, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    def ask(self, request: str) -> None:
+        """Ask the mask keeper to answer the request that is stored under a key.
+
+        Raises
+        ------
+        TemporarilyUnavailable, ServiceRefused
+        """
+        with translate_aws_errors("the mask keeper's queue"):
+            self._client.send_message(
+                QueueUrl=self._url, MessageBody=json.dumps({"request": request})
+            )
+
+
 def backoff_seconds(message: Mapping[str, Any]) -> int:
     """Return how long a message that failed waits for its next delivery."""
     deliveries = int(message["attributes"]["ApproximateReceiveCount"])

@@ -102,6 +102,8 @@ def _in_use(keys: Iterable[str]) -> set[str]:
         for checkpoint in _running_checkpoints():
             for sink in filter(None, sink_states(checkpoint)):
                 in_use |= {sink["key"], sink["upload_id"]}
+            if "masks" in checkpoint:
+                in_use.add(checkpoint["masks"]["sum"])
         aggregates = ModelAggregate.objects.filter(result__in=candidates)
         states = ModelAggregate.objects.filter(optimizer_state__in=candidates)
         artifacts = ModelArtifact.objects.filter(values__in=candidates)

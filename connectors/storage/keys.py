@@ -13,6 +13,8 @@ ARTIFACTS = "artifacts/"
 PLANS = "plans/"
 STATUSES = "status/"
 CLIENTS = "clients/"
+#: Requests to the mask keeper, and its answers (`aggregation.masks.requests`).
+MASKS = "masks/"
 
 UPDATE_KEY_FORM = "updates/<federated_model_id>/<client_uuid>/<name>.<ext>"
 SCORE_KEY_FORM = "scores/<federated_model_id>/<client_uuid>/<aggregate_id>.json"

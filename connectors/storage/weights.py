@@ -9,6 +9,7 @@ from django.core.files.storage import FileSystemStorage, default_storage
 from aggregation.errors import InvalidWeights, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.layout import TensorLayout
+from aggregation.sources import ByteSource
 from aggregation.weights import Weights
 from connectors.storage.filesystem import FileObjects
 from connectors.storage.port import Objects
@@ -60,18 +61,29 @@ class WeightStore:
         UpdateRejected
             If the object is missing, was replaced, or is not a well-formed weights object.
         """
-        if size is None or not etag:
-            stored = self.objects.stat(key, etag=etag, version=version)
-            size, etag = stored.size, stored.etag
-        source = self.objects.source(key, size=size, etag=etag, version=version)
         return open_weights(
-            source,
+            self.source(key, size=size, etag=etag, version=version),
             format_of(key),
             expected_layout=expected_layout,
             spool=spool,
             trusted=trusted,
             compressed=not trusted,
         )
+
+    def source(
+        self, key: str, *, size: int | None = None, etag: str = "", version: str = ""
+    ) -> ByteSource:
+        """Return the bytes of an object, which storage is asked about unless size and ETag are known.
+
+        Raises
+        ------
+        UpdateRejected
+            If the object is missing or was replaced.
+        """
+        if size is None or not etag:
+            stored = self.objects.stat(key, etag=etag, version=version)
+            size, etag = stored.size, stored.etag
+        return self.objects.source(key, size=size, etag=etag, version=version)
 
     def open_update(
         self,

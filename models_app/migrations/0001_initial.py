@@ -49,6 +49,7 @@ class Migration(migrations.Migration):
                 ('requirement_args', models.JSONField(blank=True, help_text='By position, such as [3], or by name, such as {"x": 3}.', null=True)),
                 ('tensor_policies', models.JSONField(blank=True, default=list, help_text='What a round does with tensors, the first match counts: [["head.*", "exclude"]].')),
                 ('freeze', models.JSONField(blank=True, default=dict, help_text='Tensors that rounds leave alone, by the number of the parent: {"odd": ["*.lora_A.*"], "even": ["*.lora_B.*"]}.')),
+                ('secure_aggregation', models.JSONField(blank=True, default=dict, help_text='Only the sum of the updates is revealed: {"keeper": "<public key>", "clip_norm": 1.0}; empty: updates are not masked.')),
                 ('update_kind', models.CharField(choices=[('weights', 'Weights'), ('differences', 'Differences')], default='weights', max_length=16)),
                 ('max_num_examples', models.PositiveBigIntegerField(blank=True, help_text='An update counts at most this many; empty: a multiple of the median of its round.', null=True, validators=[django.core.validators.MinValueValidator(1)])),
                 ('furthest_base_agg', models.PositiveIntegerField(blank=True, help_text='An update may be based on one of this many latest aggregates; empty: on any.', null=True, validators=[django.core.validators.MinValueValidator(1)])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -21,6 +21,9 @@ from aggregation.rules import Rule
 from aggregation.staleness import Staleness, check_discountable, create_staleness
 from models_app.models.client import Client
 from models_app.schemas import SchemaError, compile_schema
+
+if TYPE_CHECKING:
+    from aggregation.round import SecureTerms
 
 
 class FederatedModel(models.Model):
@@ -89,6 +92,12 @@ class FederatedModel(models.Model):
         blank=True,
         help_text="Tensors that rounds leave alone, by the number of the parent: "
         '{"odd": ["*.lora_A.*"], "even": ["*.lora_B.*"]}.',
+    )
+    secure_aggregation = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Only the sum of the updates is revealed: "
+        '{"keeper": "<public key>", "clip_norm": 1.0}; empty: updates are not masked.',
     )
     update_kind = models.CharField(
         max_length=16, choices=UpdateKind.choices, default=UpdateKind.WEIGHTS
@@ -187,6 +196,7 @@ class FederatedModel(models.Model):
             ("staleness", self.staleness_object),
             ("tensor_policies", self.checked_policies),
             ("freeze", self.checked_schedule),
+            ("secure_aggregation", self.checked_secure_aggregation),
         )
         for field, check in checks:
             if "pre_aggregation" in problems and field == "aggregator":
@@ -222,6 +232,22 @@ class FederatedModel(models.Model):
         except RuleError as error:
             return str(error)
         return None
+
+    def secure_terms(self) -> SecureTerms | None:
+        """Return how updates are masked, if they are; raise `RuleError` if the model does not allow it."""
+        if not self.secure_aggregation:
+            return None
+        # Few models have masked updates, and a cold start does not pay for them.
+        from models_app.secure_aggregation import secure_terms
+
+        return secure_terms(self)
+
+    def checked_secure_aggregation(self) -> SecureTerms | None:
+        """Return the terms; raise `RuleError` if they do not fit the model."""
+        terms = self.secure_terms()
+        if terms:
+            self._check_has_weights("clients send masked differences")
+        return terms
 
     def rule(self) -> Rule:
         """Return the aggregation rule with its arguments and the steps before it."""

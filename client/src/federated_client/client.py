@@ -20,10 +20,11 @@ from .arguments import (
     open_file,
     stated_counts,
 )
-from .errors import AccessDenied, ClientError, CredentialsInvalid, NotThere
+from .errors import AccessDenied, BadArgument, ClientError, CredentialsInvalid, NotThere
 from .frozen import FrozenTensors
 from .personal import personal_arrays, personal_names, put_back
 from .pointer import Latest, read_pointer, visible_pointer
+from .private import Identity, Masking
 from .scores import encode_score
 from .status import Status, parse_status, status_key
 from .storage import Progress, Storage
@@ -42,6 +43,8 @@ class Client:
     model_id : int
     client_id : str or uuid.UUID
         Both from the federation's operator.
+    identity : Identity, optional
+        The keys of a client that masks its updates (`federated_client.private.load_identity`).
 
     Attributes
     ----------
@@ -58,7 +61,14 @@ class Client:
         If an id cannot be one.
     """
 
-    def __init__(self, storage: Storage, *, model_id: int, client_id: str | uuid.UUID) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        model_id: int,
+        client_id: str | uuid.UUID,
+        identity: Identity | None = None,
+    ) -> None:
         self._storage = storage
         self._model_id = checked_model_id(model_id)
         self._client_id = checked_client_id(client_id)
@@ -67,6 +77,7 @@ class Client:
         self.base: Latest | None = None
         self.personal: Arrays = {}
         self.residual: Arrays = {}
+        self._identity = identity
         self._frozen = FrozenTensors()
 
     @property
@@ -182,7 +193,9 @@ class Client:
         stated = stated_counts(num_examples, num_steps)
         arrays = as_arrays(weights)
         self._frozen.check(arrays, are_differences=are_differences)
-        update = self._update(encode(arrays), f"update.{FORMAT}", are_differences, compression)
+        update = self._update(
+            encode(arrays), f"update.{FORMAT}", are_differences, compression, stated
+        )
         key, policies = self._send(update, stated, progress)
         if policies.needs_parent:
             self.personal = personal_arrays(policies, arrays)
@@ -205,7 +218,7 @@ class Client:
         """
         stated = stated_counts(num_examples, num_steps)
         with open_file(path) as file:
-            update = self._update(file, Path(path).name, are_differences, compression)
+            update = self._update(file, Path(path).name, are_differences, compression, stated)
             return self._send(update, stated, progress)[0]
 
     def wait(
@@ -293,14 +306,33 @@ class Client:
         return self._storage.put(key, io.BytesIO(body), {}, None)
 
     def _update(
-        self, body: BinaryIO, name: str, are_differences: bool, compression: str | None
+        self,
+        body: BinaryIO,
+        name: str,
+        are_differences: bool,
+        compression: str | None,
+        stated: dict[str, int],
     ) -> Update:
+        if compression and self._identity:
+            raise BadArgument("a masked update cannot be compressed: its elements look random")
         return Update(
             body=body,
             name=name,
             are_differences=are_differences,
             compression=checked_compression(compression),
             residual=self.residual,
+            masking=self._masking(stated["num-examples"]),
+        )
+
+    def _masking(self, num_examples: int) -> Masking | None:
+        if self._identity is None:
+            return None
+        return Masking(
+            identity=self._identity,
+            model_id=self._model_id,
+            client_id=self._client_id,
+            base_id=(self.base.aggregate_id or 0) if self.base else 0,
+            num_examples=num_examples,
         )
 
     def _send(

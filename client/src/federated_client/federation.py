@@ -14,6 +14,7 @@ from .client import Client
 from .errors import BadArgument
 from .frameworks import arrays_of, load_into
 from .pointer import Latest
+from .private import Identity, load_identity
 from .profiles import Profile, load_profile, profile_path, save_profile
 from .progress import progress_bar
 from .weights import Arrays
@@ -49,6 +50,9 @@ class Federation:
         The name under which `enroll` saved the client's secret.
     model_id : int, optional
         By default the only model that the client was invited to.
+    private : bool
+        Whether updates are masked, so that only the sum of all updates can be seen. The keys are made
+        when they are needed first, and kept beside the profile.
 
     Attributes
     ----------
@@ -63,7 +67,12 @@ class Federation:
     """
 
     def __init__(
-        self, url: str | None = None, profile: str = "default", *, model_id: int | None = None
+        self,
+        url: str | None = None,
+        profile: str = "default",
+        *,
+        model_id: int | None = None,
+        private: bool = False,
     ) -> None:
         saved = load_profile(profile)
         if model_id is None:
@@ -72,7 +81,10 @@ class Federation:
             (model_id,) = saved.models
         self.api = Api(url or saved.url, saved.client, saved.secret)
         self.model_id = model_id
-        self.client = Client(self.api, model_id=model_id, client_id=saved.client)
+        self._identity = load_identity(profile) if private else None
+        self.client = Client(
+            self.api, model_id=model_id, client_id=saved.client, identity=self._identity
+        )
 
     @classmethod
     def enroll(
@@ -106,6 +118,29 @@ class Federation:
         enrolled = Profile(url=url, client=found["client"], secret=saved.secret, models=models)
         save_profile(profile, enrolled)
         return cls(profile=profile, model_id=models[0] if len(models) > 1 else None)
+
+    @property
+    def public_key(self) -> str:
+        """The public key of a private client, which the operator of the mask keeper registers.
+
+        Raises
+        ------
+        BadArgument
+            If the client is not private.
+        """
+        return self._private_identity().public_key
+
+    def trust_keeper(self, key: str) -> None:
+        """Keep the public key of the model's mask keeper, as its operator gave it.
+
+        Without this, the first key that the model names is kept.
+        """
+        self._private_identity().trust(self.model_id, key)
+
+    def _private_identity(self) -> Identity:
+        if self._identity is None:
+            raise BadArgument("the client is not private: use Federation(..., private=True)")
+        return self._identity
 
     def latest(self) -> Latest:
         """Return which weights to train from, and the model's settings."""

@@ -51,6 +51,8 @@ class Latest:
         An update may be based on one of this many latest aggregates.
     max_update_bytes : int or None
         Larger updates are rejected.
+    secure_aggregation : mapping or None
+        How updates are masked, so that only their sum is revealed; None if they are not.
     """
 
     aggregate_id: int | None
@@ -69,6 +71,7 @@ class Latest:
     max_num_examples: int | None = None
     furthest_base_agg: int | None = None
     max_update_bytes: int | None = None
+    secure_aggregation: Mapping[str, Any] | None = None
 
     @cached_property
     def policies(self) -> TensorPolicies:

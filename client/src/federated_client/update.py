@@ -21,6 +21,7 @@ from .differences import difference_file
 from .errors import BadWeights
 from .personal import without_personal
 from .pointer import Latest
+from .private import Masking, check_privacy, masked_file
 from .sources import layout_of_object
 from .storage import Storage
 from .weights import FORMAT, Arrays
@@ -43,6 +44,8 @@ class Update:
         Empty for none.
     residual : dict of str to array
         What compression left out so far.
+    masking : Masking or None
+        What a masked update says of itself; None if the update is not masked.
     """
 
     body: BinaryIO
@@ -50,6 +53,7 @@ class Update:
     are_differences: bool
     compression: str
     residual: Arrays
+    masking: Masking | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,7 @@ def prepare(
         If the aggregator would reject it.
     """
     latest, layout = _model_of(storage, lookup, base, layout, update)
+    secure = check_privacy(update.masking, latest)
     policies = latest.policies if latest else DEFAULT
     expected = policies.expected_layout(layout)
     kind = latest.update_kind if latest else "weights"
@@ -121,6 +126,10 @@ def prepare(
             stack.enter_context(body)
             name = f"update.{FORMAT}"
             check_file(body, name, expected, compressed=True)
+        if secure and update.masking and latest and expected:
+            body = masked_file(body, name, expected, latest, secure, update.masking)
+            stack.enter_context(body)
+            name = f"update.{FORMAT}"
         check_size(body.seek(0, os.SEEK_END), latest)
         yield PreparedUpdate(
             body=body,
