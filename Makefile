@@ -119,6 +119,7 @@ check: $(VENV)/.dev scan docs ## Lint, types, imports, locks, settings, migratio
 	$(BIN)/python manage.py check
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/sam validate --lint
+	$(BIN)/sam validate --lint --template mask_keeper/template.yaml
 	$(BIN)/cfn-lint infra/*.yaml
 
 format: $(VENV)/.dev ## Format the code.
@@ -172,10 +173,10 @@ bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; 
 	$(BIN)/python -m benchmarks.cold
 
 ##@ Deploy it
-.PHONY: scan build-AggregatorFunction build-ApiFunction build-MigrationFunction build-WorkerFunction
+.PHONY: scan build-AggregatorFunction build-ApiFunction build-MigrationFunction build-WorkerFunction build-MaskKeeperFunction
 
 scan: $(SCANNER)/.installed ## Scan the templates for insecure settings with checkov.
-	$(SCANNER)/bin/checkov --file template.yaml infra/*.yaml --framework cloudformation --compact --quiet --skip-download
+	$(SCANNER)/bin/checkov --file template.yaml infra/*.yaml mask_keeper/template.yaml --framework cloudformation --compact --quiet --skip-download
 
 # The processor of the function that is built: arm64 or x86_64.
 ARCHITECTURE ?= arm64
@@ -183,6 +184,9 @@ ARCHITECTURE ?= arm64
 # `sam build` calls these, once for each function.
 build-AggregatorFunction build-ApiFunction build-MigrationFunction build-WorkerFunction:
 	$(PYTHON) -m local.package --architecture $(ARCHITECTURE) --into "$(ARTIFACTS_DIR)"
+
+build-MaskKeeperFunction:
+	$(PYTHON) -m local.package --mask-keeper --architecture $(ARCHITECTURE) --into "$(ARTIFACTS_DIR)"
 
 # The environments. What development needs includes what `make run` needs.
 

@@ -74,8 +74,6 @@ READ_THREADS = env.integer("READ_THREADS", 16, min=1, max=256)
 #: Whether `status/<model>/<client>.json` says what became of a client's updates. This costs about two
 #: requests to S3 for each update.
 CLIENT_STATUS = env.flag("CLIENT_STATUS", True)
-#: URL of the queue of the mask keeper, for models with secure aggregation.
-MASK_KEEPER_QUEUE_URL = env.text("MASK_KEEPER_QUEUE_URL", "")
 #: A larger update is rejected.
 MAX_UPDATE_BYTES = env.integer("MAX_UPDATE_BYTES", 10 << 30, min=1)
 #: Whether clients use the API: `aggregates/<model>/progress.json` then says how many updates are ready.
@@ -97,9 +95,8 @@ AWS_MAX_ATTEMPTS = env.integer("AWS_MAX_ATTEMPTS", limits.AWS_ATTEMPTS, min=1)
 
 SPOOL_BYTES = (EPHEMERAL_STORAGE_MB << 20) // 10 * 9
 
-for name, url in (("QUEUE_URL", QUEUE_URL), ("MASK_KEEPER_QUEUE_URL", MASK_KEEPER_QUEUE_URL)):
-    if not re.fullmatch(r"(https?://[!-~]+)?", url):
-        env.refuse(name, "is not a URL that begins with https:// or http://")
+if not re.fullmatch(r"(https?://[!-~]+)?", QUEUE_URL):
+    env.refuse("QUEUE_URL", "is not a URL that begins with https:// or http://")
 if not {":", "/"}.isdisjoint(BUCKET):
     env.refuse(
         "BUCKET", "is a URL, an ARN or a path: write the bucket's name alone, such as federation"

@@ -150,14 +150,12 @@ def round_queue() -> RoundQueue | None:
 
 
 @cache
-def mask_keeper() -> MaskKeeperQueue | None:
-    """Return the queue of the mask keeper, if there is one."""
-    if not settings.MASK_KEEPER_QUEUE_URL:
-        return None
+def mask_keeper(queue_url: str) -> MaskKeeperQueue:
+    """Return the queue of a mask keeper."""
     client = _aws_client(
         "sqs", limits.AWS_CONNECT_SECONDS, limits.SQS_READ_SECONDS, limits.AWS_ATTEMPTS
     )
-    return MaskKeeperQueue(client, settings.MASK_KEEPER_QUEUE_URL)
+    return MaskKeeperQueue(client, queue_url)
 
 
 @cache

@@ -10,9 +10,12 @@ import argparse
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,21 @@ CODE = (
     "connectors",
     "models_app",
 )
+
+#: The code of the mask keeper, and the packages that it needs beside those of Lambda's runtime.
+KEEPER_CODE = (
+    "aggregation/__init__.py",
+    "aggregation/cache.py",
+    "aggregation/errors.py",
+    "aggregation/formats",
+    "aggregation/layout.py",
+    "aggregation/masks",
+    "aggregation/policies.py",
+    "aggregation/sources.py",
+    "aggregation/weights.py",
+    "mask_keeper",
+)
+KEEPER_PACKAGES = ("cffi", "cryptography", "ml-dtypes", "numpy", "pycparser")
 
 #: Modules of the code that only a laptop uses: the command lines, aggregation of files and arrays in one
 #: process, the admin, and the cost estimate, whose package is not deployed either.
@@ -71,8 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architecture", choices=MACHINES, default="arm64")
     parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--mask-keeper", action="store_true", help="build the mask keeper")
     arguments = parser.parse_args()
-    build(arguments.architecture, arguments.into)
+    chosen = build_mask_keeper if arguments.mask_keeper else build
+    chosen(arguments.architecture, arguments.into)
 
 
 def build(architecture: str, into: Path) -> None:
@@ -85,25 +105,49 @@ def build(architecture: str, into: Path) -> None:
     into : Path
         A folder; its other files are kept.
     """
-    _install_dependencies(architecture, into)
-    for name in CODE:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, into / name, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source, into / name)
+    _install_dependencies(architecture, into, ROOT / "requirements.txt")
+    _copy_code(CODE, into)
+    _strip(into)
+    _strip_descriptions(into / "botocore" / "data")
+    _compile(into)
+
+
+def build_mask_keeper(architecture: str, into: Path) -> None:
+    """Build the content of the mask keeper's zip; the arguments are those of `build`."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as chosen:
+        chosen.write(requirements_of(KEEPER_PACKAGES))
+        chosen.flush()
+        _install_dependencies(architecture, into, Path(chosen.name))
+    _copy_code(KEEPER_CODE, into)
     _strip(into)
     _compile(into)
 
 
-def _install_dependencies(architecture: str, into: Path) -> None:
+def requirements_of(packages: Iterable[str]) -> str:
+    """Return the lines of requirements.txt, with their hashes, that lock some packages."""
+    text = (ROOT / "requirements.txt").read_text()
+    entries = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
+    return "".join(entry for entry in entries if entry.partition("==")[0] in packages)
+
+
+def _copy_code(names: Iterable[str], into: Path) -> None:
+    for name in names:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, into / name, dirs_exist_ok=True)
+        else:
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, into / name)
+
+
+def _install_dependencies(architecture: str, into: Path, requirements: Path) -> None:
     platforms = [f"--platform={tag}_{MACHINES[architecture]}" for tag in GLIBC_TAGS]
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
             *("--no-compile", "--no-deps", "--only-binary=:all:", "--implementation=cp"),
             *(f"--python-version={PYTHON}", *platforms),
-            *("--requirement", str(ROOT / "requirements.txt"), "--target", str(into), "--upgrade"),
+            *("--requirement", str(requirements), "--target", str(into), "--upgrade"),
         ],
         check=True,
     )
@@ -113,7 +157,6 @@ def _strip(into: Path) -> None:
     for pattern in (*NOT_DEPLOYED, *NOT_IMPORTED):
         for path in sorted(into.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    _strip_descriptions(into / "botocore" / "data")
 
 
 def _strip_descriptions(data: Path) -> None:

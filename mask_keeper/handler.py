@@ -26,7 +26,7 @@ from mask_keeper.keeper import MaskKeeper
 from mask_keeper.table import KeeperTable
 
 logger = logging.getLogger(__name__)
-logging.getLogger().setLevel(logging.INFO)
+logging.getLogger("mask_keeper").setLevel(logging.INFO)
 
 #: Time that is left when no further part of a sum is begun.
 STOP_BEFORE_END_MS = 60_000

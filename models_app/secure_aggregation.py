@@ -20,6 +20,8 @@ def secure_terms(model: FederatedModel) -> SecureTerms | None:
     settings = SecureAggregation.from_json(model.secure_aggregation)
     if settings is None:
         return None
+    if not settings.queue:
+        raise RuleError("queue is missing: the URL of the mask keeper's queue")
     problem = _problem(model)
     if problem:
         raise RuleError(problem)

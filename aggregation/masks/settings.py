@@ -27,6 +27,7 @@ MODULUS_HALF = 1 << 31
 RULES = ("weighted_mean", "unweighted_mean", "average_layers", "avg_values_if_data")
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_URL = re.compile(r"(https?://[!-~]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class SecureAggregation:
         The most updates of a round; their sum cannot leave the 32 bits of an element.
     valid_days : int
         Days for which an update can be part of a sum.
+    queue : str
+        The URL of the mask keeper's queue. It is not published.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class SecureAggregation:
     min_cohort: int = 3
     max_cohort: int = 1000
     valid_days: int = 7
+    queue: str = ""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.keeper, str) and _KEY.fullmatch(self.keeper)):
@@ -73,6 +77,8 @@ class SecureAggregation:
                 raise RuleError(f"{name} is {value!r:.40}, expected a whole number from {least}")
         if self.valid_days > 30:
             raise RuleError(f"valid_days is {self.valid_days}, expected at most 30")
+        if not (isinstance(self.queue, str) and _URL.fullmatch(self.queue)):
+            raise RuleError("queue must be a URL that begins with https:// or http://")
         if self.min_cohort > self.max_cohort:
             raise RuleError("min_cohort must not be larger than max_cohort")
         if self.clip_norm * self.scale * self.max_cohort >= MODULUS_HALF - self.max_cohort:
@@ -108,6 +114,10 @@ class SecureAggregation:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON-able data."""
         return asdict(self)
+
+    def published(self) -> dict[str, Any]:
+        """Return what clients read of the settings."""
+        return {name: value for name, value in self.to_json().items() if name != "queue"}
 
     @property
     def limit(self) -> int:

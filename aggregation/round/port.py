@@ -147,7 +147,7 @@ class SecureRoundConnector(RoundConnector, Protocol):
     def store_request(self, key: str, body: bytes) -> None:
         """Store a request for a sum of masks."""
 
-    def masks_answer(self, key: str) -> MaskAnswer | None:
+    def masks_answer(self, claim: Claim, key: str) -> MaskAnswer | None:
         """Return the mask keeper's answer to a stored request; ask for it if there is none yet.
 
         Raises

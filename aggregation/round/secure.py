@@ -184,7 +184,7 @@ class SecureAttempt(Attempt):
 
     def _ask(self, progress: MasksProgress, layout: TensorLayout) -> MaskAnswer | None:
         """Return the mask keeper's answer; None if it refuses updates, which are rejected."""
-        answer = self._masks.masks_answer(progress["request"])
+        answer = self._masks.masks_answer(self._claim, progress["request"])
         if answer is None:
             raise MasksPending("the mask keeper has not answered yet")
         if answer.reason:

@@ -20,8 +20,8 @@ def add_secure_options(parser: ArgumentParser, *, changing: bool) -> None:
         action="append",
         metavar="NAME=VALUE",
         help="clients mask their updates, and only their sum is revealed: keeper (the public key of the "
-        "mask keeper), clip_norm, scale, min_cohort, max_cohort and valid_days, each given as "
-        f"NAME=VALUE{f'; {NONE!r} switches it off' if changing else ''}",
+        "mask keeper), queue (the URL of its queue), clip_norm, scale, min_cohort, max_cohort and "
+        f"valid_days, each given as NAME=VALUE{f'; {NONE!r} switches it off' if changing else ''}",
     )
 
 
@@ -44,7 +44,7 @@ def secure_changes(options: Mapping[str, Any], model: FederatedModel | None) -> 
         if not equals:
             raise CommandError(f"--secure-aggregation is given as NAME=VALUE; got {each!r}")
         try:  # A key may consist of digits only.
-            found[name] = value if name == "keeper" else json.loads(value)
+            found[name] = value if name in ("keeper", "queue") else json.loads(value)
         except ValueError as error:
             raise CommandError(f"--secure-aggregation: {name} is no number: {value!r}") from error
     return {"secure_aggregation": found}

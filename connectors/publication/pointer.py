@@ -245,7 +245,7 @@ def _secure_aggregation(settings: dict[str, Any]) -> dict[str, Any] | None:
         return None
     from aggregation.masks.settings import SecureAggregation
 
-    return SecureAggregation(**settings).to_json()
+    return SecureAggregation(**settings).published()
 
 
 def _digest(state: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from aggregation.errors import (
     InvalidWeights,
     LeaseLost,
     MasksPending,
-    MasksRefused,
     ObjectMissing,
     ProgressLost,
     TemporarilyUnavailable,
@@ -64,8 +63,8 @@ class DjangoRoundConnector:
         Disk space for updates that must be unpacked.
     execution_seconds : float
         How long other functions may work on a round that is handed over to them.
-    mask_keeper : callable
-        Returns what asks the mask keeper; None if there is none.
+    mask_keeper : callable, optional
+        Returns what asks the mask keeper whose queue has a URL.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class DjangoRoundConnector:
         weights: WeightStore,
         spool_bytes: int,
         execution_seconds: float = EXECUTION_SECONDS + LEASE_SLACK_SECONDS,
-        mask_keeper: Callable[[], AsksForMasks | None] = lambda: None,
+        mask_keeper: Callable[[str], AsksForMasks] | None = None,
     ) -> None:
         self.ledger = ledger
         self.weights = weights
@@ -156,23 +155,20 @@ class DjangoRoundConnector:
     def store_request(self, key: str, body: bytes) -> None:
         self.weights.objects.put_json(key, body)
 
-    def masks_answer(self, key: str) -> MaskAnswer | None:
+    def masks_answer(self, claim: Claim, key: str) -> MaskAnswer | None:
         from aggregation.masks.requests import MaskAnswer, MaskKeys
 
         try:
             return MaskAnswer.decode(self.weights.objects.read(MaskKeys.of(key).answer))
         except ObjectMissing:
-            self._ask_for_masks(key)
+            self._ask_for_masks(claim, key)
         return None
 
-    def _ask_for_masks(self, key: str) -> None:
-        keeper = self._mask_keeper()
-        if keeper is None:
-            raise MasksRefused(
-                "no mask keeper is known: set MASK_KEEPER_QUEUE_URL to the URL of its queue"
-            )
+    def _ask_for_masks(self, claim: Claim, key: str) -> None:
+        if self._mask_keeper is None or claim.secure is None:
+            raise MasksPending("this process cannot ask the mask keeper")
         try:
-            keeper.ask(key)
+            self._mask_keeper(claim.secure.settings.queue).ask(key)
         except (TemporarilyUnavailable, ServiceRefused) as error:
             raise MasksPending(f"the mask keeper cannot be asked: {error}") from error
 

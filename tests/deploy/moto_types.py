@@ -423,6 +423,20 @@ def _custom(name: str, properties: Properties) -> Created:
     return name, {}
 
 
+def _secret(name: str, properties: Properties) -> Created:
+    password = call(
+        "secretsmanager", "get_random_password", **properties.pop("GenerateSecretString")
+    )
+    secret = call(
+        "secretsmanager",
+        "create_secret",
+        Name=f"{name}-{token_hex(4)}",
+        SecretString=password["RandomPassword"],
+        **properties,
+    )
+    return secret["ARN"], {}
+
+
 CREATORS: dict[str, Creator] = {
     "AWS::CloudFormation::CustomResource": _custom,
     "AWS::CloudFormation::Stack": _nested_stack,
@@ -442,6 +456,7 @@ CREATORS: dict[str, Creator] = {
     "AWS::RDS::DBSubnetGroup": _subnet_group,
     "AWS::S3::Bucket": _bucket,
     "AWS::S3::BucketPolicy": _bucket_policy,
+    "AWS::SecretsManager::Secret": _secret,
     "AWS::SNS::Subscription": _subscription,
     "AWS::SNS::TopicPolicy": _topic_policy,
     "AWS::SQS::QueuePolicy": _queue_policy,

@@ -106,6 +106,11 @@ FUNCTIONS = {
 }
 
 
+#: The queue of the mask keeper, as policies name it. In the embedded cloud its name begins with
+#: mask-keeper.
+MASK_KEEPER_QUEUE = "arn:${AWS::Partition}:sqs:${AWS::Region}:${Account}:${Name}-requests"
+
+
 def _bus(name: str, place: Place) -> str:
     own = "${EventBus}" if name == place.event_bus else name
     return f"arn:${{AWS::Partition}}:events:${{AWS::Region}}:${{AWS::AccountId}}:event-bus/{own}"
@@ -113,6 +118,8 @@ def _bus(name: str, place: Place) -> str:
 
 def _queue(parameters: Mapping[str, Any], place: Place) -> str:
     name = str(parameters.get("QueueName") or parameters["QueueUrl"].rsplit("/", 1)[-1])
+    if name.startswith("mask-keeper-"):
+        return MASK_KEEPER_QUEUE
     return f"${{{place.queues[name]}.Arn}}" if name in place.queues else name
 
 
@@ -189,6 +196,8 @@ def permits(grant: Need, need: Need) -> bool:
 def _written(resource: Any) -> str:
     if isinstance(resource, str):
         return resource
+    if "Fn::If" in resource:
+        return _written(resource["Fn::If"][1])
     if "Fn::GetAtt" in resource:
         return "${" + ".".join(resource["Fn::GetAtt"]) + "}"
     if "Ref" in resource:

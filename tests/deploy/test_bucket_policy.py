@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.practices import flat
 from tests.deploy.stack import template
 
 SSE = "s3:x-amz-server-side-encryption"
@@ -16,7 +17,7 @@ SSE_C = "s3:x-amz-server-side-encryption-customer-algorithm"
 def denied(key: str, headers: dict[str, str]) -> bool:
     """Return whether a PutObject with this key and these condition keys is denied."""
     policy = template()["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]
-    puts = [each for each in policy["Statement"] if each["Action"] == "s3:PutObject"]
+    puts = [each for each in flat(policy["Statement"]) if each["Action"] == "s3:PutObject"]
     return any(
         each["Effect"] == "Deny"
         and each["Principal"] == "*"

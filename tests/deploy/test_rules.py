@@ -27,6 +27,7 @@ CONTRADICTIONS: list[tuple[dict[str, str], dict[str, str], str]] = [
     ({"EndpointZones": "0"}, {"EventBus": "events"}, "EndpointZones"),
     ({"EndpointZones": "0"}, {"Tracing": "on"}, "EndpointZones"),
     ({"EndpointZones": "0"}, {"MaxFunctions": "2"}, "EndpointZones"),
+    ({"EndpointZones": "0"}, {"MaskKeeper": "210987654321/keeper"}, "EndpointZones"),
     ({"MaxConcurrency": "50"}, {"ReservedConcurrency": "20"}, "MaxConcurrency"),
     ({"ReservedConcurrency": "5"}, {"MaxConcurrency": "10"}, "ReservedConcurrency"),
     ({}, {"DatabaseMinCapacity": "4"}, "DatabaseMaxCapacity"),

@@ -89,6 +89,7 @@ def test_the_optional_parts_are_created() -> None:
             "AlarmEmail": "team@example.com",
             "MaxFunctions": "8",
             "ClientApi": "on",
+            "MaskKeeper": "210987654321/keeper",
         }
     )
     assert stack.status == "CREATE_COMPLETE"
@@ -168,6 +169,7 @@ def test_the_bucket_is_private_and_keeps_versions(stack: Stack) -> None:
         "replaced-versions",
         "replaced-status",
         "old-plans",
+        "old-masks",
         "unfinished-uploads",
     }
     owned = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]

@@ -13,6 +13,7 @@ from typing import Any
 from ._core.formats import COMPRESSIONS
 from .errors import ClientError
 from .federation import Federation
+from .private import load_identity
 from .profiles import profile_path
 from .progress import progress_bar
 from .sessions import resume_session, save_base, save_sent
@@ -67,14 +68,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=COMPRESSIONS,
         help="send less; what is left out is kept beside the profile, and sent with the next update",
     )
+    push.add_argument("--private", action="store_true", help="mask the update")
+    add("key", _key, "show your public key, which the operator of the mask keeper registers")
     watch = add("watch", _watch, "wait for the next aggregate, or for the rejection of your update")
     watch.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS")
     watch.add_argument("--poll", type=float, default=5.0, metavar="SECONDS", help="between looks")
     return parser
 
 
-def _federation(options: argparse.Namespace) -> Federation:
-    return Federation(profile=options.profile, model_id=options.model)
+def _federation(options: argparse.Namespace, *, private: bool = False) -> Federation:
+    return Federation(profile=options.profile, model_id=options.model, private=private)
+
+
+def _key(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    key = load_identity(options.profile).public_key
+    return {"public_key": key}, key
 
 
 def _enroll(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -115,7 +123,7 @@ def _pull(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _push(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    federation = _resumed(options)
+    federation = _resumed(options, private=options.private)
     with progress_bar("upload") as progress:
         key = federation.client.upload_file(
             options.file,
@@ -148,9 +156,9 @@ def _fate(federation: Federation) -> dict[str, Any] | None:
     return asdict(found) if found else None
 
 
-def _resumed(options: argparse.Namespace) -> Federation:
+def _resumed(options: argparse.Namespace, *, private: bool = False) -> Federation:
     """Return the federation as the last command of the profile left it."""
-    federation = _federation(options)
+    federation = _federation(options, private=private)
     if not resume_session(options.profile, federation.model_id, federation.client):
         raise ClientError("nothing was pulled yet: federated-client pull FILE")
     return federation

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
 import tempfile
 import time
 import uuid
@@ -30,7 +28,7 @@ from ._core.policies import TensorPolicies
 from ._core.weights import Weights
 from .errors import BadArgument, BadWeights
 from .pointer import Latest
-from .profiles import profile_path
+from .profiles import profile_path, write_private
 from .sources import FileBytes
 
 if TYPE_CHECKING:
@@ -67,7 +65,8 @@ class Identity:
 
     def key(self) -> Ed25519PrivateKey:
         """Return the private key."""
-        return _ed25519().from_private_bytes(bytes.fromhex(self.signing_key))
+        key: Ed25519PrivateKey = _ed25519().from_private_bytes(bytes.fromhex(self.signing_key))
+        return key
 
     def check_keeper(self, model_id: int, keeper: str) -> None:
         """Refuse another mask keeper than before: it could be the aggregator itself.
@@ -87,8 +86,8 @@ class Identity:
             self.trust(model_id, keeper)
         elif known != keeper:
             raise BadArgument(
-                f"the model's mask keeper is now {keeper}, and it was {known}: ask the operator of the mask "
-                "keeper, and if the change is right, call trust_keeper(key)"
+                f"the model's mask keeper is now {keeper}, and it was {known}: ask the operator of the "
+                "mask keeper, and if the change is right, call trust_keeper(key)"
             )
 
     def trust(self, model_id: int, keeper: str) -> None:
@@ -98,12 +97,8 @@ class Identity:
 
     def save(self) -> None:
         """Write the keys, complete or not at all, readable by this user only."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({k: v for k, v in asdict(self).items() if k != "path"}, file, indent=1)
-        os.replace(partial, self.path)
+        kept = {name: value for name, value in asdict(self).items() if name != "path"}
+        write_private(self.path, json.dumps(kept, indent=1).encode())
 
 
 def load_identity(profile: str) -> Identity:

@@ -144,7 +144,7 @@ class SecureTwin(InMemoryRoundConnector):
     def store_request(self, key: str, body: bytes) -> None:
         self.storage.bodies[key] = body
 
-    def masks_answer(self, key: str) -> MaskAnswer | None:
+    def masks_answer(self, claim: Claim, key: str) -> MaskAnswer | None:
         found = self.storage.bodies.get(MaskKeys.of(key).answer)
         if found:
             return MaskAnswer.decode(found)
@@ -210,7 +210,11 @@ def expected_aggregate(
         scaled = np.rint(difference.astype(np.float64) * (SETTINGS.scale * weight / max_weight))
         total += scaled.astype(np.int64)
     mean = (total / (SETTINGS.scale * sum(weights) / max_weight)).astype(np.float32)
-    flat = {"w": mean[29:].reshape(3, 17), "steps": np.zeros(1, np.int64), "b": mean[:29]}
+    flat: dict[str, NDArray[Any]] = {
+        "w": mean[29:].reshape(3, 17),
+        "steps": np.zeros(1, np.int64),
+        "b": mean[:29],
+    }
     return {
         name: (tensor + flat[name].astype(np.float64)).astype(tensor.dtype)
         if tensor.dtype == np.float32

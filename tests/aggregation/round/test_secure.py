@@ -40,10 +40,15 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert found[name].tobytes() == tensor.tobytes(), name
 
 
+def run(twin: Any, model_id: int, **options: Any) -> RoundAnswer:
+    """Run an attempt of a round."""
+    return run_round(twin, model_id, **options)
+
+
 def finish(twin: SecureTwin, model: MemoryModel, **options: Any) -> RoundAnswer:
     """Run a round to its end; the mask keeper answers in between."""
     for _ in range(100):
-        answer = run_round(twin, model.id, **options)
+        answer = run(twin, model.id, **options)
         if answer.status is not Status.BUSY:
             return answer
         twin.answer_requests()
@@ -89,18 +94,18 @@ def test_the_keeper_is_asked_after_the_masked_sum_is_complete() -> None:
     model = twin.secure_model(3)
     for number in (1, 2, 3):
         twin.send(model, number, difference_of(number))
-    answer = run_round(twin, model.id)
+    answer = run(twin, model.id)
     assert (answer.status, answer.continues) == (Status.BUSY, False)
     (running,) = model.rounds
     assert running.checkpoint is not None
     assert running.checkpoint["masks"]["sum"] in twin.storage.bodies
     for update in model.updates:
         del twin.storage.bodies[update.data.name]
-    assert run_round(twin, model.id).status is Status.BUSY
+    assert run(twin, model.id).status is Status.BUSY
     assert len(twin.asked) == 2
     assert len(set(twin.asked)) == 1
     twin.answer_requests()
-    assert run_round(twin, model.id).status is Status.PUBLISHED
+    assert run(twin, model.id).status is Status.PUBLISHED
 
 
 def test_an_unreachable_keeper_suspends_the_round() -> None:
@@ -111,7 +116,7 @@ def test_an_unreachable_keeper_suspends_the_round() -> None:
         twin.send(model, number, difference_of(number))
     twin.reachable = False
     for _ in range(10):
-        answer = run_round(twin, model.id)
+        answer = run(twin, model.id)
         assert answer.status is Status.BUSY
         assert "not reachable" in answer.reason
     twin.reachable = True
@@ -187,10 +192,10 @@ def test_a_keeper_that_refuses_the_cohort_fails_the_round() -> None:
     twin.min_cohort = 4
     model = twin.secure_model(3)
     updates = [twin.send(model, number, difference_of(number)) for number in (1, 2, 3)]
-    run_round(twin, model.id)
+    run(twin, model.id)
     twin.answer_requests()
     with pytest.raises(MasksRefused, match="minimum is 4"):
-        run_round(twin, model.id)
+        run(twin, model.id)
     assert [update.status for update in updates] == [FAILED] * 3
 
 
@@ -201,13 +206,13 @@ def test_a_suspended_round_ends_with_the_same_bytes(optimizer: str, chunks: int)
     """Suspended after any number of chunks, in both passes, a round gives the same aggregate."""
     twin = SecureTwin()
     results = []
-    for options in ({}, small_steps):
+    for is_suspended in (False, True):
         model = twin.secure_model(5, server_optimizer=optimizer)
         for number in range(1, 6):
             twin.send(model, number, difference_of(number))
         for _ in range(100):
-            steps = options(chunks + 1) if callable(options) else {}
-            answer = run_round(twin, model.id, **steps)
+            steps = small_steps(chunks + 1) if is_suspended else {}
+            answer = run(twin, model.id, **steps)
             if answer.status is Status.PUBLISHED:
                 break
             twin.answer_requests()
@@ -246,7 +251,7 @@ def test_a_round_killed_anywhere_ends_with_the_same_bytes(
         monkeypatch.setattr(twin, name, deadly(name))
     for _ in range(10):
         try:
-            answer = run_round(twin, model.id, resources=Resources(readers=1))
+            answer = run(twin, model.id, resources=Resources(readers=1))
         except Killed:
             continue
         if answer.status is Status.PUBLISHED:
@@ -263,11 +268,11 @@ def test_a_lost_masked_sum_is_computed_again() -> None:
     model = twin.secure_model(3)
     for number in (1, 2, 3):
         twin.send(model, number, difference_of(number))
-    run_round(twin, model.id)
+    run(twin, model.id)
     twin.answer_requests()
     assert model.rounds[0].checkpoint is not None
     del twin.storage.bodies[model.rounds[0].checkpoint["masks"]["sum"]]
-    assert run_round(twin, model.id).status is Status.PUBLISHED
+    assert run(twin, model.id).status is Status.PUBLISHED
 
 
 def test_a_second_round_starts_from_the_first() -> None:
