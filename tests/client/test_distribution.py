@@ -46,7 +46,7 @@ def test_the_wheel_is_typed_and_contains_no_server_code(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names} == {"federated_client"}
     assert "federated_client/py.typed" in names
     shared = {"__init__", "cache", "errors", "formats", "in_memory", "layout", "policies"}
-    shared |= {"sources", "weights"}
+    shared |= {"masks", "sources", "weights"}
     core = {name.split("/")[2].removesuffix(".py") for name in names if "/_core/" in name}
     assert core == shared
 

@@ -98,6 +98,7 @@ class Identity:
     def save(self) -> None:
         """Write the keys, complete or not at all, readable by this user only."""
         kept = {name: value for name, value in asdict(self).items() if name != "path"}
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.path, json.dumps(kept, indent=1).encode())
 
 
