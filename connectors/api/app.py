@@ -9,14 +9,23 @@ from typing import Any
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 
-from aggregation.errors import AggregationError
+from aggregation.errors import AggregationError, UpdateRejected, quoted
 from connectors.api import schemas
 from connectors.api.credentials import Authenticator, Caller
 from connectors.api.documents import Documents
 from connectors.api.enrollment import enroll, rotate
-from connectors.api.problems import CONTENT_TYPE, Problem, invalid, not_found, problem_of
+from connectors.api.problems import (
+    CONTENT_TYPE,
+    Problem,
+    internal_error,
+    invalid,
+    not_found,
+    problem_of,
+)
 from connectors.api.uploads import Uploads, upload_of
+from connectors.intake.results import check_examples
 from connectors.intake.scores import MAX_SCORE_BYTES
+from connectors.intake.strict_json import parse_strict_json
 from connectors.runtime.telemetry import logger
 from connectors.storage.keys import SCORES
 from connectors.storage.port import Objects
@@ -89,8 +98,13 @@ def _handle_errors(app: APIGatewayHttpResolver) -> None:
         logger.warning("request failed", status=int(problem.status), error=str(error))
         return respond(problem)
 
+    def crash(error: Exception) -> Response[str]:
+        logger.exception("request crashed")
+        return respond(internal_error())
+
     app.exception_handler(Problem)(refuse)
     app.exception_handler(AggregationError)(fail)
+    app.exception_handler(Exception)(crash)
 
     @app.not_found
     def unknown_route(error: Exception) -> Response[str]:
@@ -148,11 +162,7 @@ def _add_model_routes(app: APIGatewayHttpResolver, services: Callable[[], Servic
     def post_scores(model_id: str) -> Response[str]:
         caller, number = _member(app, services(), model_id)
         body = _body(app, schemas.SCORES)
-        score = json.dumps({**body["results"], "num_examples": body["num_examples"]}).encode()
-        if len(score) > MAX_SCORE_BYTES:
-            raise invalid(
-                f"the score has {len(score)} bytes, at most {MAX_SCORE_BYTES} are accepted"
-            )
+        score = _score(body["results"], body["num_examples"])
         key = f"{SCORES}{number}/{caller.client_id}/{body['aggregate']}.json"
         services().objects.put_json(key, score)
         return _json({"key": key})
@@ -201,8 +211,7 @@ def _add_update_routes(app: APIGatewayHttpResolver, services: Callable[[], Servi
     def get_update(model_id: str, update: str) -> Response[str]:
         caller, number = _member(app, services(), model_id)
         upload = upload_of(number, caller, update)
-        uploaded = services().uploads.is_complete(upload)
-        return _json(services().documents.update(number, caller, update, uploaded=uploaded))
+        return _json(services().documents.update(upload))
 
 
 def _json(document: dict[str, Any]) -> Response[str]:
@@ -217,10 +226,23 @@ def _json(document: dict[str, Any]) -> Response[str]:
 def _body(app: APIGatewayHttpResolver, schema: schemas.Schema) -> dict[str, Any]:
     """Return the body of the request, which must match a schema."""
     try:
-        body = json.loads(app.current_event.decoded_body or "")
-    except (ValueError, RecursionError) as error:
-        raise invalid("the body must be a JSON object") from error
+        body = parse_strict_json(app.current_event.decoded_body or "")
+    except ValueError as error:
+        raise invalid(f"the body must be a JSON object: {quoted(error)}") from error
     return schemas.validated(body, schema)
+
+
+def _score(results: dict[str, Any], num_examples: int) -> bytes:
+    """Return the object of a score that intake will read."""
+    whole = {**results, "num_examples": num_examples}
+    try:
+        check_examples(whole)
+    except UpdateRejected as error:
+        raise invalid(str(error)) from error
+    score = json.dumps(whole).encode()
+    if len(score) > MAX_SCORE_BYTES:
+        raise invalid(f"the score has {len(score)} bytes, at most {MAX_SCORE_BYTES} are accepted")
+    return score
 
 
 def _caller(app: APIGatewayHttpResolver, services: Services) -> Caller:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from aggregation.errors import ObjectMissing
 from connectors.api.credentials import Caller
 from connectors.api.problems import not_found
-from connectors.storage.keys import UPDATES, pointer_key, progress_key, status_key
+from connectors.api.uploads import Upload
+from connectors.storage.keys import pointer_key, progress_key, status_key
 from connectors.storage.port import Objects, read_json
 from connectors.storage.presigning import Signer
+
+#: The status of an update that has arrived and was not looked at yet.
+UPLOADED = {"state": "uploaded", "reason": "", "aggregate": None, "weight": None}
 
 #: Seconds for which the link to an aggregate is valid.
 LINK_SECONDS = 3600
@@ -44,28 +50,33 @@ class Documents:
             "status": read_json(self._objects, status_key(model_id, caller.client_id)),
         }
 
-    def update(self, model_id: int, caller: Caller, name: str, *, uploaded: bool) -> dict[str, Any]:
+    def update(self, upload: Upload) -> dict[str, Any]:
         """Return what became of an update.
 
-        Parameters
-        ----------
-        model_id, caller
-        name : str
-        uploaded : bool
-            Whether its object is complete.
+        The database is needed only if the client has sent so many since that its status document does not
+        show this one any more.
+
+        Raises
+        ------
+        Problem
+            404 if its object is not complete.
         """
-        key = f"{UPDATES}{model_id}/{caller.client_id}/{name}"
-        status = read_json(self._objects, status_key(model_id, caller.client_id))
-        for update in status["updates"] if status else ():
-            if update["key"] == key:
-                return {**update, "update": name}
-        if not uploaded:
-            raise not_found(f"there is no update {name!r} of this client")
-        return {
-            "update": name,
-            "key": key,
-            "state": "uploaded",
-            "reason": "",
-            "aggregate": None,
-            "weight": None,
-        }
+        status = read_json(self._objects, status_key(upload.model_id, upload.caller.client_id))
+        shown = status["updates"] if status else []
+        found = next((each for each in shown if each["key"] == upload.key), None)
+        if found is None:
+            found = self._not_shown(upload, shown) or {**UPLOADED, "key": upload.key}
+        return {**found, "update": upload.name}
+
+    def _not_shown(self, upload: Upload, shown: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return what became of an update before those that are shown; None if nothing has yet."""
+        try:
+            stored = self._objects.stat(upload.key)
+        except ObjectMissing as error:
+            raise not_found(f"there is no update {upload.name!r} of this client") from error
+        if not shown or datetime.fromisoformat(shown[-1]["at"]) < stored.uploaded_on:
+            return None
+        # Clients that follow their latest updates do not need it.
+        from connectors.publication.status import recorded_status
+
+        return recorded_status(upload.key)

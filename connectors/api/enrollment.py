@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError
-from django.db.models import F, Q
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from connectors.api.credentials import Authenticator, Caller
@@ -14,7 +14,7 @@ from connectors.api.problems import Problem, invalid
 from connectors.errors import translate_database_errors
 from connectors.publication.credentials import Credentials, sha256, write_credentials
 from connectors.storage.port import Objects
-from models_app.models import Client
+from models_app.models import Client, next_version
 
 
 def enroll(objects: Objects, *, token: str, name: str, secret_hash: str) -> Credentials:
@@ -45,7 +45,7 @@ def enroll(objects: Objects, *, token: str, name: str, secret_hash: str) -> Cred
                 name=name,
                 secret_hash=secret_hash,
                 paused=False,
-                credentials_pending=F("credentials_pending") + 1,
+                credentials_version=next_version(),
             )
         except IntegrityError as error:
             raise Problem(
@@ -82,7 +82,7 @@ def rotate(
     own = Client.objects.filter(pk=caller.client_id, paused=False)
     with translate_database_errors():
         changed = own.filter(secret_hash__in=[caller.secret_hash, secret_hash]).update(
-            secret_hash=secret_hash, credentials_pending=F("credentials_pending") + 1
+            secret_hash=secret_hash, credentials_version=next_version()
         )
     authenticator.forget(caller.client_id)
     if not changed:

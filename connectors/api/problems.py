@@ -6,7 +6,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from aggregation.errors import AggregationError, TemporarilyUnavailable
+from aggregation.errors import AggregationError, TemporarilyUnavailable, UpdateRejected
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -86,6 +86,13 @@ def problem_of(error: AggregationError) -> Problem:
             "a service that this request needs does not answer yet: try again after Retry-After seconds",
             retry_after=RETRY_AFTER_SECONDS,
         )
+    if isinstance(error, UpdateRejected):
+        return Problem(HTTPStatus.CONFLICT, "unreadable", str(error))
+    return internal_error()
+
+
+def internal_error() -> Problem:
+    """Return the problem of an error that the client can do nothing about."""
     return Problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal-error",

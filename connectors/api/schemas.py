@@ -22,6 +22,11 @@ _CHECKSUM: Final[Schema] = {
     "description": "SHA-256 of the part, in base64.",
 }
 
+#: No id or count has more digits: they become parts of keys, and metadata.
+_MAX_INTEGER: Final = 10**18 - 1
+
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": _MAX_INTEGER}
+
 ENROLL: Final[Schema] = {
     "type": "object",
     "properties": {
@@ -43,13 +48,14 @@ SECRET: Final[Schema] = {
 UPDATE: Final[Schema] = {
     "type": "object",
     "properties": {
-        "size": {"type": "integer", "minimum": 1, "description": "Bytes of the object."},
+        "size": {**_COUNT, "description": "Bytes of the object."},
         "format": {"type": "string", "enum": sorted(FORMATS)},
-        "num_examples": {"type": "integer", "minimum": 1},
-        "num_steps": {"type": "integer", "minimum": 1},
+        "num_examples": _COUNT,
+        "num_steps": _COUNT,
         "base_aggregate": {
             "type": ["integer", "null"],
             "minimum": 1,
+            "maximum": _MAX_INTEGER,
             "description": "Id of the aggregate it was trained from; null for the initial model.",
         },
         "update_kind": {"type": "string", "enum": ["weights", "differences"]},
@@ -90,12 +96,12 @@ PARTS: Final[Schema] = {
 SCORES: Final[Schema] = {
     "type": "object",
     "properties": {
-        "aggregate": {"type": "integer", "minimum": 1},
-        "num_examples": {"type": "integer", "minimum": 1},
+        "aggregate": _COUNT,
+        "num_examples": _COUNT,
         "results": {
             "type": "object",
-            "additionalProperties": {"type": "number"},
-            "description": "What was measured, such as accuracy and loss.",
+            "description": "What was measured, such as accuracy and loss; may be nested. The model's "
+            "score_metric is the name of a number in it.",
         },
     },
     "required": ["aggregate", "num_examples", "results"],
@@ -117,4 +123,16 @@ def validated(body: Any, schema: Schema) -> dict[str, Any]:
             check(body)
     except SchemaError as error:
         raise invalid(str(error).replace("data", "body", 1)) from error
-    return dict(body)
+    return dict(_with_integers(body, schema))
+
+
+def _with_integers(value: Any, schema: Schema) -> Any:
+    """Return a valid value whose integers are such: JSON Schema takes 10.0 for an integer, too."""
+    if isinstance(value, float) and "integer" in schema.get("type", ()):
+        return int(value)
+    if isinstance(value, dict):
+        members = schema.get("properties", {})
+        return {name: _with_integers(each, members.get(name, {})) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(each, schema.get("items", {})) for each in value]
+    return value

@@ -7,7 +7,9 @@ request finds the same upload again, and from its sizes, so that no state but S3
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -19,7 +21,7 @@ from aggregation.errors import ProgressLost
 from connectors.api.credentials import Caller
 from connectors.api.problems import Problem, invalid, not_found
 from connectors.storage.keys import UPDATES
-from connectors.storage.multipart import MAX_PARTS, ClientUploads, StoredPart
+from connectors.storage.multipart import MAX_PARTS, ClientUploads, OpenUpload, StoredPart
 
 #: Links that one response contains.
 MAX_LINKS = 100
@@ -82,7 +84,10 @@ def upload_of(model_id: int, caller: Caller, name: str) -> Upload:
         raise not_found(
             f"there is no update {name!r}: begin one with POST /v1/models/{model_id}/updates"
         )
-    return Upload(model_id, caller, name, int(match[2]), int(match[3]))
+    upload = Upload(model_id, caller, name, int(match[2]), int(match[3]))
+    if upload.count > MAX_PARTS:  # A client with AWS credentials may have invented the name.
+        raise not_found(f"there is no update {name!r}: it would have {upload.count} parts")
+    return upload
 
 
 class Uploads:
@@ -109,22 +114,39 @@ class Uploads:
         name = _name_of(idempotency_key, body)
         upload = Upload(model_id, caller, name, body["size"], body["part_bytes"])
         _check_sizes(upload, body["parts"])
+        _check_counts(body)
         folder = _folder(model_id, caller)
         opened = self._storage.open_uploads(folder)
-        upload_id = opened.get(upload.key)
+        upload_id = _oldest(opened, upload.key)
         if upload_id is None:
             if self._storage.is_complete(upload.key):
                 return self._state(upload, None, {}, [])
             self._check_quota(folder, opened, upload)
-            upload_id = self._storage.begin(upload.key, _metadata(body))
+            upload_id = self._begin(upload, body)
         arrived = self._parts(upload, upload_id)
         missing = [number for number in range(1, upload.count + 1) if number not in arrived]
         checksums = {number: body["parts"][number - 1] for number in missing[:MAX_LINKS]}
         return self._state(upload, upload_id, arrived, list(checksums.items()))
 
+    def _begin(self, upload: Upload, body: dict[str, Any]) -> str:
+        """Begin an upload, and return the id of the one that counts.
+
+        The same request may have begun another at the same time. The oldest counts, since it is the one
+        that every later request finds.
+        """
+        begun = self._storage.begin(upload.key, _metadata(body))
+        opened = self._storage.open_uploads(upload.key)
+        upload_id = _oldest(opened, upload.key) or begun
+        for each in opened:
+            if each.upload_id == begun != upload_id:
+                self._storage.abort(each)
+        return upload_id
+
     def links(self, upload: Upload, wanted: list[dict[str, Any]]) -> dict[str, Any]:
         """Return links for further parts."""
         upload_id = self._find(upload)
+        if upload_id is None:
+            raise _gone(upload)
         for each in wanted:
             if each["number"] > upload.count:
                 raise invalid(f"part {each['number']}: the update has {upload.count} parts")
@@ -134,16 +156,12 @@ class Uploads:
 
     def complete(self, upload: Upload) -> dict[str, Any]:
         """Make an object of the parts; it is then registered like any other upload."""
-        upload_id = self._storage.open_uploads(upload.key).get(upload.key)
+        upload_id = self._find(upload)
         if upload_id is not None:
             self._complete(upload, upload_id)
         elif not self._storage.is_complete(upload.key):
             raise _gone(upload)
         return {"update": upload.name, "key": upload.key, "complete": True}
-
-    def is_complete(self, upload: Upload) -> bool:
-        """Return whether the object of an update is there."""
-        return self._storage.is_complete(upload.key)
 
     def _complete(self, upload: Upload, upload_id: str) -> None:
         arrived = self._parts(upload, upload_id)
@@ -161,11 +179,8 @@ class Uploads:
             if not self._storage.is_complete(upload.key):
                 raise _gone(upload) from error
 
-    def _find(self, upload: Upload) -> str:
-        upload_id = self._storage.open_uploads(upload.key).get(upload.key)
-        if upload_id is None:
-            raise _gone(upload)
-        return upload_id
+    def _find(self, upload: Upload) -> str | None:
+        return _oldest(self._storage.open_uploads(upload.key), upload.key)
 
     def _parts(self, upload: Upload, upload_id: str) -> dict[int, StoredPart]:
         """Return the parts that have arrived with the right size."""
@@ -179,7 +194,7 @@ class Uploads:
             if number <= upload.count and part.size == upload.part_size(number)
         }
 
-    def _check_quota(self, folder: str, opened: dict[str, str], upload: Upload) -> None:
+    def _check_quota(self, folder: str, opened: Sequence[OpenUpload], upload: Upload) -> None:
         if len(opened) >= settings.API_OPEN_UPLOADS:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
@@ -188,7 +203,7 @@ class Uploads:
                 "complete one, or wait: those that stay unfinished are removed after a week",
                 retry_after=3600,
             )
-        names = (key.rpartition("/")[2] for key in opened)
+        names = (each.key.rpartition("/")[2] for each in opened)
         pending = sum(int(match[2]) for match in map(_NAME.fullmatch, names) if match)
         sent = self._storage.bytes_since(folder, timedelta(days=1)) + pending
         if sent + upload.size > settings.API_BYTES_PER_DAY:
@@ -233,8 +248,17 @@ class Uploads:
         }
 
 
+def _oldest(opened: Sequence[OpenUpload], key: str) -> str | None:
+    """Return the id of the oldest unfinished upload with a key."""
+    return next((each.upload_id for each in opened if each.key == key), None)
+
+
 def _name_of(idempotency_key: str, body: dict[str, Any]) -> str:
-    digest = hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]
+    """Return the name of an update. It follows from the whole request: with a key that is used again for
+    another update, parts of the two cannot become one object.
+    """
+    request = json.dumps([idempotency_key, body], sort_keys=True)
+    digest = hashlib.sha256(request.encode()).hexdigest()[:32]
     return f"{digest}-{body['size']}-{body['part_bytes']}.{body['format']}"
 
 
@@ -252,6 +276,15 @@ def _check_sizes(upload: Upload, parts: list[str]) -> None:
         raise invalid(
             f"{size} bytes in parts of {part_bytes} are {upload.count} parts; got {len(parts)} checksums"
         )
+
+
+def _check_counts(body: dict[str, Any]) -> None:
+    """Refuse counts that intake would reject, before anything is sent."""
+    for member in ("num_examples", "num_steps"):
+        if body.get(member, 0) > settings.MAX_NUM_EXAMPLES:
+            raise invalid(
+                f"{member} is {body[member]}, expected a whole number from 1 to {settings.MAX_NUM_EXAMPLES}"
+            )
 
 
 def _metadata(body: dict[str, Any]) -> dict[str, str]:

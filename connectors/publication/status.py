@@ -44,6 +44,12 @@ MAX_CHANGED = 5_000
 #: Documents that are held in memory at the same time.
 BATCH = 200
 
+#: The columns that a document shows.
+SHOWN = (
+    *("data", "status", "rejection_reason", "applied_aggregate_id"),
+    *("scaling_factor", "uploaded_on"),
+)
+
 Status = ModelUpdate.Status
 _STATES = {
     Status.PENDING: "registered",
@@ -99,6 +105,14 @@ def write_statuses(objects: Objects, model_id: int) -> int:
     return written
 
 
+def recorded_status(key: str) -> dict[str, Any] | None:
+    """Return what the database says of an update, as documents show it; None if it is not registered."""
+    recorded = ModelUpdate.objects.filter(data=key).order_by("-uploaded_on", "-pk")
+    with translate_database_errors():
+        row = recorded.values(*SHOWN).first()
+    return _shown(row) if row else None
+
+
 def _documents(
     model_id: int, updates: Iterable[int], progress: Mapping[str, Any]
 ) -> Iterator[tuple[uuid.UUID, bytes]]:
@@ -110,10 +124,7 @@ def _documents(
         .annotate(rank=rank)
         .filter(rank__lte=MAX_UPDATES)
         .order_by("client_id", "rank")
-        .values(
-            *("client_id", "data", "status", "rejection_reason", "applied_aggregate_id"),
-            *("scaling_factor", "uploaded_on"),
-        )
+        .values("client_id", *SHOWN)
     )
     for client_id, own in groupby(rows.iterator(), key=itemgetter("client_id")):
         document = {

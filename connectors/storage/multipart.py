@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from aggregation.errors import ObjectMissing
 from connectors.errors import translate_s3_errors
+from connectors.storage.port import Orphan
 from connectors.storage.presigning import signing_client
 from connectors.storage.retries import retry_if_unavailable
 from connectors.storage.s3 import S3Objects
@@ -30,6 +30,15 @@ class StoredPart:
     size: int
     etag: str
     checksum: str
+
+
+@dataclass(frozen=True, order=True)
+class OpenUpload:
+    """An unfinished upload."""
+
+    begun_on: datetime
+    upload_id: str
+    key: str
 
 
 class ClientUploads:
@@ -60,21 +69,22 @@ class ClientUploads:
         return str(begun["UploadId"])
 
     @retry_if_unavailable
-    def open_uploads(self, prefix: str) -> dict[str, str]:
-        """Return the ids of the unfinished uploads whose keys begin with a prefix, by key.
-
-        Of several with the same key, which concurrent requests have begun, the first counts.
-        """
+    def open_uploads(self, prefix: str) -> list[OpenUpload]:
+        """Return the unfinished uploads whose keys begin with a prefix, the oldest first."""
         pages = self._client.get_paginator("list_multipart_uploads")
-        found: list[tuple[Any, str, str]] = []
         with translate_s3_errors():
-            for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
-                for each in page.get("Uploads", ()):
-                    found.append((each["Initiated"], each["UploadId"], each["Key"]))
-        uploads: dict[str, str] = {}
-        for _, upload_id, key in sorted(found):
-            uploads.setdefault(key, upload_id)
-        return uploads
+            found = [
+                OpenUpload(each["Initiated"], each["UploadId"], each["Key"])
+                for page in pages.paginate(Bucket=self._bucket, Prefix=prefix)
+                for each in page.get("Uploads", ())
+            ]
+        return sorted(found)
+
+    def abort(self, upload: OpenUpload) -> None:
+        """End an unfinished upload; do nothing if it is gone."""
+        self._objects.remove(
+            Orphan(key=upload.key, since=upload.begun_on, upload_id=upload.upload_id)
+        )
 
     @retry_if_unavailable
     def bytes_since(self, prefix: str, age: timedelta) -> int:

@@ -6,7 +6,7 @@ aggregate per model and number, one update per stored object. Deleting never cas
 
 from models_app.models.aggregate import ModelAggregate
 from models_app.models.artifact import ModelArtifact
-from models_app.models.client import Client, mark_credentials
+from models_app.models.client import Client, mark_credentials, next_version
 from models_app.models.events import pause_changes, publishes_events
 from models_app.models.federated_model import FederatedModel
 from models_app.models.round import AggregationRound
@@ -22,6 +22,7 @@ __all__ = [
     "ModelArtifact",
     "ModelUpdate",
     "mark_credentials",
+    "next_version",
     "pause_changes",
     "publishes_events",
 ]

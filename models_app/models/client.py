@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import models
-from django.db.models import F, Q
+from django.db import models, transaction
+from django.db.models import F, Q, Value
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Greatest
 
 #: Long enough for "Department of Radiology, University Hospital of ..." and short enough for a table.
 MAX_CLIENT_NAME = 100
@@ -57,10 +60,13 @@ class Client(models.Model):
         editable=False,
         help_text="SHA-256 of its secret; empty: it has none, or it was revoked.",
     )
-    credentials_pending = models.PositiveIntegerField(
+    credentials_version = models.PositiveBigIntegerField(
         default=0,
         editable=False,
-        help_text="Changes that the document by which it is authenticated does not show yet.",
+        help_text="Grows with each change of what the document by which it is authenticated says.",
+    )
+    credentials_written = models.PositiveBigIntegerField(
+        default=0, editable=False, help_text="The version that the document has."
     )
     created_on = models.DateTimeField(auto_now_add=True)
 
@@ -69,7 +75,7 @@ class Client(models.Model):
             # "Clients whose credentials are out of date."
             models.Index(
                 fields=["uuid"],
-                condition=Q(credentials_pending__gt=0),
+                condition=Q(credentials_version__gt=F("credentials_written")),
                 name="clients_with_credentials",
             ),
         ]
@@ -89,9 +95,19 @@ class Client(models.Model):
         return self.name or str(self.uuid)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        super().save(*args, **kwargs)
-        if self.secret_hash:
-            mark_credentials([self.pk])
+        with transaction.atomic():
+            super().save(*args, **kwargs)
+            if self.secret_hash:
+                mark_credentials([self.pk])
+
+
+def next_version() -> Combinable:
+    """Return the version of a client's credentials after a change.
+
+    It follows the clock, so that a database that was restored from a backup has higher versions than the
+    documents that were written before.
+    """
+    return Greatest(F("credentials_version") + 1, Value(time.time_ns() // 1000))
 
 
 def mark_credentials(client_ids: Iterable[uuid.UUID]) -> None:
@@ -99,4 +115,4 @@ def mark_credentials(client_ids: Iterable[uuid.UUID]) -> None:
     ids = list(client_ids)
     for start in range(0, len(ids), MARKED_AT_ONCE):
         chosen = Client.objects.filter(pk__in=ids[start : start + MARKED_AT_ONCE])
-        chosen.exclude(secret_hash="").update(credentials_pending=F("credentials_pending") + 1)
+        chosen.exclude(secret_hash="").update(credentials_version=next_version())

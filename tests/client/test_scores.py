@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from aggregation.errors import UpdateRejected
 from aggregation.scores import MAX_VALUE
-from connectors.intake.results import MAX_DEPTH, parse_results
+from connectors.intake.results import parse_results
 from connectors.intake.scores import MAX_SCORE_BYTES
+from connectors.intake.strict_json import MAX_DEPTH
 from federated_client import BadScore, limits
 from federated_client.scores import encode_score
 

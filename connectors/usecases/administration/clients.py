@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from aggregation.errors import Conflict
 from connectors.publication.credentials import sha256, write_credentials
 from connectors.storage.port import Objects
-from models_app.models import Client, FederatedModel, mark_credentials
+from models_app.models import Client, FederatedModel, mark_credentials, next_version
 
 #: Rows of one INSERT or values of one IN: no statement has more than 1,000 parameters.
 BATCH = 250
@@ -113,7 +113,7 @@ def revoke(objects: Objects, client: Client) -> bool:
         secret_hash="",
         invite_hash="",
         paused=True,
-        credentials_pending=F("credentials_pending") + 1,
+        credentials_version=next_version(),
     )
     write_credentials(objects, Q(pk=client.pk))
     return bool(changed)
@@ -157,10 +157,11 @@ def remove_client(model: FederatedModel, client: Client) -> int:
         If the client is not a member.
     """
     through = FederatedModel.clients.through.objects.filter(federatedmodel_id=model.pk)
-    removed, _ = through.filter(client_id=client.pk).delete()
-    if not removed:
-        raise Conflict(f"client {client} is not a member of model {model.pk}")
-    mark_credentials([client.pk])
+    with transaction.atomic():
+        removed, _ = through.filter(client_id=client.pk).delete()
+        if not removed:
+            raise Conflict(f"client {client} is not a member of model {model.pk}")
+        mark_credentials([client.pk])
     return through.count()
 
 
@@ -174,8 +175,9 @@ def set_paused(client: Client, *, paused: bool) -> bool:
     """
     if not paused and client.invite_hash and not client.secret_hash:
         raise Conflict(f"client {client} has not enrolled yet: it is resumed when it does")
-    changed = Client.objects.filter(pk=client.pk, paused=not paused).update(paused=paused)
-    mark_credentials([client.pk])
+    with transaction.atomic():
+        changed = Client.objects.filter(pk=client.pk, paused=not paused).update(paused=paused)
+        mark_credentials([client.pk])
     return bool(changed)
 
 

@@ -95,3 +95,12 @@ def put_part(part: dict[str, Any], data: bytes) -> int:
     )
     with urllib.request.urlopen(request) as response:
         return int(response.status)
+
+
+def problem(answer: Answer) -> str:
+    """Return the kind of a problem document, after checking its form."""
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.body["status"] == answer.status
+    assert answer.body["detail"]
+    assert answer.body["instance"].startswith("/")
+    return str(answer.body["type"]).removeprefix("urn:federation:problem:")

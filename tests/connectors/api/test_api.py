@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from django.core.management import call_command
-from django.db import OperationalError, connection
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connectors import application
-from connectors.publication.credentials import write_credentials
 from connectors.publication.pointer import write_pointer
 from connectors.publication.progress import write_progress
 from connectors.usecases.administration.clients import (
-    add_clients,
     invite,
     remove_client,
     set_paused,
@@ -37,21 +35,14 @@ from tests.connectors.api.api_tools import (
     digest,
     enrolled,
     pieces_of,
+    problem,
     put_part,
 )
 from tests.factories import filled, get, make_model, ready_update, s3_record
 from tests.test_lambda_handler import EVENTS, invoke
 from tests.untyped import default_storage
 
-pytestmark = pytest.mark.usefixtures("database", "cloud")
-
-
-@pytest.fixture(autouse=True)
-def fresh_services() -> Any:
-    """Each test has its own storage: what an environment keeps must not outlive it."""
-    application.api_services.cache_clear()
-    yield
-    application.api_services.cache_clear()
+pytestmark = pytest.mark.usefixtures("database", "cloud", "fresh_services")
 
 
 def large_update() -> bytes:
@@ -61,15 +52,6 @@ def large_update() -> bytes:
 
 def large_model() -> FederatedModel:
     return make_model(0, initial={"w": np.zeros(11 * MIB // 4, np.float32)})
-
-
-def problem(answer: Answer) -> str:
-    """Return the kind of a problem document, after checking its form."""
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.body["status"] == answer.status
-    assert answer.body["detail"]
-    assert answer.body["instance"].startswith("/")
-    return str(answer.body["type"]).removeprefix("urn:federation:problem:")
 
 
 def stored_objects(prefix: str) -> list[str]:
@@ -214,26 +196,6 @@ def test_an_environment_remembers_for_half_a_minute() -> None:
         now[0] = seconds
         assert known.call("GET", f"/v1/models/{model.pk}").status == status
         call_command("revoke_client", known.client_id)
-
-
-def test_a_change_while_the_document_is_written_keeps_its_mark() -> None:
-    """A membership that ends between reading a row and marking it written is written by the sweep."""
-    model = make_model(0)
-    known = enrolled(model)
-    client = Client.objects.get(pk=known.client_id)
-
-    class Slow:
-        def put_json(self, key: str, data: bytes) -> None:
-            application.objects().put_json(key, data)
-            if Client.objects.get(pk=client.pk).federated_models.exists():
-                remove_client(model, client)
-
-    add_clients(make_model(0), 0, [known.client_id])
-    write_credentials(Slow())  # type: ignore[arg-type]
-    assert Client.objects.get(pk=client.pk).credentials_pending
-    write_credentials(application.objects())
-    assert not Client.objects.get(pk=client.pk).credentials_pending
-    assert model.pk not in json.loads(get(f"clients/{client.pk}.json"))["models"]
 
 
 # Models and scores
@@ -444,51 +406,3 @@ def test_unknown_routes_are_problems() -> None:
     """A path or a method that does not exist has a problem document, too."""
     assert problem(call("GET", "/v2/nothing")) == "not-found"
     assert problem(call("DELETE", "/v1/enroll")) == "not-found"
-
-
-# The database
-
-
-def test_only_enrolling_needs_the_database() -> None:
-    """Enrolling takes three statements at most, and every other call none."""
-    model = large_model()
-    (invitation,) = invite(model, 1, timedelta(days=1))
-    body = {"token": invitation.token, "name": "north", "secret_hash": digest("mine")}
-    with CaptureQueriesContext(connection) as queries:
-        call("POST", "/v1/enroll", body)
-    assert len(queries.captured_queries) <= 3
-    known, data = Enrolled(str(invitation.client_id), "mine"), large_update()
-    with CaptureQueriesContext(connection) as queries:
-        first = send(known, model, data, {1, 2, 3})
-        path = f"/v1/models/{model.pk}/updates/{first.body['update']}"
-        known.call("POST", f"{path}/complete")
-        known.call("GET", path)
-        known.call("GET", f"/v1/models/{model.pk}")
-        scores = {"aggregate": 1, "num_examples": 1, "results": {}}
-        known.call("POST", f"/v1/models/{model.pk}/scores", scores)
-    assert not queries.captured_queries
-
-
-def test_while_the_database_wakes_the_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client is asked to come back, and enrolls later by the same request."""
-    model = make_model(0)
-    (invitation,) = invite(model, 1, timedelta(days=1))
-    body = {"token": invitation.token, "secret_hash": digest("mine")}
-
-    def waking(*arguments: Any) -> None:
-        raise OperationalError("the database system is starting up")
-
-    with connection.execute_wrapper(waking):
-        answer = call("POST", "/v1/enroll", body)
-    assert (answer.status, problem(answer)) == (503, "temporarily-unavailable")
-    assert int(answer.headers["Retry-After"]) > 0
-    assert call("POST", "/v1/enroll", body).status == 200
-
-
-def test_results_cannot_replace_the_number_of_examples() -> None:
-    """The number of examples that was validated is the one that is stored."""
-    model = make_model(0)
-    known = enrolled(model)
-    body = {"aggregate": 7, "num_examples": 5, "results": {"num_examples": -1.5}}
-    answer = known.call("POST", f"/v1/models/{model.pk}/scores", body)
-    assert json.loads(get(answer.body["key"])) == {"num_examples": 5}
