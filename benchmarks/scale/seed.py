@@ -30,6 +30,9 @@ SCORED = 20
 #: One of so many updates is rejected at intake, another one in its round.
 REJECTED = 20
 
+#: Further models, as many as the home page shows, and the rounds and members of each.
+MODELS, MODEL_ROUNDS, MODEL_MEMBERS = 24, 30, 400
+
 #: The id of client n, in SQL.
 CLIENT_ID = "('11111111-1111-4111-8111-' || lpad({}::text, 12, '0'))::uuid"
 
@@ -60,6 +63,8 @@ def seed(size: Size) -> FederatedModel:
             f"SELECT {model.pk}, {CLIENT_ID.format('c')} FROM {clients}"
         )
     _insert_rounds(model, size, rounds, start)
+    for number in range(MODELS):
+        _insert_model(number, size, start)
     _insert_updates(model, clients, rounds, start)
     score = {
         "aggregate_id": "r",
@@ -76,23 +81,40 @@ def seed(size: Size) -> FederatedModel:
     return model
 
 
-def _insert_rounds(model: FederatedModel, size: Size, rounds: str, start: str) -> None:
-    """Insert a published round and its aggregate for each number."""
+def _insert_model(number: int, size: Size, start: str) -> None:
+    """Insert a further model, with members that send nothing and a short history."""
+    model = FederatedModel.objects.create(name=f"model {number}", score_metric="accuracy")
+    before = size.rounds + number * MODEL_ROUNDS
+    _insert_rounds(model, size, f"generate_series(1, {MODEL_ROUNDS}) AS r", start, before)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f'INSERT INTO "{FederatedModel.clients.through._meta.db_table}" '
+            f"(federatedmodel_id, client_id) SELECT {model.pk}, uuid FROM "
+            f'(SELECT uuid FROM "{Client._meta.db_table}" ORDER BY uuid LIMIT {MODEL_MEMBERS}) AS c'
+        )
+
+
+def _insert_rounds(
+    model: FederatedModel, size: Size, rounds: str, start: str, before: int = 0
+) -> None:
+    """Insert a published round and its aggregate for each number; their ids follow ``before``."""
+    parent = f"CASE WHEN r > 1 THEN r - 1 + {before} END"
     aggregate = {
-        "id": "r",
+        "id": f"r + {before}",
         "federated_model_id": str(model.pk),
-        "parent_id": "NULLIF(r - 1, 0)",
+        "parent_id": parent,
         "number": "r",
-        "result": "'aggregates/1/' || r || '.safetensors'",
+        "result": f"'aggregates/{model.pk}/' || r || '.safetensors'",
+        "validation_score": "CASE WHEN random() < 0.9 THEN 0.5 + r * 0.001 END",
         "created_on": start,
     }
     _insert(ModelAggregate, aggregate, rounds)
     made_by = {
-        "id": "r",
+        "id": f"r + {before}",
         "federated_model_id": str(model.pk),
         "number": "r",
-        "parent_id": "NULLIF(r - 1, 0)",
-        "aggregate_id": "r",
+        "parent_id": parent,
+        "aggregate_id": f"r + {before}",
         "state": str(AggregationRound.State.PUBLISHED.value),
         "updates_used": str(size.clients),
         "started_on": start,

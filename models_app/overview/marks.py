@@ -28,6 +28,9 @@ SETTINGS = {
     "staleness_args": "arguments of staleness",
 }
 
+#: Characters of a text: an error or a list of policies may be long.
+MAX_TEXT = 300
+
 
 class MarkKind(StrEnum):
     """What happened."""
@@ -113,7 +116,7 @@ def _marks_of_round(round: Any, numbers: Mapping[int, int]) -> Iterator[Mark]:
         yield Mark(kind=MarkKind.ROLLBACK, text=f"rolled back to {what}", **place)
     if round.state != AggregationRound.State.PUBLISHED:
         error = f": {round.error}" if round.error else ""
-        yield Mark(kind=MarkKind.FAILED, text=f"the round made no aggregate{error}", **place)
+        yield Mark(kind=MarkKind.FAILED, text=_cut(f"the round made no aggregate{error}"), **place)
     if round.updates_rejected:
         updates = "1 update" if round.updates_rejected == 1 else f"{round.updates_rejected} updates"
         yield Mark(kind=MarkKind.REJECTED, text=f"{updates} rejected in the round", **place)
@@ -134,9 +137,13 @@ def _settings_marks(rounds: Sequence[Any]) -> Iterator[Mark]:
             yield Mark(
                 kind=MarkKind.SETTINGS,
                 number=after.number,
-                text="; ".join(changes),
+                text=_cut("; ".join(changes)),
                 round=after.pk,
             )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
 
 def _differ(old: Any, new: Any) -> bool:

@@ -11,7 +11,7 @@ from aggregation.scores import is_score, weighted_mean_score
 from models_app.models import ClientAggregateScore, FederatedModel, ModelAggregate
 
 #: The latest reported scores that are read for models that name no metric.
-MAX_READ = 2_000
+MAX_READ = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
