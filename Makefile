@@ -14,6 +14,7 @@ CLIENTS ?= 10
 ROUNDS ?= 15
 DB ?= sqlite
 FUNCTIONS ?= 1
+STACK ?= federation
 WORKERS ?= 3
 
 # Installs locked requirements into an environment, and refuses a Python that is not supported.
@@ -173,10 +174,13 @@ bench-cold: $(VENV)/.dev ## Measure cold starts in the Lambda runtime emulator; 
 	$(BIN)/python -m benchmarks.cold
 
 ##@ Deploy it
-.PHONY: scan build-AggregatorFunction build-ApiFunction build-MigrationFunction build-WorkerFunction build-MaskKeeperFunction
+.PHONY: scan console build-AggregatorFunction build-ApiFunction build-MigrationFunction build-WorkerFunction build-MaskKeeperFunction
 
 scan: $(SCANNER)/.installed ## Scan the templates for insecure settings with checkov.
 	$(SCANNER)/bin/checkov --file template.yaml infra/*.yaml mask_keeper/template.yaml --framework cloudformation --compact --quiet --skip-download
+
+console: $(VENV)/.run ## Run the console on this machine against a deployed stack: make console STACK=federation.
+	@$(BIN)/python -m local.console $(STACK) $(ARGUMENTS)
 
 # The processor of the function that is built: arm64 or x86_64.
 ARCHITECTURE ?= arm64

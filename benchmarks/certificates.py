@@ -14,12 +14,13 @@ from cryptography.x509.oid import NameOID
 VALID_FOR = timedelta(days=1)
 
 
-def write_certificate(path: Path) -> None:
-    """Write a self-signed certificate for 127.0.0.1 with its key, in PEM format."""
+def write_certificate(path: Path, *hosts: str) -> None:
+    """Write a self-signed certificate for 127.0.0.1 and for hosts with its key, in PEM format."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark")])
     now = datetime.now(UTC)
-    addresses = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    names = [x509.IPAddress(IPv4Address("127.0.0.1")), *map(x509.DNSName, hosts)]
+    addresses = x509.SubjectAlternativeName(names)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -36,6 +36,7 @@ NAVIGATION = {
         "clients",
         "how-to/commands",
         "how-to/admin",
+        "how-to/console-on-a-stack",
         "how-to/choose-a-rule",
         "how-to/choose-an-optimizer",
         "how-to/simulate",
