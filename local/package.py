@@ -56,10 +56,11 @@ KEEPER_CODE = (
 KEEPER_PACKAGES = ("cffi", "cryptography", "ml-dtypes", "numpy", "pycparser")
 
 #: Modules of the code that only a laptop uses: the command lines, aggregation of files and arrays in one
-#: process, the admin, and the cost estimate, whose package is not deployed either.
+#: process, the admin with its forms, and the cost estimate, whose package is not deployed either.
 NOT_DEPLOYED = (
     "aggregation/__main__.py",
     "aggregation/api.py",
+    "aggregation/description.py",
     "aggregation/engine/comparison.py",
     "aggregation/explanation.py",
     "aggregation/file_round.py",
@@ -68,7 +69,6 @@ NOT_DEPLOYED = (
     "connectors/management/commands/estimate_cost.py",
     "models_app/admin",
     "models_app/console",
-    "models_app/control_room",
     "models_app/static",
     "models_app/templates",
     "models_app/urls.py",

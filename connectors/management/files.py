@@ -66,8 +66,8 @@ def check_output(out: Path, *, force: bool) -> None:
     """
     if settings.FUNCTION_MEMORY_MB:
         raise CommandError(
-            "a file in the function cannot be reached: use `download --link`, or "
-            "`export_metrics --out -`"
+            "a file in the function cannot be reached: use `download --link`, "
+            "`export_metrics --out -`, or `report --html` without --out"
         )
     if out.is_dir():
         raise CommandError(f"{out} is a directory: name a file in it")
