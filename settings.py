@@ -49,6 +49,9 @@ QUEUE_URL = env.text("QUEUE_URL", "")
 #: Name or ARN of the EventBridge bus on which rounds, rejections and pauses are announced.
 EVENT_BUS = env.text("EVENT_BUS", "")
 
+#: What the seeds of private models are encrypted with: the ARN of a KMS key, or the path of a file of 32
+#: random bytes. Without it, no model can have differential privacy.
+PRIVACY_KEY = env.text("PRIVACY_KEY", "")
 #: ARN of the state machine that spreads large rounds over several functions; without it, each round is
 #: done by one function.
 STATE_MACHINE_ARN = env.text("STATE_MACHINE_ARN", "")
@@ -106,6 +109,8 @@ if bool(BUCKET) == bool(STORAGE_ROOT):
         "exactly one of BUCKET (an S3 bucket) and STORAGE_ROOT (a directory)",
         f"must be set, and {'both are' if BUCKET else 'neither is'}",
     )
+if PRIVACY_KEY.startswith("arn:") and STORAGE_ROOT:
+    env.refuse("PRIVACY_KEY", "is a KMS key, which needs a BUCKET: give the path of a file instead")
 if ADMIN and not SECRET_KEY:
     env.refuse("SECRET_KEY", "must be set if ADMIN is true: the admin signs sessions with it")
 # As Django's own check security.W009.

@@ -21,6 +21,7 @@ from connectors.intake.updates import UpdateIntake
 from connectors.publication.event_publisher import EventPublisher
 from connectors.rounds.connector import DjangoRoundConnector
 from connectors.rounds.ledger import RoundLedger
+from connectors.rounds.private import PrivateRounds
 from connectors.runtime.dispatcher import Dispatcher
 from connectors.runtime.queue import MaskKeeperQueue, RoundQueue
 from connectors.runtime.telemetry import Telemetry
@@ -77,10 +78,16 @@ def round_connector(
     def default_lease() -> timedelta:
         return timedelta(seconds=settings.LEASE_SECONDS)
 
-    ledger = RoundLedger(lease or default_lease, request_id)
+    private = private_rounds()
+    ledger = RoundLedger(lease or default_lease, request_id, private.prepare)
     return DjangoRoundConnector(
-        ledger, weights(), settings.SPOOL_BYTES, mask_keeper=mask_keeper, **options
+        ledger, weights(), settings.SPOOL_BYTES, private, mask_keeper=mask_keeper, **options
     )
+
+
+def private_rounds() -> PrivateRounds:
+    """Return what draws and decrypts the seeds of private rounds."""
+    return PrivateRounds(objects(), settings.PRIVACY_KEY)
 
 
 def round_resources() -> Resources:

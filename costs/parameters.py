@@ -60,6 +60,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "EventBus": ("event_bus", bool),
     "MaxFunctions": ("max_functions", _within(1, 1000)),
     "ClientStatus": ("client_status", _SWITCH),
+    "Privacy": ("privacy", _SWITCH),
     "ReadThreads": ("read_threads", _within(1, 128)),
     "SweepSchedule": ("sweep_hours", _sweep_hours),
     "UpdateRetentionDays": ("update_retention_days", _within(7, 3650)),

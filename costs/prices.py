@@ -35,6 +35,8 @@ class Prices:
     #: An interface endpoint for an hour in one zone.
     endpoint_hour: float
     secret_month: float
+    #: KMS: a key. Its rotations add to it in the first two years; few requests are made.
+    key_month: float
     #: CloudWatch: an alarm; a metric that is written in every hour; a GB of ingested logs; a dashboard
     #: after the third.
     alarm_month: float
@@ -73,6 +75,7 @@ US_EAST_1 = Prices(
     proxy_acu_hour=0.015,
     endpoint_hour=0.01,
     secret_month=0.40,
+    key_month=1.00,
     alarm_month=0.10,
     metric_month=0.30,
     log_gb=0.50,

@@ -62,6 +62,7 @@ class Stack:
     event_bus: bool = False
     max_functions: int = 1
     client_status: bool = True
+    privacy: bool = False
     read_threads: int = 16
     sweep_hours: float = 6.0
     update_retention_days: int = 90
@@ -136,6 +137,7 @@ class Stack:
             "Aurora, never paused": self.aurora * capacity,
             "Aurora, storage (1 GB) and the master user's secret": self.aurora * database,
             "RDS Proxy": self.aurora * self.database_proxy * proxy,
+            "key of private models": self.privacy * prices.key_month,
             "alarms": self.alarms * prices.alarm_month,
             "Lambda's polling of the queue": polls_a_month() * prices.sqs_request,
             "sweeps": sweeps,

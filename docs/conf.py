@@ -39,6 +39,7 @@ NAVIGATION = {
         "how-to/console-on-a-stack",
         "how-to/choose-a-rule",
         "how-to/choose-an-optimizer",
+        "how-to/choose-a-privacy-set-up",
         "how-to/simulate",
         "how-to/tensor-policies",
         "how-to/write-a-rule",

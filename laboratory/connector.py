@@ -184,6 +184,9 @@ class LaboratoryConnector:
             raise InvalidWeights("the optimizer has no state yet")
         return self._state
 
+    def open_seed(self, claim: Claim) -> bytes:
+        raise AssertionError("no simulated model is private")
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:

@@ -10,7 +10,9 @@ from aggregation.round.values import (
     RoundResult,
     SecureTerms,
     Status,
+    rule_with_noise,
     sink_states,
+    updates_digest,
 )
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "RoundResult",
     "SecureTerms",
     "Status",
+    "rule_with_noise",
     "run_round",
     "sink_states",
+    "updates_digest",
 ]

@@ -7,8 +7,15 @@ from contextlib import suppress
 from dataclasses import replace
 
 from aggregation.engine import Checkpoint, Combination, Resources, combine
-from aggregation.errors import AggregationError, NotEnoughUpdates, ProgressLost, UpdatesRejected
-from aggregation.formats import Spool
+from aggregation.errors import (
+    AggregationError,
+    NotEnoughUpdates,
+    ProgressLost,
+    UpdateRejected,
+    UpdatesRejected,
+)
+from aggregation.formats import NeedsSpool, Spool
+from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.round.bases import Bases, stated_steps
 from aggregation.round.port import OPTIMIZER_STATE, ResultSink, RoundConnector
@@ -18,8 +25,10 @@ from aggregation.round.values import (
     RoundCheckpoint,
     RoundResult,
     SinkStates,
+    rule_with_noise,
     sink_states,
 )
+from aggregation.rules import Rule
 from aggregation.weights import Weights
 
 
@@ -95,7 +104,7 @@ class Attempt:
     ) -> tuple[list[ClaimedUpdate], Combination]:
         usable, state = self._usable_updates(), self._claim.optimizer_state
         return usable, Combination(
-            rule=self._claim.rule,
+            rule=self._rule(usable),
             updates=[opened[update.id] for update in usable],
             num_examples=[update.num_examples for update in usable],
             parent=parent,
@@ -108,9 +117,17 @@ class Attempt:
             **bases.terms(usable),
         )
 
+    def _rule(self, usable: Sequence[ClaimedUpdate]) -> Rule:
+        """Return the rule; that of a private round with the noise of these updates."""
+        rule = self._claim.rule
+        if not rule.is_private:
+            return rule
+        return rule_with_noise(rule, self._connector.open_seed(self._claim), usable)
+
     def _open_updates(self, parent: Weights | None, spool: Spool | None) -> dict[int, Weights]:
         """Return the updates that can be read and have the model's layout, by id."""
         self._reject_without_steps()
+        self._reject_unidentified()
         openers = {update.id: self._opener(update) for update in self._usable_updates()}
         policies = self._claim.policies
         expected_layout = policies.expected_layout(parent.layout if parent else None)
@@ -143,10 +160,37 @@ class Attempt:
             reason = f"num-steps is missing, and {rule.name} needs it"
             self.rejected = dict.fromkeys(missing, reason) | self.rejected
 
+    def _reject_unidentified(self) -> None:
+        """Reject updates of a private round whose content is not known to stay the same: its noise must."""
+        if self._claim.rule.is_private:
+            unknown = (update.id for update in self._claim.updates if not update.etag)
+            reason = "its ETag is not known, by which a private round identifies its content"
+            self.rejected = dict.fromkeys(unknown, reason) | self.rejected
+
     def _opener(self, update: ClaimedUpdate) -> Opener:
+        if self._claim.rule.is_private:
+            return self._opener_without_spool(update)
         return lambda expected_layout, spool: self._connector.open_update(
             update, expected_layout, spool
         )
+
+    def _opener_without_spool(self, update: ClaimedUpdate) -> Opener:
+        """Return the opener of an update of a private round, of which none may be unpacked.
+
+        The space for unpacking is shared: one update could lead to the rejection of another, and would
+        change the result by more than the noise hides.
+        """
+
+        def open_update(expected_layout: TensorLayout | None, spool: Spool | None) -> Weights:
+            try:
+                return self._connector.open_update(update, expected_layout, None)
+            except NeedsSpool as error:
+                raise UpdateRejected(
+                    "a private model takes updates that need not be unpacked: safetensors, or npz "
+                    "without compression"
+                ) from error
+
+        return open_update
 
     def _usable_updates(self) -> list[ClaimedUpdate]:
         """Return the claim's updates that are not rejected.
@@ -171,7 +215,7 @@ class Attempt:
         engine = self.checkpoint["engine"] if self.checkpoint else None
         try:
             result, state = self._open_sinks(
-                work, sink_states(self.checkpoint) if engine else SinkStates()
+                work, usable, sink_states(self.checkpoint) if engine else SinkStates()
             )
             combined = combine(
                 work,
@@ -194,14 +238,15 @@ class Attempt:
         )
 
     def _open_sinks(
-        self, work: Combination, saved: SinkStates
+        self, work: Combination, usable: Sequence[ClaimedUpdate], saved: SinkStates
     ) -> tuple[ResultSink, ResultSink | None]:
         """Return the sinks of the result, and of the optimizer's new state if there is one."""
-        result = self._connector.new_result(self._claim, work.model.format, saved.result)
+        made_of = replace(self._claim, updates=tuple(usable))
+        result = self._connector.new_result(made_of, work.model.format, saved.result)
         self._sinks = [result]
         if work.state is None:
             return result, None
-        state = self._connector.new_result(self._claim, OPTIMIZER_STATE, saved.optimizer)
+        state = self._connector.new_result(made_of, OPTIMIZER_STATE, saved.optimizer)
         self._sinks.append(state)
         return result, state
 

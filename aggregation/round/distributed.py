@@ -112,8 +112,9 @@ def finish(
     if rejected:
         return _replan(connector, plan, attempt, rejected, resources)
     reports = _reports(folder, plan, names, resources.readers)
+    held = replace(plan, claim=replace(plan.claim, attempt=attempt))
     try:
-        result, *states = open_sinks(connector, plan, plan.parts, plan.state_parts)
+        result, *states = open_sinks(connector, held, plan.parts, plan.state_parts)
         for sink in (*states, result):
             sink.complete()
     except ProgressLost:
@@ -122,7 +123,7 @@ def finish(
     selection, norms = plan.claim.rule.published(
         Selection.from_json(saved["selection"]), saved["norms"]
     )
-    return replace(plan.claim, attempt=attempt), RoundResult(
+    return held.claim, RoundResult(
         used=tuple(update.id for update in plan.claim.updates),
         rejected=plan.rejected,
         location=result.location,

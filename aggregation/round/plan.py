@@ -21,7 +21,7 @@ from aggregation.staleness import create_staleness
 PLAN, SELECTION = "plan.json", "selection.json"
 
 #: Raised when a plan that is written now could not be read by an older version.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,7 @@ class Plan:
                     "staleness": [claim.staleness.name, _arguments(claim.staleness)],
                     "optimizer": [claim.optimizer.name, _arguments(claim.optimizer)],
                     "optimizer_state": claim.optimizer_state,
+                    "sealed_seed": claim.sealed_seed,
                 },
                 "rejected": {str(update): why for update, why in self.rejected.items()},
                 "format": self.format,
@@ -176,6 +177,7 @@ class Plan:
                 staleness=create_staleness(*claim["staleness"]),
                 optimizer=create_optimizer(*claim["optimizer"]),
                 optimizer_state=claim["optimizer_state"],
+                sealed_seed=claim["sealed_seed"],
             ),
             rejected={int(update): why for update, why in found["rejected"].items()},
             format=found["format"],

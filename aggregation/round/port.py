@@ -75,6 +75,15 @@ class RoundConnector(Protocol):
             If it cannot be used.
         """
 
+    def open_seed(self, claim: Claim) -> bytes:
+        """Return the seed of the noise of a private round, decrypted.
+
+        Raises
+        ------
+        AggregationError
+            If it cannot be decrypted.
+        """
+
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None
     ) -> Weights:
@@ -91,9 +100,12 @@ class RoundConnector(Protocol):
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
         """Return a sink for a result; given a saved ``state``, one that continues after it.
 
+        The sink of a private round counts the result as released before it makes it readable.
+
         Parameters
         ----------
         claim : Claim
+            With the updates that the result is made of.
         format : str
             Of the aggregate, or `OPTIMIZER_STATE`: the extension of the object's name.
         state : dict or None

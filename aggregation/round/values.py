@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
@@ -41,6 +42,8 @@ class RoundAnswer:
     updates_rejected: int = 0
     bytes_read: int = 0
     reason: str = ""
+    #: Whether this request has paused the model.
+    pauses: bool = False
     #: Whether the round is unfinished and can be resumed at once.
     continues: bool = False
 
@@ -107,6 +110,33 @@ class MasksProgress(TypedDict):
     bytes_read: int
 
 
+def updates_digest(updates: Sequence[ClaimedUpdate]) -> bytes:
+    """Return the digest of a set of updates with their contents, on which the noise of a round depends."""
+    from aggregation.privacy.noise import digest_of  # Private rounds alone need it.
+
+    named = ([each.id, each.location, each.size, each.etag, each.version] for each in updates)
+    return digest_of(json.dumps(each) for each in named)
+
+
+def rule_with_noise(rule: Rule, seed: bytes, updates: Sequence[ClaimedUpdate]) -> Rule:
+    """Return a private rule with the noise of a set of updates.
+
+    Parameters
+    ----------
+    rule : PrivateMean
+    seed : bytes
+        Drawn when the round was claimed.
+    updates : sequence of ClaimedUpdate
+        Those that are used in the end.
+    """
+    from aggregation.privacy.noise import Noise
+    from aggregation.privacy.rule import PrivateMean
+
+    if not isinstance(rule, PrivateMean):
+        raise TypeError(f"{rule.name} has no noise")
+    return rule.with_noise(Noise(seed, updates_digest(updates)))
+
+
 class RoundCheckpoint(TypedDict):
     """The progress of a round, saved by one attempt for the next; JSON-able.
 
@@ -169,6 +199,8 @@ class Claim:
         The model's server optimizer.
     optimizer_state : str, optional
         The location of the state that the parent's step left; without it, the optimizer starts.
+    sealed_seed : str
+        The seed of a private round's noise, encrypted: `RoundConnector.open_seed` decrypts it.
     checkpoint : RoundCheckpoint, optional
         Saved by an earlier attempt.
     spool_bytes : int, optional
@@ -197,6 +229,7 @@ class Claim:
     staleness: Staleness = field(default_factory=NoDiscount)
     optimizer: Optimizer = NO_OPTIMIZER
     optimizer_state: str | None = None
+    sealed_seed: str = ""
     checkpoint: RoundCheckpoint | None = None
     spool_bytes: int | None = None
     target_seconds: float = 30.0

@@ -55,6 +55,7 @@ def add_model_options(parser: ArgumentParser, *, changing: bool) -> None:
     _add_round_options(parser, changing=changing)
     add_policy_options(parser, changing=changing)
     add_secure_options(parser, changing=changing)
+    _add_privacy_options(parser, changing=changing)
     _add_limit_options(parser, changing=changing)
     _add_score_options(parser, changing=changing)
     parser.add_argument(
@@ -105,6 +106,16 @@ def _add_round_options(parser: ArgumentParser, *, changing: bool) -> None:
             metavar="NAME=VALUE",
             help="an argument by name; may be repeated",
         )
+
+
+def _add_privacy_options(parser: ArgumentParser, *, changing: bool) -> None:
+    parser.add_argument(
+        "--differential-privacy",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="noise in each aggregate: clip_norm=X noise_multiplier=X cohort=N delta=X max_epsilon=X; "
+        "manage.py estimate_privacy finds the numbers" + _or_none(changing),
+    )
 
 
 def _add_limit_options(parser: ArgumentParser, *, changing: bool) -> None:
@@ -211,6 +222,7 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
     changes |= _rule_changes("staleness", options["staleness"], options["staleness_arg"], model)
     changes |= policy_changes(options, model)
     changes |= secure_changes(options, model)
+    changes |= _privacy_changes(options["differential_privacy"], model)
     for field, option in (
         ("furthest_base_agg", "furthest_base"),
         ("max_num_examples", "max_num_examples"),
@@ -247,6 +259,16 @@ def _rule_changes(
         return {}
     current = getattr(model, f"{field}_args") if model else None
     return {f"{field}_args": {**(current if isinstance(current, dict) else {}), **arguments}}
+
+
+def _privacy_changes(given: list[str] | None, model: FederatedModel | None) -> dict[str, Any]:
+    """Return the change of a model's differential privacy; values that are not given stay."""
+    if given is None:
+        return {}
+    if model and given == [NONE]:
+        return {"differential_privacy": None}
+    current = (model.differential_privacy if model else None) or {}
+    return {"differential_privacy": {**current, **_parse_arguments(given)}}
 
 
 def _parse_arguments(given: list[str]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from connectors.storage.port import (
     stored_layout,
 )
 from models_app.models import FederatedModel, ModelAggregate
+from models_app.privacy import public_privacy, spent_of
 
 #: Attempts to replace a pointer that others are writing at the same time.
 TRIES = 5
@@ -89,6 +90,9 @@ class Latest:
         A larger update is rejected.
     secure_aggregation : dict or None
         How updates are masked (`aggregation.masks.settings.SecureAggregation`); None if they are not.
+    differential_privacy : dict or None
+        The settings of the noise in the aggregates, and ``epsilon``: what all aggregates so far reveal of a
+        client at most, for the neighbouring relation ``neighbours``; None for a model without noise.
     schema : int
         The version of this format.
     """
@@ -112,6 +116,7 @@ class Latest:
     max_update_bytes: int
     layout: list[dict[str, Any]] | None
     secure_aggregation: dict[str, Any] | None
+    differential_privacy: dict[str, Any] | None
     schema: int = 1
 
 
@@ -211,11 +216,13 @@ def _states(models: QuerySet[FederatedModel]) -> list[dict[str, Any]]:
         "pointer_digest",
         "freeze",
         "secure_aggregation",
+        "differential_privacy",
         *_SETTINGS.values(),
         aggregate_id=Subquery(latest.values("pk")[:1]),
         number=Subquery(latest.values("number")[:1]),
         result=Subquery(latest.values("result")[:1]),
         created=Subquery(latest.values("created_on")[:1]),
+        spent=spent_of(OuterRef("pk")),
         initial=F("current_artifact__values"),
         initial_created=F("current_artifact__created_on"),
     )
@@ -235,6 +242,7 @@ def _state(row: Mapping[str, Any]) -> dict[str, Any]:
         "frozen": FreezeSchedule.from_json(row["freeze"]).frozen_at(row["number"] or 0),
         "max_update_bytes": settings.MAX_UPDATE_BYTES,
         "secure_aggregation": _secure_aggregation(row["secure_aggregation"]),
+        "differential_privacy": public_privacy(row["differential_privacy"], row["spent"]),
         **{name: row[column] for name, column in _SETTINGS.items()},
     }
 

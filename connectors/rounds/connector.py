@@ -25,12 +25,14 @@ from aggregation.round import (
     RoundCheckpoint,
     RoundResult,
     Status,
+    updates_digest,
 )
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
 from connectors.errors import ServiceRefused
 from connectors.limits import EXECUTION_SECONDS, LEASE_SLACK_SECONDS
 from connectors.rounds.ledger import RoundLedger
+from connectors.rounds.private import CountedSink, PrivateRounds
 from connectors.storage.folder import ObjectFolder
 from connectors.storage.keys import MASKS, aggregate_key, plan_folder
 from connectors.storage.weights import WeightStore
@@ -61,6 +63,7 @@ class DjangoRoundConnector:
     weights : WeightStore
     spool_bytes : int
         Disk space for updates that must be unpacked.
+    private : PrivateRounds
     execution_seconds : float
         How long other functions may work on a round that is handed over to them.
     mask_keeper : callable, optional
@@ -72,12 +75,14 @@ class DjangoRoundConnector:
         ledger: RoundLedger,
         weights: WeightStore,
         spool_bytes: int,
+        private: PrivateRounds,
         execution_seconds: float = EXECUTION_SECONDS + LEASE_SLACK_SECONDS,
         mask_keeper: Callable[[str], AsksForMasks] | None = None,
     ) -> None:
         self.ledger = ledger
         self.weights = weights
         self._spool_bytes = spool_bytes
+        self._private = private
         self._execution_seconds = execution_seconds
         self._mask_keeper = mask_keeper
 
@@ -108,9 +113,16 @@ class DjangoRoundConnector:
             spool=spool,
         )
 
+    def open_seed(self, claim: Claim) -> bytes:
+        return self._private.vault.open(claim.model_id, claim.sealed_seed)
+
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
         key = aggregate_key(claim.model_id, claim.number, format)
-        return self.weights.objects.sink(key, state)
+        sink = self.weights.objects.sink(key, state)
+        if not claim.rule.is_private:
+            return sink
+        digest = updates_digest(claim.updates).hex()
+        return CountedSink(sink, lambda: self.ledger.count_release(claim, digest))
 
     def save_checkpoint(self, claim: Claim, checkpoint: RoundCheckpoint) -> None:
         self.ledger.save_checkpoint(claim, checkpoint)

@@ -88,8 +88,8 @@ class ExternalRounds:
         ValueError
             If they are not the updates of one model.
         Conflict
-            If the model is paused or has a running round, or one of the updates is not ready: taken,
-            superseded, of a client that is no member or is paused, or based on too old an aggregate.
+            If the model is paused, is private or has a running round, or one of the updates is not ready:
+            taken, superseded, of a client that is no member or is paused, or based on too old an aggregate.
         """
         model_ids = {update.federated_model_id for update in updates}
         if len(model_ids) != 1:
@@ -123,6 +123,7 @@ class ExternalRounds:
                 f"the updates of model {snapshot.model.pk} are masked: only the function's own rounds can "
                 "ask the mask keeper for the sum of their masks"
             )
+        _refuse_private(snapshot)
         ready = {update.pk for update in snapshot.ready}
         for update in updates:
             if update.pk not in ready:
@@ -163,8 +164,8 @@ class ExternalRounds:
         Raises
         ------
         Conflict
-            If ``parent`` is not the latest aggregate, the model is paused, the function's round is
-            running, the workflow's round has its aggregate already, or it is not known which round the
+            If ``parent`` is not the latest aggregate, the model is paused or private, the function's round
+            is running, the workflow's round has its aggregate already, or it is not known which round the
             result was computed for.
         LeaseLost
             If the workflow's round has ended.
@@ -184,6 +185,7 @@ class ExternalRounds:
         """Return the open round that an aggregate is posted for; None if none is open."""
         model, running = snapshot.model, snapshot.running
         _refuse_paused(snapshot)
+        _refuse_private(snapshot)
         if running and not running.external:
             raise Conflict(f"{running} is running: it will make the next aggregate")
         self._memberships.check(model.pk, running)
@@ -197,6 +199,14 @@ class ExternalRounds:
 def _recover_locked(model_id: int) -> None:
     for round_ in expired_external_rounds(model_id).select_related("aggregate"):
         transitions.recover_external_round(round_)
+
+
+def _refuse_private(snapshot: ModelSnapshot) -> None:
+    if snapshot.model.differential_privacy is not None:
+        raise Conflict(
+            f"model {snapshot.model.pk} is private: only rounds of the function itself add noise, and are "
+            "part of its account"
+        )
 
 
 def _refuse_paused(snapshot: ModelSnapshot) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from aggregation.errors import Conflict, LeaseLost, RuleError
 from aggregation.optimizers import create_optimizer
@@ -34,6 +35,14 @@ from aggregation.staleness import create_staleness
 from connectors.errors import translate_database_errors
 from connectors.limits import CHECKPOINT_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.rounds import transitions
+from connectors.rounds.private import (
+    BudgetSpent,
+    Noise,
+    charge_after,
+    private_rule,
+    record_release,
+    reserve,
+)
 from connectors.rounds.refusal import refusal
 from connectors.rounds.selectors import (
     ModelSnapshot,
@@ -49,7 +58,13 @@ from connectors.rounds.snapshot import (
     secure_terms_of,
 )
 from connectors.rounds.sql import cosines_of, norms_of, scaling_factors_of
-from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
+from models_app.models import (
+    AggregationRound,
+    FederatedModel,
+    ModelAggregate,
+    ModelUpdate,
+    pause_changes,
+)
 
 
 class RoundLedger:
@@ -61,11 +76,19 @@ class RoundLedger:
         Returns how long an attempt that begins now holds its round; afterwards it is presumed dead.
     request_id : str
         Kept with the rounds that this process begins.
+    prepare : callable
+        Returns the noise of a round that is about to be claimed, if its model is private.
     """
 
-    def __init__(self, lease: Callable[[], timedelta], request_id: str = "") -> None:
+    def __init__(
+        self,
+        lease: Callable[[], timedelta],
+        request_id: str = "",
+        prepare: Callable[[ModelSnapshot], Noise | None] = lambda snapshot: None,
+    ) -> None:
         self._lease = lease
         self._request_id = request_id
+        self._prepare = prepare
         self._next_checkpoint = -math.inf
 
     # Beginning
@@ -80,30 +103,38 @@ class RoundLedger:
         UnknownModel
         """
         with translate_database_errors():
-            answer = refusal(model_snapshot(model_id))
+            snapshot = model_snapshot(model_id)
+            answer = refusal(snapshot)
             if answer:
                 return answer
+            noise = None if snapshot.running else self._prepare(snapshot)
             try:
                 with transaction.atomic():
                     transitions.lock_model(model_id)
-                    return self._claim_locked(model_id)
+                    return self._claim_locked(model_id, noise)
             except (IntegrityError, Conflict) as error:
                 # Another process was quicker; when its round ends, it looks for ready updates itself.
                 return RoundAnswer(model_id=model_id, status=Status.BUSY, reason=str(error))
 
-    def _claim_locked(self, model_id: int) -> Claim | RoundAnswer:
+    def _claim_locked(self, model_id: int, noise: Noise | None) -> Claim | RoundAnswer:
         snapshot = model_snapshot(model_id)
         answer = refusal(snapshot)
         if answer:
             return answer
         if snapshot.running and snapshot.running.external:
             transitions.recover_external_round(snapshot.running)
-            return self._claim_locked(model_id)
+            return self._claim_locked(model_id, noise)
         if snapshot.running:
             return self._take_over(snapshot, snapshot.running)
+        privacy: dict[str, Any] = {}
+        if snapshot.model.differential_privacy is not None:
+            try:
+                privacy = reserve(snapshot.model, noise)
+            except BudgetSpent as error:
+                return _pause(snapshot, str(error))
         updates = _cohort(snapshot)
         opened = transitions.open_round(
-            snapshot, updates, lease=self._lease(), request_id=self._request_id
+            snapshot, updates, lease=self._lease(), request_id=self._request_id, **privacy
         )
         return self._claim(opened, updates, snapshot)
 
@@ -133,7 +164,7 @@ class RoundLedger:
             round_id=round_.pk,
             number=round_.number,
             attempt=round_.attempt,
-            rule=rule_of(config),
+            rule=private_rule(round_) or rule_of(config),
             requirement=create_requirement(config["requirement"], config["requirement_args"]),
             readiness=dataclasses.replace(
                 snapshot, ready=list(updates), members=config["members"]
@@ -145,6 +176,7 @@ class RoundLedger:
             staleness=create_staleness(config["staleness"], config["staleness_args"]),
             optimizer=create_optimizer(config["server_optimizer"], config["server_optimizer_args"]),
             optimizer_state=config["optimizer_state"],
+            sealed_seed=round_.sealed_seed,
             checkpoint=round_.checkpoint,
             target_seconds=snapshot.model.target_round_seconds,
             max_functions=snapshot.model.max_functions,
@@ -212,6 +244,23 @@ class RoundLedger:
             **({"attempts_without_progress": 0} if progress else {}),
         )
 
+    def count_release(self, claim: Claim, digest: str) -> None:
+        """Record that a private result is about to become readable: its charge is not returned any more.
+
+        Parameters
+        ----------
+        claim : Claim
+        digest : str
+            Of the updates that the result is made of.
+
+        Raises
+        ------
+        LeaseLost
+        BudgetSpent
+        """
+        with translate_database_errors(), transaction.atomic():
+            record_release(_locked(claim), digest)
+
     def saved_checkpoint(self, claim: Claim) -> RoundCheckpoint | None:
         """Return the checkpoint of a round; None if it has none, or if another attempt holds it."""
         with translate_database_errors():
@@ -230,9 +279,12 @@ class RoundLedger:
         Raises
         ------
         LeaseLost
+        Conflict
+            If the model has become private since the claim, and the result has no noise.
         """
         with translate_database_errors(), transaction.atomic():
             round_ = _locked(claim)
+            _refuse_without_noise(round_)
             aggregate = ModelAggregate.objects.create(
                 federated_model=round_.federated_model,
                 parent_id=round_.parent_id,
@@ -278,7 +330,11 @@ class RoundLedger:
             transitions.reject_updates(registered_updates(round_), rejected)
             registered_updates(round_).order_by().update(status=UpdateStatus.PENDING)
             transitions.close_round(
-                round_, State.REJECTED, updates_rejected=len(rejected), error=reason
+                round_,
+                State.REJECTED,
+                updates_rejected=len(rejected),
+                error=reason,
+                **charge_after(round_),
             )
         return RoundAnswer(
             model_id=claim.model_id,
@@ -306,6 +362,21 @@ def _cohort(snapshot: ModelSnapshot) -> list[ModelUpdate]:
         return snapshot.ready
     oldest = sorted(snapshot.ready, key=lambda update: (update.uploaded_on, update.pk))
     return sorted(oldest[: secure.settings.max_cohort], key=lambda update: update.client_id)
+
+
+def _refuse_without_noise(round_: AggregationRound) -> None:
+    if round_.federated_model.differential_privacy is None:
+        return
+    if round_.differential_privacy is None:
+        raise Conflict(f"the model has become private since {round_} was claimed without noise")
+    if not round_.privacy_released:
+        raise ValueError(f"the result of {round_} was not counted as released")
+
+
+def _pause(snapshot: ModelSnapshot, reason: str) -> RoundAnswer:
+    model_id = snapshot.model.pk
+    FederatedModel.objects.filter(pk=model_id).update(**pause_changes(reason, timezone.now()))
+    return RoundAnswer(model_id=model_id, status=Status.PAUSED, reason=reason, pauses=True)
 
 
 def _state_fields(claim: Claim, result: RoundResult) -> dict[str, str]:

@@ -23,6 +23,7 @@ from django.db.models.functions import Cast, Concat, Now
 from django.utils import timezone
 
 from aggregation.errors import Conflict
+from connectors.rounds.private import charge_after
 from connectors.rounds.selectors import (
     ModelSnapshot,
     State,
@@ -61,8 +62,15 @@ def open_round(
     lease: timedelta,
     request_id: str = "",
     external: bool = False,
+    **privacy: Any,
 ) -> AggregationRound:
     """Begin a round with these updates, and reject what they supersede.
+
+    Parameters
+    ----------
+    snapshot, updates, lease, request_id, external
+    privacy
+        The fields of a private round.
 
     Raises
     ------
@@ -89,6 +97,7 @@ def open_round(
         lease_expires_at=snapshot.now + lease,
         started_on=snapshot.now,
         request_id=request_id,
+        **privacy,
     )
     chosen = ModelUpdate.objects.filter(pk__in=ids_in(update.pk for update in updates))
     taken = chosen.filter(status__in=ModelUpdate.READY).update(
@@ -131,7 +140,7 @@ def close_round(held: AggregationRound, state: int, **outcome: Any) -> None:
 def fail_round(held: AggregationRound, reason: str) -> None:
     """Close a round as failed and make its updates ready again; too many in a row pause the model."""
     registered_updates(held).order_by().update(status=UpdateStatus.FAILED)
-    close_round(held, State.FAILED, error=reason)
+    close_round(held, State.FAILED, error=reason, **charge_after(held))
     model = FederatedModel.objects.filter(pk=held.federated_model_id)
     model.update(failed_rounds=F("failed_rounds") + 1)
     limit = settings.MAX_FAILED_ROUNDS

@@ -16,6 +16,7 @@ from aggregation.engine.parts import PartData, pieces_of
 from aggregation.errors import ObjectMissing, ProgressLost, UpdateRejected
 from aggregation.round import ResultSink
 from aggregation.sources import ByteSource, FileSource
+from connectors.errors import ServiceRefused
 from connectors.storage.port import Orphan, PreconditionFailed, StoredObject
 
 #: Suffix of a folder with the parts of an unfinished file.
@@ -83,6 +84,19 @@ class FileObjects:
         new = path.with_name(f".{path.name}.new")
         new.write_bytes(data)
         new.replace(path)
+
+    def create(self, key: str, data: bytes, *, kms_key: str = "") -> None:
+        if kms_key:
+            raise ServiceRefused(
+                "a directory has no KMS keys: PRIVACY_KEY must be the path of a file"
+            )
+        self.replace(key, data, etag="")
+
+    def erase(self, key: str) -> bool:
+        path = self._path(key)
+        found = path.exists()
+        path.unlink(missing_ok=True)
+        return found
 
     def listing(self, prefix: str) -> Iterator[Orphan]:
         return (each for each in self.orphans(prefix) if not each.upload_id)

@@ -15,6 +15,7 @@ STATUSES = "status/"
 CLIENTS = "clients/"
 #: Requests to the mask keeper, and its answers (`aggregation.masks.requests`).
 MASKS = "masks/"
+SEED_KEYS = "keys/"
 
 UPDATE_KEY_FORM = "updates/<federated_model_id>/<client_uuid>/<name>.<ext>"
 SCORE_KEY_FORM = "scores/<federated_model_id>/<client_uuid>/<aggregate_id>.json"
@@ -113,6 +114,11 @@ def status_key(model_id: int, client_id: uuid.UUID) -> str:
 def credentials_key(client_id: object) -> str:
     """Return the key of the document by which a client is authenticated."""
     return f"{CLIENTS}{client_id}.json"
+
+
+def seed_key(model_id: int) -> str:
+    """Return the key of the object with the data key that encrypts the seeds of a private model."""
+    return f"{SEED_KEYS}{model_id}.key"
 
 
 def is_document(key: str) -> bool:

@@ -113,6 +113,24 @@ class Objects(Protocol):
     def put_json(self, key: str, data: bytes) -> None:
         """Write a small JSON object, whether or not there is one."""
 
+    def create(self, key: str, data: bytes, *, kms_key: str = "") -> None:
+        """Write a small object under a key that has none.
+
+        Parameters
+        ----------
+        key, data
+        kms_key : str
+            The ARN of the KMS key with which S3 encrypts the object; empty for the bucket's encryption.
+
+        Raises
+        ------
+        PreconditionFailed
+            If there is one.
+        """
+
+    def erase(self, key: str) -> bool:
+        """Delete an object with all its versions; return whether there was one."""
+
     def listing(self, prefix: str) -> Iterator[Orphan]:
         """Yield all objects whose keys begin with the prefix."""
 

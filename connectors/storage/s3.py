@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from aggregation.errors import ProgressLost, TemporarilyUnavailable, UpdateRejected
+from aggregation.errors import ObjectMissing, ProgressLost, TemporarilyUnavailable, UpdateRejected
 from aggregation.sources import Buffer
 from connectors.errors import (
     OBJECT_REPLACED,
@@ -130,6 +130,36 @@ class S3Objects:
                 CacheControl="no-cache",
                 **{**self.write_parameters, "ContentType": "application/json", **extra},
             )
+
+    @retry_if_unavailable
+    def create(self, key: str, data: bytes, *, kms_key: str = "") -> None:
+        encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key, "BucketKeyEnabled": False}
+            if kms_key
+            else {}
+        )
+        try:
+            with translate_s3_errors():
+                self.client.put_object(
+                    Bucket=self.bucket,
+                    Key=key,
+                    Body=data,
+                    IfNoneMatch="*",
+                    **{**self.write_parameters, **encryption},
+                )
+        except UpdateRejected as error:  # S3 answered 412.
+            raise PreconditionFailed(key) from error
+
+    def erase(self, key: str) -> bool:
+        found = False
+        with suppress(ObjectMissing):
+            while True:
+                version = self.stat(key).version
+                found = True
+                named = {"VersionId": version} if version else {}
+                with translate_s3_errors():
+                    self.client.delete_object(Bucket=self.bucket, Key=key, **named)
+        return found
 
     def listing(self, prefix: str) -> Iterator[Orphan]:
         request = {"Bucket": self.bucket, "Prefix": prefix}

@@ -146,7 +146,7 @@ class RoundRunner:
         """Do what follows a round, whichever function ended it, and return its answer."""
         model_id = answer.model_id
         self._observer.round_ended(answer)
-        if answer.status is Status.FAILED:
+        if answer.status is Status.FAILED or answer.pauses:
             self._report_pause(model_id)
         if answer.status is Status.PUBLISHED:
             update_pointer(self.objects, model_id, self._observer)

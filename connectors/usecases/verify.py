@@ -12,11 +12,14 @@ from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
 from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
+from aggregation.round import rule_with_noise
 from aggregation.round.bases import Bases, stated_steps
+from aggregation.rules import Rule
 from aggregation.sources import ByteSource
 from aggregation.staleness import create_staleness
 from aggregation.weights import Weights
 from connectors.errors import ServiceRefused
+from connectors.rounds.private import PrivateRounds, private_rule
 from connectors.rounds.selectors import UpdateStatus
 from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
 from connectors.storage.weights import WeightStore
@@ -35,9 +38,18 @@ class NotVerifiable(AggregationError):
 
 
 def verify(
-    weights: WeightStore, aggregate: ModelAggregate, resources: Resources = DEFAULT_RESOURCES
+    weights: WeightStore,
+    aggregate: ModelAggregate,
+    resources: Resources = DEFAULT_RESOURCES,
+    private: PrivateRounds | None = None,
 ) -> str:
     """Recompute an aggregate under the settings of its round.
+
+    Parameters
+    ----------
+    weights, aggregate, resources
+    private : PrivateRounds, optional
+        Decrypts the seed of the noise of a private aggregate.
 
     Returns
     -------
@@ -73,12 +85,41 @@ def verify(
         .select_related("base_aggregate")
         .order_by("client_id")
     )
+    rule = _rule(made_by, used, private)
     try:
-        _recompute(weights, made_by, used, stored, resources)
+        _recompute(weights, made_by, used, stored, resources, rule)
     except AuditMismatch as error:
         raise AuditMismatch(f"{error}{_describe_replaced(weights, used)}") from error
     optimizer = f" and {config['server_optimizer']}" if len(stored) > 1 else ""
-    return f"{nbytes} bytes follow from {len(used)} updates by {config['rule']}{optimizer}"
+    with_noise = " and noise" if made_by.differential_privacy else ""
+    return (
+        f"{nbytes} bytes follow from {len(used)} updates by {config['rule']}{optimizer}{with_noise}"
+    )
+
+
+def _rule(
+    made_by: AggregationRound, used: list[ModelUpdate], private: PrivateRounds | None
+) -> Rule:
+    """Return the rule of a round; that of a private round with its noise.
+
+    Raises
+    ------
+    NotVerifiable
+        If the seed of the noise was destroyed, or cannot be decrypted.
+    """
+    config, rule = config_snapshot_of(made_by), private_rule(made_by)
+    if rule is None:
+        return rule_of(config)
+    from connectors.storage.seeds import SeedUnavailable
+
+    try:
+        if private is None:
+            raise SeedUnavailable("no key was given")
+        seed = private.vault.open(made_by.federated_model_id, made_by.sealed_seed)
+    except SeedUnavailable as error:
+        raise NotVerifiable(f"the noise of a private aggregate is unknown: {error}") from error
+    claimed = [claimed_update(update, made_by.number, config) for update in used]
+    return rule_with_noise(rule, seed, claimed)
 
 
 def _sources(weights: WeightStore, aggregate: ModelAggregate) -> list[ByteSource]:
@@ -135,6 +176,7 @@ def _recompute(
     used: list[ModelUpdate],
     stored: list[ByteSource],
     resources: Resources,
+    rule: Rule,
 ) -> None:
     """Repeat the round's combination, and compare its result instead of storing it."""
     config = config_snapshot_of(made_by)
@@ -160,7 +202,7 @@ def _recompute(
         policies = TensorPolicies.from_json(config["policies"])
         expected_layout = policies.expected_layout(parent.layout if parent else None)
         work = Combination(
-            rule=rule_of(config),
+            rule=rule,
             updates=_open_updates(weights, used, expected_layout, spool, resources.readers),
             num_examples=[update.num_examples for update in claimed],
             parent=parent,

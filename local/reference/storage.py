@@ -109,6 +109,7 @@ def _keys() -> list[list[str]]:
         credentials_key,
         pointer_key,
         progress_key,
+        seed_key,
     )
 
     result = re.sub(r"[0-9a-f]{32}", "<random>", aggregate_key(3, 5, "safetensors"))
@@ -142,6 +143,11 @@ def _keys() -> list[list[str]]:
             code(str(credentials_key("<client_uuid>"))),
             "the API, commands and the function",
             "the hash of a client's secret and its models, for the API",
+        ],
+        [
+            code(seed_key(3)),
+            "the function",
+            "the key, itself encrypted, of the seeds of private model 3",
         ],
         [code("artifacts/<federated_model_id>/…"), "the operator", "the initial model"],
     ]

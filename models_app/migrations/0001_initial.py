@@ -46,6 +46,7 @@ class Migration(migrations.Migration):
                 ('pre_aggregation', models.JSONField(blank=True, default=list, help_text='Steps before the rule, in their order, such as ["arc(f=2)", "nnm(f=2)"].')),
                 ('server_optimizer', models.CharField(default='none', help_text="Takes a step from the parent towards the rule's result.", max_length=255)),
                 ('server_optimizer_args', models.JSONField(blank=True, default=dict, help_text='Arguments of the optimizer by name, such as {"eta": 0.1}.')),
+                ('differential_privacy', models.JSONField(blank=True, help_text='Noise in each aggregate, such as {"clip_norm": 1.0, "noise_multiplier": 1.0, "cohort": 100, "delta": 1e-5, "max_epsilon": 8.0}; empty: none.', null=True)),
                 ('requirement', models.CharField(blank=True, help_text='When a round may start; empty: as soon as one update is ready.', max_length=255)),
                 ('requirement_args', models.JSONField(blank=True, help_text='By position, such as [3], or by name, such as {"x": 3}.', null=True)),
                 ('tensor_policies', models.JSONField(blank=True, default=list, help_text='What a round does with tensors, the first match counts: [["head.*", "exclude"]].')),
@@ -109,6 +110,10 @@ class Migration(migrations.Migration):
                 ('number', models.PositiveIntegerField(help_text='Number of the aggregate it is to make; after a failure the next round has it again.')),
                 ('state', models.IntegerField(choices=[(0, 'Running'), (1, 'Published'), (2, 'Failed: an error; its updates are ready again'), (3, 'Rejected: too few usable updates; the usable ones are ready again')], default=0)),
                 ('config_snapshot', models.JSONField(default=dict, help_text="The model's settings as they were when the updates were claimed.")),
+                ('differential_privacy', models.JSONField(editable=False, help_text='Settings of the noise, and what the account had spent before the round.', null=True)),
+                ('privacy_charge', models.PositiveBigIntegerField(default=0, editable=False, help_text="What the round adds to the model's privacy account, in units of 2^-48 of mu squared.")),
+                ('privacy_released', models.TextField(blank=True, editable=False, help_text='Digests of the sets of updates of which a result has, or may have, become readable.')),
+                ('sealed_seed', models.TextField(blank=True, editable=False, help_text='The seed of the noise, encrypted.')),
                 ('external', models.BooleanField(default=False, help_text='Opened by a workflow that calls the connector step by step.')),
                 ('attempt', models.PositiveIntegerField(default=1, help_text='The fencing token: an earlier attempt cannot change the round.')),
                 ('lease_expires_at', models.DateTimeField()),
@@ -185,6 +190,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='aggregationround',
             index=models.Index(fields=['federated_model', 'id'], name='rounds_by_model'),
+        ),
+        migrations.AddIndex(
+            model_name='aggregationround',
+            index=models.Index(condition=models.Q(('privacy_charge__gt', 0)), fields=['federated_model'], name='rounds_with_charge'),
         ),
         migrations.AddIndex(
             model_name='aggregationround',

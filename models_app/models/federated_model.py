@@ -20,6 +20,7 @@ from aggregation.requirements import Requirement, create_requirement
 from aggregation.rules import Rule
 from aggregation.staleness import Staleness, check_discountable, create_staleness
 from models_app.models.client import Client
+from models_app.privacy import privacy_problem
 from models_app.schemas import SchemaError, compile_schema
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ class FederatedModel(models.Model):
         default=dict,
         blank=True,
         help_text='Arguments of the optimizer by name, such as {"eta": 0.1}.',
+    )
+    differential_privacy = models.JSONField(
+        null=True,
+        blank=True,
+        help_text='Noise in each aggregate, such as {"clip_norm": 1.0, "noise_multiplier": 1.0, '
+        '"cohort": 100, "delta": 1e-5, "max_epsilon": 8.0}; empty: none.',
     )
     requirement = models.CharField(
         max_length=255,
@@ -207,6 +214,8 @@ class FederatedModel(models.Model):
                 problems[field] = str(error)
         if not problems and (problem := self._staleness_problem()):
             problems["staleness"] = problem
+        if not problems and (problem := privacy_problem(self)):
+            problems["differential_privacy"] = problem
         try:
             compile_schema(self.client_agg_results_schema)
         except SchemaError as error:

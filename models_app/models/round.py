@@ -43,6 +43,24 @@ class AggregationRound(models.Model):
     config_snapshot = models.JSONField(
         default=dict, help_text="The model's settings as they were when the updates were claimed."
     )
+    differential_privacy = models.JSONField(
+        null=True,
+        editable=False,
+        help_text="Settings of the noise, and what the account had spent before the round.",
+    )
+    privacy_charge = models.PositiveBigIntegerField(
+        default=0,
+        editable=False,
+        help_text="What the round adds to the model's privacy account, in units of 2^-48 of mu squared.",
+    )
+    privacy_released = models.TextField(
+        blank=True,
+        editable=False,
+        help_text="Digests of the sets of updates of which a result has, or may have, become readable.",
+    )
+    sealed_seed = models.TextField(
+        blank=True, editable=False, help_text="The seed of the noise, encrypted."
+    )
     external = models.BooleanField(
         default=False, help_text="Opened by a workflow that calls the connector step by step."
     )
@@ -78,6 +96,12 @@ class AggregationRound(models.Model):
         indexes = [
             # "The latest rounds of a model."
             models.Index(fields=["federated_model", "id"], name="rounds_by_model"),
+            # "What the private rounds of a model have spent."
+            models.Index(
+                fields=["federated_model"],
+                condition=Q(privacy_charge__gt=0),
+                name="rounds_with_charge",
+            ),
             # "Finished rounds whose event is pending": hardly any at any time.
             models.Index(
                 fields=["id"],

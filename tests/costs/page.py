@@ -103,6 +103,7 @@ def _standing_prices() -> list[tuple[str, str]]:
             f"{p.endpoint_hour:.2f} an hour and zone (the gateway endpoint of S3 is free)",
         ),
         ("Secrets Manager", f"{p.secret_month:.2f} a secret and month"),
+        ("KMS", f"{p.key_month:.2f} a key and month, with `Privacy` on"),
         (
             "CloudWatch",
             f"{p.alarm_month:.2f} an alarm and month; {p.metric_month:.2f} a metric and month, for the "

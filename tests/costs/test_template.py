@@ -72,7 +72,10 @@ def test_all_hourly_costs_are_counted() -> None:
     assert kinds.count("AWS::CloudWatch::Alarm") == Stack(max_functions=2).alarms
     assert kinds.count("AWS::CloudWatch::Dashboard") == 1  # of three that are free
     assert kinds.count("AWS::RDS::DBInstance") == kinds.count("AWS::RDS::DBProxy") == 1
-    assert not {"AWS::KMS::Key", "AWS::SecretsManager::Secret", "AWS::EC2::NatGateway"} & set(kinds)
+    keys = [resource for resource in made if resource["Type"] == "AWS::KMS::Key"]
+    assert [key["Condition"] for key in keys] == ["HasPrivacy"]
+    assert Stack(privacy=True).standing(US_EAST_1)["key of private models"] == US_EAST_1.key_month
+    assert not {"AWS::SecretsManager::Secret", "AWS::EC2::NatGateway"} & set(kinds)
     endpoints = [each for each in made if each["Type"] == "AWS::EC2::VPCEndpoint"]
     paid = [each for each in endpoints if each["Properties"]["VpcEndpointType"] == "Interface"]
     assert {each["Condition"] for each in paid} == {

@@ -140,6 +140,7 @@ ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
     "client_policy": lambda model: [model.pk, client_id(1)],
     "set_model": lambda model: [model.pk, "--max-num-examples", "5000"],
     "issue_upload": lambda model: [model.pk, "--client", client_id(1)],
+    "estimate_privacy": lambda _: ["--rounds", "10", "--cohort", "100", "--epsilon", "8"],
     "prune": lambda _: ["--older-than", "180d"],
     "show_round": lambda model: [new_round(model)],
     "publish": lambda model: [first_aggregate(model), "--version", "1.0"],

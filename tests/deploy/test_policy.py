@@ -28,8 +28,13 @@ PLACE = Place(
 )
 
 #: Actions that are allowed although no API call of the suite needs them. The token for rds-db:connect is
-#: computed locally; the database asks IAM when it is used.
-UNSEEN = {AGGREGATOR: {"rds-db:connect"}, OPERATOR: {"rds-db:connect"}}
+#: computed locally; the database asks IAM when it is used. S3 calls KMS for a function that reads or writes
+#: the data key of a private model.
+UNSEEN = {
+    AGGREGATOR: {"rds-db:connect", "kms:Decrypt", "kms:GenerateDataKey"},
+    OPERATOR: {"rds-db:connect", "kms:Decrypt"},
+    WORKER: {"kms:Decrypt"},
+}
 
 
 def refused(operation: str, *, role: str = AGGREGATOR, **parameters: Any) -> bool:
@@ -79,7 +84,18 @@ def test_workers_store_parts_and_results_of_tasks_only() -> None:
     for key in ("aggregates/3/1.safetensors", "plans/3/1-a/plan.json"):
         assert refused("s3.DeleteObject", Key=key, **place)
     assert refused("s3.AbortMultipartUpload", Key="aggregates/3/1.safetensors", **place)
-    assert not [one for one in grants_of(WORKER) if not one.action.startswith("s3:")]
+    (other,) = [one for one in grants_of(WORKER) if not one.action.startswith("s3:")]
+    assert other.action == "kms:Decrypt"  # For the seeds of private models, through S3.
+
+
+@pytest.mark.parametrize("role", [AGGREGATOR, OPERATOR, WORKER])
+def test_seed_keys_are_destroyed_by_operators_only(role: str) -> None:
+    """All functions read the data keys of private models, one creates them, and another one erases them."""
+    key = {"role": role, "Bucket": "federation", "Key": "keys/3.key"}
+    assert not refused("s3.GetObject", **key)
+    assert refused("s3.PutObject", **key) == (role != AGGREGATOR)
+    assert refused("s3.DeleteObject", **key, VersionId="1") == (role != OPERATOR)
+    assert refused("s3.DeleteObject", **key)
 
 
 @pytest.mark.parametrize("prefix", ["updates", "scores", "aggregates", "artifacts"])

@@ -10,6 +10,7 @@ from connectors.management.lookup import find_round
 from connectors.management.reports import ReportCommand
 from connectors.rounds.snapshot import without_seed
 from connectors.usecases.administration.listings import list_round_updates, round_row
+from models_app.privacy import privacy_after
 
 
 class Command(ReportCommand):
@@ -32,6 +33,8 @@ class Command(ReportCommand):
             "config_snapshot": without_seed(shown.config_snapshot),
             "request": shown.request_id,
         }
+        if privacy := privacy_after(shown):
+            row["differential_privacy"] = privacy
         if as_json:
             shown_updates = {"updates": updates[:limit]}
             self.print_row(row | {"workers": shown.workers or None} | shown_updates, as_json=True)

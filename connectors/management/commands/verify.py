@@ -17,7 +17,8 @@ class Command(ReportCommand):
 
     help = (
         "Recompute an aggregate from its updates, with the settings of its round, and compare the "
-        "bytes. Example: manage.py verify 17"
+        "bytes. A private aggregate needs the key that its seed was encrypted with (PRIVACY_KEY). "
+        "Example: manage.py verify 17"
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -26,7 +27,12 @@ class Command(ReportCommand):
 
     def run(self, *args: Any, aggregate: int, as_json: bool, **options: Any) -> None:
         model_data = application.weights()
-        finding = verify(model_data, find_aggregate(aggregate), application.round_resources())
+        finding = verify(
+            model_data,
+            find_aggregate(aggregate),
+            application.round_resources(),
+            application.private_rounds(),
+        )
         self.print_result(
             {"aggregate": aggregate, "verified": True, "finding": finding},
             f"aggregate {aggregate} is verified: {finding}",

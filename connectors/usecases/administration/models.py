@@ -58,6 +58,8 @@ def create_model(
     model.full_clean()
     if model.update_kind == FederatedModel.UpdateKind.DIFFERENCES and initial is None:
         raise Conflict("a model that takes differences needs initial weights: give --initial")
+    if model.differential_privacy is not None and initial is None:
+        raise Conflict("a private model needs initial weights: give --initial")
     if initial is None and (model.policies().needs_parent or model.freeze):
         raise Conflict("excluded and frozen tensors need initial weights: give --initial")
     if initial is not None:
@@ -92,7 +94,8 @@ def change_model(model: FederatedModel, changes: Mapping[str, Any]) -> None:
     if "name" in changes:
         _check_name_is_new(model)
     model.full_clean(validate_unique=False)
-    if changes.keys() & {"tensor_policies", "freeze", "aggregator"} and _has_policies(model):
+    decisive = {"tensor_policies", "freeze", "aggregator", "differential_privacy"}
+    if changes.keys() & decisive and _has_policies(model):
         check_stored_policies(default_objects(), model)
     with transaction.atomic():
         model.save(update_fields=[*changes, "last_modified"])
@@ -101,7 +104,7 @@ def change_model(model: FederatedModel, changes: Mapping[str, Any]) -> None:
 
 
 def _has_policies(model: FederatedModel) -> bool:
-    return bool(model.tensor_policies or model.freeze)
+    return bool(model.tensor_policies or model.freeze or model.differential_privacy)
 
 
 def _check_name_is_new(model: FederatedModel) -> None:

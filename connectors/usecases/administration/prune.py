@@ -47,7 +47,8 @@ def prune(older_than: timedelta, *, dry_run: bool = False) -> Iterator[Pruned]:
     """Delete records that are older than an age, and yield what was deleted, model by model.
 
     Deleted are settled updates, the scores of aggregates, and rounds that made no aggregate. Those of a
-    model's latest aggregate, all aggregates, and the rounds that made them are kept.
+    model's latest aggregate, all aggregates, the rounds that made them, and the rounds that a privacy
+    account contains are kept.
 
     Raises
     ------
@@ -132,6 +133,7 @@ def _rounds_without_result(model_id: int, cutoff: datetime) -> QuerySet[Aggregat
         ~Exists(kept),
         federated_model=model_id,
         finished_on__lt=cutoff,
+        privacy_charge=0,  # The others are part of their models' accounts.
         state__in=(AggregationRound.State.FAILED, AggregationRound.State.REJECTED),
     )
 

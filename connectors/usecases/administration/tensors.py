@@ -56,8 +56,10 @@ def check_policies(model: FederatedModel, layout: TensorLayout, format: str) -> 
     Raises
     ------
     Conflict
-        If some round would change nothing, if its rule compares updates and no tensor is compared, or if
+        If some round would change nothing, if its rule compares updates and no tensor is compared, if
         clients cannot leave out what they are not to send.
+    RuleError
+        If the model is private and a tensor would be released without noise.
     """
     rule, policies = model.rule(), model.policies()
     for number in (0, 1):
@@ -73,11 +75,25 @@ def check_policies(model: FederatedModel, layout: TensorLayout, format: str) -> 
                 f"{rule.name} compares updates by their distances, which are those of optimized tensors "
                 f"of floating-point numbers, and {parent} there is none"
             )
+    if model.differential_privacy is not None:
+        _check_private(model, layout, format)
     if format == "json" and policies.names_of(Policy.EXCLUDE, layout):
         raise Conflict(
             "the layers of a JSON list have no names, so that clients cannot leave one out: store the "
             "initial weights as safetensors or npz to exclude tensors"
         )
+
+
+def _check_private(model: FederatedModel, layout: TensorLayout, format: str) -> None:
+    from aggregation.privacy.rule import check_tensors  # Private models alone need it.
+
+    if format == "json":
+        raise Conflict(
+            "updates of a private model must not need unpacking, as those of a JSON model do: store the "
+            "initial weights as safetensors or npz"
+        )
+    for number in (0, 1):
+        check_tensors(PolicyMap(layout, model.policies(number)))
 
 
 def layout_of(source: ByteSource, format: str) -> TensorLayout:
