@@ -15,6 +15,7 @@ ROUNDS ?= 15
 DB ?= sqlite
 FUNCTIONS ?= 1
 STACK ?= federation
+PRIVACY ?= none
 WORKERS ?= 3
 
 # Installs locked requirements into an environment, and refuses a Python that is not supported.
@@ -31,8 +32,8 @@ help: ## Show the targets.
 ##@ Try it
 .PHONY: help run admin shell
 
-run: $(VENV)/.run ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres FUNCTIONS=4.
-	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB) --functions $(FUNCTIONS)
+run: $(VENV)/.run ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres FUNCTIONS=4, or PRIVACY=secure.
+	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB) --functions $(FUNCTIONS) --privacy $(PRIVACY)
 
 admin: export DATABASE_URL := sqlite:///$(CURDIR)/run/database.sqlite3
 admin: export STORAGE_ROOT := $(CURDIR)/run/bucket

@@ -15,7 +15,7 @@ from botocore.config import Config
 
 from local.moto_server import moto_server
 
-Service = Literal["s3", "sqs", "events"]
+Service = Literal["s3", "sqs", "events", "dynamodb", "secretsmanager"]
 
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import django
 import numpy as np
@@ -28,6 +29,9 @@ from local.saving import save_bucket, unsaved_message
 from local.script import Script
 from local.shared_rounds import HANDLER, shared_rounds
 from local.step_functions import await_executions
+
+if TYPE_CHECKING:
+    from local.mask_keeper import RunningKeeper
 
 N_FEATURES, N_CLASSES = 64, 10
 
@@ -58,10 +62,12 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
     rng = np.random.default_rng(options.seed)
     digits = deal_digits(options.clients, rng)
     initial = initial_model(N_FEATURES, N_CLASSES, rng)
-    script = Script.for_federation(options.clients, options.rounds)
+    masked = options.privacy == "secure"
+    script = Script.for_federation(options.clients, options.rounds, masked=masked)
     with (
         report.status("starting the embedded cloud") as status,
         _functions(options, folder) as cloud,
+        _mask_keeper(options, cloud, folder) as keeper,
     ):
         from local.federation import Federation  # Its models need Django, which has started now.
 
@@ -69,7 +75,7 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
             check()
             status.update(step)
 
-        federation = Federation(cloud, digits, initial, script, rng)
+        federation = Federation(cloud, digits, initial, script, rng, keeper, folder / "client-keys")
         report.heading()
         accuracies = []
         for finished in federation.rounds(options.rounds, progress):
@@ -100,6 +106,19 @@ def _functions(options: Options, folder: Path) -> Iterator[Cloud]:
         else:
             stack.enter_context(_main_function(cloud, environment, folder))
         yield cloud
+
+
+@contextmanager
+def _mask_keeper(options: Options, cloud: Cloud, folder: Path) -> Iterator[RunningKeeper | None]:
+    """Run the mask keeper, if updates are masked."""
+    if options.privacy != "secure":
+        yield None
+        return
+    from local.mask_keeper import running_mask_keeper  # Only masked updates need cryptography.
+
+    log = folder / "mask-keeper.log"
+    with running_mask_keeper(cloud, cloud.environment(), log=log) as keeper:
+        yield keeper
 
 
 @contextmanager

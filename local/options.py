@@ -12,6 +12,11 @@ from local.script import MIN_CLIENTS, MIN_ROUNDS
 #: Each function is a process that takes 100 MB.
 MAX_FUNCTIONS = 16
 
+PRIVACY = ("none", "secure")
+
+#: One client drops out and another one's update is rejected: two are left, the fewest of a sum.
+MIN_MASKED = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -23,6 +28,8 @@ class Options:
         ``sqlite`` or ``postgres``.
     functions : int
         Functions that share each round.
+    privacy : str
+        ``none``, or ``secure`` for masked updates and a mask keeper.
     out : Path
         Folder for the results.
     """
@@ -31,6 +38,7 @@ class Options:
     rounds: int
     database: str
     functions: int
+    privacy: str
     seed: int
     out: Path
 
@@ -56,15 +64,26 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         help="functions that share each round, under the state machine if there are several",
     )
     parser.add_argument(
+        "--privacy",
+        choices=PRIVACY,
+        default="none",
+        help="secure: clients mask their updates, and a mask keeper reveals their sum",
+    )
+    parser.add_argument(
         "--seed", type=_at_least(0), default=1, help="seed of the data and the training"
     )
     parser.add_argument("--out", type=Path, default=Path("run"), help="folder for the results")
     given = parser.parse_args(arguments)
+    if given.privacy == "secure" and given.functions > 1:
+        parser.error("one function does a round of masked updates: leave --functions at 1")
+    if given.privacy == "secure" and given.clients < MIN_MASKED:
+        parser.error(f"a sum of masked updates needs --clients {MIN_MASKED} or more")
     return Options(
         clients=given.clients,
         rounds=given.rounds,
         database=given.db,
         functions=given.functions,
+        privacy=given.privacy,
         seed=given.seed,
         out=given.out.resolve(),
     )

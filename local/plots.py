@@ -46,8 +46,8 @@ def plot_learning_curve(
         _dropout(axes, script.last_round + 0.5, f"client {script.dropout + 1} drops out")
         hostile = f"client {script.hostile + 1}"
         for number, fault in (
-            (script.wrong_shape_round, "wrong shape"),
-            (script.nan_round, "NaN"),
+            (script.wrong_shape_round, "wrong signature" if script.masked else "wrong shape"),
+            (script.nan_round, "wrong signature" if script.masked else "NaN"),
         ):
             _rejection(axes, number, accuracies[number - 1], f"{fault} from\n{hostile} rejected")
         figure.savefig(path)

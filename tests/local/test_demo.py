@@ -102,6 +102,28 @@ def test_federation_trains_through_the_function_on_sqlite(tmp_path: Path) -> Non
     assert left_running(tmp_path) == set()
 
 
+def test_masked_updates_are_summed_with_the_mask_keeper(tmp_path: Path) -> None:
+    """Both functions run; the update that the keeper does not accept is rejected in both rounds."""
+    options = ("--clients", "4", "--rounds", "2", "--privacy", "secure")
+    with demonstration(tmp_path, *options) as process:
+        shown, _ = process.communicate()
+    assert process.returncode == 0, shown
+    run = tmp_path / "run"
+    with closing(sqlite3.connect(run / "database.sqlite3")) as database:
+        rounds = database.execute(
+            "SELECT updates_used FROM models_app_aggregationround WHERE state = 1 ORDER BY number"
+        ).fetchall()
+        updates = database.execute(
+            "SELECT data, rejection_reason FROM models_app_modelupdate ORDER BY id"
+        ).fetchall()
+    assert rounds == [(3,), (2,)]
+    rejected = [reason for _, reason in updates if reason]
+    assert len(rejected) == 2
+    assert all("signature is not that of the registered client" in each for each in rejected)
+    assert weights_at(run, updates[0][0])["output.bias"].dtype == np.uint32
+    assert left_running(tmp_path) == set()
+
+
 def assert_weighted_mean(run: Path, aggregate: Any, used: list[Any]) -> None:
     """Assert that the aggregate equals numpy's weighted mean of the updates' files."""
     result = weights_at(run, aggregate["result"])

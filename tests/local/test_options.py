@@ -13,8 +13,15 @@ def test_every_option_is_parsed(tmp_path: Path) -> None:
     """Every option has an effect, and the folder becomes absolute."""
     line = "--clients 20 --rounds 30 --db postgres --functions 4 --seed 0 --out there"
     assert parse_options(line.split()) == Options(
-        clients=20, rounds=30, database="postgres", functions=4, seed=0, out=Path.cwd() / "there"
+        clients=20,
+        rounds=30,
+        database="postgres",
+        functions=4,
+        privacy="none",
+        seed=0,
+        out=Path.cwd() / "there",
     )
+    assert parse_options(["--privacy", "secure"]).privacy == "secure"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,8 @@ def test_every_option_is_parsed(tmp_path: Path) -> None:
         (["--functions", "0"], "argument --functions: expected a whole number from 1 to 16, got"),
         (["--functions", "17"], "argument --functions: expected a whole number from 1 to 16, got"),
         (["--seed", "-1"], "argument --seed: expected a whole number from 0, got '-1'"),
+        (["--privacy", "secure", "--functions", "2"], "leave --functions at 1"),
+        (["--privacy", "secure", "--clients", "3"], "needs --clients 4 or more"),
         (["--db", "oracle"], "argument --db: invalid choice: 'oracle'"),
     ],
 )

@@ -115,11 +115,16 @@ def load_identity(profile: str) -> Identity:
         found = json.loads(path.read_text())
         return Identity(path=path, signing_key=found["signing_key"], keepers=found["keepers"])
     except FileNotFoundError:
-        identity = Identity(path=path, signing_key=_ed25519().generate().private_bytes_raw().hex())
-        identity.save()
-        return identity
+        return new_identity(path)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadArgument(f"the keys in {path} cannot be read: {error}") from error
+
+
+def new_identity(path: Path) -> Identity:
+    """Make the keys of a client, and save them in a file."""
+    identity = Identity(path=path, signing_key=_ed25519().generate().private_bytes_raw().hex())
+    identity.save()
+    return identity
 
 
 def _ed25519() -> Any:
