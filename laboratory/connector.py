@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
 from aggregation.counts import capped_examples, default_cap
-from aggregation.engine import Combination, Resources
-from aggregation.engine.comparison import Comparison, compare
 from aggregation.engine.output import MemorySink
 from aggregation.engine.state import STATE_FORMAT
 from aggregation.errors import InvalidWeights
@@ -18,6 +16,8 @@ from aggregation.formats import Spool, open_weights
 from aggregation.in_memory import arrays_of, weights_in_memory
 from aggregation.layout import TensorLayout
 from aggregation.model_settings import ModelSettings
+from aggregation.opening import first_of_majority
+from aggregation.policies import PolicyMap
 from aggregation.requirements import MAX_MINUTES, Readiness
 from aggregation.round import (
     Claim,
@@ -31,6 +31,7 @@ from aggregation.round.port import OPTIMIZER_STATE
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights
 from laboratory.arguments import STEPS, random_numbers
+from laboratory.contributions import norms_and_contributions
 from laboratory.models import Arrays
 from laboratory.updates import Outcome, Submitted
 
@@ -66,7 +67,6 @@ class LaboratoryConnector:
         The initial weights.
     seed : int
         Of the simulation; the seeds of steps before the rule follow from it.
-    resources : Resources
 
     Attributes
     ----------
@@ -84,12 +84,10 @@ class LaboratoryConnector:
         members: int,
         initial: Arrays | None,
         seed: int,
-        resources: Resources,
     ) -> None:
         self._settings = settings
         self._members = members
         self._seed = seed
-        self._resources = resources
         self._models: dict[str, Arrays] = {}
         self._sinks: dict[str, LaboratorySink] = {}
         self._pending: dict[int, Submitted] = {}
@@ -198,10 +196,8 @@ class LaboratoryConnector:
         return sink
 
     def publish_round(self, claim: Claim, result: RoundResult) -> RoundAnswer:
-        used = [update for update in claim.updates if update.id in set(result.used)]
-        work = self._combination(claim, used)
-        self.outcome = self._outcome(claim, work, used, result)
-        self._keep(result, work.layout)
+        self.outcome = self._outcome(claim, result)
+        self._keep(result, self._layout(claim, result))
         for update in claim.updates:
             del self._pending[update.id]
         return RoundAnswer(
@@ -209,7 +205,7 @@ class LaboratoryConnector:
             status=Status.PUBLISHED,
             round=claim.number,
             aggregate_id=claim.number,
-            updates_used=len(used),
+            updates_used=len(result.used),
             updates_rejected=len(result.rejected),
         )
 
@@ -239,38 +235,46 @@ class LaboratoryConnector:
 
     # After a round
 
-    def _combination(self, claim: Claim, used: list[ClaimedUpdate]) -> Combination:
-        """Return what was combined, to compare the updates with each other."""
-        return Combination(
-            rule=claim.rule,
-            updates=[self.open_update(update, None, None) for update in used],
-            num_examples=[update.num_examples for update in used],
-            num_steps=[update.num_steps or 1 for update in used],
-            parent=self.open_parent(claim, None),
-            policies=claim.policies,
-        )
-
-    def _outcome(
-        self, claim: Claim, work: Combination, used: list[ClaimedUpdate], result: RoundResult
-    ) -> Outcome:
+    def _outcome(self, claim: Claim, result: RoundResult) -> Outcome:
         selection = result.combined.selection
-        compared: Comparison = compare(work, selection, self._resources)
+        norms, contributions = self._measured(claim, result)
         factors = np.asarray(selection.coefficients) / selection.total
         members = zip(selection.members, factors.tolist(), strict=True)
-        cosines = compared.cosines or [None] * len(used)
+        used = result.used
         return Outcome(
-            weights={used[member].id: factor for member, factor in members if member < len(used)},
-            norms={
-                update.id: float(norm) for update, norm in zip(used, compared.norms, strict=True)
-            },
+            weights={used[member]: factor for member, factor in members if member < len(used)},
+            norms=dict(zip(used, norms, strict=True)) if norms else {},
             contributions={
-                update.id: cosine
-                for update, cosine in zip(used, cosines, strict=True)
+                client: cosine
+                for client, cosine in zip(used, contributions, strict=False)
                 if cosine is not None
             },
             rejected=self.outcome.rejected | dict(result.rejected),
             rounds_late={update.id: update.rounds_late for update in claim.updates},
         )
+
+    def _measured(
+        self, claim: Claim, result: RoundResult
+    ) -> tuple[Sequence[float], Sequence[float | None]]:
+        """Return the norms and the contributions of the updates that were used, as far as known."""
+        combined = result.combined
+        if claim.parent is None:
+            return combined.norms or (), ()
+        policies = PolicyMap(self._layout(claim, result), claim.policies)
+        norms, cosines = norms_and_contributions(
+            self._models[claim.parent],
+            [self._pending[client].arrays for client in result.used],
+            policies.optimized_names,
+            combined.selection,
+        )
+        return combined.norms or norms, combined.selection.cosines or cosines
+
+    def _layout(self, claim: Claim, result: RoundResult) -> TensorLayout:
+        """Return the layout of a result: that of its parent, or of most of its updates."""
+        if claim.parent is not None:
+            return self.open_base(claim.parent, None).layout
+        updates = [self._pending[client].arrays for client in result.used]
+        return first_of_majority([weights_in_memory(arrays) for arrays in updates]).layout
 
     def _keep(self, result: RoundResult, layout: TensorLayout) -> None:
         """Make a result the latest weights."""

@@ -23,7 +23,8 @@ class ClientRecord:
         Its share of the aggregate; 0 if it was not used.
     norm : float, optional
         The Euclidean norm of its difference from the parent, over the optimized tensors of floats. None
-        if the round did not consider it.
+        if the round did not consider it. Without a parent, it is the difference from the updates' median,
+        and known only if the rule compares updates.
     contribution : float, optional
         The cosine of its difference and the aggregate's. None as well without a parent.
     rejection : str

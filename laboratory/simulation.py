@@ -132,7 +132,7 @@ def simulate(
         delay=delay,
     )
     connector = LaboratoryConnector(
-        settings, len(data), arrays_of(initial) if has_initial else None, seed, resources
+        settings, len(data), arrays_of(initial) if has_initial else None, seed
     )
     simulation = Simulation(participants, connector, evaluate, resources)
     records = tuple(simulation.run(rounds, settings.rule().name, shown=progress))
