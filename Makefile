@@ -150,8 +150,9 @@ bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 bench-peers: $(VENV)/.dev ## The same beside Flower and NVFlare, in an environment of their own.
 	$(BIN)/python -m benchmarks --peers
 
-bench-learning: $(VENV)/.dev ## Train under attack, with every rule, optimizer and strategy of Flower; writes benchmarks/learning.md.
+bench-learning: $(VENV)/.dev ## Train under attack and with privacy; writes benchmarks/learning.md and learning-private.md.
 	$(BIN)/python -m benchmarks.learning
+	$(BIN)/python -m benchmarks.learning.private
 
 bench-simulation: $(VENV)/.dev ## Simulate 100 clients beside Flower's simulation; writes benchmarks/simulation.md.
 	$(BIN)/python -m benchmarks.simulation
