@@ -1,19 +1,17 @@
-"""A small network in JAX, trained for one round.
+"""A small network in JAX, whose parameters are a pytree.
 
-    python -m examples.jax_client BUCKET MODEL_ID CLIENT_ID
+    federated-client enroll URL --token TOKEN
+    python -m examples.jax_client SEED ROUNDS
 
-The model's tensors are the parameters by name; `flax.traverse_util.flatten_dict` flattens those of Flax.
+The model's tensors are the arrays of the pytree by their paths: "hidden/0", "hidden/1" and so on.
 """
 
 import sys
-from collections.abc import Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from federated_client import Bucket, Client
-
-Parameters = Mapping[str, jax.Array]
+from federated_client import Federation
 
 
 def my_examples(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -24,36 +22,38 @@ def my_examples(seed: int) -> tuple[jax.Array, jax.Array]:
     return prototypes[labels] + jax.random.normal(for_noise, (300, 64)), labels
 
 
-def new_parameters() -> Parameters:
+def new_parameters() -> Any:
     """Return the parameters from which the first round starts, the same for every client."""
-    first, second = jax.random.split(jax.random.key(0))
-    w1, w2 = jax.random.normal(first, (64, 32)), jax.random.normal(second, (32, 10))
-    return {"w1": w1 / 8, "b1": jnp.zeros(32), "w2": w2 / 6, "b2": jnp.zeros(10)}
+    w1, w2 = (jax.random.normal(jax.random.key(n), (n, n // 2)) / 8 for n in (64, 32))
+    return {"hidden": (w1, jax.numpy.zeros(32)), "output": (w2[:, :10], jax.numpy.zeros(10))}
 
 
-def logits(p: Parameters, features: jax.Array) -> jax.Array:
+def logits(p: Any, features: jax.Array) -> jax.Array:
     """Apply two layers, with a ReLU between them."""
-    return jax.nn.relu(features @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+    (w1, b1), (w2, b2) = p["hidden"], p["output"]
+    return jax.nn.relu(features @ w1 + b1) @ w2 + b2
 
 
-def loss(p: Parameters, features: jax.Array, labels: jax.Array) -> jax.Array:
+def loss(p: Any, features: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the cross-entropy."""
     return -(jax.nn.log_softmax(logits(p, features)) * jax.nn.one_hot(labels, 10)).sum(1).mean()
 
 
-def main(bucket: str, model_id: str, client_id: str) -> None:
-    """Fetch, train, upload, wait, report."""
-    me = Client(Bucket(bucket), model_id=int(model_id), client_id=client_id)
-    features, labels = my_examples(seed=int(client_id[-4:], 16))
-    p = me.fetch(initial=new_parameters())
-    gradients = jax.jit(jax.grad(loss))
-    for _ in range(50):
-        p = jax.tree.map(lambda w, g: w - 0.2 * g, p, gradients(p, features[:250], labels[:250]))
-    me.upload(p, num_examples=250)
-    print("the new aggregate is number", me.wait(poll=0.2).number)
-    right = jnp.mean(logits(me.fetch(), features[250:]).argmax(axis=1) == labels[250:])
-    me.report_score(num_examples=50, accuracy=right)
+def main(seed: int, rounds: int) -> None:
+    """Score each aggregate on examples that are kept back, train it further, and send the result."""
+    federation, p, gradients = Federation(), new_parameters(), jax.jit(jax.grad(loss))
+    features, labels = my_examples(seed)
+    for round in federation.rounds(rounds, initial=p, poll=0.5):
+        p = round.load_into(p)
+        if round.number:
+            right = logits(p, features[250:]).argmax(axis=1) == labels[250:]
+            federation.score(num_examples=50, accuracy=right.mean())
+        for _ in range(50):
+            slopes = gradients(p, features[:250], labels[:250])
+            p = jax.tree.map(lambda weight, slope: weight - 0.2 * slope, p, slopes)
+        federation.submit(p, num_examples=250)
+    print("the new aggregate is number", federation.wait(poll=0.5).number)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*map(int, sys.argv[1:]))

@@ -1,6 +1,7 @@
-"""A LoRA adapter of a Hugging Face model, trained for one round; the base model is never sent.
+"""A LoRA adapter of a Hugging Face model; the base model is never sent.
 
-    python -m examples.lora_client BUCKET MODEL_ID CLIENT_ID
+    federated-client enroll URL --token TOKEN
+    python -m examples.lora_client SEED ROUNDS
 
 Only the factors that the model's schedule does not freeze are trained, so that their mean is exact. Without
 arguments, this prints how far off a round of three clients is with and without a schedule.
@@ -10,11 +11,10 @@ import sys
 from collections.abc import Callable
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from federated_client import Bucket, Client
-from federated_client.pytorch import tensors
+from federated_client import Federation
 
 TOKENS, LAYER = 16, "base_model.model.transformer.h.0.mlp.c_fc.lora_"
 
@@ -41,7 +41,7 @@ def train(model: torch.nn.Module, texts: torch.Tensor, is_frozen: Callable[[str]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(60):
         optimizer.zero_grad()
-        model(input_ids=texts, labels=texts).loss.backward()
+        model.train()(input_ids=texts, labels=texts).loss.backward()
         optimizer.step()
 
 
@@ -57,23 +57,22 @@ def averaging_error(is_frozen: Callable[[str], bool]) -> torch.Tensor:
     return (sum(b) / 3 @ (sum(a) / 3) - exact).norm() / exact.norm()
 
 
-def main(bucket: str, model_id: str, client_id: str) -> None:
-    """Fetch, train, upload, wait, report."""
-    me = Client(Bucket(bucket), model_id=int(model_id), client_id=client_id)
-    texts, model = my_examples(seed=int(client_id[-4:], 16)), new_model()
-    adapter = me.fetch(initial=get_peft_model_state_dict(model))
-    set_peft_model_state_dict(model, tensors(adapter))
-    train(model, texts[:48], me.base.is_frozen if me.base else lambda name: False)
-    me.upload(get_peft_model_state_dict(model), num_examples=48)
-    print("the new aggregate is number", me.wait(poll=0.2).number)
-    set_peft_model_state_dict(model, tensors(me.fetch()))
-    guessed = model.eval()(input_ids=texts[48:]).logits[:, :-1].argmax(dim=-1)
-    me.report_score(num_examples=16, accuracy=(guessed == texts[48:, 1:]).float().mean())
+def main(seed: int, rounds: int) -> None:
+    """Score each aggregate on examples that are kept back, train it further, and send the result."""
+    federation, model, texts = Federation(), new_model(), my_examples(seed)
+    for round in federation.rounds(rounds, initial=model, poll=0.5):
+        round.load_into(model)
+        if round.number:
+            guesses = model.eval()(input_ids=texts[48:]).logits[:, :-1].argmax(dim=-1)
+            federation.score(num_examples=16, accuracy=(guesses == texts[48:, 1:]).float().mean())
+        train(model, texts[:48], round.is_frozen)
+        federation.submit(model, num_examples=48)
+    print("the new aggregate is number", federation.wait(poll=0.5).number)
 
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        main(*sys.argv[1:])
+        main(*map(int, sys.argv[1:]))
     else:
         print(f"both factors averaged: error {averaging_error(lambda name: False):.3%}")
         print(f"lora_A frozen: error {averaging_error(lambda name: 'lora_A' in name):.3%}")

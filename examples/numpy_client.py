@@ -1,6 +1,7 @@
-"""A softmax regression in plain numpy, trained for one round.
+"""A softmax regression in plain numpy.
 
-    python -m examples.numpy_client BUCKET MODEL_ID CLIENT_ID
+    federated-client enroll URL --token TOKEN
+    python -m examples.numpy_client SEED ROUNDS
 
 The model has two float32 tensors, "weight" of shape (64, 10) and "bias" of shape (10,).
 """
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from federated_client import Bucket, Client
+from federated_client import Federation
 
 Array = NDArray[Any]
 Weights = dict[str, Array]
@@ -32,28 +33,26 @@ def probabilities(weights: Weights, features: Array) -> Array:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
-def train(weights: Weights, features: Array, labels: Array, rate: float = 0.1) -> Weights:
-    """Return the weights after some steps of gradient descent."""
-    weight, bias = weights["weight"].copy(), weights["bias"].copy()
+def train(weights: Weights, features: Array, labels: Array, rate: float = 0.1) -> None:
+    """Take some steps of gradient descent."""
     for _ in range(50):
-        guess = probabilities({"weight": weight, "bias": bias}, features)
-        error = guess - np.eye(10, dtype=np.float32)[labels]
-        weight -= rate * (features.T @ error) / len(labels)
-        bias -= rate * error.mean(axis=0)
-    return {"weight": weight, "bias": bias}
+        error = probabilities(weights, features) - np.eye(10, dtype=np.float32)[labels]
+        weights["weight"] -= rate * (features.T @ error) / len(labels)
+        weights["bias"] -= rate * error.mean(axis=0)
 
 
-def main(bucket: str, model_id: str, client_id: str) -> None:
-    """Fetch, train, upload, wait, report."""
-    me = Client(Bucket(bucket), model_id=int(model_id), client_id=client_id)
-    features, labels = my_examples(seed=int(client_id[-4:], 16))
+def main(seed: int, rounds: int) -> None:
+    """Score each aggregate on examples that are kept back, train it further, and send the result."""
+    federation, (features, labels) = Federation(), my_examples(seed)
     zeros = {"weight": np.zeros((64, 10), np.float32), "bias": np.zeros(10, np.float32)}
-    trained = train(me.fetch(initial=zeros), features[:250], labels[:250])
-    me.upload(trained, num_examples=250)
-    print("the new aggregate is number", me.wait(poll=0.2).number)
-    accuracy = np.mean(probabilities(me.fetch(), features[250:]).argmax(axis=1) == labels[250:])
-    me.report_score(num_examples=50, accuracy=accuracy)
+    for round in federation.rounds(rounds, initial=zeros, poll=0.5):
+        if round.number:
+            right = probabilities(round.weights, features[250:]).argmax(axis=1) == labels[250:]
+            federation.score(num_examples=50, accuracy=right.mean())
+        train(round.weights, features[:250], labels[:250])
+        federation.submit(round.weights, num_examples=250)
+    print("the new aggregate is number", federation.wait(poll=0.5).number)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*map(int, sys.argv[1:]))

@@ -1,6 +1,7 @@
-"""A small network in PyTorch with batch normalization, trained for one round.
+"""A small network in PyTorch with batch normalization.
 
-    python -m examples.pytorch_client BUCKET MODEL_ID CLIENT_ID
+    federated-client enroll URL --token TOKEN
+    python -m examples.pytorch_client SEED ROUNDS
 
 The model's tensors are those of the network's state_dict, BatchNorm's running statistics included.
 """
@@ -10,8 +11,7 @@ import sys
 import torch
 from torch import nn
 
-from federated_client import Bucket, Client
-from federated_client.pytorch import tensors
+from federated_client import Federation
 
 
 def my_examples(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,26 +30,25 @@ def new_network() -> nn.Module:
 
 def train(network: nn.Module, features: torch.Tensor, labels: torch.Tensor) -> None:
     """Take some steps on the client's own examples."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(network.train().parameters(), lr=0.1, momentum=0.9)
     for _ in range(20):
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(features), labels).backward()
         optimizer.step()
 
 
-def main(bucket: str, model_id: str, client_id: str) -> None:
-    """Fetch, train, upload, wait, report."""
-    me = Client(Bucket(bucket), model_id=int(model_id), client_id=client_id)
-    features, labels = my_examples(seed=int(client_id[-4:], 16))
-    network = new_network()
-    network.load_state_dict(tensors(me.fetch(initial=network.state_dict())))
-    train(network, features[:250], labels[:250])
-    me.upload(network.state_dict(), num_examples=250)
-    print("the new aggregate is number", me.wait(poll=0.2).number)
-    network.load_state_dict(tensors(me.fetch()))
-    guesses = network.eval()(features[250:]).argmax(dim=1)
-    me.report_score(num_examples=50, accuracy=(guesses == labels[250:]).float().mean())
+def main(seed: int, rounds: int) -> None:
+    """Score each aggregate on examples that are kept back, train it further, and send the result."""
+    federation, network, (features, labels) = Federation(), new_network(), my_examples(seed)
+    for round in federation.rounds(rounds, initial=network, poll=0.5):
+        round.load_into(network)
+        if round.number:
+            right = network.eval()(features[250:]).argmax(dim=1) == labels[250:]
+            federation.score(num_examples=50, accuracy=right.float().mean())
+        train(network, features[:250], labels[:250])
+        federation.submit(network, num_examples=250)
+    print("the new aggregate is number", federation.wait(poll=0.5).number)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*map(int, sys.argv[1:]))

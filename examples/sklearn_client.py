@@ -1,12 +1,12 @@
-"""A linear classifier of scikit-learn, trained for one round on a share of its handwritten digits.
+"""A linear classifier of scikit-learn, trained on a client's share of its handwritten digits.
 
-    python -m examples.sklearn_client BUCKET MODEL_ID CLIENT_ID
+    federated-client enroll URL --token TOKEN
+    python -m examples.sklearn_client SEED ROUNDS
 
-The model has two float64 tensors, "coef" of shape (10, 64) and "intercept" of shape (10,).
+The model has two float64 tensors, "coef_" of shape (10, 64) and "intercept_" of shape (10,).
 """
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
 
-from federated_client import Bucket, Client
+from federated_client import Federation
 
 
 def my_examples(seed: int) -> Any:
@@ -24,29 +24,28 @@ def my_examples(seed: int) -> Any:
     return train_test_split(features[mine] / 16, labels[mine], random_state=seed)
 
 
-def classifier(weights: Mapping[str, Any], seed: int = 0) -> SGDClassifier:
-    """Return a classifier that continues from these weights."""
+def new_classifier(seed: int) -> SGDClassifier:
+    """Return a classifier that knows the classes and has weights, which `load_into` replaces."""
     model = SGDClassifier(loss="log_loss", random_state=seed)
-    model.classes_ = np.arange(10)
-    model.coef_, model.intercept_ = weights["coef"].copy(), weights["intercept"].copy()
-    model.t_ = 1.0
+    model.partial_fit(np.zeros((1, 64)), [0], classes=np.arange(10))
+    model.coef_[:], model.intercept_[:] = 0, 0
     return model
 
 
-def main(bucket: str, model_id: str, client_id: str) -> None:
-    """Fetch, train, upload, wait, report."""
-    me = Client(Bucket(bucket), model_id=int(model_id), client_id=client_id)
-    seed = int(client_id[-4:], 16)
+def main(seed: int, rounds: int) -> None:
+    """Score each aggregate on examples that are kept back, train it further, and send the result."""
     features, held_out, labels, held_out_labels = my_examples(seed)
-    zeros = {"coef": np.zeros((10, 64)), "intercept": np.zeros(10)}
-    model = classifier(me.fetch(initial=zeros), seed)
-    for _ in range(5):
-        model.partial_fit(features, labels)
-    me.upload({"coef": model.coef_, "intercept": model.intercept_}, num_examples=len(labels))
-    print("the new aggregate is number", me.wait(poll=0.2).number)
-    accuracy = classifier(me.fetch()).score(held_out, held_out_labels)
-    me.report_score(num_examples=len(held_out_labels), accuracy=accuracy)
+    federation, model = Federation(), new_classifier(seed)
+    for round in federation.rounds(rounds, initial=model, poll=0.5):
+        round.load_into(model)
+        if round.number:
+            accuracy = model.score(held_out, held_out_labels)
+            federation.score(num_examples=len(held_out_labels), accuracy=accuracy)
+        for _ in range(5):
+            model.partial_fit(features, labels)
+        federation.submit(model, num_examples=len(labels))
+    print("the new aggregate is number", federation.wait(poll=0.5).number)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*map(int, sys.argv[1:]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -16,11 +15,8 @@ import requests
 
 from federated_client import Bucket, Posts
 from federated_client import limits as client_limits
-from local.api_front import api_front
 from local.cloud import Cloud
-from local.event_pump import EventPump
-from local.function import function_environment
-from local.lambda_runtime import LambdaRuntime
+from tests.client.api_runtime import running_api
 from tests.client.posting import parse, refusals
 from tests.client.servers import answer, serving
 
@@ -135,15 +131,7 @@ def deliver(cloud: Cloud) -> Callable[[], int]:
 def url(
     cloud: Cloud, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    """The API in the real runtime, and the function, invoked by the queue; profiles are the test's own."""
+    """The API's URL; the profiles of its clients are the test's own."""
     monkeypatch.setenv("FEDERATED_CLIENT_HOME", str(tmp_path / "profiles"))
-    environment = function_environment(cloud, os.environ["DATABASE_URL"])
-    with (
-        LambdaRuntime(
-            "lambda_handler.api", environment=environment, log=tmp_path / "api.log"
-        ) as api,
-        LambdaRuntime(environment=environment, log=tmp_path / "function.log") as function,
-        EventPump(cloud.queue_url, function.invoke, sqs=cloud.client("sqs"), retry_seconds=1),
-        api_front(api.invoke) as front,
-    ):
-        yield front
+    with running_api(cloud, tmp_path) as url:
+        yield url

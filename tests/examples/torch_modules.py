@@ -1,16 +1,12 @@
-"""Send a module's state_dict, wait for the round, and compare what comes back with what was sent.
+"""Modules of PyTorch that come back as they were sent (``python -m tests.examples.torch_modules``)."""
 
-python -m tests.examples.torch_modules BUCKET MODEL_ID CLIENT_ID MODULE
-"""
-
-import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-from federated_client import Bucket, Client
-from federated_client.pytorch import tensors
+from tests.examples.round_trips import round_trips
 
 DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -45,21 +41,37 @@ def _tied(embedding: nn.Embedding, head: nn.Linear) -> nn.Module:
     return nn.Sequential(embedding, head)
 
 
-def main(bucket: str, first_model_id: str, client_id: str) -> None:
-    """Use one model for each module, and compare each tensor: dtype, shape and values."""
-    for model_id, (name, module) in enumerate(MODULES.items(), int(first_model_id)):
-        torch.manual_seed(1)
-        sent = module().state_dict()
-        me = Client(Bucket(bucket), model_id=model_id, client_id=client_id)
-        me.upload(sent, num_examples=3)
-        me.wait(poll=0.1, timeout=60)
-        found = tensors(me.fetch())
-        assert found.keys() == sent.keys(), name
-        for key, tensor in sent.items():
-            assert (found[key].dtype, found[key].shape) == (tensor.dtype, tensor.shape), (name, key)
-            assert torch.equal(found[key], tensor), (name, key)
-        module().load_state_dict(found)
+def _seeded(module: Callable[[], nn.Module], seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return module()
+
+
+def _state(module: Callable[[], nn.Module], seed: int) -> dict[str, torch.Tensor]:
+    return dict(_seeded(module, seed).state_dict())
+
+
+def main() -> None:
+    """Compare each tensor: dtype, shape and values."""
+    cases = {
+        name: (partial(_seeded, module, 1), partial(_seeded, module, 2))
+        for name, module in MODULES.items()
+    }
+    state = partial(_state, MODULES["bfloat16"])
+    for name, sent, found in round_trips(
+        cases | {"a state_dict": (partial(state, 1), partial(state, 2))}
+    ):
+        states = [
+            each.state_dict() if isinstance(each, nn.Module) else each for each in (sent, found)
+        ]
+        _compare(name, *states)
+
+
+def _compare(name: str, sent: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == sent.keys(), name
+    for key, tensor in sent.items():
+        assert (found[key].dtype, found[key].shape) == (tensor.dtype, tensor.shape), (name, key)
+        assert torch.equal(found[key], tensor), (name, key)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

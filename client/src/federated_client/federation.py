@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 from . import limits
@@ -17,6 +19,7 @@ from .pointer import Latest
 from .private import Identity, load_identity
 from .profiles import Profile, load_profile, profile_path, save_profile
 from .progress import progress_bar
+from .storage import Storage
 from .weights import Arrays
 
 
@@ -29,10 +32,13 @@ class Round:
     number : int
         Of the aggregate to train from; 0 for the initial model.
     weights : dict of str to array
+    is_frozen : callable
+        Given a tensor's name, returns whether an update must leave it as it is: do not train it.
     """
 
     number: int
     weights: Arrays
+    is_frozen: Callable[[str], bool]
 
     def load_into(self, model: Any) -> Any:
         """Put the weights into a model of a framework, and return the model."""
@@ -53,6 +59,10 @@ class Federation:
     private : bool
         Whether updates are masked, so that only the sum of all updates can be seen. The keys are made
         when they are needed first, and kept beside the profile.
+    storage : Storage, optional
+        A `Bucket` (IAM credentials) or `Posts` (presigned posts), in place of the API and its profile.
+    client_id : str or uuid.UUID, optional
+        From the operator, with ``storage``.
 
     Attributes
     ----------
@@ -73,17 +83,20 @@ class Federation:
         *,
         model_id: int | None = None,
         private: bool = False,
+        storage: Storage | None = None,
+        client_id: str | uuid.UUID | None = None,
     ) -> None:
-        saved = load_profile(profile)
-        if model_id is None:
-            if len(saved.models) != 1:
-                raise BadArgument(f"give the model_id: one of {list(saved.models)}")
-            (model_id,) = saved.models
-        self.api = Api(url or saved.url, saved.client, saved.secret)
+        if storage is None:
+            saved = load_profile(profile)
+            storage = Api(url or saved.url, saved.client, saved.secret)
+            model_id = model_id or _only_model(saved)
+            client_id = saved.client
+        elif model_id is None or client_id is None:
+            raise BadArgument("with a storage, give the model_id and the client_id")
         self.model_id = model_id
         self._identity = load_identity(profile) if private else None
         self.client = Client(
-            self.api, model_id=model_id, client_id=saved.client, identity=self._identity
+            storage, model_id=model_id, client_id=client_id, identity=self._identity
         )
 
     @classmethod
@@ -146,10 +159,22 @@ class Federation:
         """Return which weights to train from, and the model's settings."""
         return self.client.latest()
 
-    def fetch(self) -> Round:
-        """Return the weights to train from."""
-        weights = self.client.fetch()
-        return Round(self.client.base.number if self.client.base else 0, weights)
+    def fetch(self, *, initial: Any = None) -> Round:
+        """Return the weights to train from.
+
+        Parameters
+        ----------
+        initial : optional
+            A model whose weights are returned if the federation has none yet.
+        """
+        weights = self.client.fetch(initial=None if initial is None else arrays_of(initial))
+        base = self.client.base
+        is_frozen = base.is_frozen if base else lambda name: False
+        return Round(self._number(), weights, is_frozen)
+
+    def fetch_file(self, path: str | Path) -> Path:
+        """Write the weights to train from to a file, whose suffix becomes that of their format."""
+        return self.client.fetch_file(path)
 
     def submit(
         self,
@@ -160,13 +185,14 @@ class Federation:
         are_differences: bool = False,
         compression: str | None = None,
     ) -> str:
-        """Send what was trained: a model of a framework, or its arrays.
+        """Send what was trained: a model of a framework, its arrays, or a file.
 
         Parameters
         ----------
         model
-            A module or ``state_dict`` of PyTorch (of an adapter of PEFT: the adapter's tensors), a
-            pytree of JAX, a fitted estimator of scikit-learn, or a mapping of names to arrays.
+            A module or ``state_dict`` of PyTorch, a model of PEFT (of which the active adapter is sent), a
+            pytree of JAX, a fitted estimator of scikit-learn, a mapping of names to arrays, or the path
+            of a safetensors, npz or JSON file.
         num_examples, num_steps, are_differences, compression
             As for `Client.upload`.
 
@@ -175,15 +201,16 @@ class Federation:
         str
             The object's key.
         """
+        options: dict[str, Any] = {
+            "num_examples": num_examples,
+            "num_steps": num_steps,
+            "are_differences": are_differences,
+            "compression": compression,
+        }
         with progress_bar("upload") as progress:
-            return self.client.upload(
-                arrays_of(model),
-                num_examples=num_examples,
-                num_steps=num_steps,
-                are_differences=are_differences,
-                compression=compression,
-                progress=progress,
-            )
+            if isinstance(model, str | Path):
+                return self.client.upload_file(model, progress=progress, **options)
+            return self.client.upload(arrays_of(model), progress=progress, **options)
 
     def wait(
         self,
@@ -200,7 +227,12 @@ class Federation:
         return self.client.report_score(num_examples=num_examples, **results)
 
     def rounds(
-        self, count: int | None = None, *, timeout: float = limits.WAIT_SECONDS, poll: float = 5.0
+        self,
+        count: int | None = None,
+        *,
+        initial: Any = None,
+        timeout: float = limits.WAIT_SECONDS,
+        poll: float = limits.POLL_SECONDS,
     ) -> Iterator[Round]:
         """Yield the weights of each round to train from, and wait for the next aggregate in between.
 
@@ -208,15 +240,26 @@ class Federation:
         ----------
         count : int, optional
             Rounds to take part in; by default, as many as there are.
+        initial : optional
+            As for `fetch`.
         timeout, poll : float
             Of each wait.
         """
         done = 0
         while count is None or done < count:
-            current = self.fetch()
+            current = self.fetch(initial=initial)
             yield current
             done += 1
-            base = self.client.base
-            fetched_newer = base is not None and base.number > current.number
-            if done != count and not fetched_newer:
+            if (
+                done != count and self._number() <= current.number
+            ):  # The loop has fetched no newer one.
                 self.wait(timeout=timeout, poll=poll)
+
+    def _number(self) -> int:
+        return self.client.base.number if self.client.base else 0
+
+
+def _only_model(profile: Profile) -> int:
+    if len(profile.models) != 1:
+        raise BadArgument(f"give the model_id: one of {list(profile.models)}")
+    return profile.models[0]

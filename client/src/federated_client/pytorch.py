@@ -1,4 +1,4 @@
-"""Weights as tensors of PyTorch, which must be installed; `Client.upload` takes a ``state_dict``."""
+"""Weights of modules and state_dicts of PyTorch, which must be installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from .weights import Arrays
 
 
 def tensors(weights: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
@@ -25,6 +27,19 @@ def tensors(weights: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
         For ``load_state_dict``.
     """
     return {name: _tensor(array) for name, array in weights.items()}
+
+
+def arrays_of(model: Any) -> Mapping[str, Any]:
+    """Return the state_dict of a module, or a state_dict as it is."""
+    return model if isinstance(model, Mapping) else dict(model.state_dict())
+
+
+def load_into(model: Any, weights: Arrays) -> Any:
+    """Load weights into a module and return it, or return a state_dict of tensors."""
+    if isinstance(model, Mapping):
+        return tensors(weights)
+    model.load_state_dict(tensors(weights))
+    return model
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
