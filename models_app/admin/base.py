@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,9 +24,6 @@ ROWS = 25
 
 #: The last page that can be opened. The database reads all rows before those that it shows.
 MAX_PAGES = 400
-
-#: Clients whose name matches a search, whose records are then found.
-MAX_FOUND_CLIENTS = 200
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -135,29 +133,27 @@ class RecordAdmin(PagedAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Find records by the name of their client, which a few of all rows are read for."""
+        """Find records by their client, or by their number."""
         term = search_term.strip()
         if not term or not self.client_path:
             found: tuple[QuerySet[Any], bool] = super().get_search_results(
                 request, queryset, search_term
             )
             return found
-        matches = Q(**{f"{self.client_path}__in": find_clients(term)})
+        matches = Q(**{f"{self.client_path}__in": clients_matching(term).values("pk")})
         if term.isdecimal():
             matches |= Q(pk=int(term))
         return queryset.filter(matches), False
 
 
-def find_clients(term: str) -> list[Any]:
-    """Return the ids of the first clients whose name contains a text, or whose id begins with it."""
-    named = Client.objects.filter(name__icontains=term).order_by("name")
-    found = list(named.values_list("pk", flat=True)[:MAX_FOUND_CLIENTS])
-    hexadecimal = term.replace("-", "").lower()
-    if set(hexadecimal) <= set("0123456789abcdef"):
-        first, last = (hexadecimal.ljust(32, digit)[:32] for digit in "0f")
-        by_id = Client.objects.filter(pk__range=(first, last))
-        found.extend(by_id.values_list("pk", flat=True)[:MAX_FOUND_CLIENTS])
-    return found
+def clients_matching(term: str) -> QuerySet[Client]:
+    """Return the clients whose name contains a text, or whose id begins with it."""
+    matches = Q(name__icontains=term)
+    digits = term.replace("-", "").lower()
+    if set(digits) <= set("0123456789abcdef") and len(digits) <= 32:
+        first, last = (uuid.UUID(digits.ljust(32, filler)) for filler in "0f")
+        matches |= Q(pk__range=(first, last))
+    return Client.objects.filter(matches)
 
 
 class ProtectedAdmin(PagedAdmin):

@@ -19,7 +19,13 @@ from models_app.admin.access import (
 )
 from models_app.admin.acting import ActingAdmin
 from models_app.admin.actions import CLIENT_ACTIONS
-from models_app.admin.base import ROWS, PagedAdmin, ProtectedAdmin, VisibleModelFilter, find_clients
+from models_app.admin.base import (
+    ROWS,
+    PagedAdmin,
+    ProtectedAdmin,
+    VisibleModelFilter,
+    clients_matching,
+)
 from models_app.admin.links import NOTHING, badge, link, moment, number, status_badge
 from models_app.admin.pages import Action, PageAdmin, RecordPage, Table
 from models_app.models import Client, FederatedModel, ModelUpdate, mark_credentials
@@ -70,7 +76,9 @@ class ClientAdmin(ProtectedAdmin, ActingAdmin, PageAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         term = search_term.strip()
-        return (queryset.filter(pk__in=find_clients(term)) if term else queryset), False
+        if term:
+            queryset = queryset.filter(pk__in=clients_matching(term).values("pk"))
+        return queryset, False
 
     def record_page(self, request: HttpRequest, obj: Client) -> RecordPage:
         updates = obj.model_updates.filter(federated_model__in=visible_models(request))

@@ -15,7 +15,7 @@ from models_app.admin.pages import Cell, Table
 from models_app.control_room import control_room
 from models_app.control_room.page import ControlRoom
 from models_app.control_room.tensors import tensors_by_policy
-from models_app.models import FederatedModel, ModelUpdate
+from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from models_app.overview import ClientRow, MarkKind, Tile, client_page
 from models_app.overview.clients import BY_LAST_SEEN, BY_NAME, ROWS
 
@@ -39,7 +39,9 @@ def overview_context(model: FederatedModel, *, with_tensors: bool) -> dict[str, 
     room = control_room(model, linked)
     return {
         "overview": room.overview,
-        "tiles": [(tile, _url(tile)) for tile in room.overview.tiles if tile.label != "State"],
+        "tiles": [
+            (tile, _url(model, tile)) for tile in room.overview.tiles if tile.label != "State"
+        ],
         "plots": room.plots,
         "measures_norms": room.measures_norms,
         "tables": [
@@ -49,7 +51,8 @@ def overview_context(model: FederatedModel, *, with_tensors: bool) -> dict[str, 
     }
 
 
-def _url(tile: Tile) -> str:
+def _url(model: FederatedModel, tile: Tile) -> str:
+    """Return the address of what a tile counts or names; empty if there is none."""
     for kind, pk in (
         ("aggregationround", tile.round),
         ("modelaggregate", tile.aggregate),
@@ -57,7 +60,13 @@ def _url(tile: Tile) -> str:
     ):
         if pk is not None:
             return reverse(f"admin:models_app_{kind}_change", args=[pk])
-    return ""
+    lists = {
+        "Updates": model_list(ModelUpdate, model.pk),
+        "Clients": reverse("admin:models_app_federatedmodel_clients", args=[model.pk]),
+        "Aggregate": model_list(ModelAggregate, model.pk),
+        "Duration of a round": model_list(AggregationRound, model.pk),
+    }
+    return lists.get(tile.label, "")
 
 
 def _reasons(model: FederatedModel, room: ControlRoom) -> Table:

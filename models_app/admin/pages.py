@@ -112,6 +112,7 @@ class PageAdmin(PagedAdmin):
             "opts": self.opts,
             "original": obj,
             "page": page,
+            "parents": page.parents,
             **(extra_context or {}),
         }
         return TemplateResponse(request, "models_app/record.html", context)

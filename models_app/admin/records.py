@@ -26,7 +26,14 @@ from models_app.admin.links import (
     status_badge,
 )
 from models_app.admin.pages import Action, Cell, PageAdmin, RecordPage, Table
-from models_app.control_room.charts import BYTES, TIMES, amount, seconds_of
+from models_app.control_room.charts import BYTES, amount, seconds_of
+from models_app.overview.model import in_time
+
+
+def _parents(obj: Any, tab: str) -> list[SafeString]:
+    """Return links to the federated model of a record, and to the tab of its kind."""
+    url = model_list(type(obj), obj.federated_model_id)
+    return [link(obj.federated_model), format_html('<a href="{}">{}</a>', url, tab)]
 
 
 @admin.register(models.ModelUpdate)
@@ -35,15 +42,7 @@ class ModelUpdateAdmin(RecordAdmin, PageAdmin):
 
     tab = "Updates"
     client_path = "client"
-    list_display = (
-        "name",
-        "client_link",
-        "state",
-        "reason",
-        "made_by",
-        "size_shown",
-        "sent",
-    )
+    list_display = ("name", "client_link", "state", "reason", "made_by", "examples", "sent")
     list_filter = (("status", admin.ChoicesFieldListFilter), MODEL_FILTER)
     list_select_related = ("client", "round")
     search_fields = ("id__exact",)
@@ -76,7 +75,7 @@ class ModelUpdateAdmin(RecordAdmin, PageAdmin):
         return link(obj.round)
 
     @admin.display(description="examples")
-    def size_shown(self, obj: models.ModelUpdate) -> str:
+    def examples(self, obj: models.ModelUpdate) -> str:
         """Return the number of examples."""
         return f"{obj.num_examples:,}"
 
@@ -87,7 +86,7 @@ class ModelUpdateAdmin(RecordAdmin, PageAdmin):
 
     def record_page(self, request: HttpRequest, obj: models.ModelUpdate) -> RecordPage:
         return RecordPage(
-            parents=[link(obj.federated_model), link(obj.client)],
+            parents=_parents(obj, "Updates"),
             badge=status_badge(obj),
             problem=obj.rejection_reason,
             facts=[
@@ -115,7 +114,7 @@ class AggregationRoundAdmin(RecordAdmin, PageAdmin):
     """Rounds, with what each task did if several functions shared one."""
 
     tab = "Rounds"
-    list_display = ("name", "outcome", "used", "rejected", "took", "result", "fault", "begun")
+    list_display = ("name", "outcome", "used", "rejected", "result", "took", "begun", "fault")
     list_filter = ("state", MODEL_FILTER)
     list_select_related = ("aggregate",)
     search_fields = ("number__exact",)
@@ -153,7 +152,7 @@ class AggregationRoundAdmin(RecordAdmin, PageAdmin):
     @admin.display(description="took")
     def took(self, obj: models.AggregationRound) -> SafeString | str:
         """Return how long the round took."""
-        return amount(seconds_of(obj), TIMES) or NOTHING
+        return _took(obj)
 
     @admin.display(description="aggregate")
     def result(self, obj: models.AggregationRound) -> SafeString:
@@ -173,13 +172,13 @@ class AggregationRoundAdmin(RecordAdmin, PageAdmin):
     def record_page(self, request: HttpRequest, obj: models.AggregationRound) -> RecordPage:
         functions = obj.workers.get("functions", 1) if obj.workers else 1
         return RecordPage(
-            parents=[link(obj.federated_model)],
+            parents=_parents(obj, "Rounds"),
             badge=state_badge(obj),
             problem=obj.error,
             facts=[
                 ("Started", moment(obj.started_on)),
                 ("Finished", moment(obj.finished_on)),
-                ("Took", amount(seconds_of(obj), TIMES) or NOTHING),
+                ("Took", _took(obj)),
                 ("Updates used", _used(obj)),
                 ("Updates rejected", self.rejected(obj)),
                 ("Read", amount(obj.bytes_read, BYTES)),
@@ -192,12 +191,17 @@ class AggregationRoundAdmin(RecordAdmin, PageAdmin):
         )
 
 
+def _took(obj: models.AggregationRound) -> SafeString | str:
+    seconds = seconds_of(obj)
+    return NOTHING if seconds is None else in_time(seconds)
+
+
 def _used(obj: models.AggregationRound) -> SafeString | int:
     original = obj.config_snapshot.get("rolled_back_to")
     if original is None:
         return obj.updates_used
     url = reverse("admin:models_app_modelaggregate_change", args=[original])
-    return format_html('<a href="{}">roll-back</a>', url)
+    return format_html('<a href="{}" class="unbroken">roll-back</a>', url)
 
 
 def _tasks(obj: models.AggregationRound) -> Iterable[Table]:
@@ -305,7 +309,7 @@ class ModelAggregateAdmin(RecordAdmin, PageAdmin):
         made_by = getattr(obj, "round", None)
         scores = obj.client_scores.select_related("client").order_by("client__name", "client")
         return RecordPage(
-            parents=[link(obj.federated_model)],
+            parents=_parents(obj, "Lineage"),
             problem=obj.dropped(),
             actions=_actions(request, obj),
             facts=[

@@ -199,20 +199,20 @@ def picture(
 
 def figure(
     axes: Axes,
-    description: str,
     pictures: SafeString,
     grid: Grid,
     *,
     key: Sequence[Series] = (),
     kind: str = "",
+    note: str = "",
 ) -> SafeString:
-    """Return a plot with its title, its key, its description and its table."""
+    """Return a plot with its title, its key, a note and its table."""
     return format_html(
-        '<figure class="plot {}"><figcaption>{}{}</figcaption>{}<p>{}</p>{}</figure>',
+        '<figure class="plot {}"><figcaption>{}{}</figcaption>{}{}{}</figure>',
         kind,
         axes.title,
         format_html_join("", '<span class="key {}">{}</span>', ((s.kind, s.name) for s in key)),
         pictures,
-        description,
+        format_html("<p>{}</p>", note) if note else "",
         grid.as_html(),
     )

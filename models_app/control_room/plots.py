@@ -95,7 +95,7 @@ def line_plot(
             for name, value, what in zip(names or labels, series.values, happened, strict=True)
         ],
     )
-    return figure(axes, description, pictures, grid, kind="wide")
+    return figure(axes, pictures, grid, kind="wide")
 
 
 def _line_description(labels: Sequence[str], series: Series, events: Sequence[Event]) -> str:
@@ -155,7 +155,7 @@ def _line_picture(
         series.kind,
         " ".join(f"{x},{y}" for x, y in points),
         dots,
-        columns.hits(texts, height - 20),
+        columns.hits(texts, height - 20) if width == WIDE else "",  # A phone has no pointer.
     )
     return picture(axes, description, contents, width=width, height=height, kind=kind)
 
@@ -204,7 +204,7 @@ def bar_plot(
     names : sequence of cells
         What the table calls the columns, such as links; by default their labels.
     note : str
-        The first sentence of the description.
+        The first sentence of the description, which is also shown.
     """
     if not labels:
         return SafeString("")
@@ -243,7 +243,7 @@ def bar_plot(
         ],
     )
     drawn = picture(axes, description, contents, width=WIDTH, height=HEIGHT)
-    return figure(axes, description, drawn, grid, key=stacked if len(stacked) > 1 else ())
+    return figure(axes, drawn, grid, key=stacked if len(stacked) > 1 else (), note=note)
 
 
 def _bars(

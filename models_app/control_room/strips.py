@@ -78,7 +78,8 @@ def strip_plot(
     if len(shown) == ROWS:
         description += f" Drawn are the {ROWS} clients with the greatest."
     drawn = picture(axes, description, contents, width=WIDTH, height=height)
-    return figure(axes, description, drawn, _grid(axes, shown, rows, far, names or {}))
+    grid = _grid(axes, shown, rows, far, names or {})
+    return figure(axes, drawn, grid, note=description)
 
 
 def _grid(

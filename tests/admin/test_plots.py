@@ -45,9 +45,9 @@ def test_marks_are_drawn_described_and_listed() -> None:
     narrow, broad = ElementTree.fromstring(plot).findall(".//svg")
     for picture in (narrow, broad):
         assert len(picture.findall("polygon")) == 1
-        titles = [each.text for each in picture.findall(".//title")]
-        assert titles == ["Round 1\nscore: 0.5", "Round 2\nscore: 0.75\nversion 1.0"]
         assert (picture.get("aria-label") or "").endswith("Marked are versions: 1.")
+    titles = [each.text for each in broad.findall(".//title")]
+    assert titles == ["Round 1\nscore: 0.5", "Round 2\nscore: 0.75\nversion 1.0"]
     assert "<td>2</td><td>0.75</td><td>version 1.0</td>" in plot
 
 
