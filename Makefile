@@ -84,7 +84,7 @@ test-all: test test-exhaustive ## Run every test, the exhaustive matrices too.
 
 # The tests whose code runs in their own process; the others add little, and their processes end in ways
 # that lose what was measured.
-COVERED := tests/aggregation tests/client tests/commands tests/connectors tests/costs tests/hostile tests/laboratory tests/models_app tests/test_*.py
+COVERED := tests/aggregation tests/client tests/commands tests/connectors tests/costs tests/hostile tests/laboratory tests/mask_keeper tests/models_app tests/secure tests/test_*.py
 
 coverage: $(VENV)/.dev ## Report the coverage of branches; it must not fall below the value in pyproject.toml.
 	@rm -f .coverage*
@@ -142,7 +142,7 @@ clean: ## Remove what was installed and built.
 	rm -rf $(VENV) $(SCANNER) $(EXAMPLES) $(ORACLES) $(DOCS) $(LOCKER) site run .aws-sam .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 ##@ Measure it
-.PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-lossy bench-cold bench-scale bench-simulation bench-tls
+.PHONY: bench bench-learning bench-peers bench-fanout bench-sending bench-lossy bench-cold bench-scale bench-secure bench-simulation bench-tls
 
 bench: $(VENV)/.dev ## Measure the engine; writes benchmarks/results.md.
 	$(BIN)/python -m benchmarks
@@ -162,6 +162,9 @@ bench-scale: $(VENV)/.dev ## Measure pages and commands beside 1,000,000 updates
 
 bench-tls: $(VENV)/.dev ## Measure processor time for each GB received over TLS; writes benchmarks/tls.md.
 	$(BIN)/python -m benchmarks.tls
+
+bench-secure: $(VENV)/.dev ## Measure rounds of masked updates beside a mean; writes benchmarks/secure.md.
+	$(BIN)/python -m benchmarks.secure
 
 bench-fanout: $(VENV)/.dev ## Measure rounds over 1 to 8 functions, for half an hour; writes benchmarks/fanout.md.
 	$(BIN)/python -m benchmarks.fanout

@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 #: Folders whose tests run on SQLite in `make test-all` only: PostgreSQL is what is deployed, and the
 #: rows that these tests check are written by code whose own tests run on both.
-MAINLY_POSTGRES = ("admin", "client", "commands", "costs", "deploy", "faults")
+MAINLY_POSTGRES = ("admin", "client", "commands", "costs", "deploy", "faults", "secure")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
