@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import safetensors.numpy
 
 from federated_client import BadArgument, BadWeights, Federation
 from federated_client.frameworks import arrays_of, load_into
+from federated_client.progress import progress_bar
 from tests.client.members import Deliver, StorageOf, federation
 from tests.factories import SMALL, client_id, filled
 
@@ -42,6 +44,24 @@ def test_a_federation_works_over_any_storage(storage_of: StorageOf, tmp_path: Pa
     member.submit(path, num_examples=1)
     assert member.wait().number == 2
     assert member.fetch().weights["w"][0, 0] == 2.0
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_drawn_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a terminal a bar shows the bytes that were sent; elsewhere nothing is written."""
+    for stream, is_drawn in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress_bar("upload") as progress:
+            assert (progress is not None) == is_drawn
+            if progress:
+                progress(1 << 20, 2 << 20)
+        assert ("upload" in stream.getvalue()) == is_drawn
 
 
 def test_a_storage_needs_ids() -> None:
