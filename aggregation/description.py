@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import math
 import re
 import sys
 import textwrap
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +26,10 @@ class Argument:
     Parameters
     ----------
     name : str
-    is_whole : bool
-        Whether it is a whole number.
+    is_whole, is_text : bool
+        Whether it is a whole number, or a text; otherwise it is a number.
     is_required : bool
-    default : int, float or None
+    default : int, float, str or None
     limits : dict
         Some of ``above``, ``at_least``, ``below`` and ``at_most``, with numbers.
     bounds : str
@@ -40,29 +40,35 @@ class Argument:
 
     name: str
     is_whole: bool
+    is_text: bool
     is_required: bool
     default: Any
     limits: dict[str, float] = field(default_factory=dict)
     bounds: str = ""
     meaning: str = ""
 
-    def parse(self, text: str) -> int | float:
-        """Return the number that was typed.
+    @property
+    def noun(self) -> str:
+        """What it is."""
+        return "text" if self.is_text else "whole number" if self.is_whole else "number"
+
+    def parse(self, text: str) -> int | float | str:
+        """Return the value that was typed.
 
         Raises
         ------
         RuleError
-            If it is none, or out of bounds.
+            If it is no number, or out of bounds.
         """
-        noun = "whole number" if self.is_whole else "number"
+        if self.is_text:
+            return text
         try:
             value = int(text) if self.is_whole else float(text)
         except ValueError:
-            raise RuleError(f"{self.name} must be a {noun}; got {text!r:.80}") from None
-        if self.is_whole:
-            whole_number(self.name, value, at_least=int(self.limits.get("at_least", -sys.maxsize)))
-        else:
-            number(self.name, value, **self.limits)
+            raise RuleError(f"{self.name} must be a {self.noun}; got {text!r:.80}") from None
+        if self.is_whole and "at_least" in self.limits:
+            whole_number(self.name, value, at_least=int(self.limits["at_least"]))
+        number(self.name, value, **self.limits)
         return value
 
 
@@ -87,10 +93,11 @@ def arguments_of(kind: type[Any]) -> list[Argument]:
         Argument(
             name=each.name,
             is_whole=str(each.type).startswith("int"),
+            is_text=str(each.type).startswith("str"),
             is_required=each.default is dataclasses.MISSING,
             default=None if each.default is dataclasses.MISSING else each.default,
             limits=_limits(kind, checks.get(each.name, [])),
-            bounds=", ".join(_in_words(limit) for limit in checks.get(each.name, [])),
+            bounds=", ".join(_in_words(kind, limit) for limit in checks.get(each.name, [])),
             meaning=" ".join(meanings.get(each.name, "").split()),
         )
         for each in dataclasses.fields(kind)
@@ -106,24 +113,26 @@ def _checks(kind: type[Any]) -> dict[str, list[ast.keyword]]:
     checks = [vars(base)["__post_init__"] for base in kind.__mro__ if "__post_init__" in vars(base)]
     trees = [ast.parse(textwrap.dedent(inspect.getsource(check))) for check in checks]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return {
-        ast.literal_eval(call.args[0]): call.keywords
-        for call in calls
-        if ast.unparse(call.func) in (number.__name__, whole_number.__name__)
-    }
+    found: dict[str, list[ast.keyword]] = defaultdict(list)
+    for call in calls:
+        if ast.unparse(call.func) in (number.__name__, whole_number.__name__):
+            found[ast.literal_eval(call.args[0])] += call.keywords
+    return found
 
 
 def _limits(kind: type[Any], keywords: list[ast.keyword]) -> dict[str, float]:
-    names = vars(sys.modules[kind.__module__])
-    limits = {}
-    for keyword in keywords:
-        value = keyword.value
-        known = names[value.id] if isinstance(value, ast.Name) else ast.literal_eval(value)
-        if math.isfinite(known):
-            limits[str(keyword.arg)] = known
-    return limits
+    return {str(each.arg): _value(kind, each) for each in keywords}
 
 
-def _in_words(keyword: ast.keyword) -> str:
-    value = ast.unparse(keyword.value)
-    return f"{str(keyword.arg).replace('_', ' ')} {NAMED_BOUNDS.get(value, value)}"
+def _value(kind: type[Any], keyword: ast.keyword) -> float:
+    """Return the value of a bound, which may be a constant of the module or an expression."""
+    expression = compile(ast.Expression(keyword.value), kind.__name__, "eval")
+    value: float = eval(expression, vars(sys.modules[kind.__module__]))  # noqa: S307 - our own code
+    return value
+
+
+def _in_words(kind: type[Any], keyword: ast.keyword) -> str:
+    source = ast.unparse(keyword.value)
+    is_named = isinstance(keyword.value, ast.Name)
+    shown = NAMED_BOUNDS.get(source, f"{_value(kind, keyword):g}" if is_named else source)
+    return f"{str(keyword.arg).replace('_', ' ')} {shown}"

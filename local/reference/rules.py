@@ -135,6 +135,5 @@ def _arguments(kind: Any) -> list[list[str]]:
         default = (
             "required" if each.is_required else "" if each.default is None else code(each.default)
         )
-        noun = "whole number" if each.is_whole else "number"
-        rows.append([code(each.name), noun, default, each.bounds, each.meaning])
+        rows.append([code(each.name), each.noun, default, each.bounds, each.meaning])
     return rows

@@ -18,7 +18,7 @@ from models_app.admin.actions import ACTIONS
 from models_app.admin.base import ProtectedAdmin
 from models_app.admin.links import badge, moment, url_of
 from models_app.admin.model_pages import clients_context, overview_context
-from models_app.admin.settings import FederatedModelForm, changes_in_words
+from models_app.admin.settings import FederatedModelForm, changes_in_words, sections
 from models_app.admin.tabs import model_head
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
@@ -63,6 +63,9 @@ class FederatedModelAdmin(ProtectedAdmin, ActingAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         # Another kind would change the meaning of updates that clients have sent.
         return (*self.readonly_fields, *(("update_kind",) if obj else ()))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return sections(self.get_fields(request, obj))
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {**NEW_MODEL, **super().get_changeform_initial_data(request)}

@@ -195,6 +195,38 @@ def test_policies_and_frozen_tensors_are_rows(operator: Visitor) -> None:
     assert 'Policies of tensors: [["b", "max"], ["head.*", "exclude"]] instead of' in text
 
 
+def test_optional_settings_are_inputs(operator: Visitor) -> None:
+    """Without any value, masks stay off; a wrong value is refused, and all of them together are saved."""
+    model = make_model(
+        3, initial=filled(0.0), update_kind="differences", aggregator="unweighted_mean"
+    )
+    assert "null" not in [*Form(operator.get(settings(model)).text).values.values()]
+    text = save(operator, settings(model), secure_aggregation__clip_norm="much")
+    assert "clip_norm must be a number; got 'much'" in text
+    assert "keeper is required" in text
+    key = "ab" * 32
+    queue = "https://sqs.eu-central-1.amazonaws.com/123456789012/keeper"
+    given = {
+        "secure_aggregation__keeper": key,
+        "secure_aggregation__clip_norm": "1.5",
+        "secure_aggregation__queue": queue,
+    }
+    save(operator, settings(model), **given)
+    model.refresh_from_db()
+    assert model.secure_aggregation == {"keeper": key, "clip_norm": 1.5, "queue": queue}
+    save(operator, settings(model), **dict.fromkeys(given, ""))
+    model.refresh_from_db()
+    assert model.secure_aggregation == {}
+
+
+def test_every_field_has_a_heading(operator: Visitor) -> None:
+    """No setting is left out of the form, except the clients, which may be many."""
+    inputs = {name.split("-")[0] for name in Form(operator.get(ADD).text).values}
+    editable = {field.name for field in FederatedModel._meta.fields if field.editable}
+    # Only the buttons pause a model; a box that is not checked has no value.
+    assert editable - inputs == {"id", "allow_aggregation", "lower_is_better"}
+
+
 def test_a_model_that_is_added_equals_one_of_the_command(operator: Visitor) -> None:
     """The form's defaults are those of `create_model`: only the name is typed."""
     text = save(operator, ADD, name="by form")
@@ -204,7 +236,8 @@ def test_a_model_that_is_added_equals_one_of_the_command(operator: Visitor) -> N
     by_form, by_command = (
         dict(FederatedModel.objects.values().get(name=name)) for name in ("by form", "by command")
     )
-    differing = {name for name, value in by_form.items() if value != by_command[name]}
+    # Arguments that are not given are none or empty, which is the same.
+    differing = {n for n, value in by_form.items() if (value or None) != (by_command[n] or None)}
     assert differing <= {"id", "name", "created_on", "last_modified", "pointer_digest"}
 
 

@@ -18,6 +18,8 @@ WORDS = {
     "staleness": "discount of late updates",
     "tensor_policies": "policies of tensors",
     "freeze": "frozen tensors",
+    "secure_aggregation": "secure aggregation",
+    "differential_privacy": "differential privacy",
     "max_num_examples": "an update counts at most this many examples",
     "furthest_base_agg": "latest aggregates an update may be based on",
     "score_metric": "score",

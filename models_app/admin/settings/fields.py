@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.forms import Field, HiddenInput, Select, Textarea, TextInput
+from django.forms import Field, HiddenInput, JSONField, Select, Textarea, TextInput
 from django.utils.html import escape
 
 from aggregation.description import Argument, arguments_of, describe
@@ -103,6 +103,41 @@ class ArgumentsField(SettingField):
         if problems:
             raise ValidationError(problems)
         return given
+
+
+class OptionalField(ArgumentsField):
+    """Settings that a model may have, of which all or none are given.
+
+    Parameters
+    ----------
+    name : str
+        Of the field.
+    kind : type
+        Its dataclass.
+    unset : object
+        The value without settings.
+    """
+
+    def __init__(self, name: str, kind: type[Any], unset: Any, **options: Any) -> None:
+        super().__init__(name, kind, **options)
+        self.widget.note = "Leave all inputs empty to switch it off."
+        self._unset = unset
+
+    def clean(self, value: Any) -> Any:
+        sent = value or {}
+        given = {name for name, text in sent.items() if text and name != "of"}
+        return super().clean(value) if given else self._unset
+
+
+class SchemaField(JSONField):
+    """A JSON schema; an empty box for none."""
+
+    def __init__(self, **options: Any) -> None:
+        box = Textarea({"rows": 4, "placeholder": '{"type": "object"}'})
+        super().__init__(widget=box, required=False, **options)
+
+    def prepare_value(self, value: Any) -> Any:
+        return "" if value is None else super().prepare_value(value)
 
 
 class StepsWidget(RowsWidget):
@@ -277,12 +312,12 @@ class ScheduleField(SettingField):
 
 def _argument_input(argument: Argument, value: Mapping[str, Any], prefix: str = "") -> Input:
     name = prefix + argument.name
-    attrs: dict[str, Any] = {"inputmode": "numeric" if argument.is_whole else "decimal"}
+    mode = "text" if argument.is_text else "numeric" if argument.is_whole else "decimal"
+    attrs: dict[str, Any] = {"inputmode": mode}
     if argument.default is not None:
         attrs["placeholder"] = f"{argument.default}"
-    noun = "whole number" if argument.is_whole else "number"
-    bounds = f"A {noun}{', ' if argument.bounds else ''}{argument.bounds}."
-    default = "" if argument.default is None else f"Empty: {argument.default}."
+    bounds = f"A {argument.noun}{', ' if argument.bounds else ''}{argument.bounds}."
+    default = "" if argument.default in (None, "") else f"Empty: {argument.default}."
     required = "Required." if argument.is_required else default
     return Input(
         name=name,
