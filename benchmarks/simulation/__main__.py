@@ -8,11 +8,12 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from benchmarks.children import Outcome, run
 from benchmarks.environments import python_with
 from benchmarks.report import Bar, table
-from benchmarks.simulation.federation import CLIENTS, EPOCHS, ROUNDS
+from benchmarks.simulation.federation import CLIENTS, EPOCHS, ROUNDS, write_digits
 
 PAGE = Path(__file__).parent.with_name("simulation.md")
 
@@ -28,10 +29,13 @@ def main() -> int:
     python = python_with("simulation")
     ours: list[Outcome] = []
     flower: list[Outcome] = []
-    for number in range(options.repeat):  # In turns, so that both meet the same load.
-        print(f"run {number + 1} of {options.repeat}", file=sys.stderr, flush=True)
-        ours.append(run("benchmarks.simulation.ours", "simulate"))
-        flower.append(run("benchmarks.simulation.flower", "simulate", python))
+    with TemporaryDirectory(prefix="benchmarks-simulation-") as folder:
+        digits = str(Path(folder) / "digits.npz")
+        write_digits(digits)
+        for number in range(options.repeat):  # In turns, so that both meet the same load.
+            print(f"run {number + 1} of {options.repeat}", file=sys.stderr, flush=True)
+            ours.append(run("benchmarks.simulation.ours", "simulate", digits=digits))
+            flower.append(run("benchmarks.simulation.flower", "simulate", python, digits=digits))
     bars = bars_of(ours, flower)
     text = "\n".join(page(ours, flower, bars)) + "\n"
     PAGE.write_text(text)
@@ -61,7 +65,8 @@ def page(ours: Sequence[Outcome], flower: Sequence[Outcome], bars: Sequence[Bar]
         f"round, {EPOCHS} epochs each, with an evaluation after every round. Both train with the same "
         f"numpy code, on {len(os.sched_getaffinity(0))} cores. Flower is `flwr[simulation]` 1.41 with "
         "its Ray backend and the message API, a core for each client. Each run is a process of its own, in "
-        "turns; the time includes its start and imports, and medians count."
+        "turns; the time includes its start and imports, and medians count. The machine had a load of "
+        f"{os.getloadavg()[1]:.0f} over the last minutes."
     )
     yield ""
     yield table(("figure", "measured", "target", ""), [bar.row() for bar in bars])

@@ -1,7 +1,6 @@
 """The federation that both simulate: a hundred clients learn the digits, with the same training code.
 
-Flower's interpreter imports this module as well; it has nothing of this project's dependencies but numpy
-and scikit-learn.
+Flower's interpreter imports this module as well; of this project's dependencies it has numpy alone.
 """
 
 from __future__ import annotations
@@ -24,19 +23,26 @@ class Part(NamedTuple):
     labels: Labels
 
 
-@cache
-def digits() -> Part:
-    """Return all digits, in an order that the seed determines."""
+def write_digits(path: str) -> None:
+    """Write all digits, in an order that the seed determines; both simulations read this file."""
     from sklearn.datasets import load_digits  # Takes a second to import.
 
     features, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(SEED).permutation(len(labels))
-    return Part((features[order] / 16).astype(np.float32), labels[order].astype(np.int64))
+    scaled = (features[order] / 16).astype(np.float32)
+    np.savez(path, features=scaled, labels=labels[order].astype(np.int64))
 
 
-def part_of(client: int) -> Part:
+@cache
+def digits(path: str) -> Part:
+    """Return all digits of a file; each process reads it once."""
+    with np.load(path) as archive:
+        return Part(archive["features"], archive["labels"])
+
+
+def part_of(client: int, path: str) -> Part:
     """Return the examples of a client."""
-    features, labels = digits()
+    features, labels = digits(path)
     return Part(features[client:TRAINED:CLIENTS], labels[client:TRAINED:CLIENTS])
 
 
@@ -50,7 +56,7 @@ def trained(model: Model, part: Part, rng: np.random.Generator) -> Model:
     return train(model, part.features, part.labels, epochs=EPOCHS, rng=rng)
 
 
-def test_accuracy(model: Model) -> float:
+def test_accuracy(model: Model, path: str) -> float:
     """Return the accuracy on the digits that no client has."""
-    features, labels = digits()
+    features, labels = digits(path)
     return accuracy(model, features[TRAINED:], labels[TRAINED:])

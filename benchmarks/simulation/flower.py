@@ -12,7 +12,7 @@ from benchmarks.children import answer_to
 from benchmarks.simulation import federation
 
 
-def simulate() -> dict[str, Any]:
+def simulate(digits: str) -> dict[str, Any]:
     """Simulate it, and return the time without imports and the accuracy."""
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -32,7 +32,7 @@ def simulate() -> dict[str, Any]:
     @client.train()  # type: ignore[untyped-decorator]
     def train(message: Any, context: Context) -> Any:
         position = int(context.node_config["partition-id"])
-        part = federation.part_of(position)
+        part = federation.part_of(position, digits)
         number = int(message.content["config"]["server-round"])
         rng = np.random.default_rng([federation.SEED, number, position])
         found = federation.trained(model_of(message.content["arrays"]), part, rng)
@@ -45,7 +45,7 @@ def simulate() -> dict[str, Any]:
         return Message(content=content, reply_to=message)
 
     def evaluate(number: int, arrays: Any) -> Any:
-        scores.append(federation.test_accuracy(model_of(arrays)))
+        scores.append(federation.test_accuracy(model_of(arrays), digits))
         return MetricRecord({"accuracy": scores[-1]})
 
     @server.main()  # type: ignore[untyped-decorator]
