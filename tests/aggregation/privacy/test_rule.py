@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -30,6 +31,9 @@ from tests.aggregation.privacy.privacy_tools import SETTINGS, noise, settings
 
 RULE = build_rule("unweighted_mean")
 SEED = "ab" * 32
+
+#: SHA-256 of the aggregate of a small round.
+PINNED = "5752a90f808cbffc72497837c001aaadbcd927675c2427168e3ebe8867a6d310"
 
 
 def on_grid(rows: Any, parent: Any, chosen: Any) -> list[Any]:
@@ -133,6 +137,19 @@ def test_neither_order_nor_memory_changes_a_byte(order: list[int], memory: int) 
     again = combined([updates[position] for position in order], parent, settings(), memory)
     for name, values in whole.items():
         assert values.tobytes() == again[name].tobytes()
+
+
+def test_the_bytes_of_a_round_are_pinned() -> None:
+    """An auditor who has the seed gets the same bytes with the next version."""
+    values = np.arange(-500, 500).astype("<f4")
+    parent = {"w": values / 64, "h": (values / 512).astype("<f2")}
+    updates = [
+        {name: (each * (1 + 2.0**-power)).astype(each.dtype) for name, each in parent.items()}
+        for power in (4, 6, 9)
+    ]
+    found = combined(updates, parent, settings(clip_norm=0.75, cohort=3))
+    data = found["w"].tobytes() + found["h"].tobytes()
+    assert hashlib.sha256(data).hexdigest() == PINNED
 
 
 def test_examples_and_absent_clients_do_not_change_a_share() -> None:
