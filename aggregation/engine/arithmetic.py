@@ -154,6 +154,11 @@ def inner_products(differences: Float64s) -> Float64s:
 
 
 def squared_norms(differences: Float64s) -> Float64s:
-    """Return the inner products of the rows with themselves: (..., n), for (..., n, c)."""
+    """Return the inner products of the rows with themselves: (..., n), for (..., n, c).
+
+    The differences are overwritten by their squares. The bits are the same on every processor, unlike those
+    of `numpy.einsum`, which multiplies and adds in one operation where the processor can. Differential
+    privacy needs this: a second attempt adds the same noise, and must add it to the same sum.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(np.einsum("...j,...j->...", differences, differences), np.float64)
+        return np.asarray(np.square(differences, out=differences).sum(axis=-1), np.float64)
