@@ -10,6 +10,7 @@ from connectors.storage.s3 import S3Objects
 from local.cloud import Cloud
 from tests.deploy.aws_calls import (
     AGGREGATOR,
+    API,
     OPERATOR,
     STATE_MACHINE,
     WORKER,
@@ -34,6 +35,7 @@ UNSEEN = {
     AGGREGATOR: {"rds-db:connect", "kms:Decrypt", "kms:GenerateDataKey"},
     OPERATOR: {"rds-db:connect", "kms:Decrypt"},
     WORKER: {"kms:Decrypt"},
+    API: {"rds-db:connect"},
 }
 
 
@@ -98,6 +100,16 @@ def test_seed_keys_are_destroyed_by_operators_only(role: str) -> None:
     assert refused("s3.DeleteObject", **key)
 
 
+def test_the_api_changes_no_weights_and_deletes_nothing() -> None:
+    """It stores parts of updates, scores and credentials only, and has no queue."""
+    place = {"role": API, "Bucket": "federation"}
+    for key in ("aggregates/3/latest.json", "artifacts/3/a.npz", "status/3/a.json", "plans/3/a"):
+        assert refused("s3.PutObject", Key=key, **place)
+    for key in ("updates/3/client/a.npz", "clients/a.json", "scores/3/client/7.json"):
+        assert refused("s3.DeleteObject", Key=key, **place)
+    assert {one.action.split(":")[0] for one in grants_of(API)} == {"s3", "rds-db"}
+
+
 @pytest.mark.parametrize("prefix", ["updates", "scores", "aggregates", "artifacts"])
 def test_weights_are_read(prefix: str) -> None:
     """The function reads what clients, rounds and operators store."""
@@ -156,7 +168,7 @@ def test_an_upload_is_resumed(cloud: Cloud) -> None:
 
 def test_nothing_is_allowed_that_nothing_uses() -> None:
     """Over the whole suite, each allowed action was needed, except those above."""
-    for role in (AGGREGATOR, OPERATOR, WORKER, STATE_MACHINE):
+    for role in (AGGREGATOR, OPERATOR, WORKER, API, STATE_MACHINE):
         used = [need for by, need in recorder.used if by == role]
         idle = [one for one in grants_of(role) if not any(permits(one, need) for need in used)]
         assert {one.action for one in idle} == UNSEEN.get(role, set()), role

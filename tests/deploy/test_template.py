@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dj_database_url
 import pytest
 
 from tests.deploy.practices import of_type
@@ -103,6 +104,15 @@ def test_a_changed_description_is_a_new_version() -> None:
     assert "/properties/Description" in version.schema["createOnlyProperties"]
     versions = of_type(translated(), "AWS::Lambda::Version")
     assert all("Fn::Sub" in version["Description"] for _, version in versions)
+
+
+def test_the_api_answers_while_the_database_wakes() -> None:
+    """It gives up to connect before its own time is up, and before API Gateway does after 30 seconds."""
+    function = template()["Resources"]["ApiFunction"]["Properties"]
+    url = function["Environment"]["Variables"]["DATABASE_URL"]["Fn::Sub"][0]
+    plain = url.replace("${", "").replace("}", "").replace("Port", "5432")
+    seconds = dj_database_url.parse(plain)["OPTIONS"]["connect_timeout"]
+    assert int(seconds) + 10 < function["Timeout"] < 30
 
 
 @pytest.mark.parametrize("function", ["AggregatorFunction", "MigrationFunction"])

@@ -150,3 +150,14 @@ def test_blocks_of_the_page_print_what_it_shows(page: str, clone: Path, shell: S
                 pass
             case _:
                 pytest.fail(f"a block of language {language!r} would not be executed")
+
+
+def test_the_claims_of_the_threat_model_have_tests() -> None:
+    """Each test that docs/security.md names exists."""
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text()))
+    sources = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = {
+        name for text in sources for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)
+    }
+    assert named
+    assert named <= defined
