@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -156,6 +157,25 @@ def round_up(epsilon: float) -> float | None:
     return math.ceil(epsilon * 1e6) / 1e6 if math.isfinite(epsilon) else None
 
 
+def spent_by_model(models: Sequence[FederatedModel]) -> dict[int, int]:
+    """Return what the finished rounds of private models have spent, in units; no statement for others."""
+    from models_app.models import AggregationRound
+
+    private = [model.pk for model in models if model.differential_privacy is not None]
+    if not private:
+        return {}
+    rounds = AggregationRound.objects.filter(
+        federated_model__in=private, privacy_charge__gt=0, finished_on__isnull=False
+    )
+    summed = rounds.order_by().values("federated_model").annotate(sum=Sum("privacy_charge"))
+    return {each["federated_model"]: int(each["sum"]) for each in summed}
+
+
+def spent_epsilon(private: dict[str, Any] | None, units: int) -> float | None:
+    """Return the epsilon of a private model, rounded up; None for another model, or if it is infinite."""
+    return None if private is None else round_up(epsilon_of(units, private["delta"]))
+
+
 def in_words(private: dict[str, Any] | None, units: int) -> str:
     """Return what an account guarantees, in words; empty for a model without noise."""
     stated = public_privacy(private, units)
@@ -185,6 +205,14 @@ def privacy_after(made_by: AggregationRound | None) -> dict[str, Any] | None:
         "mu_squared": made_by.privacy_charge * UNIT,
         "mu_squared_in_all": spent * UNIT,
     }
+
+
+def spent_after(made_by: AggregationRound | None) -> str:
+    """Return in words what a private model has spent after a round; empty for a round without noise."""
+    if made_by is None or made_by.differential_privacy is None:
+        return ""
+    kept = made_by.differential_privacy
+    return in_words(kept, kept["spent"] + made_by.privacy_charge)
 
 
 # Planning

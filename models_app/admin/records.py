@@ -28,6 +28,7 @@ from models_app.admin.links import (
 from models_app.admin.pages import Action, Cell, PageAdmin, RecordPage, Table
 from models_app.control_room.charts import BYTES, amount, seconds_of
 from models_app.overview.model import in_time
+from models_app.privacy import spent_after
 
 
 def _parents(obj: Any, tab: str) -> list[SafeString]:
@@ -186,6 +187,7 @@ class AggregationRoundAdmin(RecordAdmin, PageAdmin):
                 ("Succeeds", link(obj.parent) if obj.parent else "the initial model"),
                 ("Functions", functions),
                 ("Attempt", obj.attempt),
+                *_privacy(obj),
             ],
             tables=[*_tasks(obj), _updates_of_round(obj), _settings(obj)],
         )
@@ -194,6 +196,12 @@ class AggregationRoundAdmin(RecordAdmin, PageAdmin):
 def _took(obj: models.AggregationRound) -> SafeString | str:
     seconds = seconds_of(obj)
     return NOTHING if seconds is None else in_time(seconds)
+
+
+def _privacy(made_by: models.AggregationRound | None) -> list[tuple[str, Cell]]:
+    """Return the fact of what a private model has spent after a round."""
+    words = spent_after(made_by)
+    return [("Privacy spent", words)] if words else []
 
 
 def _used(obj: models.AggregationRound) -> SafeString | int:
@@ -321,6 +329,7 @@ class ModelAggregateAdmin(RecordAdmin, PageAdmin):
                 ("Next", link(getattr(obj, "child", None))),
                 ("Versions", ", ".join(_versions(obj)) or NOTHING),
                 ("Object", format_html("<code>{}</code>", obj.result.name)),
+                *_privacy(made_by),
             ],
             tables=[
                 Table(

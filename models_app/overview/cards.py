@@ -26,6 +26,7 @@ from models_app.overview.readiness import (
     requirement_in_words,
 )
 from models_app.overview.scores import Scores, scores_by_model
+from models_app.privacy import in_words, spent_by_model, spent_epsilon
 
 #: Aggregates of a sparkline.
 DRAWN = 20
@@ -132,7 +133,9 @@ class ModelCard:
     silent_since : datetime
     alerts : tuple of Alert
     epsilon : float or None
-        The privacy budget that was spent; None for a model without privacy.
+        What the finished rounds of a private model have spent; None for other models, and above 50.
+    privacy : str
+        The same in words, with the limit and the neighbouring relation; empty for other models.
     """
 
     pk: int
@@ -154,6 +157,7 @@ class ModelCard:
     silent_since: datetime
     alerts: tuple[Alert, ...]
     epsilon: float | None = None
+    privacy: str = ""
 
     @property
     def readiness(self) -> str:
@@ -191,7 +195,7 @@ def model_card(model: FederatedModel) -> ModelCard:
 
 
 def model_cards(models: Sequence[FederatedModel], now: datetime | None = None) -> list[ModelCard]:
-    """Return a card for each model, in at most nine statements for all of them.
+    """Return a card for each model, in at most nine statements for all of them; ten if one is private.
 
     Parameters
     ----------
@@ -212,6 +216,7 @@ def model_cards(models: Sequence[FederatedModel], now: datetime | None = None) -
     ready = count_ready(models, numbers)
     since = {model.pk: _silent_since(aggregates[model.pk], now) for model in models}
     silent = count_silent(since)
+    spent = spent_by_model(models)
     return [
         _card(
             model,
@@ -222,6 +227,7 @@ def model_cards(models: Sequence[FederatedModel], now: datetime | None = None) -
             ready=ready.get(model.pk, Ready()),
             silent=silent.get(model.pk, 0),
             silent_since=since[model.pk],
+            spent=spent.get(model.pk, 0),
             now=now,
         )
         for model in models
@@ -238,6 +244,7 @@ def _card(
     ready: Ready,
     silent: int,
     silent_since: datetime,
+    spent: int,
     now: datetime,
 ) -> ModelCard:
     running = next((each for each in rounds if each.state == AggregationRound.State.RUNNING), None)
@@ -266,6 +273,8 @@ def _card(
         silent=silent,
         silent_since=silent_since,
         alerts=tuple(_alerts(model, aggregates, last, silent, members, silent_since)),
+        epsilon=spent_epsilon(model.differential_privacy, spent),
+        privacy=in_words(model.differential_privacy, spent),
     )
 
 

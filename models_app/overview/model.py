@@ -249,6 +249,7 @@ def _tiles(model: FederatedModel, card: ModelCard, durations: Durations) -> list
             value=card.version or "none",
             artifact=model.current_artifact_id,
         ),
+        *([Tile(label="Privacy", value=card.privacy)] if card.privacy else []),
     ]
 
 

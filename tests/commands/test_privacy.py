@@ -14,11 +14,12 @@ from django.conf import settings
 from django.core.management import CommandError
 from django.test import override_settings
 
+from aggregation.privacy.settings import NEIGHBOURS
 from connectors import application
-from connectors.storage.keys import seed_key
+from connectors.storage.keys import pointer_key, seed_key
 from connectors.storage.seeds import SeedUnavailable, SeedVault
 from models_app.models import FederatedModel, ModelAggregate
-from tests.factories import SMALL, filled
+from tests.factories import SMALL, filled, get
 from tests.private_models import KMS_KEY, PRIVACY, account, key_file, private_model, uploads
 from tests.test_lambda_handler import invoke
 
@@ -124,6 +125,20 @@ def test_a_round_shows_its_epsilon(run_command: RunCommand) -> None:
     assert privacy["mu_squared"] == pytest.approx(1.0)
     assert aggregate.round.sealed_seed
     assert aggregate.round.sealed_seed not in shown
+
+
+def test_every_list_states_the_relation(run_command: RunCommand) -> None:
+    """`models`, `lineage` and `latest.json` state epsilon and the neighbouring relation with it."""
+    model = published().federated_model
+    plain = FederatedModel.objects.create(name="plain")
+    for listing in (run_command("models"), run_command("lineage", model.pk)):
+        assert "4.3772" in listing
+        assert NEIGHBOURS in listing
+    cards = {card["id"]: card for card in json.loads(run_command("models", "--json"))}
+    assert cards[model.pk]["epsilon"] == pytest.approx(4.377179, abs=2e-6)
+    assert (cards[plain.pk]["epsilon"], cards[plain.pk]["privacy"]) == (None, "")
+    latest = json.loads(get(pointer_key(model.pk)))["differential_privacy"]
+    assert (latest["neighbours"], latest["epsilon"]) == (NEIGHBOURS, cards[model.pk]["epsilon"])
 
 
 # Planning

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
+from aggregation.privacy.settings import NEIGHBOURS
 from connectors.management.arguments import add_limit_argument, add_model_argument
 from connectors.management.lookup import find_model
 from connectors.management.reports import ReportCommand
@@ -50,6 +51,8 @@ def _line(row: dict[str, Any]) -> str:
         parts.append(plural(row["updates"], "update"))
     if row["score"] is not None:
         parts.append(f"score {cell(row['score'])}")
+    if row["epsilon"] is not None:
+        parts.append(f"epsilon {row['epsilon']:.4f} {NEIGHBOURS}")
     if row["held_back"]:
         parts.append("held back: worse than max_score_drop allows")
     parts += [f"version {cell(version)}" for version in row["versions"]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from connectors.management.arguments import add_limit_argument
 from connectors.management.reports import ReportCommand
-from connectors.usecases.administration.listings import list_models, model_document, model_row
+from connectors.usecases.administration.listings import list_models, model_document, model_rows
 
 
 class Command(ReportCommand):
@@ -24,6 +24,6 @@ class Command(ReportCommand):
 
     def run(self, *args: Any, limit: int, as_json: bool, **options: Any) -> None:
         empty = "no model yet: manage.py create_model creates one"
-        row = model_document if as_json else model_row
-        rows = [row(card) for card in list_models(limit)]
+        cards = list_models(limit)
+        rows = [model_document(card) for card in cards] if as_json else model_rows(cards)
         self.print_rows(rows, as_json=as_json, empty=empty, limit=limit)

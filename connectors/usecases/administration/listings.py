@@ -7,7 +7,7 @@ shown, by which the caller knows that there are more.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +22,7 @@ from models_app.models import (
     ModelUpdate,
 )
 from models_app.overview import ModelCard, RoundSummary, model_cards
+from models_app.privacy import privacy_after
 
 Row = dict[str, Any]
 
@@ -39,8 +40,15 @@ def list_models(limit: int) -> list[ModelCard]:
     return [card for page in pages for card in model_cards(page)]
 
 
-def model_row(card: ModelCard) -> Row:
-    """Return the card of a model as a row of a table."""
+def model_rows(cards: Sequence[ModelCard]) -> list[Row]:
+    """Return the cards of models as rows of a table, with a column for privacy if one is private."""
+    with_privacy = any(card.privacy for card in cards)
+    return [
+        _model_row(card) | ({"privacy": card.privacy} if with_privacy else {}) for card in cards
+    ]
+
+
+def _model_row(card: ModelCard) -> Row:
     last = card.last_round
     return {
         "id": card.pk,
@@ -53,7 +61,6 @@ def model_row(card: ModelCard) -> Row:
         "seconds": last.seconds if last else None,
         "used": last.used if last else None,
         "rejected": last.rejected if last else None,
-        **({} if card.epsilon is None else {"epsilon": card.epsilon}),
         "alerts": "; ".join(alert.text for alert in card.alerts),
     }
 
@@ -187,6 +194,7 @@ def _lineage_row(aggregate: ModelAggregate, versions: Mapping[str, list[str]]) -
         "parent": aggregate.parent_id,
         "score": aggregate.validation_score,
         "held_back": aggregate.dropped(),
+        "epsilon": (privacy_after(made_by) or {}).get("epsilon"),
         "updates": made_by.updates_used if made_by else None,
         "rolled_back_to": made_by.config_snapshot.get("rolled_back_to") if made_by else None,
         "versions": versions.get(str(aggregate.result.name), []),
