@@ -9,6 +9,7 @@ from typing import Any
 import mpmath
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from aggregation.errors import RuleError
@@ -78,6 +79,7 @@ def test_the_closed_form_is_accurate(mu: float, near: float) -> None:
         assert delta_of_gaussian(mu, of) == pytest.approx(float(exact_delta(mu, of)), rel=5e-9)
 
 
+@settings_of_hypothesis(max_examples=20)
 @given(st.lists(st.floats(0.5, 1000.0), min_size=1, max_size=20), st.floats(1e-10, 1e-2))
 def test_rounds_compose_by_the_sum_of_their_charges(zs: list[float], allowed: float) -> None:
     """Rounds with different noise have the epsilon of one Gaussian with the root of the sum."""
