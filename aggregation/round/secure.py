@@ -48,6 +48,22 @@ from aggregation.weights import Weights
 MASKED_SUM = "masked.u32"
 
 
+def sum_of(updates: Sequence[MaskedWeights]) -> Combination:
+    """Return the combination that adds masked updates modulo 2**32."""
+    return Combination(
+        rule=MaskedSum(),
+        updates=updates,
+        num_examples=[1.0] * len(updates),
+        policies=OPTIMIZE_ALL,
+    )
+
+
+def request_for(model: int, round_id: int, updates: Sequence[MaskedWeights]) -> MaskRequest:
+    """Return the request for the sum of the masks of exactly these updates."""
+    messages = tuple(update.message for update in updates)
+    return MaskRequest(model=model, round=round_id, updates=messages)
+
+
 class SecureAttempt(Attempt):
     """One attempt to combine the masked updates of a claim."""
 
@@ -138,12 +154,7 @@ class SecureAttempt(Attempt):
         self, usable: Sequence[ClaimedUpdate], opened: Sequence[MaskedWeights]
     ) -> MasksProgress:
         """Store the sum of masked updates modulo 2**32, and the request for their masks."""
-        work = Combination(
-            rule=MaskedSum(),
-            updates=opened,
-            num_examples=[1.0] * len(opened),
-            policies=OPTIMIZE_ALL,
-        )
+        work = sum_of(opened)
         engine = self.checkpoint["engine"] if self.checkpoint else None
         saved = sink_states(self.checkpoint).result if engine else None
         sink = self._connector.new_result(self._claim, MASKED_SUM, saved)
@@ -161,11 +172,7 @@ class SecureAttempt(Attempt):
         except (UpdatesRejected, ProgressLost):
             self.discard()
             raise
-        request = MaskRequest(
-            model=self._claim.model_id,
-            round=self._claim.round_id,
-            updates=tuple(weights.message for weights in opened),
-        )
+        request = request_for(self._claim.model_id, self._claim.round_id, opened)
         body = request.encode()
         progress = MasksProgress(
             used=[update.id for update in usable],
@@ -233,7 +240,7 @@ class SecureAttempt(Attempt):
             layout,
             self._masks.open_sum(progress["sum"], nbytes),
             self._masks.open_sum(MaskKeys.of(progress["request"]).sum, nbytes),
-            terms.settings.scale * progress["weight"] / terms.max_weight,
+            terms.divisor(progress["weight"]),
         )
 
     def _checkpoint(self, engine: Checkpoint | None) -> RoundCheckpoint:

@@ -95,6 +95,10 @@ class SecureTerms:
     settings: SecureAggregation
     max_weight: int
 
+    def divisor(self, weight: int) -> float:
+        """Return what a sum of quantised updates is divided by, given the sum of their weights."""
+        return self.settings.scale * weight / self.max_weight
+
 
 class MasksProgress(TypedDict):
     """The complete sum of masked updates, and what the mask keeper was asked; JSON-able.

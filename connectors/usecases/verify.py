@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
-from aggregation.engine.parts import PartData, Piece, body_of, pieces_of
-from aggregation.errors import AggregationError, InvalidWeights, ObjectMissing, UpdateRejected
+from aggregation.errors import (
+    AggregationError,
+    InvalidWeights,
+    ObjectMissing,
+    UpdateRejected,
+    UpdatesRejected,
+)
 from aggregation.formats import Spool
 from aggregation.layout import TensorLayout
 from aggregation.opening import Opener, open_consistent
@@ -14,7 +21,7 @@ from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.round import rule_with_noise
 from aggregation.round.bases import Bases, stated_steps
-from aggregation.rules import Rule
+from aggregation.rules import Rule, create_rule
 from aggregation.sources import ByteSource
 from aggregation.staleness import create_staleness
 from aggregation.weights import Weights
@@ -23,14 +30,9 @@ from connectors.rounds.private import PrivateRounds, private_rule
 from connectors.rounds.selectors import UpdateStatus
 from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
 from connectors.storage.weights import WeightStore
+from connectors.usecases.comparison import AuditMismatch as AuditMismatch
+from connectors.usecases.comparison import ComparingSink, compare
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
-
-#: Bytes that are compared at once if two objects must be the same.
-STEP = 8 << 20
-
-
-class AuditMismatch(AggregationError):
-    """The bytes in storage are not those that were computed; the message says where."""
 
 
 class NotVerifiable(AggregationError):
@@ -73,7 +75,7 @@ def verify(
         if len(earlier) != len(stored):
             raise AuditMismatch("only one of the two aggregates has the state of an optimizer")
         for source, copy in zip(earlier, stored, strict=True):
-            _compare(source, copy)
+            compare(source, copy)
         return f"{nbytes} bytes are those of aggregate {original}, as the rollback says"
     if made_by.external:
         raise NotVerifiable(
@@ -161,15 +163,6 @@ def _readable_version(weights: WeightStore, update: ModelUpdate) -> str:
     return update.version_id
 
 
-def _compare(expected: ByteSource, stored: ByteSource) -> None:
-    sink = ComparingSink(stored)
-    for start in range(0, expected.size, STEP):
-        piece = bytearray(min(STEP, expected.size - start))
-        expected.read_into(start, memoryview(piece))
-        sink.write_part(0, bytes(piece))
-    sink.complete()
-
-
 def _recompute(
     weights: WeightStore,
     made_by: AggregationRound,
@@ -182,7 +175,7 @@ def _recompute(
     config = config_snapshot_of(made_by)
     claimed = [claimed_update(update, made_by.number, config) for update in used]
     differences = config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES
-    with Spool() as spool:
+    with Spool() as spool, TemporaryDirectory(prefix="verify-") as folder:
         try:
             parent = weights.open_own(config["parent"], spool) if config["parent"] else None
             state = config["optimizer_state"]
@@ -200,6 +193,21 @@ def _recompute(
         if bases.rejected:
             raise NotVerifiable("; ".join(bases.rejected.values()))
         policies = TensorPolicies.from_json(config["policies"])
+        optimizer = create_optimizer(config["server_optimizer"], config["server_optimizer_args"])
+        if "secure_aggregation" in config:
+            mean = _mean_of_masked(weights, made_by, used, parent, resources, Path(folder))
+            work = Combination(
+                rule=create_rule("unweighted_mean"),
+                updates=[mean],
+                num_examples=[1.0],
+                parent=parent,
+                differences=True,
+                policies=policies,
+                optimizer=optimizer,
+                optimizer_state=optimizer_state,
+            )
+            _compare_result(work, stored, resources)
+            return
         expected_layout = policies.expected_layout(parent.layout if parent else None)
         work = Combination(
             rule=rule,
@@ -210,14 +218,43 @@ def _recompute(
             policies=policies,
             num_steps=stated_steps(claimed),
             directions=[update.direction for update in claimed],
-            optimizer=create_optimizer(config["server_optimizer"], config["server_optimizer_args"]),
+            optimizer=optimizer,
             optimizer_state=optimizer_state,
             **bases.terms(claimed),
         )
-        sinks = [ComparingSink(each) for each in stored]
-        if len(sinks) != (2 if work.state else 1):
-            raise AuditMismatch("the state of the optimizer is missing, or there should be none")
-        combine(work, sinks[0], state_sink=sinks[-1], resources=resources)
+        _compare_result(work, stored, resources)
+
+
+def _compare_result(work: Combination, stored: Sequence[ByteSource], resources: Resources) -> None:
+    """Compare the result of a combination, and the optimizer's state, with what is stored."""
+    sinks = [ComparingSink(each) for each in stored]
+    if len(sinks) != (2 if work.state else 1):
+        raise AuditMismatch("the state of the optimizer is missing, or there should be none")
+    combine(work, sinks[0], state_sink=sinks[-1], resources=resources)
+
+
+def _mean_of_masked(
+    store: WeightStore,
+    made_by: AggregationRound,
+    used: Sequence[ModelUpdate],
+    parent: Weights | None,
+    resources: Resources,
+    folder: Path,
+) -> Weights:
+    """Return the mean of a round's masked updates."""
+    # Imported where updates are masked, and nowhere else.
+    from connectors.usecases.verify_masked import recomputed_mean
+
+    if parent is None:
+        raise NotVerifiable("the parent of the aggregate is not known")
+    try:
+        sources = [
+            store.source(str(each.data.name), version=_readable_version(store, each))
+            for each in used
+        ]
+        return recomputed_mean(store, made_by, sources, parent, resources, folder)
+    except (UpdateRejected, UpdatesRejected) as error:
+        raise NotVerifiable(f"the masked updates or the sum of their masks: {error}") from error
 
 
 def _open_updates(
@@ -246,54 +283,3 @@ def _open_updates(
         why = "; ".join(f"update {pk}: {reason}" for pk, reason in rejected.items())
         raise NotVerifiable(f"its updates are not in storage any more: {why or 'none is known'}")
     return list(opened.values())
-
-
-class ComparingSink:
-    """Compares the parts of a result, which come in order, with a stored object.
-
-    Parameters
-    ----------
-    stored : ByteSource
-    """
-
-    def __init__(self, stored: ByteSource) -> None:
-        self._stored = stored
-        self._position = 0
-
-    def write_part(self, number: int, data: PartData, *, last: bool = False) -> None:
-        """Compare the next bytes.
-
-        Raises
-        ------
-        AuditMismatch
-        """
-        for piece in pieces_of(body_of(data)):  # One read for a part in memory.
-            self._compare(piece)
-
-    def _compare(self, data: Piece) -> None:
-        start, stop = self._position, self._position + len(data)
-        if stop > self._stored.size:
-            raise AuditMismatch(f"{self._stored.size} bytes are stored, and more were computed")
-        there = bytearray(len(data))
-        self._stored.read_into(start, memoryview(there))
-        if there != data:
-            pairs = enumerate(zip(there, data, strict=True))
-            first = next(position for position, (a, b) in pairs if a != b)
-            raise AuditMismatch(
-                f"the bytes in storage differ from those computed, from {start + first} on"
-            )
-        self._position = stop
-
-    def state(self) -> dict[str, Any]:
-        """Return nothing: a comparison is not resumed."""
-        return {}
-
-    def complete(self) -> None:
-        """Refuse a stored object that is longer than the result."""
-        if self._position != self._stored.size:
-            raise AuditMismatch(
-                f"{self._stored.size} bytes are stored, only {self._position} were computed"
-            )
-
-    def abort(self) -> None:
-        """Do nothing: nothing is kept."""

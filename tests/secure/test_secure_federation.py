@@ -268,6 +268,31 @@ def test_a_workflow_cannot_run_rounds_of_masked_updates(federation: SecureFedera
         rounds.open(updates)
 
 
+def test_an_aggregate_of_masked_updates_is_verified(federation: SecureFederation) -> None:
+    """It follows from the masked updates and the sum of their masks; a changed sum is noticed."""
+    from connectors import application
+    from connectors.usecases.verify import AuditMismatch, NotVerifiable, verify
+
+    federation.model.server_optimizer = "fedadam"
+    federation.model.save()
+    for number in (1, 2, 3):
+        federation.send(number, number / 4)
+    federation.finish()
+    aggregate = ModelAggregate.objects.get()
+    assert "follow from 3 updates" in verify(application.weights(), aggregate)
+    s3, bucket = federation.cloud.client("s3"), federation.cloud.bucket
+    found = s3.list_objects_v2(Bucket=bucket, Prefix="masks/")["Contents"]
+    (key,) = (each["Key"] for each in found if each["Key"].endswith("sum.u32"))
+    changed = bytearray(factories.get(key))
+    changed[2] ^= 1
+    factories.put(key, bytes(changed))
+    with pytest.raises(AuditMismatch):
+        verify(application.weights(), aggregate)
+    s3.delete_object(Bucket=bucket, Key=key)
+    with pytest.raises(NotVerifiable, match="masks"):
+        verify(application.weights(), aggregate)
+
+
 def test_latest_json_says_how_updates_are_masked(federation: SecureFederation) -> None:
     """Clients read the settings with their defaults; a model without masks says null."""
     key = f"aggregates/{federation.model.pk}/latest.json"

@@ -1,0 +1,64 @@
+"""Recompute an aggregate of masked updates: from the updates, and the mask keeper's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aggregation.engine import Combination, Resources, combine
+from aggregation.engine.output import FileSink
+from aggregation.errors import UpdateRejected
+from aggregation.masks.requests import MaskKeys, request_key
+from aggregation.masks.settings import masked_layout
+from aggregation.masks.unmasking import UnmaskedMean, unmasked_mean
+from aggregation.masks.weights import open_masked
+from aggregation.policies import TensorPolicies
+from aggregation.round.secure import request_for, sum_of
+from aggregation.sources import ByteSource, FileSource
+from aggregation.weights import Weights
+from connectors.rounds.snapshot import config_snapshot_of, secure_terms_of
+from connectors.storage.weights import WeightStore
+from models_app.models import AggregationRound
+
+
+def recomputed_mean(
+    store: WeightStore,
+    made_by: AggregationRound,
+    sources: Sequence[ByteSource],
+    parent: Weights,
+    resources: Resources,
+    folder: Path,
+) -> UnmaskedMean:
+    """Return the mean that an aggregate was made from.
+
+    Parameters
+    ----------
+    store : WeightStore
+    made_by : AggregationRound
+    sources : sequence of ByteSource
+        The updates that were used, in claim order.
+    parent : Weights
+    resources : Resources
+    folder : Path
+        For the sum of the masked updates, which is as large as the model.
+
+    Raises
+    ------
+    UpdateRejected
+        If an update, or the sum of the masks, is missing or is not what it was.
+    """
+    config = config_snapshot_of(made_by)
+    terms = secure_terms_of(config)
+    if terms is None:
+        raise ValueError("the updates of the round are not masked")
+    layout = masked_layout(parent.layout, TensorPolicies.from_json(config["policies"]))
+    updates = [open_masked(source, layout) for source in sources]
+    request = request_for(made_by.federated_model_id, made_by.pk, updates)
+    masks = store.source(MaskKeys.of(request_key(request, request.encode())).sum)
+    if masks.size != layout.nbytes:
+        raise UpdateRejected(f"the sum of the masks has {masks.size} bytes, not {layout.nbytes}")
+    work: Combination = sum_of(updates)
+    combine(work, FileSink(folder / "sum"), format="memory", resources=resources)
+    weight = sum(update.header.weight for update in updates)
+    total = FileSource(folder / "sum")
+    return unmasked_mean(parent.layout, layout, total, masks, terms.divisor(weight))
