@@ -39,10 +39,10 @@ admin: export DATABASE_URL := sqlite:///$(CURDIR)/run/database.sqlite3
 admin: export STORAGE_ROOT := $(CURDIR)/run/bucket
 admin: export BUCKET :=
 admin: export QUEUE_URL :=
-# Without HTTPS, the cookies of the admin must not be marked as secure.
+# Without HTTPS, the cookies of the console must not be marked as secure.
 admin: export DEBUG := true
 admin: export DJANGO_SUPERUSER_PASSWORD := admin
-admin: $(VENV)/.run ## Open the admin on the result of `make run`, with SQLite.
+admin: $(VENV)/.run ## Open the console on the result of `make run`, with SQLite.
 	@test -f run/database.sqlite3 || { echo "There is no database in run/. Start \`make run\` first, with its default DB=sqlite."; exit 1; }
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@$(BIN)/python manage.py createsuperuser --noinput --username admin --email admin@localhost 2>/dev/null || true
@@ -96,7 +96,7 @@ test-examples: export ORACLES_PYTHON := $(CURDIR)/$(ORACLES)/bin/python
 test-examples: $(VENV)/.dev $(EXAMPLES)/.installed $(ORACLES)/.installed ## Run the example clients of every framework.
 	$(BIN)/python -m pytest -q tests/examples
 
-browser: $(VENV)/.dev ## Install a Chromium for the tests of the admin, unless one is found.
+browser: $(VENV)/.dev ## Install a Chromium for the tests of the console, unless one is found.
 	-@$(BIN)/python -m tests.admin.browsers
 
 fuzz: $(VENV)/.dev ## Feed the parsers a million mutated files.

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -112,6 +113,17 @@ class Watch:
         own = urlsplit(site).netloc
         urls = (urlsplit(url) for url in self.requested)
         return [each.geturl() for each in urls if each.scheme != "data" and each.netloc != own]
+
+
+def violations(page: Page) -> list[str]:
+    """Return what axe-core finds wrong on a page: the rule, and the elements that break it."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(Axe().axe_script)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    assert found["passes"]
+    return [
+        f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found["violations"]
+    ]
 
 
 def tab_to(page: Page, selector: str, presses: int = 150) -> None:

@@ -30,12 +30,12 @@ NAMES = (
     "St. Mary's, London",
     "Uppsala Imaging Centre",
 )
-ROUNDS = 14
+ROUNDS = 10
 #: One client pushes harder and harder; one sends NaN in the last round, and another no tensors earlier.
-ATTACKER, BROKEN, CARELESS, CARELESS_IN = 4, 1, 6, 5
+ATTACKER, BROKEN, CARELESS, CARELESS_IN = 4, 1, 6, 3
 #: After these rounds, what an operator did.
-VERSIONS = {4: "1.0.0", 9: "1.1.0"}
-SETTINGS_AFTER, ROLLED_BACK_AFTER, ROLLED_BACK_TO = 6, 11, 9
+VERSIONS = {4: "1.0.0", 7: "1.1.0"}
+SETTINGS_AFTER, ROLLED_BACK_AFTER, ROLLED_BACK_TO = 5, 9, 7
 #: Rounds are so far apart, and the last was yesterday.
 INTERVAL = timedelta(hours=7)
 PASSWORD = "secret"
@@ -69,7 +69,7 @@ def build() -> Federation:
         _score(model, clients[:2], number, rng)
         _operate(model, number)
     _upload(model, {client: filled(np.nan) for client in clients[:5]})  # None of them can be used.
-    _upload(model, {client: _trained(1.4, rng) for client in clients[5:]})
+    _upload(model, {client: _trained(1.0, rng) for client in clients[5:]})
     _spread_over_days(model)
     federation = Federation(
         model=model.pk,
@@ -137,7 +137,7 @@ def _spread_over_days(model: FederatedModel) -> None:
     end = timezone.now() - timedelta(days=1)
     for index, made_by in enumerate(rounds):
         began = end - INTERVAL * (len(rounds) - 1 - index)
-        took = timedelta(seconds=1.2 + (index * 7 % 5) * 0.4 + (9 if index == 8 else 0))
+        took = timedelta(seconds=1.2 + (index * 7 % 5) * 0.4 + (9 if index == 6 else 0))
         times: dict[str, datetime] = {"started_on": began, "finished_on": began + took}
         AggregationRound.objects.filter(pk=made_by.pk).update(**times)
         ModelAggregate.objects.filter(round=made_by).update(created_on=began + took)
@@ -193,7 +193,7 @@ def _score(
     records = []
     for client, better in zip(clients, (0.0, 0.03), strict=True):
         accuracy = 0.95 - 0.5 / number + better + rng.normal(0, 0.006)
-        accuracy -= 0.05 * (number in (10, 11))
+        accuracy -= 0.05 * (number in (8, 9))
         body = json.dumps({"num_examples": 120, "accuracy": round(accuracy, 4)}).encode()
         key = f"scores/{model.pk}/{client.pk}/{aggregate.pk}.json"
         records.append(s3_record(key, put(key, body), len(body)))
