@@ -44,7 +44,7 @@ def arrays_of(model: Any) -> Arrays:
     """Return copies of a model's weights by name.
 
     The tensors of nested mappings are named by their paths, with slashes between; those of a list are
-    numbered, ``arr_0``, ``arr_1`` and so on.
+    numbered, ``arr_0``, ``arr_1`` and so on. Other models have the names that a client sends.
 
     Raises
     ------
@@ -63,8 +63,19 @@ def _copies(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 def _is_tree(model: Any) -> bool:
-    """Return whether a model is an array, or mappings and sequences of arrays."""
-    return isinstance(model, Mapping | list | tuple) or is_array(model)
+    """Return whether a model is an array, or mappings and sequences of arrays that are not of JAX.
+
+    Pytrees of JAX are left to the client's code, so that their tensors have the same names in a federation.
+    """
+    return is_array(model) or (isinstance(model, Mapping | list | tuple) and not _has_jax(model))
+
+
+def _has_jax(tree: Any) -> bool:
+    if isinstance(tree, Mapping):
+        return any(map(_has_jax, tree.values()))
+    if isinstance(tree, list | tuple):
+        return any(map(_has_jax, tree))
+    return type(tree).__module__.partition(".")[0] in ("jax", "jaxlib")
 
 
 def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -115,14 +126,10 @@ def _numbered(prefix: str, number: int) -> str:
 
 
 def _like(leaf: Any, array: NDArray[Any]) -> Any:
-    """Return a copy of an array, of the same library as a leaf."""
+    """Return a copy of an array, as a tensor of PyTorch if a leaf is one."""
     array = np.array(array, order="C")
     if hasattr(leaf, "detach") and hasattr(leaf, "cpu"):
         from federated_client.pytorch import tensors
 
         return tensors({"": array})[""]
-    if type(leaf).__module__.partition(".")[0] in ("jax", "jaxlib"):
-        import jax
-
-        return jax.numpy.asarray(array)
     return array

@@ -2,16 +2,19 @@
 
     python -m tests.examples.laboratory_models torch|state_dict|jax
 
-It prints the accuracy after the last round, and the type of the model and of a weight.
+It prints the accuracy after the last round, the type of the model and of a weight, and the names of the
+tensors, once as they are saved for a federation and once as a client sends them.
 """
 
 from __future__ import annotations
 
 import sys
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from federated_client.frameworks import arrays_of
 from laboratory import History, simulate
 
 _PROTOTYPES = np.random.default_rng(0).normal(size=(10, 64))
@@ -85,7 +88,10 @@ def with_jax() -> tuple[History, Any]:
         logits = features @ params["dense"]["kernel"] + params["dense"]["bias"]
         return float((logits.argmax(axis=1) == labels).mean())
 
-    initial = {"dense": {"kernel": jnp.zeros((64, 10)), "bias": jnp.zeros(10)}}
+    initial = {
+        "dense": {"kernel": jnp.zeros((64, 10)), "bias": jnp.zeros(10)},
+        "unused": [jnp.ones(1)],
+    }
     return run(train, initial, evaluate)
 
 
@@ -112,4 +118,7 @@ if __name__ == "__main__":
     kind = sys.argv[1]
     found, weight = with_jax() if kind == "jax" else with_torch(as_state_dict=kind == "state_dict")
     types = type(found.weights).__name__, type(weight).__module__.partition(".")[0]
-    print(found.metrics["score"][-1], *types)
+    with TemporaryDirectory() as folder:
+        found.save_weights(f"{folder}/w.npz")
+        saved = ",".join(sorted(np.load(f"{folder}/w.npz")))
+    print(found.metrics["score"][-1], *types, saved, ",".join(sorted(arrays_of(found.weights))))
