@@ -22,6 +22,7 @@ from aggregation.engine.measure import (
 from aggregation.engine.segments import Centre, no_products
 from aggregation.errors import ProgressLost, TemporarilyUnavailable, UpdatesRejected
 from aggregation.round.plan import (
+    COMBINED,
     PLAN,
     SELECTION,
     Execution,
@@ -40,7 +41,7 @@ from aggregation.round.planning import (
 )
 from aggregation.round.port import DistributedRoundConnector, Folder
 from aggregation.round.reports import MEASURED, TaskReport, summarize
-from aggregation.round.values import Claim, RoundResult
+from aggregation.round.values import Claim, RoundResult, WorkerSummary
 from aggregation.rules import Selection, Statistics
 
 
@@ -152,6 +153,23 @@ def _reports(folder: Folder, plan: Plan, names: set[str], readers: int) -> list[
         TaskReport.from_json(data)
         for data in _read_all(folder, measured + combined, names, readers)
     ]
+
+
+def finished_tasks(
+    connector: DistributedRoundConnector, location: str, readers: int
+) -> WorkerSummary:
+    """Return what the tasks did that have finished, for a round that ends without a result.
+
+    Raises
+    ------
+    ObjectMissing
+        If the plan is gone.
+    """
+    folder = connector.folder(location)
+    plan, names = Plan.from_json(folder.read(PLAN)), folder.names()
+    finished = sorted(name for name in names if name.startswith((MEASURED, COMBINED)))
+    reports = [TaskReport.from_json(data) for data in _read_all(folder, finished, names, readers)]
+    return summarize(plan.distribution.functions, reports)
 
 
 def _replan(

@@ -20,6 +20,9 @@ from aggregation.staleness import create_staleness
 #: Names of objects in the folder of a plan.
 PLAN, SELECTION = "plan.json", "selection.json"
 
+#: Beginning of the names of objects with the reports of combining tasks.
+COMBINED = "combined-"
+
 #: Raised when a plan that is written now could not be read by an older version.
 VERSION = 2
 
@@ -209,7 +212,7 @@ def segment_name(centre: str, index: int) -> str:
 
 def task_name(task: int) -> str:
     """Return the name of the object that says that a combining task has ended."""
-    return f"combined-{task:05d}.json"
+    return f"{COMBINED}{task:05d}.json"
 
 
 def rejections_by_id(error: UpdatesRejected, updates: Sequence[ClaimedUpdate]) -> dict[int, str]:

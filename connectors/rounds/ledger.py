@@ -31,6 +31,7 @@ from aggregation.round import (
     RoundResult,
     Status,
 )
+from aggregation.round.values import WorkerSummary
 from aggregation.staleness import create_staleness
 from connectors.errors import translate_database_errors
 from connectors.limits import CHECKPOINT_SECONDS, MAX_ATTEMPTS_WITHOUT_PROGRESS
@@ -353,6 +354,12 @@ class RoundLedger:
         """
         with translate_database_errors(), transaction.atomic():
             transitions.fail_round(_locked(claim), f"{type(error).__name__}: {error}")
+
+    def record_workers(self, claim: Claim, workers: WorkerSummary) -> None:
+        """Record what the functions did that shared a round which has ended."""
+        ended = AggregationRound.objects.filter(pk=claim.round_id).exclude(state=State.RUNNING)
+        with translate_database_errors():
+            ended.update(workers=workers)
 
 
 def _cohort(snapshot: ModelSnapshot) -> list[ModelUpdate]:

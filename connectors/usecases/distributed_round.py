@@ -19,7 +19,7 @@ from aggregation.errors import (
     TemporarilyUnavailable,
 )
 from aggregation.round import Claim, RoundAnswer, Status
-from aggregation.round.distributed import finish, select
+from aggregation.round.distributed import finish, finished_tasks, select
 from aggregation.round.plan import Execution, Rejection
 from aggregation.round.planning import (
     checkpoint_after_tasks,
@@ -226,6 +226,7 @@ class TaskRunner:
         reason = recorded or f"{name}: {cause}"
         if not self._connector.fail_round(claim, TaskFailed(reason)):
             return _busy(plan, f"the round is held by another attempt; {reason}", claim.number)
+        self._record_workers(plan, claim)
         discard_result(self._connector, plan)
         self._delete(plan)
         return RoundAnswer(
@@ -243,8 +244,15 @@ class TaskRunner:
 
     def _reject(self, plan: str, rejection: Rejection) -> RoundAnswer:
         answer = reject(self._connector, rejection)
+        self._record_workers(plan, rejection.claim)
         self._delete(plan)
         return answer
+
+    def _record_workers(self, plan: str, claim: Claim) -> None:
+        """Keep what the functions did in a round that has ended without a result."""
+        with suppress(AggregationError):
+            workers = finished_tasks(self._connector, plan, self._resources.readers)
+            self._connector.ledger.record_workers(claim, workers)
 
     def _delete(self, plan: str) -> None:
         """Delete the folder of a round that has ended; the sweep deletes what cannot be deleted now."""

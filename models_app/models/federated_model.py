@@ -36,6 +36,9 @@ class FederatedModel(models.Model):
         On saving, if the aggregation rule, the requirement or their arguments are not valid.
     """
 
+    #: Whether whoever creates the model gives it its initial weights in the same transaction.
+    initial_weights_follow = True
+
     class UpdateKind(models.TextChoices):
         """The meaning of a client's tensors."""
 
@@ -296,8 +299,11 @@ class FederatedModel(models.Model):
         return schedule
 
     def _check_has_weights(self, why: str) -> None:
-        """Raise `RuleError` if the model is saved already and has no weights to start from."""
-        if self.pk and self.current_artifact_id is None and not self.aggregates.exists():
+        """Raise `RuleError` if the model has no weights to start from, and is not about to get some."""
+        is_new = self.pk is None
+        if is_new and self.initial_weights_follow:
+            return
+        if self.current_artifact_id is None and (is_new or not self.aggregates.exists()):
             raise RuleError(f"{why}: the model needs initial weights")
 
     def requirement_object(self) -> Requirement:

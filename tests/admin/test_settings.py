@@ -255,3 +255,17 @@ def test_every_input_has_a_label(operator: Visitor) -> None:
     model = make_model(2, aggregator="krum", aggregator_args={"f": 1})
     form = Form(operator.get(settings(model)).text)
     assert form.ids - form.labelled <= {"", "id_action"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tensor_policies__0__glob": "head.*", "tensor_policies__0__policy": "exclude"},
+        {"freeze__odd": "*.a", "freeze__even": "*.b", "furthest_base_agg": "1"},
+    ],
+    ids=["exclude", "freeze"],
+)
+def test_a_new_model_without_weights_needs_none(operator: Visitor, changes: dict[str, Any]) -> None:
+    """The form cannot give a model initial weights, so that it refuses settings that need them."""
+    assert "the model needs initial weights" in save(operator, ADD, name="bare", **changes)
+    assert not FederatedModel.objects.filter(name="bare").exists()

@@ -124,6 +124,7 @@ class FederatedModelForm(ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.instance.initial_weights_follow = False
         for name, (kind, unset) in OPTIONAL.items():
             if name in self.fields:
                 self.fields[name] = OptionalField(name, kind, unset)

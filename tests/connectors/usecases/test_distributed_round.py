@@ -15,7 +15,9 @@ from django.db import connection, connections
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
-from aggregation.errors import TemporarilyUnavailable
+from aggregation.errors import InvalidWeights, TemporarilyUnavailable
+from aggregation.round.reports import TaskReport
+from aggregation.round.worker import Worker
 from connectors import application
 from connectors.limits import MAX_ATTEMPTS_WITHOUT_PROGRESS
 from connectors.storage.s3_sink import S3Sink
@@ -242,7 +244,31 @@ def test_too_many_bad_updates_end_the_round(shared: Executions) -> None:
     update.refresh_from_db()
     assert update.status == ModelUpdate.Status.INVALID
     assert update.rejection_reason == "nan in tensor 'w' at [2, 2999]"
-    assert model.rounds.get().attempt == 1
+    ended = model.rounds.get()
+    assert ended.attempt == 1
+    assert sum(row["tasks"] for row in ended.task_rows()) == 3
+    assert plans() == orphans() == []
+
+
+def test_a_failed_round_keeps_what_its_functions_did(
+    shared: Executions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three tasks the last fails; the other two are shown with the round."""
+    combine = Worker.combine
+
+    def fail_last(self: Worker, task: int, retries: int = 0) -> TaskReport:
+        if task == 2:
+            raise InvalidWeights("a defect")
+        return combine(self, task, retries)
+
+    monkeypatch.setattr(Worker, "combine", fail_last)
+    model = model_with_updates()
+    invoke(scheduled(model))
+    assert shared.run()["status"] == "failed"
+    failed = model.rounds.get()
+    assert failed.state == AggregationRound.State.FAILED
+    assert [row["range"] for row in failed.task_rows()] == ["part 1", "part 2"]
+    assert failed.workers["functions"] == 3
     assert plans() == orphans() == []
 
 
