@@ -10,7 +10,8 @@ ORACLES := .venv-oracles
 SCANNER := .venv-scan
 LOCKER := .venv-lock
 
-CLIENTS ?= 10
+# Noise hides a client among many: differential privacy needs more of them.
+CLIENTS ?= $(if $(filter dp,$(PRIVACY)),50,10)
 ROUNDS ?= 15
 DB ?= sqlite
 FUNCTIONS ?= 1
@@ -32,7 +33,7 @@ help: ## Show the targets.
 ##@ Try it
 .PHONY: help run admin shell
 
-run: $(VENV)/.run ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres FUNCTIONS=4, or PRIVACY=secure.
+run: $(VENV)/.run ## Train a federation on this machine: make run CLIENTS=20 ROUNDS=30 DB=postgres FUNCTIONS=4, or PRIVACY=dp or secure.
 	@$(BIN)/python -m local --clients $(CLIENTS) --rounds $(ROUNDS) --db $(DB) --functions $(FUNCTIONS) --privacy $(PRIVACY)
 
 admin: export DATABASE_URL := sqlite:///$(CURDIR)/run/database.sqlite3

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import django
 import numpy as np
@@ -57,7 +57,13 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
         If a part does not start, or a round has no aggregate in time.
     """
     folder = options.out
-    report = Report(console, options.clients, options.rounds, with_functions=options.functions > 1)
+    report = Report(
+        console,
+        options.clients,
+        options.rounds,
+        with_functions=options.functions > 1,
+        with_epsilon=options.privacy == "dp",
+    )
     logging.basicConfig(filename=folder / "cloud.log", level=logging.WARNING, force=True)
     rng = np.random.default_rng(options.seed)
     digits = deal_digits(options.clients, rng)
@@ -75,20 +81,23 @@ def run_demo(options: Options, console: Console, check: Callable[[], None]) -> N
             check()
             status.update(step)
 
-        federation = Federation(cloud, digits, initial, script, rng, keeper, folder / "client-keys")
+        noise = _noise(options)
+        keys = folder / "client-keys"
+        federation = Federation(cloud, digits, initial, script, rng, keeper, keys, noise)
         report.heading()
-        accuracies = []
+        accuracies, spent = [], ""
         for finished in federation.rounds(options.rounds, progress):
             report.round(finished)
             accuracies.append(finished.accuracy)
+            spent = finished.spent
         progress("training centrally, and each client alone, for comparison")
         epochs = EPOCHS * options.rounds
         references = measure_references(digits, initial, epochs=epochs, rng=rng)
-        plot_learning_curve(folder / "learning-curve.png", accuracies, references, script)
+        plot_learning_curve(folder / "learning-curve.png", accuracies, references, script, spent)
         places = _save(cloud, options.database, folder, console)
         scores = federation.final_scores()
     report.clients(federation.participants, references, scores, script)
-    report.outcome(accuracies[-1], references)
+    report.outcome(accuracies[-1], references, spent)
     report.places(places)
 
 
@@ -100,12 +109,32 @@ def _functions(options: Options, folder: Path) -> Iterator[Cloud]:
         postgres = options.database == "postgres"
         url = stack.enter_context(embedded_postgres()).url if postgres else sqlite_url(folder)
         environment = function_environment(cloud, url)
+        if options.privacy == "dp":
+            environment["PRIVACY_KEY"] = _new_key(folder)
         _start_django(environment)
         if options.functions > 1:
             stack.enter_context(_sharing_functions(cloud, environment, options.functions, folder))
         else:
             stack.enter_context(_main_function(cloud, environment, folder))
         yield cloud
+
+
+def _new_key(folder: Path) -> str:
+    """Create the key of the seeds of noise, and return its path."""
+    from connectors.storage.seeds import create_key_file  # Only private models need cryptography.
+
+    path = folder / "privacy.key"
+    create_key_file(path)
+    return str(path)
+
+
+def _noise(options: Options) -> dict[str, Any]:
+    """Return the fields that make the model private, if it is to be."""
+    if options.privacy != "dp":
+        return {}
+    from local.noise import private_settings
+
+    return private_settings(options.clients, options.rounds)
 
 
 @contextmanager

@@ -6,8 +6,9 @@ Nothing here starts a round: the notifications of the uploads do, through the qu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from models_app.models import (
     ModelArtifact,
     ModelUpdate,
 )
+from models_app.privacy import privacy_after, spent_after
 
 #: How long a round waits for missing clients: much longer than the uploads of one process take, and
 #: short enough to watch.
@@ -58,6 +60,8 @@ class Federation:
         The mask keeper, if clients mask their updates.
     keys : Path
         The folder of the clients' keys.
+    noise : mapping
+        Fields of the model that make it private; empty for none.
     """
 
     def __init__(
@@ -69,11 +73,12 @@ class Federation:
         rng: np.random.Generator,
         keeper: RunningKeeper | None = None,
         keys: Path = Path(),
+        noise: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._digits = digits
         self._script = script
         counts = [len(each) for each in digits.training]
-        self._model, self._initial_key = _create_model(counts, initial, keeper)
+        self._model, self._initial_key = _create_model(counts, initial, keeper, noise)
         s3 = cloud.client("s3")
         self.participants = [
             Participant(
@@ -214,6 +219,8 @@ class Federation:
             accuracy=accuracy(weights, test.features, test.labels),
             seconds=seconds,
             functions=aggregate.round.workers.get("functions", 1),
+            epsilon=(privacy_after(aggregate.round) or {}).get("epsilon"),
+            spent=spent_after(aggregate.round),
         )
 
     def _rejected(self, number: int) -> dict[str, str]:
@@ -228,7 +235,7 @@ class Federation:
 
 
 def _create_model(
-    counts: Sequence[int], initial: Model, keeper: RunningKeeper | None
+    counts: Sequence[int], initial: Model, keeper: RunningKeeper | None, noise: Mapping[str, Any]
 ) -> tuple[FederatedModel, str]:
     """Create the federated model, and return it with the key of its initial weights.
 
@@ -238,6 +245,8 @@ def _create_model(
         The numbers of examples of the clients.
     initial : Model
     keeper : RunningKeeper or None
+    noise : mapping
+        Fields that make the model private.
     """
     masked: dict[str, Any] = {}
     if keeper:
@@ -248,14 +257,13 @@ def _create_model(
         }
     model = FederatedModel.objects.create(
         name="digits",
-        aggregator="weighted_mean",
         # All clients, or half of them after the waiting time. No round waits without end for a client
         # that dropped out or whose update was rejected.
         requirement="quorum",
         requirement_args=[len(counts) // 2, PATIENCE_MINUTES],
         furthest_base_agg=1,
         max_num_examples=max(counts) if keeper else 10_000,
-        **masked,
+        **{"aggregator": "weighted_mean", **masked, **noise},
     )
     artifact = ModelArtifact(federated_model=model, version="initial")
     content = ContentFile(safetensors.numpy.save(initial))

@@ -13,7 +13,14 @@ from local.lambda_runtime import LambdaRuntime
 from local.schedule import Schedule, scheduled_event
 
 #: The user's own variables that would lead Django or boto3 to another database, bucket or account.
-MISLEADING = ("STORAGE_ROOT", "ADMIN", "DATABASE_IAM_AUTH", "EVENT_BUS", "AWS_SESSION_TOKEN")
+MISLEADING = (
+    "STORAGE_ROOT",
+    "ADMIN",
+    "DATABASE_IAM_AUTH",
+    "EVENT_BUS",
+    "AWS_SESSION_TOKEN",
+    "PRIVACY_KEY",
+)
 
 
 def sqlite_url(folder: Path) -> str:

@@ -12,7 +12,7 @@ from local.script import MIN_CLIENTS, MIN_ROUNDS
 #: Each function is a process that takes 100 MB.
 MAX_FUNCTIONS = 16
 
-PRIVACY = ("none", "secure")
+PRIVACY = ("none", "dp", "secure")
 
 #: One client drops out and another one's update is rejected: two are left, the fewest of a sum.
 MIN_MASKED = 4
@@ -29,7 +29,7 @@ class Options:
     functions : int
         Functions that share each round.
     privacy : str
-        ``none``, or ``secure`` for masked updates and a mask keeper.
+        ``none``, ``dp`` for noise in each aggregate, or ``secure`` for masked updates and a mask keeper.
     out : Path
         Folder for the results.
     """
@@ -67,7 +67,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
         "--privacy",
         choices=PRIVACY,
         default="none",
-        help="secure: clients mask their updates, and a mask keeper reveals their sum",
+        help="dp: noise hides each client in the aggregates; secure: clients mask their updates, and a "
+        "mask keeper reveals their sum",
     )
     parser.add_argument(
         "--seed", type=_at_least(0), default=1, help="seed of the data and the training"

@@ -18,7 +18,11 @@ GREEN, ORANGE, RED = "#15803d", "#c2570c", "#c81e1e"
 
 
 def plot_learning_curve(
-    path: Path, accuracies: Sequence[float], references: References, script: Script
+    path: Path,
+    accuracies: Sequence[float],
+    references: References,
+    script: Script,
+    spent: str = "",
 ) -> None:
     """Draw the accuracy of each round's aggregate, the references, and the faults of the script.
 
@@ -30,13 +34,16 @@ def plot_learning_curve(
         The accuracy on the test set after each round.
     references : References
     script : Script
+    spent : str
+        What a private model has spent, in words; empty for other models.
     """
     with mpl.rc_context({"font.size": 10.5, "text.color": INK, "axes.labelcolor": INK}):
         figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
         axes = figure.subplots()
         _frame(axes, len(accuracies), lowest=min([*accuracies, references.mean_alone]))
         axes.set_title(
-            f"{len(references.alone)} clients learn handwritten digits together",
+            f"{len(references.alone)} clients learn handwritten digits together"
+            + (f"\n{spent}" if spent else ""),
             loc="left",
             weight="bold",
         )

@@ -19,8 +19,9 @@ from local.script import Script
 #: The columns of the rounds with their widths. One more column takes the rest of the line.
 COLUMNS = {"round": 6, "updates": 8, "accuracy": 9, "seconds": 8}
 
-#: The column before that one, if several functions share a round.
+#: The columns before that one, if several functions share a round, and if the model is private.
 FUNCTIONS = {"functions": 10}
+EPSILON = {"epsilon": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,10 @@ class RoundReport:
         Time from the first upload to the aggregate.
     functions : int
         Functions that shared the round.
+    epsilon : float or None
+        What a private model has spent after the round; None for other models.
+    spent : str
+        The same in words, with the limit and the neighbouring relation; empty for other models.
     """
 
     number: int
@@ -45,6 +50,8 @@ class RoundReport:
     accuracy: float
     seconds: float
     functions: int
+    epsilon: float | None = None
+    spent: str = ""
 
 
 class Report:
@@ -56,12 +63,21 @@ class Report:
     n_clients, n_rounds : int
     with_functions : bool
         Whether to print how many functions shared each round.
+    with_epsilon : bool
+        Whether to print what a private model has spent after each round.
     """
 
     def __init__(
-        self, console: Console, n_clients: int, n_rounds: int, *, with_functions: bool
+        self,
+        console: Console,
+        n_clients: int,
+        n_rounds: int,
+        *,
+        with_functions: bool,
+        with_epsilon: bool = False,
     ) -> None:
-        self._columns = COLUMNS | FUNCTIONS if with_functions else COLUMNS
+        functions = FUNCTIONS if with_functions else {}
+        self._columns = COLUMNS | functions | (EPSILON if with_epsilon else {})
         self._console = console
         self._n_clients = n_clients
         self._n_rounds = n_rounds
@@ -85,6 +101,7 @@ class Report:
             "accuracy": f"{report.accuracy:.3f}",
             "seconds": f"{report.seconds:.2f}",
             "functions": str(report.functions),
+            "epsilon": "" if report.epsilon is None else f"{report.epsilon:.3f}",
         }
         self._line([*(cells[name] for name in self._columns), "\n".join(rejected)])
 
@@ -114,8 +131,8 @@ class Report:
             style="dim",
         )
 
-    def outcome(self, federated: float, references: References) -> None:
-        """Print the accuracy of the federated model beside the references."""
+    def outcome(self, federated: float, references: References, spent: str = "") -> None:
+        """Print the accuracy of the federated model beside the references, and what privacy it spent."""
         table = Table(title="\nAccuracy on the test set", title_justify="left", title_style="bold")
         table.add_column("model")
         table.add_column("accuracy", justify="right")
@@ -123,6 +140,8 @@ class Report:
         table.add_row("trained centrally", f"{references.central:.3f}")
         table.add_row("clients alone, mean", f"{references.mean_alone:.3f}")
         self._console.print(table)
+        if spent:
+            self._console.print(f"Privacy: {spent}", highlight=False)
 
     def places(self, places: Mapping[str, Path]) -> None:
         """Print the paths of the results."""

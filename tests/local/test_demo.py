@@ -124,6 +124,24 @@ def test_masked_updates_are_summed_with_the_mask_keeper(tmp_path: Path) -> None:
     assert left_running(tmp_path) == set()
 
 
+def test_a_private_run_shows_its_epsilon(tmp_path: Path) -> None:
+    """Each line and the end state what the rounds have spent, for which relation; seeds are encrypted."""
+    options = ("--clients", "3", "--rounds", "2", "--privacy", "dp")
+    with demonstration(tmp_path, *options) as process:
+        shown, _ = process.communicate()
+    assert process.returncode == 0, shown
+    spent = re.findall(r"^ +[12]/2 .* (\d+\.\d{3})", shown, re.MULTILINE)
+    assert len(spent) == 2
+    assert float(spent[0]) < float(spent[1]) <= 8
+    assert "of 8 at delta 1e-05 (for adding or removing one client)" in shown
+    with closing(sqlite3.connect(tmp_path / "run" / "database.sqlite3")) as database:
+        released = database.execute(
+            "SELECT length(privacy_released), sealed_seed != '' FROM models_app_aggregationround"
+        ).fetchall()
+    assert released == [(64, 1), (64, 1)]
+    assert left_running(tmp_path) == set()
+
+
 def assert_weighted_mean(run: Path, aggregate: Any, used: list[Any]) -> None:
     """Assert that the aggregate equals numpy's weighted mean of the updates' files."""
     result = weights_at(run, aggregate["result"])

@@ -22,6 +22,7 @@ def test_every_option_is_parsed(tmp_path: Path) -> None:
         out=Path.cwd() / "there",
     )
     assert parse_options(["--privacy", "secure"]).privacy == "secure"
+    assert parse_options(["--privacy", "dp", "--functions", "2"]).privacy == "dp"
 
 
 @pytest.mark.parametrize(
