@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aggregation.arguments import whole_number
 from aggregation.errors import RuleError
@@ -14,6 +14,9 @@ from aggregation.pre_aggregation import build_rule, create_steps
 from aggregation.requirements import AnyUpdate, Requirement, create_requirement
 from aggregation.rules import Rule
 from aggregation.staleness import Staleness, check_discountable, create_staleness
+
+if TYPE_CHECKING:
+    from aggregation.privacy.settings import DifferentialPrivacy
 
 #: The key of the settings in the document that the laboratory writes and `create_model --from` reads.
 KEY = "federated_model"
@@ -39,6 +42,8 @@ class ModelSettings:
         How late updates are discounted, and how old they may be.
     requirement, requirement_args
         When a round may start; None leaves it to the model.
+    differential_privacy
+        The arguments of `aggregation.privacy.settings.DifferentialPrivacy`; None for none.
 
     Raises
     ------
@@ -58,6 +63,7 @@ class ModelSettings:
     furthest_base_agg: int | None = None
     requirement: str | None = None
     requirement_args: Any = None
+    differential_privacy: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         create_steps(self.pre_aggregation)
@@ -77,8 +83,25 @@ class ModelSettings:
         object.__setattr__(self, "tensor_policies", tuple(map(tuple, self.tensor_policies)))
 
     def rule(self, seed: str = "") -> Rule:
-        """Return the rule with the steps before it."""
-        return build_rule(self.aggregator, self.aggregator_args, self.pre_aggregation, seed)
+        """Return the rule with the steps before it, or that of a private model without its noise."""
+        rule = build_rule(self.aggregator, self.aggregator_args, self.pre_aggregation, seed)
+        private = self.privacy()
+        if private is None:
+            return rule
+        from aggregation.privacy.rule import private_mean
+
+        return private_mean(rule, private, self.policies(), discounts=bool(self.staleness))
+
+    def privacy(self) -> DifferentialPrivacy | None:
+        """Return the settings of differential privacy; None if there is none."""
+        if self.differential_privacy is None:
+            return None
+        from aggregation.privacy.settings import create_differential_privacy  # Few models need it.
+
+        private = create_differential_privacy(self.differential_privacy)
+        if private is None:
+            raise RuleError("differential_privacy is empty: give its settings, or None")
+        return private
 
     def optimizer(self) -> Optimizer:
         """Return the server optimizer."""

@@ -45,6 +45,7 @@ def model_settings(
     staleness: str | None,
     furthest_base: int | None,
     requirement: str | None,
+    differential_privacy: Mapping[str, Any] | None,
 ) -> ModelSettings:
     """Return the settings of the simulated model.
 
@@ -72,6 +73,7 @@ def model_settings(
             tensor_policies=tensor_policies,
             max_num_examples=max_num_examples,
             furthest_base_agg=furthest_base,
+            differential_privacy=differential_privacy,
             **late,
             **starts,
         )
@@ -251,7 +253,7 @@ def shown(value: Any) -> Any:
 
 
 #: What random numbers are for.
-DROP_OUTS, STEPS, TRAINING = range(3)
+DROP_OUTS, STEPS, TRAINING, NOISE = range(4)
 
 
 def random_numbers(seed: int, *key: int) -> np.random.Generator:

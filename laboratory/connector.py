@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from aggregation.counts import capped_examples, default_cap
-from aggregation.engine.output import MemorySink
 from aggregation.engine.state import STATE_FORMAT
 from aggregation.errors import InvalidWeights
 from aggregation.formats import Spool, open_weights
@@ -18,6 +17,7 @@ from aggregation.layout import TensorLayout
 from aggregation.model_settings import ModelSettings
 from aggregation.opening import first_of_majority
 from aggregation.policies import PolicyMap
+from aggregation.privacy.noise import SEED_BYTES
 from aggregation.requirements import MAX_MINUTES, Readiness
 from aggregation.round import (
     Claim,
@@ -30,29 +30,17 @@ from aggregation.round import (
 from aggregation.round.port import OPTIMIZER_STATE
 from aggregation.sources import BytesSource
 from aggregation.weights import Weights
-from laboratory.arguments import STEPS, random_numbers
+from laboratory.arguments import NOISE, STEPS, random_numbers
 from laboratory.contributions import norms_and_contributions
 from laboratory.models import Arrays
+from laboratory.private import content_of, spent
+from laboratory.sinks import LaboratorySink
 from laboratory.updates import Outcome, Submitted
 
 #: The laboratory has no clock: a requirement that waits for a time has waited long enough.
 WAITED = timedelta(minutes=MAX_MINUTES - 1)
 
 MODEL_ID = 1
-
-
-class LaboratorySink(MemorySink):
-    """A result in memory, with a name."""
-
-    def __init__(self, location: str) -> None:
-        super().__init__()
-        self.location = location
-
-    def begin(self) -> dict[str, Any]:
-        return {}
-
-    def stored_parts(self) -> set[int]:
-        return set(range(1, len(self._parts) + 1))
 
 
 class LaboratoryConnector:
@@ -109,6 +97,12 @@ class LaboratoryConnector:
         """Store an update, in place of an earlier one of the same client that no round has used."""
         self._pending[update.client] = update
 
+    @property
+    def epsilon(self) -> float | None:
+        """What the published aggregates would have spent; None if the model is not private."""
+        private = self._settings.privacy()
+        return None if private is None else spent(private, self.number)
+
     def keep_bases(self, locations: Collection[str | None]) -> None:
         """Forget the weights from which no update was trained that is pending or in these locations."""
         kept = {self.parent, *locations, *(update.base for update in self._pending.values())}
@@ -128,6 +122,11 @@ class LaboratoryConnector:
             unmet = f"{rule.name} needs at least {rule.min_updates} updates, {len(ready)} are ready"
         if unmet:
             return RoundAnswer(model_id=model_id, status=Status.WAITING, reason=unmet)
+        private = settings.privacy()
+        if private and spent(private, number) > private.max_epsilon:
+            reason = f"another round would raise epsilon to {spent(private, number):.4f}, and "
+            reason += f"max_epsilon is {private.max_epsilon:g}"
+            return RoundAnswer(model_id=model_id, status=Status.PAUSED, reason=reason)
         counts = [update.num_examples for update in ready]
         robust = rule.max_hostile(len(ready)) > 0
         cap = settings.max_num_examples or default_cap(counts, robust=robust)
@@ -139,7 +138,7 @@ class LaboratoryConnector:
             rule=rule,
             requirement=requirement,
             readiness=readiness,
-            updates=tuple(self._claimed(update, cap) for update in ready),
+            updates=tuple(self._claimed(update, cap, private=rule.is_private) for update in ready),
             policies=settings.policies(),
             parent=self.parent,
             staleness=settings.staleness_object(),
@@ -160,11 +159,12 @@ class LaboratoryConnector:
             del self._pending[client]
         return rejected
 
-    def _claimed(self, update: Submitted, cap: int | None) -> ClaimedUpdate:
+    def _claimed(self, update: Submitted, cap: int | None, *, private: bool) -> ClaimedUpdate:
         return ClaimedUpdate(
             id=update.client,
             num_examples=capped_examples(update.num_examples, cap),
             location=f"updates/{update.client}",
+            etag=content_of(update.arrays) if private else "",
             num_steps=update.num_steps,
             rounds_late=self.number - update.base_number,
             base=update.base,
@@ -183,7 +183,7 @@ class LaboratoryConnector:
         return self._state
 
     def open_seed(self, claim: Claim) -> bytes:
-        raise AssertionError("no simulated model is private")
+        return random_numbers(self._seed, NOISE, claim.number).bytes(SEED_BYTES)
 
     def open_update(
         self, update: ClaimedUpdate, expected_layout: TensorLayout | None, spool: Spool | None

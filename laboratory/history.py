@@ -87,6 +87,7 @@ class History:
                 "sent": sum(record.sent for record in each.clients),
                 "used": sum(record.used for record in each.clients),
                 "rejected": sum(bool(record.rejection) for record in each.clients),
+                **({} if each.epsilon is None else {"epsilon": each.epsilon}),
                 **each.metrics,
             }
 

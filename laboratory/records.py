@@ -60,12 +60,14 @@ class RoundRecord:
         From 1.
     status : str
         ``published``; ``waiting`` if the requirement was not met; ``rejected`` if too few updates could
-        be used.
+        be used; ``paused`` if the privacy budget was spent.
     reason : str
         Why it was not published.
     metrics : mapping of str to float
         What ``evaluate`` returned for the latest weights.
     clients : tuple of ClientRecord
+    epsilon : float, optional
+        What all rounds so far would have spent in a federation; None without differential privacy.
     """
 
     number: int
@@ -73,3 +75,4 @@ class RoundRecord:
     reason: str
     metrics: Mapping[str, float]
     clients: tuple[ClientRecord, ...]
+    epsilon: float | None = None

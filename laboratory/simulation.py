@@ -42,6 +42,7 @@ def simulate(
     staleness: str | None = None,
     furthest_base: int | None = None,
     requirement: str | None = None,
+    differential_privacy: Mapping[str, Any] | None = None,
     resources: Resources = ONE_THREAD,
     progress: bool | None = None,
 ) -> History:
@@ -92,6 +93,9 @@ def simulate(
         An update may be based on one of this many latest aggregates.
     requirement : str, optional
         When a round may start: ``"require_fraction(f=0.8)"``; by default with what there is.
+    differential_privacy : mapping, optional
+        The arguments of `aggregation.privacy.settings.DifferentialPrivacy`, for ``unweighted_mean``. The
+        noise follows from the seed: it has the distribution of a federation's, but protects nobody.
     resources : Resources
         Of the engine; the result does not depend on them.
     progress : bool, optional
@@ -117,6 +121,7 @@ def simulate(
         staleness=staleness,
         furthest_base=furthest_base,
         requirement=requirement,
+        differential_privacy=differential_privacy,
     )
     arguments.check_settings_fit(settings, len(data), has_initial=has_initial)
     arguments.check_functions(train=train, evaluate=evaluate, delay=delay, poison=poison)
@@ -191,6 +196,7 @@ class Simulation:
             status=answer.status.value,
             reason=answer.reason,
             metrics=self._metrics(),
+            epsilon=connector.epsilon,
             clients=tuple(
                 self._record(position, arrived.get(position))
                 for position in range(len(participants.names))

@@ -26,6 +26,7 @@ from tests.factories import (
     client_id,
     get,
 )
+from tests.private_models import key_file
 
 pytestmark = pytest.mark.usefixtures("database", "cloud")
 RunCommand = Callable[..., str]
@@ -284,6 +285,23 @@ def test_a_model_is_created_from_a_simulation(run_command: RunCommand, tmp_path:
     assert (model.aggregator, model.aggregator_args) == ("multi_krum", {"f": 1})
     assert model.server_optimizer_args == {"beta": 0.5, "eta": 0.7}
     assert (model.pre_aggregation, model.max_num_examples) == ([], 70)
+
+
+def test_a_private_simulation_creates_a_private_model(
+    run_command: RunCommand, weights: Path, tmp_path: Path
+) -> None:
+    """The settings of differential privacy are taken over, and an option changes one of them."""
+    private = {"clip_norm": 1.0, "noise_multiplier": 1.2, "cohort": 5, "delta": 1e-5}
+    settings = {
+        "aggregator": "unweighted_mean",
+        "differential_privacy": private | {"max_epsilon": 8},
+    }
+    path = _simulation(tmp_path, **settings)
+    options = ("--initial", weights, "--differential-privacy", "cohort=7")
+    with key_file(tmp_path):
+        run_command("create_model", "digits", "--from", path, *options)
+    model = FederatedModel.objects.get()
+    assert model.differential_privacy == private | {"max_epsilon": 8, "cohort": 7}
 
 
 @pytest.mark.parametrize(
