@@ -31,8 +31,7 @@ def main() -> int:
         trained = {name: array + 1 for name, array in round_.weights.items()}
         keys.append(federation.submit(trained, num_examples=100))
     last = federation.wait(poll=options.poll)
-    status = federation.client.status()
-    known = [status.of(key) if status else None for key in keys]
+    known = [federation.update(key) for key in keys]
     values = [float(array.mean()) for array in federation.fetch().weights.values()]
     print(
         json.dumps(

@@ -48,8 +48,8 @@ def test_a_bad_link_costs_only_what_was_lost(url: str, tmp_path: Path) -> None:
     assert found.received > found.needed
     assert found.sent_needlessly == 0
     aggregates = list(model.aggregates.order_by("number"))
-    assert [(each["state"], each["aggregate"]) for each in found.updates] == [
-        ("complete", aggregate.pk) for aggregate in aggregates
+    assert [(each["state"], each["aggregate"], each["weight"]) for each in found.updates] == [
+        ("complete", aggregate.pk, 1.0) for aggregate in aggregates
     ]
     assert found.values == [2.0]
     sizes = [len(get(each["key"])) for each in found.updates]

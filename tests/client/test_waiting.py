@@ -220,7 +220,7 @@ def test_the_function_says_what_became_of_each_update(
     seen: list[str] = []
     with pytest.raises(RoundOverdue, match="1 of 2 updates are ready"):
         first.wait(timeout=0, on_progress=seen.append)
-    assert seen == ["1 of 2 updates are ready; this one is ready"]
+    assert seen == ["1 of 2 updates are ready; this one is registered"]
     second.fetch()
     second.upload(filled(3.0), num_examples=1)
     while deliver():

@@ -34,6 +34,7 @@ from .errors import (
 from .federation import Federation, Round
 from .https import Posts
 from .pointer import Latest
+from .readiness import ModelProgress
 from .s3 import Bucket
 from .status import Status, UpdateStatus
 
@@ -52,6 +53,7 @@ __all__ = [
     "Federation",
     "Latest",
     "Misconfigured",
+    "ModelProgress",
     "NoBucket",
     "NotThere",
     "Posts",

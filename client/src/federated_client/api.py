@@ -27,9 +27,11 @@ from .errors import (
 )
 from .https import HttpsReader, check_url, opened, translated_errors
 from .parts import PartedUpload
+from .status import UpdateStatus, parse_update
 from .storage import Progress, retry
 
 _POINTER = re.compile(r"aggregates/(\d+)/latest\.json")
+_PROGRESS = re.compile(r"aggregates/(\d+)/progress\.json")
 _STATUS = re.compile(r"status/(\d+)/[^/]+\.json")
 _SCORE = re.compile(r"scores/(\d+)/[^/]+/(\d+)\.json")
 _UPDATE = re.compile(r"updates/(\d+)/[^/]+/[^/]+\.(\w+)")
@@ -69,6 +71,8 @@ class Api(HttpsReader):
         """Return a document, or the weights that `latest.json` named last."""
         if found := _POINTER.fullmatch(key):
             return self._document(int(found[1]), "latest", key, attempts)
+        if found := _PROGRESS.fullmatch(key):
+            return self._document(int(found[1]), "progress", key, attempts)
         if found := _STATUS.fullmatch(key):
             return self._document(int(found[1]), "status", key, attempts)
         return super().get(key, etag=etag, attempts=attempts)
@@ -85,6 +89,20 @@ class Api(HttpsReader):
         path = f"/v1/models/{found[1]}/updates"
         call = partial(self.call, attempts=1)  # The upload counts its attempts itself.
         return PartedUpload(call, path, found[2], body, metadata, progress).send()
+
+    def update(self, key: str) -> UpdateStatus:
+        """Return what became of an update, however many were sent since.
+
+        Raises
+        ------
+        NotThere
+            If it did not arrive.
+        """
+        found = _UPDATE.fullmatch(key)
+        if not found:
+            raise BadArgument(f"{key!r} is not the key of an update")
+        name = key.rpartition("/")[2]
+        return parse_update(self.call("GET", f"/v1/models/{found[1]}/updates/{name}"))
 
     def call(
         self,

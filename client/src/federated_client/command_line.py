@@ -98,16 +98,19 @@ def _enroll(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _status(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     federation = _federation(options)
-    latest, status = federation.latest(), federation.client.status()
+    latest, progress, status = (
+        federation.latest(),
+        federation.progress(),
+        federation.client.status(),
+    )
     updates = status.updates if status else ()
     lines = [f"aggregate {latest.number} is the latest; updates are {latest.update_kind}"]
-    lines += [str(status)] if status else ["you have sent no update yet"]
-    lines += [f"{each.state:<11} {each.at} {each.reason}".rstrip() for each in updates]
+    lines += [str(progress)] if progress else []
+    lines += [str(each) for each in updates] or ["you have sent no update yet"]
     row = {
         "number": latest.number,
         "update_kind": latest.update_kind,
-        "ready": status.ready if status else None,
-        "needed": status.needed if status else None,
+        "progress": asdict(progress) if progress else None,
         "updates": [asdict(each) for each in updates],
     }
     return row, "\n".join(lines)
@@ -142,18 +145,10 @@ def _watch(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     federation = _resumed(options)
     latest = federation.wait(timeout=options.timeout, poll=options.poll, on_progress=show)
-    own = _fate(federation)
+    own = federation.update() if federation.client.sent_key else None
     sentence = f"aggregate {latest.number} is published"
-    return {"number": latest.number, "update": own}, sentence + (
-        f"; yours is {own['state']}" if own else ""
-    )
-
-
-def _fate(federation: Federation) -> dict[str, Any] | None:
-    """Return what became of the update that was sent last; None if it is not known."""
-    status = federation.client.status()
-    found = status.of(federation.client.sent_key) if status else None
-    return asdict(found) if found else None
+    row = {"number": latest.number, "update": asdict(own) if own else None}
+    return row, f"{sentence}; yours is {own.state}" if own else sentence
 
 
 def _resumed(options: argparse.Namespace, *, private: bool = False) -> Federation:

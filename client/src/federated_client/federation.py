@@ -19,6 +19,8 @@ from .pointer import Latest
 from .private import Identity, load_identity
 from .profiles import Profile, load_profile, profile_path, save_profile
 from .progress import progress_bar
+from .readiness import ModelProgress, read_progress
+from .status import UpdateStatus
 from .storage import Storage
 from .weights import Arrays
 
@@ -94,6 +96,7 @@ class Federation:
         elif model_id is None or client_id is None:
             raise BadArgument("with a storage, give the model_id and the client_id")
         self.model_id = model_id
+        self._storage = storage
         self._identity = load_identity(profile) if private else None
         self.client = Client(
             storage, model_id=model_id, client_id=client_id, identity=self._identity
@@ -221,6 +224,24 @@ class Federation:
     ) -> Latest:
         """Wait for the next aggregate; raise `UpdateRejected` as soon as the update is rejected."""
         return self.client.wait(timeout=timeout, poll=poll, on_progress=on_progress)
+
+    def update(self, key: str = "") -> UpdateStatus | None:
+        """Return what became of an update, by default of the one that was sent last; None if unknown.
+
+        Parameters
+        ----------
+        key : str
+            That `submit` returned.
+        """
+        key = key or self.client.sent_key
+        if isinstance(self._storage, Api):
+            return self._storage.update(key)
+        status = self.client.status()
+        return status.of(key) if status else None
+
+    def progress(self) -> ModelProgress | None:
+        """Return how many updates are ready for the next round, and its deadline; None if unknown."""
+        return read_progress(self._storage, self.model_id)
 
     def score(self, *, num_examples: SupportsIndex, **results: Any) -> str:
         """Report what was measured of the aggregate that was fetched last."""

@@ -17,20 +17,28 @@ class UpdateStatus:
     ----------
     key : str
         Of the object.
-    state : {'ready', 'running', 'complete', 'superseded', 'rejected'}
+    state : {'uploaded', 'registered', 'running', 'complete', 'superseded', 'rejected'}
     reason : str
         Why it was rejected; otherwise empty.
     aggregate : int or None
         The id of the aggregate that contains it.
+    weight : float or None
+        Its weight in that aggregate, where the rule has weights.
     at : str
-        ISO 8601.
+        ISO 8601; empty if it was not registered yet.
     """
 
     key: str
     state: str
     reason: str
     aggregate: int | None
+    weight: float | None
     at: str
+
+    def __str__(self) -> str:
+        weight = "" if self.weight is None else f" with weight {self.weight:.3g}"
+        outcome = f"in aggregate {self.aggregate}{weight}" if self.aggregate else self.reason
+        return f"{self.state:<11} {self.at} {outcome}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +81,7 @@ def parse_status(body: bytes) -> Status | None:
         if found["format"] != 1:
             return None
         return Status(
-            updates=tuple(_parse_update(update) for update in found["updates"]),
+            updates=tuple(parse_update(update) for update in found["updates"]),
             ready=int(found["ready"]),
             requirement=str(found["requirement"]),
             needed=int(found["needed"]),
@@ -97,11 +105,13 @@ def describe(status: Status, key: str) -> tuple[str, bool]:
     return f"{status}; this one is {state}", state == "running"
 
 
-def _parse_update(found: dict[str, Any]) -> UpdateStatus:
+def parse_update(found: dict[str, Any]) -> UpdateStatus:
+    """Return the status of one update from its JSON object."""
     return UpdateStatus(
         key=str(found["key"]),
         state=str(found["state"]),
         reason=str(found["reason"]),
         aggregate=found["aggregate"],
-        at=str(found["at"]),
+        weight=found.get("weight"),
+        at=str(found.get("at", "")),
     )
