@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from federated_client import Bucket, Client, Posts, RoundOverdue, UpdateRejected, limits
+from federated_client.pointer import parse_pointer
 from federated_client.status import Status, parse_status
+from federated_client.waiting import StorageState, wait_for_aggregate
 from models_app.models import Client as ClientRecord
 from tests.client.members import Deliver, StorageOf, federation, in_the_cloud, member, through
 from tests.client.servers import handling
@@ -231,3 +233,30 @@ def test_the_function_says_what_became_of_each_update(
     assert [(each.state, each.aggregate) for each in status.updates] == [
         ("complete", model.aggregates.get().pk)
     ]
+
+
+@pytest.mark.parametrize(
+    ("states", "looks"),
+    [
+        (["complete"], 1),
+        ([""], 1),
+        (["registered", "complete"], 2),
+        (["registered"] * 3, 3),
+        (["registered", "running", "running", "running", "complete"], 5),
+    ],
+)
+def test_a_status_that_follows_its_aggregate_is_waited_for(states: list[str], looks: int) -> None:
+    """The aggregate is seen before the status: it counts once it is known whether it has the update."""
+    newest = parse_pointer(
+        b'{"aggregate_id": 1, "number": 1, "key": "k", "etag": "e", "published_on": ""}', "k"
+    )
+    left = iter(states)
+    found = wait_for_aggregate(
+        lambda: StorageState(latest=newest, state=next(left)),
+        after=0,
+        timeout=60,
+        poll=0,
+        on_progress=None,
+    )
+    assert found.number == 1
+    assert len(list(left)) == len(states) - looks

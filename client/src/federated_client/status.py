@@ -90,8 +90,8 @@ def parse_status(body: bytes) -> Status | None:
         return None
 
 
-def describe(status: Status, key: str) -> tuple[str, bool]:
-    """Return what became of one update, in words, and whether it is in a round that has not ended.
+def describe(status: Status, key: str) -> tuple[str, str]:
+    """Return how far the round is and what became of one update, in words, and the update's state.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def describe(status: Status, key: str) -> tuple[str, bool]:
     if own and own.state == "rejected":
         raise UpdateRejected(own.reason)
     state = own.state if own else "not registered yet"
-    return f"{status}; this one is {state}", state == "running"
+    return f"{status}; this one is {state}", state
 
 
 def parse_update(found: dict[str, Any]) -> UpdateStatus:

@@ -21,6 +21,9 @@ from .status import Status, describe
 
 logger = logging.getLogger(__name__)
 
+#: After as many looks at a new aggregate, an update that still waits is taken not to be in it.
+LOOKS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class StorageState:
@@ -32,15 +35,15 @@ class StorageState:
         None where it could not be read.
     progress : str
         What became of the update that was sent, in words; empty if it is not known.
-    is_running : bool
-        Whether the update is in a round whose outcome is not known yet.
+    state : str
+        Of the update that was sent; empty if it is not known.
     problem : str
         Why something could not be read; empty if everything could.
     """
 
     latest: Latest | None = None
     progress: str = ""
-    is_running: bool = False
+    state: str = ""
     problem: str = ""
 
 
@@ -48,17 +51,17 @@ def storage_state(
     status: Callable[[], Status | None], latest: Callable[[], Latest], sent_key: str
 ) -> StorageState:
     """Return the status of the update that was sent under a key, if one was, and the latest aggregate."""
-    progress, is_running = "", False
+    progress = state = ""
     try:
         found = status() if sent_key else None
         if found:
-            progress, is_running = describe(found, sent_key)
+            progress, state = describe(found, sent_key)
         newest = latest()
     except CredentialsInvalid:
         raise
     except (NotThere, AccessDenied, StorageUnreachable) as error:
-        return StorageState(progress=progress, is_running=is_running, problem=str(error))
-    return StorageState(latest=newest, progress=progress, is_running=is_running)
+        return StorageState(progress=progress, state=state, problem=str(error))
+    return StorageState(latest=newest, progress=progress, state=state)
 
 
 def wait_for_aggregate(
@@ -77,7 +80,7 @@ def wait_for_aggregate(
         After ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
-    progress = ""
+    progress, looks = "", 0
     while True:
         state = _within(max(deadline - time.monotonic(), limits.LAST_LOOK_SECONDS), look)
         if state.progress and state.progress != progress:
@@ -86,8 +89,10 @@ def wait_for_aggregate(
             if on_progress:
                 on_progress(progress)
         left = deadline - time.monotonic()
-        if state.latest and state.latest.number > after and (not state.is_running or left <= 0):
-            return state.latest
+        if state.latest and state.latest.number > after:
+            looks += 1
+            if left <= 0 or _is_known(state.state, looks):
+                return state.latest
         if left <= 0:
             reasons = [progress, state.problem and f"the last error: {state.problem}"]
             raise RoundOverdue(
@@ -99,6 +104,14 @@ def wait_for_aggregate(
                 )
             )
         time.sleep(min(poll, left))
+
+
+def _is_known(state: str, looks: int) -> bool:
+    """Return whether it is known that an update is in a new aggregate, or that it is not.
+
+    The status follows the aggregate by a moment: until the third look, one that waits may be in it.
+    """
+    return state in ("", "complete", "superseded") or (state != "running" and looks >= LOOKS)
 
 
 def _within(seconds: float, look: Callable[[], StorageState]) -> StorageState:
