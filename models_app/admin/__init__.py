@@ -2,13 +2,13 @@
 
 from models_app.admin.clients import ClientAdmin, MembershipAdmin
 from models_app.admin.federated_model import FederatedModelAdmin
-from models_app.admin.records import (
-    AggregationRoundAdmin,
+from models_app.admin.lineage import (
     ClientAggregateScoreAdmin,
     ModelAggregateAdmin,
     ModelArtifactAdmin,
-    ModelUpdateAdmin,
 )
+from models_app.admin.rounds import AggregationRoundAdmin
+from models_app.admin.updates import ModelUpdateAdmin
 from models_app.admin.users import GroupAdmin, UserAdmin
 
 __all__ = [

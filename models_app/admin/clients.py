@@ -18,7 +18,6 @@ from models_app.admin.access import (
     visible_models,
 )
 from models_app.admin.acting import ActingAdmin
-from models_app.admin.actions import CLIENT_ACTIONS
 from models_app.admin.base import (
     ROWS,
     PagedAdmin,
@@ -26,6 +25,7 @@ from models_app.admin.base import (
     VisibleModelFilter,
     clients_matching,
 )
+from models_app.admin.client_actions import CLIENT_ACTIONS
 from models_app.admin.links import NOTHING, badge, link, moment, number, status_badge
 from models_app.admin.pages import Action, PageAdmin, RecordPage, Table
 from models_app.models import Client, FederatedModel, ModelUpdate, mark_credentials

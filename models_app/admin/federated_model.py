@@ -14,9 +14,9 @@ from django.utils.safestring import SafeString
 
 from models_app.admin.access import is_staff, sees_all_models, visible_models
 from models_app.admin.acting import ActingAdmin
-from models_app.admin.actions import ACTIONS
 from models_app.admin.base import ProtectedAdmin
 from models_app.admin.links import badge, moment, url_of
+from models_app.admin.model_actions import ACTIONS
 from models_app.admin.model_pages import clients_context, overview_context
 from models_app.admin.settings import FederatedModelForm, changes_in_words, sections
 from models_app.admin.tabs import model_head

@@ -64,5 +64,5 @@ def _last_round(last: RoundSummary) -> SafeString:
     took = f", {in_time(last.seconds)}" if last.seconds is not None else ""
     outcome = f"{last.used} used, {last.rejected} rejected"
     if last.state != AggregationRound.State.PUBLISHED:
-        outcome = f"{last.state.name.lower()}, {last.rejected} rejected"
+        outcome = f"no aggregate, {last.rejected} rejected"
     return format_html("{}{}: {}", moment(last.finished_on), took, outcome)

@@ -110,3 +110,18 @@ def status_badge(update: ModelUpdate) -> SafeString:
 def state_badge(made_by: AggregationRound) -> SafeString:
     """Return a round's state."""
     return badge(*STATES[AggregationRound.State(made_by.state)])
+
+
+def parents_of(row: Any, tab: str) -> list[SafeString]:
+    """Return links to the federated model of a record, and to the tab of its kind."""
+    url = model_list(type(row), row.federated_model_id)
+    return [link(row.federated_model), format_html('<a href="{}">{}</a>', url, tab)]
+
+
+def used_of(obj: AggregationRound) -> SafeString | int:
+    """Return how many updates a round used; of a roll-back, a link to what it restored."""
+    original = obj.config_snapshot.get("rolled_back_to")
+    if original is None:
+        return obj.updates_used
+    url = reverse("admin:models_app_modelaggregate_change", args=[original])
+    return format_html('<a href="{}" class="unbroken">roll-back</a>', url)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from django.core.paginator import Page, Paginator
@@ -16,7 +18,7 @@ from models_app.control_room import control_room
 from models_app.control_room.page import ControlRoom
 from models_app.control_room.tensors import tensors_by_policy
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
-from models_app.overview import ClientRow, MarkKind, Tile, client_page
+from models_app.overview import ClientRow, MarkKind, ModelOverview, Tile, client_page
 from models_app.overview.clients import BY_LAST_SEEN, BY_NAME, ROWS
 
 
@@ -39,9 +41,7 @@ def overview_context(model: FederatedModel, *, with_tensors: bool) -> dict[str, 
     room = control_room(model, linked)
     return {
         "overview": room.overview,
-        "tiles": [
-            (tile, _url(model, tile)) for tile in room.overview.tiles if tile.label != "State"
-        ],
+        "tiles": list(_tiles(model, room.overview)),
         "plots": room.plots,
         "measures_norms": room.measures_norms,
         "tables": [
@@ -49,6 +49,17 @@ def overview_context(model: FederatedModel, *, with_tensors: bool) -> dict[str, 
         ],
         "tensors": _tensors(model) if with_tensors else {},
     }
+
+
+def _tiles(model: FederatedModel, overview: ModelOverview) -> Iterator[tuple[Tile, str]]:
+    """Yield the figures with the addresses of what they count; the head of the page shows the state."""
+    for tile in overview.tiles:
+        url = _url(model, tile)
+        if tile.label == "Updates":
+            ready = f"{overview.card.ready} of {overview.card.needed}"
+            yield replace(tile, label="Updates ready", value=ready), url
+        elif tile.label != "State":
+            yield tile, url
 
 
 def _url(model: FederatedModel, tile: Tile) -> str:
