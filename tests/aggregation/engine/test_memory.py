@@ -23,7 +23,7 @@ from aggregation.opening import Opener, open_consistent
 from aggregation.rules import create_rule
 from aggregation.sources import Buffer, BytesSource
 from aggregation.weights import Weights, shared_index
-from tests.aggregation.engine.peak import FORMATS, RULES
+from tests.aggregation.engine.peak import FORMATS, OPTIMIZERS, RULES
 
 MIB = 1 << 20
 UPDATE_BYTES = 2 * MIB
@@ -57,8 +57,11 @@ def test_memory_does_not_grow_with_the_number_of_updates(
     rule: str, kind: str, peaks: dict[str, int]
 ) -> None:
     """Ten updates, and a hundred with 200 MiB in total, stay within one small budget."""
-    assert peaks[f"{rule} {kind} 10"] < BUDGET + MARGIN
-    assert peaks[f"{rule} {kind} 100"] < BUDGET + MARGIN
+    # The result and the two numbers in float64 that an optimizer keeps for each element are stored in
+    # one part each, which are in memory until they are full.
+    parts = UPDATE_BYTES + (4 * UPDATE_BYTES if rule in OPTIMIZERS else 0)
+    assert peaks[f"{rule} {kind} 10"] < max(BUDGET, parts) + MARGIN
+    assert peaks[f"{rule} {kind} 100"] < max(BUDGET, parts) + MARGIN
 
 
 class Remote:
