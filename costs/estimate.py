@@ -265,13 +265,14 @@ class Federation:
 
     @property
     def aggregates_gb(self) -> float:
-        """GB of new aggregates per month, which are never deleted."""
-        return self.rounds_a_month * self.work.layout.nbytes / GIB
+        """GB of new aggregates per month, with their optimizers' states; they are never deleted."""
+        nbytes = self.work.layout.nbytes + self.work.state_nbytes
+        return self.rounds_a_month * nbytes / GIB
 
     @property
     def fetched_gb(self) -> float:
         """GB of aggregates that the clients fetch in a month."""
-        return self.clients * self.aggregates_gb
+        return self.clients * self.rounds_a_month * self.work.layout.nbytes / GIB
 
 
 def line(what: str, amount: float, unit: str, price: float) -> Line:

@@ -11,7 +11,11 @@ import numpy as np
 
 from aggregation.engine.chunks import chunk_elements
 from aggregation.engine.ranges import CELL, part_ends, segment_ends
+from aggregation.engine.state import OptimizerState
+from aggregation.engine.steps import state_parts
 from aggregation.layout import Tensor, TensorLayout
+from aggregation.optimizers import NO_OPTIMIZER, Optimizer
+from aggregation.policies import OPTIMIZE_ALL, PolicyMap
 from aggregation.rules import Rule
 from aggregation.rules.krum import Bulyan, Krum, MultiKrum
 
@@ -42,19 +46,38 @@ class Pass:
         Elements of a range at most.
     chunks : int
         Ranges that are read of each object.
-    nbytes : int
-        Bytes of all objects.
+    row_bytes, state_bytes : int
+        Bytes of an element of the model in each of the objects, and in the optimizer's state if that is
+        read as well.
+    elements : int
+        Of the model.
     """
 
     rows: int
     chunk: int
     chunks: int
-    nbytes: int
+    row_bytes: int
+    state_bytes: int
+    elements: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all objects."""
+        return self.bytes_between(self.elements)
 
     @property
     def reads(self) -> int:
         """Number of ranged GETs."""
-        return self.rows * self.chunks
+        return self.objects * self.chunks
+
+    @property
+    def objects(self) -> int:
+        """Objects that are read, with the optimizer's state."""
+        return self.rows + bool(self.state_bytes)
+
+    def bytes_between(self, elements: int) -> int:
+        """Return the bytes of a number of elements of the model in all objects."""
+        return (self.rows * self.row_bytes + self.state_bytes) * elements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +92,8 @@ class Work:
     rule : Rule
     memory_bytes : int
         Memory budget of the engine.
+    optimizer : Optimizer
+        Of the model; its state is that of earlier rounds.
     """
 
     params: int
@@ -76,6 +101,7 @@ class Work:
     updates: int
     rule: Rule
     memory_bytes: int
+    optimizer: Optimizer = NO_OPTIMIZER
 
     @cached_property
     def layout(self) -> TensorLayout:
@@ -90,16 +116,42 @@ class Work:
     @cached_property
     def passes(self) -> tuple[Pass, ...]:
         """The passes in their order; the last one combines."""
-        combining = self._pass(members(self.rule, self.updates), parent=self.rule.on_differences)
+        parent = self.rule.on_differences or self.optimizer.takes_steps
+        combining = self._pass(members(self.rule, self.updates), parent=parent, state=self.state)
         if not self.has_measuring_pass:
             return (combining,)
         return self._pass(self.updates, parent=True, on_grid=True), combining
 
-    def _pass(self, updates: int, *, parent: bool, on_grid: bool = False) -> Pass:
-        rows = updates + parent
-        chunk = chunk_elements(self.layout, rows, self.memory_bytes, CELL if on_grid else 1)
-        chunks = count_chunks(self.segments if on_grid else part_ends(self.layout), chunk)
-        return Pass(rows=rows, chunk=chunk, chunks=chunks, nbytes=rows * self.layout.nbytes)
+    @cached_property
+    def state(self) -> OptimizerState | None:
+        """The optimizer's state, if it has one."""
+        if not self.optimizer.slots:
+            return None
+        return OptimizerState(self.optimizer, PolicyMap(self.layout, OPTIMIZE_ALL), None)
+
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of the optimizer's state."""
+        return self.state.map.layout.nbytes if self.state else 0
+
+    def _pass(
+        self,
+        updates: int,
+        *,
+        parent: bool,
+        on_grid: bool = False,
+        state: OptimizerState | None = None,
+    ) -> Pass:
+        rows, at_least = updates + parent, CELL if on_grid else 1
+        chunk = chunk_elements(self.layout, rows, self.memory_bytes, at_least, state=state)
+        return Pass(
+            rows=rows,
+            chunk=chunk,
+            chunks=count_chunks(self.segments if on_grid else part_ends(self.layout), chunk),
+            row_bytes=self.layout.itemsize,
+            state_bytes=state.bytes_per_element if state else 0,
+            elements=self.params,
+        )
 
     @cached_property
     def segments(self) -> list[int]:
@@ -119,14 +171,24 @@ class Work:
 
     def requests(self, invocations: int = 1) -> Counter[str]:
         """Return the requests to S3 of the round itself by operation."""
+        written = 1 + bool(self.state)
         counts = Counter(
-            HeadObject=invocations,
-            # Headers: of each update, and twice of the parent, once for its metadata.
-            GetObject=invocations * (self.updates + 2) + sum(each.reads for each in self.passes),
-            ListParts=invocations - 1,
+            HeadObject=invocations * written,
+            # Headers: of each update, of the optimizer's state, and twice of the parent, once for its
+            # metadata.
+            GetObject=invocations * (self.updates + 1 + written)
+            + sum(each.reads for each in self.passes),
+            ListParts=(invocations - 1) * written,
         )
         counts.update(result_writes(self.parts))
+        counts.update(self.state_writes(part_ends(self.layout)))
         return +counts
+
+    def state_writes(self, ends: Sequence[int]) -> Counter[str]:
+        """Return the requests that store the optimizer's new state beside a result with these parts."""
+        if self.state is None:
+            return Counter()
+        return result_writes(len(state_parts(ends, self.state.map).ends))
 
 
 def members(rule: Rule, updates: int) -> int:

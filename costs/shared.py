@@ -71,8 +71,8 @@ def share(
     nbytes, measures = work.layout.nbytes, work.has_measuring_pass
     if not capacity.needs_several(work.updates * nbytes * (1 + measures)):
         return None
-    rows = work.updates + work.rule.on_differences
-    combining = Pieces(count=work.parts, nbytes=rows * nbytes)
+    rows = work.updates + (work.rule.on_differences or work.optimizer.takes_steps)
+    combining = Pieces(count=work.parts, nbytes=rows * nbytes + work.state_nbytes)
     measuring = None
     if measures:
         measuring = Pieces(count=len(work.segments), nbytes=(work.updates + 1) * nbytes)
@@ -196,7 +196,7 @@ class SharedRound:
         start = ends[first - 1] if first else 0
         elements = ends[last - 1] - start
         chunks = count_chunks([end - start for end in ends[first:last]], each.chunk)
-        return each.rows * elements * self.work.layout.itemsize, each.rows * chunks
+        return each.bytes_between(elements), each.objects * chunks
 
     def _waiting(self, requests: float) -> float:
         return requests * REQUEST_SECONDS / min(self.read_threads, max(requests, 1))
@@ -237,8 +237,9 @@ class SharedRound:
 
     @property
     def _opening_requests(self) -> Counter[str]:
-        """Headers: of each update, and of the parent."""
-        return Counter(HeadObject=1, GetObject=self.work.updates + 1)
+        """Headers: of each update, of the parent, and of the optimizer's state."""
+        own = 1 + bool(self.work.state)
+        return Counter(HeadObject=own, GetObject=self.work.updates + own)
 
     @property
     def _planning_requests(self) -> Counter[str]:
@@ -252,20 +253,25 @@ class SharedRound:
         counts: Counter[str] = Counter()
         for tasks in self._passes:
             measuring = self._is_measuring(tasks)
-            listing = {"ListObjectsV2" if measuring else "ListParts": 1}
+            written = 1 + bool(self.work.state)
+            listing = {"ListObjectsV2": 1} if measuring else {"ListParts": written}
             for task in tasks:
                 counts += self._opening_requests + Counter(listing)
                 # The plan; and, to combine, the selection and the metadata of the parent.
                 counts["GetObject"] += (1 if measuring else 3) + self._read_by(task, tasks)[1]
                 # A report, and the products of each segment.
                 counts["PutObject"] += 1 + (task[1] - task[0] if measuring else 0)
-        return counts + result_writes(len(self.part_ends))
+        return counts + result_writes(len(self.part_ends)) + self.work.state_writes(self.part_ends)
 
     @property
     def _joining_requests(self) -> Counter[str]:
         """Of the selection, and of the completed result."""
         pages = math.ceil(len(self.part_ends) / 1000)
-        counts = Counter(GetObject=2 + self.tasks, ListObjectsV2=1, ListParts=pages)
+        counts = Counter(
+            GetObject=2 + self.tasks,
+            ListObjectsV2=1,
+            ListParts=pages * (1 + bool(self.work.state)),
+        )
         if self.distribution.measuring:
             segments = len(self.work.segments)
             counts += Counter(GetObject=2 + segments, ListObjectsV2=2, PutObject=1)

@@ -60,6 +60,7 @@ def test_a_rule_that_measures_reads_twice(run_command: RunCommand) -> None:
         (("--architecture", "x86_64"), "Lambda, the round", False),
         (("--memory-mb", "1024"), "snapshot of the live version", True),
         (("--dtype", "float16"), "S3, updates kept", True),
+        (("--optimizer", "fedadam"), "S3, aggregates of one month kept", False),
         (("--updates-a-round", "50"), "SQS", True),
         (("--upload-minutes", "30"), "Aurora, active for the round", False),
         (("--throughput", "140"), "Lambda, the round", True),

@@ -19,6 +19,7 @@ from django.conf import settings
 from django.test import override_settings
 
 from aggregation.engine import Resources
+from aggregation.optimizers import create_optimizer
 from aggregation.round import run_round
 from aggregation.rules import Statistics, create_rule
 from connectors import application, limits
@@ -40,7 +41,13 @@ FLOAT32 = np.dtype("<f4")
 SMALL_PART = 1 << 13
 
 
-def work(params: int, updates: int, rule: str = "weighted_mean", memory: int = 64 << 20) -> Work:
+def work(
+    params: int,
+    updates: int,
+    rule: str = "weighted_mean",
+    memory: int = 64 << 20,
+    optimizer: str = "none",
+) -> Work:
     arguments = RULES.get(rule, {})
     return Work(
         params=params,
@@ -48,6 +55,7 @@ def work(params: int, updates: int, rule: str = "weighted_mean", memory: int = 6
         updates=updates,
         rule=create_rule(rule, arguments),
         memory_bytes=memory,
+        optimizer=create_optimizer(optimizer),
     )
 
 
@@ -89,10 +97,22 @@ def values(params: int, seed: int) -> dict[str, Any]:
     return {"w": np.random.default_rng(seed).standard_normal(params).astype(FLOAT32)}
 
 
-def ready_model(rule: str, params: int, updates: int) -> FederatedModel:
-    """Create a model with initial weights and a registered update of each client."""
-    fields = {"aggregator": rule, "aggregator_args": RULES[rule]}
+def ready_model(rule: str, params: int, updates: int, optimizer: str = "none") -> FederatedModel:
+    """Create a model with initial weights and a registered update of each client.
+
+    With an optimizer, there is an aggregate with its state as well.
+    """
+    fields = {"aggregator": rule, "aggregator_args": RULES[rule], "server_optimizer": optimizer}
     model = make_model(updates, initial=values(params, 0), **fields)
+    if optimizer != "none":
+        send_updates(model, params, updates)
+        run_round(application.round_connector(), model.pk)
+    send_updates(model, params, updates)
+    return model
+
+
+def send_updates(model: FederatedModel, params: int, updates: int) -> None:
+    """Register an update of each client."""
     for client in range(1, updates + 1):
         update = ready_update(model, client, values(params, client))
         seen = default_storage.connection.meta.client.head_object(
@@ -100,7 +120,6 @@ def ready_model(rule: str, params: int, updates: int) -> FederatedModel:
         )
         update.size, update.etag = seen["ContentLength"], seen["ETag"].strip('"')
         update.save()
-    return model
 
 
 @pytest.mark.usefixtures("database", "cloud", "small_parts")
@@ -119,6 +138,23 @@ def test_the_requests_of_a_round_are_estimated_exactly(rule: str, memory: int) -
         )
     estimated = work(params, updates, rule, memory)
     assert estimated.parts == 3
+    assert asked == estimated.requests()
+    assert answer.bytes_read == estimated.nbytes
+
+
+@pytest.mark.usefixtures("database", "cloud", "small_parts")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("optimizer", ["sgd", "fedavgm", "fedadam"])
+@pytest.mark.parametrize("rule", ["weighted_mean", "krum"])
+def test_the_requests_of_a_step_are_estimated_exactly(rule: str, optimizer: str) -> None:
+    """A server optimizer reads the parent, reads its state, and stores the new one."""
+    params, updates, memory = 5_000, 7, 1 << 15
+    model = ready_model(rule, params, updates, optimizer)
+    with counted(default_storage.connection.meta.client) as asked:
+        answer = run_round(
+            application.round_connector(), model.pk, resources=Resources(memory_bytes=memory)
+        )
+    estimated = work(params, updates, rule, memory, optimizer)
     assert asked == estimated.requests()
     assert answer.bytes_read == estimated.nbytes
 

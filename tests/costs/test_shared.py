@@ -54,9 +54,11 @@ def do_all(claim: Claim, functions: int, resources: Resources) -> Execution:
     return execution
 
 
-def shared(rule: str, updates: int, params: int, functions: int, memory: int) -> SharedRound:
+def shared(
+    rule: str, updates: int, params: int, functions: int, memory: int, optimizer: str = "none"
+) -> SharedRound:
     found = share(
-        work(params, updates, rule, memory),
+        work(params, updates, rule, memory, optimizer),
         Stack(max_functions=functions),
         RATE,
         target_seconds=0.001,
@@ -80,6 +82,20 @@ def test_the_requests_of_a_shared_round_are_estimated_exactly(rule: str, memory:
     estimated = shared(rule, updates, params, 2, memory)
     assert execution.functions == estimated.functions == 2
     assert asked == estimated.requests
+
+
+@pytest.mark.usefixtures("database", "cloud", "small_parts")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("optimizer", ["sgd", "fedavgm", "fedadam"])
+def test_the_requests_of_a_shared_step_are_estimated_exactly(optimizer: str) -> None:
+    """Each task opens the optimizer's state, and stores its share of the new one."""
+    params, updates, memory = 5_000, 7, 1 << 24
+    model = ready_model("weighted_mean", params, updates, optimizer)
+    claim = application.round_connector().claim_round(model.pk)
+    assert isinstance(claim, Claim)
+    with counted(default_storage.connection.meta.client) as asked:
+        do_all(claim, 2, Resources(memory_bytes=memory))
+    assert asked == shared("weighted_mean", updates, params, 2, memory, optimizer).requests
 
 
 #: The sizes of the comparison with the most that a round may take, and that a thousand rounds may cost.

@@ -12,6 +12,7 @@ from django.core.management.base import CommandError
 
 from aggregation.errors import RuleError
 from aggregation.layout import DTYPE_NAMES
+from aggregation.optimizers import NO_OPTIMIZER, create_optimizer, known_optimizers
 from aggregation.pre_aggregation import build_rule
 from aggregation.rules import Rule
 from connectors.management.amounts import nonnegative_number, positive_number, whole_number
@@ -128,6 +129,12 @@ def _add_rule_arguments(parser: ArgumentParser) -> None:
     )
 
     parser.add_argument(
+        "--optimizer",
+        choices=known_optimizers(),
+        default=NO_OPTIMIZER.name,
+        help="a server optimizer, whose state is read and stored in each round; default: %(default)s",
+    )
+    parser.add_argument(
         "--pre-aggregation",
         action="append",
         default=[],
@@ -209,6 +216,7 @@ def _federation(options: Mapping[str, Any]) -> Federation:
         updates=updates,
         rule=_rule(options["rule"], options["rule_arg"], options["pre_aggregation"]),
         memory_bytes=memory_budget(stack.memory_mb, settings.ENGINE_SHARE),
+        optimizer=create_optimizer(options["optimizer"], {}),
     )
     _check(work)
     return Federation(
