@@ -12,6 +12,9 @@ from typing import Any
 
 from local.postgres import embedded_postgres
 
+#: As in `benchmarks.scale.seed`, which is imported once Django is booted.
+MODELS = 24
+
 RESULTS = Path(__file__).parents[1] / "scale.md"
 
 #: Every page and command answers within this time, and in statements with no more parameters.
@@ -52,8 +55,10 @@ def report(rows: list[dict[str, Any]], clients: int, rounds: int) -> str:
         "# Scale of pages and commands",
         "",
         f"By `make bench-scale` on {os.cpu_count()} cores: {clients:,} clients and "
-        f"{clients * rounds:,} updates in an embedded PostgreSQL. Each page is opened once and each "
-        "command runs once, after one page that compiles templates.",
+        f"{clients * rounds:,} updates of a model in an embedded PostgreSQL, and {MODELS} further models "
+        "of which all clients are members. Each page that the admin's URLs have is opened once, lists also "
+        "with each filter, order and search, and each command runs once, after one page that compiles "
+        "templates.",
         "",
         "|  | figure | bar |  |",
         "| --- | --- | --- | --- |",

@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils.functional import cached_property
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from unfold.admin import ModelAdmin
@@ -25,9 +26,26 @@ ROWS = 25
 #: The last page that can be opened. The database reads all rows before those that it shows.
 MAX_PAGES = 400
 
+#: The first clients that match a search, whose records are found.
+MAX_FOUND_CLIENTS = 300
+
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Offers the first `MAX_PAGES` pages; older rows are found with a filter or a search."""
+    """Offers the first `MAX_PAGES` pages; older rows are found with a filter or a search.
+
+    Only the rows of these pages are counted, and one more: to count a million rows takes longer than to
+    show a page of them.
+    """
+
+    @property
+    def most(self) -> int:
+        """The rows of all pages that can be opened."""
+        return MAX_PAGES * self.per_page
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        return int(rows.order_by()[: self.most + 1].count())
 
     @property
     def num_pages(self) -> int:
@@ -140,7 +158,10 @@ class RecordAdmin(PagedAdmin):
                 request, queryset, search_term
             )
             return found
-        matches = Q(**{f"{self.client_path}__in": clients_matching(term).values("pk")})
+        # With a list instead of a subquery, the database knows how many clients there are, and does not
+        # sort all their records.
+        found_clients = clients_matching(term).order_by("name", "pk").values_list("pk", flat=True)
+        matches = Q(**{f"{self.client_path}__in": list(found_clients[:MAX_FOUND_CLIENTS])})
         if term.isdecimal():
             matches |= Q(pk=int(term))
         return queryset.filter(matches), False

@@ -182,6 +182,13 @@ class MembershipAdmin(PagedAdmin):
     search_help_text = "Name or id of a client"
     ordering = ("-id",)
 
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if term := search_term.strip():
+            queryset = queryset.filter(client__in=clients_matching(term).values("pk"))
+        return queryset, False
+
     def has_module_permission(self, request: HttpRequest) -> bool:
         return may_change_models(request)
 
