@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,13 @@ def costs(url: str, clients: int, rounds: int) -> list[dict[str, Any]]:
         "DATABASE_URL": url,
         "DJANGO_SETTINGS_MODULE": "settings",
         "SECRET_KEY": "a key for measurements, which protects nothing at all",
-        "STORAGE_ROOT": os.fspath(Path(__file__).parent),
     }
     command = [sys.executable, "-m", "benchmarks.scale.measure", str(clients), str(rounds)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as bucket:
+        environment["STORAGE_ROOT"] = bucket
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
     if ended.returncode:
         raise RuntimeError(ended.stderr)
     measured: list[dict[str, Any]] = json.loads(ended.stdout)
