@@ -186,3 +186,16 @@ def test_pushes_keep_what_compression_left_out(
     # Two hundredths are sent each time: 199 and 198, then twice the two numbers below them.
     assert received[-4:].tolist() == [2 * 196, 2 * 197, 198, 199]
     np.testing.assert_array_equal(received + left, 2 * step)
+
+
+def test_a_new_process_sends_what_the_last_one_left_out(url: str) -> None:
+    """The residual of a compressed update is kept beside the profile, for the next `Federation`."""
+    _, (token,) = invited(1, update_kind="differences", elements=200)
+    Federation.enroll(url, token)
+    step = np.arange(200, dtype=np.float32)
+    for number in (1, 2):
+        member = Federation()
+        member.submit({"w": member.fetch().weights["w"] + step}, num_examples=1, compression="topk")
+        assert member.wait(poll=0.2, timeout=30).number == number
+    received = Federation().fetch().weights["w"]
+    np.testing.assert_array_equal(received + member.client.residual["w"], 2 * step)

@@ -20,6 +20,7 @@ from .private import Identity, load_identity
 from .profiles import Profile, load_profile, profile_path, save_profile
 from .progress import progress_bar
 from .readiness import ModelProgress, read_progress
+from .sessions import load_residual, save_sent
 from .status import UpdateStatus
 from .storage import Storage
 from .weights import Arrays
@@ -88,6 +89,7 @@ class Federation:
         storage: Storage | None = None,
         client_id: str | uuid.UUID | None = None,
     ) -> None:
+        has_storage = storage is not None
         if storage is None:
             saved = load_profile(profile)
             storage = Api(url or saved.url, saved.client, saved.secret)
@@ -97,6 +99,8 @@ class Federation:
             raise BadArgument("with a storage, give the model_id and the client_id")
         self.model_id = model_id
         self._storage = storage
+        #: Where the residual of compressed updates is kept, for the next process.
+        self._profile = "" if has_storage else profile
         self._identity = load_identity(profile) if private else None
         self.client = Client(
             storage, model_id=model_id, client_id=client_id, identity=self._identity
@@ -197,7 +201,7 @@ class Federation:
             pytree of JAX, a fitted estimator of scikit-learn, a mapping of names to arrays, or the path
             of a safetensors, npz or JSON file.
         num_examples, num_steps, are_differences, compression
-            As for `Client.upload`.
+            As for `Client.upload`. What compression leaves out is kept beside the profile.
 
         Returns
         -------
@@ -210,10 +214,16 @@ class Federation:
             "are_differences": are_differences,
             "compression": compression,
         }
+        if compression and self._profile and not self.client.residual:
+            self.client.residual = load_residual(self._profile, self.model_id)
         with progress_bar("upload") as progress:
             if isinstance(model, str | Path):
-                return self.client.upload_file(model, progress=progress, **options)
-            return self.client.upload(arrays_of(model), progress=progress, **options)
+                key = self.client.upload_file(model, progress=progress, **options)
+            else:
+                key = self.client.upload(arrays_of(model), progress=progress, **options)
+        if compression and self._profile:
+            save_sent(self._profile, self.model_id, self.client)
+        return key
 
     def wait(
         self,

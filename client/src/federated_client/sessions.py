@@ -30,8 +30,9 @@ def save_sent(profile: str, model_id: int, client: Client) -> None:
     """Save what was sent, and what its compression left out."""
     path = _session_path(profile, model_id)
     before = _read(path)
+    base = asdict(client.base) if client.base else None
     residual = _save_residual(path, client.residual)
-    _write(path, {**before, "sent": client.sent_key, "residual": residual})
+    _write(path, {"base": base, "sent": client.sent_key, "residual": residual})
     if before.get("residual"):
         path.with_name(before["residual"]).unlink(missing_ok=True)
 
@@ -46,7 +47,7 @@ def resume_session(profile: str, model_id: int, client: Client) -> bool:
     """
     path = _session_path(profile, model_id)
     found = _read(path)
-    if not found:
+    if not found or found.get("base", {}) is None:
         return False
     try:
         base = parse_pointer(json.dumps(found["base"]).encode(), "the saved base")
@@ -56,6 +57,12 @@ def resume_session(profile: str, model_id: int, client: Client) -> bool:
             f"{path} cannot be used: {error!r}. Remove it, then pull again"
         ) from error
     return True
+
+
+def load_residual(profile: str, model_id: int) -> Arrays:
+    """Return what the compression of the last update left out; nothing if there was none."""
+    path = _session_path(profile, model_id)
+    return _load_residual(path, _read(path).get("residual", ""))
 
 
 def _session_path(profile: str, model_id: int) -> Path:
