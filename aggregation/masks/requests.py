@@ -37,7 +37,7 @@ class MaskRequest:
     ----------
     model : int
     round : int
-        The id of the round; no two rounds have the same.
+        A random number that identifies the round.
     updates : tuple of Message
     """
 

@@ -58,10 +58,10 @@ def sum_of(updates: Sequence[MaskedWeights]) -> Combination:
     )
 
 
-def request_for(model: int, round_id: int, updates: Sequence[MaskedWeights]) -> MaskRequest:
+def request_for(model: int, round_: int, updates: Sequence[MaskedWeights]) -> MaskRequest:
     """Return the request for the sum of the masks of exactly these updates."""
     messages = tuple(update.message for update in updates)
-    return MaskRequest(model=model, round=round_id, updates=messages)
+    return MaskRequest(model=model, round=round_, updates=messages)
 
 
 class SecureAttempt(Attempt):
@@ -172,7 +172,7 @@ class SecureAttempt(Attempt):
         except (UpdatesRejected, ProgressLost):
             self.discard()
             raise
-        request = request_for(self._claim.model_id, self._claim.round_id, opened)
+        request = request_for(self._claim.model_id, self._terms.round, opened)
         body = request.encode()
         progress = MasksProgress(
             used=[update.id for update in usable],

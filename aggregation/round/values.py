@@ -90,10 +90,14 @@ class SecureTerms:
     settings : SecureAggregation
     max_weight : int
         The cap of the updates' weights; 1 if all have the same.
+    round : int
+        A random number by which the mask keeper knows the round: the numbers of rounds begin again
+        when the database is restored. 0 if there is no round.
     """
 
     settings: SecureAggregation
     max_weight: int
+    round: int = 0
 
     def divisor(self, weight: int) -> float:
         """Return what a sum of quantised updates is divided by, given the sum of their weights."""

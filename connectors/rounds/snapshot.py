@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -30,6 +31,8 @@ class ConfigSnapshot(TypedDict):
     #: The settings of secure aggregation, and the cap of the weights.
     secure_aggregation: NotRequired[dict[str, Any]]
     max_weight: NotRequired[int]
+    #: A random number by which the mask keeper knows the round.
+    mask_round: NotRequired[int]
     requirement: str
     requirement_args: Any
     #: Number of the model's clients that were not paused.
@@ -101,6 +104,7 @@ def take_config_snapshot(
     if secure:
         config["secure_aggregation"] = secure.settings.to_json()
         config["max_weight"] = secure.max_weight
+        config["mask_round"] = 1 + secrets.randbelow(1 << 53)
     return config
 
 
@@ -111,7 +115,9 @@ def secure_terms_of(config: ConfigSnapshot) -> SecureTerms | None:
     from aggregation.masks.settings import SecureAggregation
 
     settings = SecureAggregation(**config["secure_aggregation"])
-    return SecureTerms(settings=settings, max_weight=config["max_weight"])
+    return SecureTerms(
+        settings=settings, max_weight=config["max_weight"], round=config["mask_round"]
+    )
 
 
 def rule_of(config: ConfigSnapshot) -> Rule:

@@ -53,7 +53,7 @@ def recomputed_mean(
         raise ValueError("the updates of the round are not masked")
     layout = masked_layout(parent.layout, TensorPolicies.from_json(config["policies"]))
     updates = [open_masked(source, layout) for source in sources]
-    request = request_for(made_by.federated_model_id, made_by.pk, updates)
+    request = request_for(made_by.federated_model_id, terms.round, updates)
     masks = store.source(MaskKeys.of(request_key(request, request.encode())).sum)
     if masks.size != layout.nbytes:
         raise UpdateRejected(f"the sum of the masks has {masks.size} bytes, not {layout.nbytes}")

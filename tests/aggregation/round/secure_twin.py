@@ -133,7 +133,7 @@ class SecureTwin(InMemoryRoundConnector):
         claim = super().claim_round(model_id)
         if isinstance(claim, RoundAnswer):
             return claim
-        terms = SecureTerms(settings=SETTINGS, max_weight=self.max_weight)
+        terms = SecureTerms(settings=SETTINGS, max_weight=self.max_weight, round=claim.round_id)
         return replace(claim, secure=terms)
 
     def open_masked(self, update: ClaimedUpdate, layout: TensorLayout) -> MaskedWeights:
