@@ -133,6 +133,6 @@ def _value(kind: type[Any], keyword: ast.keyword) -> float:
 
 def _in_words(kind: type[Any], keyword: ast.keyword) -> str:
     source = ast.unparse(keyword.value)
-    is_named = isinstance(keyword.value, ast.Name)
-    shown = NAMED_BOUNDS.get(source, f"{_value(kind, keyword):g}" if is_named else source)
+    is_expression = isinstance(keyword.value, ast.BinOp)
+    shown = NAMED_BOUNDS.get(source, source if is_expression else f"{_value(kind, keyword):g}")
     return f"{str(keyword.arg).replace('_', ' ')} {shown}"
