@@ -21,12 +21,14 @@ from django.utils.timezone import now
 from connectors import application
 from connectors.runtime.remote_commands import AGGREGATOR_EVENTS, remote_commands
 from connectors.storage.keys import pointer_key
+from connectors.storage.seeds import SeedVault
 from local.cloud import Cloud
 from models_app.models import FederatedModel, ModelAggregate, ModelUpdate
 from tests.deploy.aws_calls import OPERATOR, recorder
 from tests.deploy.policy import Need
 from tests.deploy.stack import ROOT
 from tests.factories import client_id, filled, get, make_model, put, ready_update, s3_record, upload
+from tests.private_models import KMS_KEY
 from tests.test_lambda_handler import Context, invoke
 from tests.untyped import default_storage
 
@@ -128,6 +130,12 @@ def new_round(model: FederatedModel) -> Any:
     return model.rounds.create(number=1, state=1, started_on=now(), lease_expires_at=now()).pk
 
 
+def with_data_key(model: FederatedModel) -> int:
+    """Return the id of a model whose seeds have a data key."""
+    SeedVault(application.objects(), KMS_KEY).draw(model.pk)
+    return model.pk
+
+
 #: Arguments with which a command has something to do; other commands get the id of a model.
 ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
     **dict.fromkeys(("models", "clients", "doctor", "redrive"), lambda _: []),
@@ -140,6 +148,7 @@ ARGUMENTS: dict[str, Callable[[FederatedModel], list[Any]]] = {
     "client_policy": lambda model: [model.pk, client_id(1)],
     "set_model": lambda model: [model.pk, "--max-num-examples", "5000"],
     "issue_upload": lambda model: [model.pk, "--client", client_id(1)],
+    "destroy_seeds": lambda model: [with_data_key(model)],
     "estimate_privacy": lambda _: ["--rounds", "10", "--cohort", "100", "--epsilon", "8"],
     "prune": lambda _: ["--older-than", "180d"],
     "show_round": lambda model: [new_round(model)],
