@@ -175,7 +175,7 @@ class MembershipAdmin(PagedAdmin):
     """Memberships, which users who may change federated models may end; an action adds clients."""
 
     tab, model_path = "Clients", "federatedmodel"
-    list_display = ("client", "federatedmodel")
+    list_display = ("client", "model_link")
     list_filter = (("federatedmodel", VisibleModelFilter),)
     list_select_related = ("client", "federatedmodel")
     search_fields = ("client__name", "client__uuid")
@@ -188,6 +188,11 @@ class MembershipAdmin(PagedAdmin):
         if term := search_term.strip():
             queryset = queryset.filter(client__in=clients_matching(term).values("pk"))
         return queryset, False
+
+    @admin.display(description="federated model")
+    def model_link(self, obj: Any) -> SafeString:
+        """Return a link to the federated model."""
+        return link(obj.federatedmodel)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return may_change_models(request)
