@@ -100,6 +100,20 @@ class SeedVault:
             )
         return _decrypt(key, whole[NAME_BYTES:], f"seed of model {model_id}")
 
+    def can_open(self, model_id: int) -> bool:
+        """Return whether the seeds of a model can be decrypted; False if none was drawn yet.
+
+        Raises
+        ------
+        SeedUnavailable
+            If there is a data key that cannot be read.
+        """
+        try:
+            self._data_key(model_id)
+        except ObjectMissing:
+            return False
+        return True
+
     def destroy(self, model_id: int) -> bool:
         """Delete the data key of a model, all its versions; return whether there was one."""
         self._data_keys.pop(model_id, None)

@@ -18,6 +18,7 @@ from aggregation.privacy.settings import NEIGHBOURS
 from connectors import application
 from connectors.storage.keys import pointer_key, seed_key
 from connectors.storage.seeds import SeedUnavailable, SeedVault
+from connectors.usecases.health.checks import diagnose
 from models_app.models import FederatedModel, ModelAggregate
 from tests.factories import SMALL, filled, get
 from tests.private_models import KMS_KEY, PRIVACY, account, key_file, private_model, uploads
@@ -161,6 +162,24 @@ def test_noise_that_protects_nobody_is_an_error(run_command: RunCommand) -> None
         run_command("estimate_privacy", *options, "--noise-multiplier", 0.5)
     with pytest.raises(CommandError, match="no noise is enough"):
         run_command("estimate_privacy", *options, "--epsilon", 0.0001)
+
+
+# The doctor
+
+
+def test_the_doctor_reads_the_data_keys() -> None:
+    """`doctor` finds a PRIVACY_KEY with which seeds cannot be decrypted; nothing without private models."""
+    assert not findings_of_privacy()
+    published()
+    private_model(1)
+    assert findings_of_privacy() == ["the data keys of 1 of 2 private models can be read"]
+    with override_settings(PRIVACY_KEY=""):
+        (message,) = findings_of_privacy()
+    assert "PRIVACY_KEY is not set" in message
+
+
+def findings_of_privacy() -> list[str]:
+    return [each.message for each in diagnose() if each.check == "privacy"]
 
 
 # Destroying seeds

@@ -66,7 +66,7 @@ def test_the_default_stack_is_created(stack: Stack) -> None:
     assert "Database.Proxy" not in stack.physical_ids
     assert "Network.TraceEndpoint" not in stack.physical_ids
     assert "STATE_MACHINE_ARN" not in environment(stack)
-    optional = ("Worker", "StateMachine", "Api")
+    optional = ("Worker", "StateMachine", "Api", "PrivacyKey")
     assert not [name for name in stack.physical_ids if any(part in name for part in optional)]
 
 
@@ -89,6 +89,7 @@ def test_the_optional_parts_are_created() -> None:
             "AlarmEmail": "team@example.com",
             "MaxFunctions": "8",
             "ClientApi": "on",
+            "Privacy": "on",
             "MaskKeeper": "210987654321/keeper",
         }
     )
@@ -105,10 +106,14 @@ def test_the_optional_parts_are_created() -> None:
         "Observability.ExecutionsTimedOutAlarm",
         "ClientHttpApi",
         "ApiFunction",
+        "PrivacyKey",
     } <= stack.physical_ids.keys()
     assert environment(stack)["EVENT_BUS"] == "federation"
     assert environment(stack)["POWERTOOLS_TRACE_DISABLED"] == "false"
     assert environment(stack)["MAX_FUNCTIONS"] == "8"
+    for function in ("AggregatorFunction", "WorkerFunction", "MigrationFunction"):
+        key = environment(stack, function)["PRIVACY_KEY"]
+        assert key.endswith(f":key/{stack.physical_ids['PrivacyKey']}")
     machine = stack.outputs["StateMachineArn"]
     assert environment(stack)["STATE_MACHINE_ARN"] == machine
     definition = boto3.client("stepfunctions").describe_state_machine(stateMachineArn=machine)

@@ -32,9 +32,13 @@ from connectors.usecases.health.aws import (
 )
 from connectors.usecases.health.findings import Finding, failed, ok
 from connectors.usecases.health.models import check_models
+from models_app.models import FederatedModel
 
 #: Apps whose tables only the admin needs. The function does not have them.
 ADMIN = ("admin", "sessions")
+
+#: The newest private models whose data keys are read.
+PRIVATE_MODELS = 20
 
 
 def diagnose() -> Iterator[Finding]:
@@ -108,6 +112,21 @@ def _check_storage() -> Iterator[Finding]:
     yield ok("storage", f"{where}: writing, reading and removing work")
 
 
+def _check_privacy() -> Iterator[Finding]:
+    """Check that the data keys of private models can be read, if there are such models."""
+    private = FederatedModel.objects.filter(differential_privacy__isnull=False).order_by("-pk")
+    models = list(private.values_list("pk", flat=True)[:PRIVATE_MODELS])
+    if not models:
+        return
+    from connectors.storage.seeds import SeedVault  # Private models alone need it.
+
+    vault = SeedVault(default_objects(), settings.PRIVACY_KEY)
+    drawn = [model_id for model_id in models if vault.can_open(model_id)]
+    yield ok(
+        "privacy", f"the data keys of {len(drawn)} of {len(models)} private models can be read"
+    )
+
+
 _PERMISSION = "the message names the permission that is missing, or what does not exist"
 
 _CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]], str], ...] = (
@@ -117,5 +136,6 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]], str], ...] = (
     ("storage", _check_storage, f"check BUCKET or STORAGE_ROOT; {_PERMISSION}"),
     ("clock", check_clock, f"check BUCKET; {_PERMISSION}"),
     ("notification", check_notifications, f"s3:GetBucketNotification is needed: {_PERMISSION}"),
+    ("privacy", _check_privacy, f"check PRIVACY_KEY; {_PERMISSION}"),
     ("queue", check_queue, f"check QUEUE_URL; {_PERMISSION}"),
 )
