@@ -102,6 +102,7 @@ def _metadata_table() -> str:
 def _keys() -> list[list[str]]:
     # Imported here because Django must be set up first.
     from connectors.storage.keys import (
+        MASKS,
         PLANS,
         SCORE_KEY_FORM,
         UPDATE_KEY_FORM,
@@ -143,6 +144,17 @@ def _keys() -> list[list[str]]:
             code(str(credentials_key("<client_uuid>"))),
             "the API, commands and the function",
             "the hash of a client's secret and its models, for the API",
+        ],
+        [
+            code(f"{MASKS}<federated_model_id>/<sha256>/request.json"),
+            "the function",
+            "a request for the sum of the masks of a round's [masked updates]"
+            "(../explanation/secure-aggregation.md)",
+        ],
+        [
+            code(f"{MASKS}<federated_model_id>/<sha256>/answer.json") + ", " + code("sum.u32"),
+            "the mask keeper",
+            "its answer, and the sum",
         ],
         [
             code(seed_key(3)),
