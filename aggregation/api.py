@@ -153,7 +153,14 @@ def aggregate(
     if rejected:
         raise UpdatesRejected(rejected)
     work = Combination(
-        rule=with_local_noise(chosen, seed, list(opened.values())),
+        rule=with_local_noise(
+            chosen,
+            seed,
+            list(opened.values()),
+            parent=base,
+            differences=differences,
+            policies=policies,
+        ),
         updates=list(opened.values()),
         num_examples=counts,
         parent=base,

@@ -168,7 +168,14 @@ class FileRound:
     def _combination(self, opened: dict[int, Weights]) -> Combination:
         steps = self._num_steps
         return Combination(
-            rule=with_local_noise(self._rule, self._seed, list(opened.values())),
+            rule=with_local_noise(
+                self._rule,
+                self._seed,
+                list(opened.values()),
+                parent=self._parent,
+                differences=self._differences,
+                policies=self._policies,
+            ),
             updates=list(opened.values()),
             num_examples=[self._counts[position] for position in opened],
             parent=self._parent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +33,19 @@ def local_rule(rule: Rule, arguments: Mapping[str, Any] | None, policies: Tensor
     return private_mean(rule, settings, policies) if settings else rule
 
 
-def with_local_noise(rule: Rule, seed: str, updates: Sequence[Weights]) -> Rule:
+def with_local_noise(
+    rule: Rule,
+    seed: str,
+    updates: Sequence[Weights],
+    *,
+    parent: Weights | None,
+    differences: bool,
+    policies: TensorPolicies,
+) -> Rule:
     """Return a private rule with its noise; other rules unchanged.
+
+    With a seed, everything that the sum of the clipped differences depends on decides on the noise. Two
+    sums with the same noise would reveal their difference.
 
     Parameters
     ----------
@@ -41,7 +53,11 @@ def with_local_noise(rule: Rule, seed: str, updates: Sequence[Weights]) -> Rule:
     seed : str
         64 hexadecimal digits, to repeat a result; by default, new secret random bytes.
     updates : sequence of Weights
-        All that are combined. With a seed, their contents decide on the noise.
+        All that are combined.
+    parent : Weights or None
+    differences : bool
+        Whether the updates are differences from the parent.
+    policies : TensorPolicies
 
     Raises
     ------
@@ -55,7 +71,14 @@ def with_local_noise(rule: Rule, seed: str, updates: Sequence[Weights]) -> Rule:
         secret = bytes.fromhex(seed)
     except ValueError as error:
         raise RuleError("a seed is given in hexadecimal digits") from error
-    return rule.with_noise(Noise(secret, digest_of(map(_content, updates))))
+    settings = {
+        "differential_privacy": rule.settings.to_json(),
+        "differences": differences,
+        "policies": policies.to_json(),
+        "parent": _content(parent) if parent else None,
+    }
+    inputs = [json.dumps(settings, sort_keys=True), *map(_content, updates)]
+    return rule.with_noise(Noise(secret, digest_of(inputs)))
 
 
 def mu_squared_of(rule: Rule) -> float | None:

@@ -239,6 +239,35 @@ def test_a_seed_repeats_a_result_for_the_same_updates_only() -> None:
     assert abs(noisy(updates) - noisy(updates[:1])).max() > 0.05
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"differential_privacy": {**SETTINGS, "clip_norm": 2 * SETTINGS["clip_norm"]}},
+        {"differential_privacy": {**SETTINGS, "noise_multiplier": 2 * SETTINGS["noise_multiplier"]}},
+        {"differential_privacy": {**SETTINGS, "cohort": 2 * SETTINGS["cohort"]}},
+        {"parent": {"w": np.full(30, 1e-7), "x": np.zeros(2)}},
+        {"differences": True},
+        {"tensor_policies": [("x", "keep")]},
+    ],
+)
+def test_a_seed_has_other_noise_for_another_sum(changed: dict[str, Any]) -> None:
+    """The same noise under other settings, another parent or other policies would cancel out."""
+    given: dict[str, Any] = {
+        "parent": {"w": np.zeros(30), "x": np.zeros(2)},
+        "differential_privacy": SETTINGS,
+        "seed": SEED,
+    }
+
+    def noise_of(arguments: dict[str, Any]) -> Any:
+        """Return a result in units of the noise's grid: nearly the noise, since the updates are zero."""
+        updates = [{"w": np.zeros(30), "x": np.zeros(2)}]
+        chosen = settings(**arguments["differential_privacy"])
+        found = aggregate("unweighted_mean", updates, **arguments)["w"] - arguments["parent"]["w"]
+        return found * chosen.cohort / grid_step(chosen)
+
+    assert abs(noise_of(given) - noise_of({**given, **changed})).max() > 1 << 20
+
+
 @pytest.mark.parametrize("seed", ["zz", "abcd", "ab" * 31])
 def test_a_seed_is_64_hexadecimal_digits(seed: str) -> None:
     """A shorter one is refused."""
