@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
 
 from aggregation.errors import RuleError
@@ -227,8 +227,11 @@ class FederatedModel(models.Model):
             raise ValidationError(problems)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        self.clean()
-        super().save(*args, **kwargs)
+        with transaction.atomic():
+            if self.pk:  # No round is claimed, and charged, between the check and the write.
+                list(FederatedModel.objects.select_for_update().filter(pk=self.pk).values("pk"))
+            self.clean()
+            super().save(*args, **kwargs)
 
     def _staleness_problem(self) -> str | None:
         """Return why late updates of this model cannot be discounted."""

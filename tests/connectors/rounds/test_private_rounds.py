@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from aggregation.errors import Conflict
@@ -17,6 +18,11 @@ from connectors import application
 from connectors.rounds.connector import DjangoRoundConnector
 from connectors.rounds.private import BudgetSpent
 from models_app.models import AggregationRound, FederatedModel, ModelUpdate
+from tests.connectors.rounds.test_concurrent_rounds import (
+    in_thread,
+    on_postgres,
+    wait_until_blocked,
+)
 from tests.factories import filled, make_model, ready_update
 from tests.faults.federation import expire_leases
 from tests.private_models import (
@@ -291,3 +297,24 @@ def run_claim(connector: DjangoRoundConnector, claim: Claim) -> None:
 
     attempt = Attempt(connector, claim, DEFAULT_RESOURCES, lambda: False)
     connector.publish_round(claim, attempt.combine())
+
+
+@on_postgres
+def test_noise_is_not_switched_off_while_a_round_is_claimed(
+    connector: DjangoRoundConnector,
+) -> None:
+    """A change waits for a claim at the same time, and finds its charge."""
+    model = ready_model()
+
+    def switch_off() -> None:
+        changed = FederatedModel.objects.get(pk=model.pk)
+        changed.differential_privacy = None
+        changed.save(update_fields=["differential_privacy"])
+
+    with ThreadPoolExecutor(1) as pool, transaction.atomic():
+        claimed(connector, model)
+        switching = pool.submit(in_thread(switch_off))
+        wait_until_blocked()
+    assert isinstance(switching.exception(), ValidationError)
+    model.refresh_from_db()
+    assert model.differential_privacy == PRIVACY
