@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -50,7 +50,7 @@ class Cohort:
     """
 
     headers: list[Header]
-    seeds: list[bytes]
+    seeds: list[bytes] = field(repr=False)
 
     @property
     def elements(self) -> int:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from federated_client.private import new_identity
+from mask_keeper.checks import Cohort
 from tests.factories import filled, make_model, ready_update, upload
 
 PROJECT = Path(__file__).parents[1]
@@ -103,3 +105,10 @@ def test_a_database_out_of_reach_shows_no_secret(iam: str) -> None:
     text = shown(["manage.py", "models"], **environment)
     assert "Connection refused" in text
     assert_no_secret(text)
+
+
+def test_descriptions_of_objects_show_no_secret(tmp_path: Path) -> None:
+    """Neither a client's private key nor a seed is part of a repr, which tracebacks and logs may show."""
+    identity = new_identity(tmp_path / "client.keys")
+    assert identity.signing_key not in repr(identity)
+    assert repr(b"secret seed") not in repr(Cohort(headers=[], seeds=[b"secret seed"]))

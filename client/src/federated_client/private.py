@@ -55,7 +55,7 @@ class Identity:
     """
 
     path: Path
-    signing_key: str
+    signing_key: str = field(repr=False)
     keepers: dict[str, str] = field(default_factory=dict)
 
     @property
