@@ -243,7 +243,12 @@ def test_a_seed_repeats_a_result_for_the_same_updates_only() -> None:
     "changed",
     [
         {"differential_privacy": {**SETTINGS, "clip_norm": 2 * SETTINGS["clip_norm"]}},
-        {"differential_privacy": {**SETTINGS, "noise_multiplier": 2 * SETTINGS["noise_multiplier"]}},
+        {
+            "differential_privacy": {
+                **SETTINGS,
+                "noise_multiplier": 2 * SETTINGS["noise_multiplier"],
+            }
+        },
         {"differential_privacy": {**SETTINGS, "cohort": 2 * SETTINGS["cohort"]}},
         {"parent": {"w": np.full(30, 1e-7), "x": np.zeros(2)}},
         {"differences": True},
