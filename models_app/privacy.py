@@ -60,15 +60,36 @@ def _combination_problem(model: FederatedModel, private: DifferentialPrivacy) ->
             "PRIVACY_KEY is not set, with which the seeds of the noise are encrypted: deploy with "
             "Privacy=on, or give the path of a key file"
         )
-    if model.secure_aggregation:
-        return (
-            "masked updates cannot be clipped, and their sum gets no noise: choose one of the two"
-        )
     try:
         private_mean(model.rule(), private, model.policies(), discounts=bool(model.staleness))
+        check_masked_noise(model, private, 1)
     except RuleError as error:
         return str(error)
     return None
+
+
+def check_masked_noise(
+    model: FederatedModel, private: DifferentialPrivacy, elements: int
+) -> None:
+    """Check that noise can be added to a sum of masked updates, if the model has them.
+
+    Parameters
+    ----------
+    model : FederatedModel
+    private : DifferentialPrivacy
+    elements : int
+        The number of masked elements; 1 if it is not known.
+
+    Raises
+    ------
+    RuleError
+    """
+    secure = model.secure_terms()
+    if secure is None:
+        return
+    from aggregation.round.noisy_mean import noise_factor
+
+    noise_factor(private, secure.settings, elements)
 
 
 def _history_problem(model: FederatedModel) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..layout import TensorLayout
 from ..sources import Buffer, ByteSource
 from ..weights import Weights, shared_index
-from .masking import dequantised
+from .masking import Float64s, UInt32s, dequantised
 from .settings import MASKED
 
 
@@ -62,18 +62,27 @@ class UnmaskedMean(Weights):
         if not runs:
             return
         begin, end = runs[0].masked, runs[-1].masked + runs[-1].stop - runs[-1].start
-        values = dequantised(self._total(begin, end), self.divisor)
+        values = self.means(begin, end)
         for run in runs:
             of_run = values[run.masked - begin :][: run.stop - run.start]
             for piece_start, piece_stop, dtype in order.runs_between(run.start, run.stop):
                 place = order.bytes_before(piece_start) - start
                 nbytes = (piece_stop - piece_start) * dtype.itemsize
                 target = np.frombuffer(buffer[place : place + nbytes], dtype)
-                with np.errstate(over="ignore"):  # The check of the result reports infinity.
-                    target[:] = of_run[piece_start - run.start : piece_stop - run.start]
+                piece = of_run[piece_start - run.start : piece_stop - run.start]
+                target[:] = self.converted(piece, dtype)
 
-    def _total(self, begin: int, end: int) -> NDArray[np.uint32]:
-        """Return the sum of the quantised updates modulo 2**32."""
+    def means(self, begin: int, end: int) -> Float64s:
+        """Return the mean of some masked elements."""
+        return dequantised(self.total(begin, end), self.divisor)
+
+    def converted(self, values: Float64s, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return values in a dtype of the model, which may be overwritten."""
+        with np.errstate(over="ignore"):  # The check of the result reports infinity.
+            return values.astype(dtype)
+
+    def total(self, begin: int, end: int) -> UInt32s:
+        """Return the sum of some masked elements of the quantised updates modulo 2**32."""
         total, masks = np.empty((2, end - begin), MASKED)
         self.source.read_into(begin * MASKED.itemsize, total.view(np.uint8).data)
         self.masks.read_into(begin * MASKED.itemsize, masks.view(np.uint8).data)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: What `RoundConnector.new_result` is asked for as the format of an optimizer's state.
 OPTIMIZER_STATE = "optimizer.safetensors"
 
+#: The extension of the object with a sum of masked updates: the elements, U32, and nothing more.
+MASKED_SUM = "masked.u32"
+
 
 class ResultSink(Sink, Protocol):
     """A sink that knows the location of its object."""
@@ -100,14 +103,15 @@ class RoundConnector(Protocol):
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
         """Return a sink for a result; given a saved ``state``, one that continues after it.
 
-        The sink of a private round counts the result as released before it makes it readable.
+        The sink of a private round counts the result as released before it makes it readable. A sum of
+        masked updates is no release: it has no information without the sum of their masks.
 
         Parameters
         ----------
         claim : Claim
             With the updates that the result is made of.
         format : str
-            Of the aggregate, or `OPTIMIZER_STATE`: the extension of the object's name.
+            Of the aggregate, `OPTIMIZER_STATE` or `MASKED_SUM`: the extension of the object's name.
         state : dict or None
         """
 

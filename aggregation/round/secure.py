@@ -19,6 +19,7 @@ from aggregation.errors import (
     MasksRefused,
     NotEnoughUpdates,
     ProgressLost,
+    RuleError,
     UpdateRejected,
     UpdatesRejected,
 )
@@ -32,7 +33,7 @@ from aggregation.masks.weights import MaskedWeights
 from aggregation.policies import OPTIMIZE_ALL
 from aggregation.round.attempt import Attempt
 from aggregation.round.masked_sum import MaskedSum
-from aggregation.round.port import SecureRoundConnector
+from aggregation.round.port import MASKED_SUM, SecureRoundConnector
 from aggregation.round.values import (
     ClaimedUpdate,
     MasksProgress,
@@ -41,11 +42,8 @@ from aggregation.round.values import (
     SecureTerms,
     sink_states,
 )
-from aggregation.rules import create_rule
+from aggregation.rules import Rule, create_rule
 from aggregation.weights import Weights
-
-#: The extension of the object with a sum of masked updates: the elements, U32, and nothing more.
-MASKED_SUM = "masked.u32"
 
 
 def sum_of(updates: Sequence[MaskedWeights]) -> Combination:
@@ -62,6 +60,27 @@ def request_for(model: int, round_: int, updates: Sequence[MaskedWeights]) -> Ma
     """Return the request for the sum of the masks of exactly these updates."""
     messages = tuple(update.message for update in updates)
     return MaskRequest(model=model, round=round_, updates=messages)
+
+
+def rule_of_one(rule: Rule) -> Rule:
+    """Return the rule that combines the released mean alone, given the rule of the round."""
+    if not rule.is_private:
+        return create_rule("unweighted_mean")
+    from aggregation.round.noisy_mean import ReleasedMean  # Private rounds alone need it.
+
+    return ReleasedMean()
+
+
+def released_mean(mean: UnmaskedMean, rule: Rule, terms: SecureTerms) -> UnmaskedMean:
+    """Return the mean as it is released: with noise, if the rule of the round has noise."""
+    if not rule.is_private:
+        return mean
+    from aggregation.privacy.rule import PrivateMean
+    from aggregation.round.noisy_mean import with_noise
+
+    if not isinstance(rule, PrivateMean) or rule.noise is None:
+        raise RuleError("the noise of this round is not known: its seed is needed")
+    return with_noise(mean, rule.noise, rule.settings, terms.settings)
 
 
 class SecureAttempt(Attempt):
@@ -131,6 +150,7 @@ class SecureAttempt(Attempt):
                 return str(error)
             return weights
 
+        self._reject_unidentified()
         usable = self._usable_updates()
         with ThreadPoolExecutor(self.resources.readers, "open") as pool:
             found = list(pool.map(attempt, usable))
@@ -215,9 +235,10 @@ class SecureAttempt(Attempt):
         """Add the mean that the two sums belong to to the parent, and store the result."""
         used = [update for update in self._claim.updates if update.id in set(progress["used"])]
         state = self._claim.optimizer_state
+        mean = self._mean(parent, layout, progress)
         work = Combination(
-            rule=create_rule("unweighted_mean"),
-            updates=[self._mean(parent, layout, progress)],
+            rule=rule_of_one(self._claim.rule),
+            updates=[released_mean(mean, self._rule(used), self._terms)],
             num_examples=[1.0],
             parent=parent,
             differences=True,

@@ -27,6 +27,7 @@ from aggregation.round import (
     Status,
     updates_digest,
 )
+from aggregation.round.port import MASKED_SUM
 from aggregation.sources import ByteSource
 from aggregation.weights import Weights
 from connectors.errors import ServiceRefused
@@ -119,7 +120,7 @@ class DjangoRoundConnector:
     def new_result(self, claim: Claim, format: str, state: dict[str, Any] | None) -> ResultSink:
         key = aggregate_key(claim.model_id, claim.number, format)
         sink = self.weights.objects.sink(key, state)
-        if not claim.rule.is_private:
+        if not claim.rule.is_private or format == MASKED_SUM:
             return sink
         digest = updates_digest(claim.updates).hex()
         return CountedSink(sink, lambda: self.ledger.count_release(claim, digest))

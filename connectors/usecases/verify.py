@@ -21,7 +21,7 @@ from aggregation.optimizers import create_optimizer
 from aggregation.policies import TensorPolicies
 from aggregation.round import rule_with_noise
 from aggregation.round.bases import Bases, stated_steps
-from aggregation.rules import Rule, create_rule
+from aggregation.rules import Rule
 from aggregation.sources import ByteSource
 from aggregation.staleness import create_staleness
 from aggregation.weights import Weights
@@ -195,9 +195,9 @@ def _recompute(
         policies = TensorPolicies.from_json(config["policies"])
         optimizer = create_optimizer(config["server_optimizer"], config["server_optimizer_args"])
         if "secure_aggregation" in config:
-            mean = _mean_of_masked(weights, made_by, used, parent, resources, Path(folder))
+            mean = _mean_of_masked(weights, made_by, used, parent, rule, resources, Path(folder))
             work = Combination(
-                rule=create_rule("unweighted_mean"),
+                rule=_rule_of_one(rule),
                 updates=[mean],
                 num_examples=[1.0],
                 parent=parent,
@@ -233,11 +233,19 @@ def _compare_result(work: Combination, stored: Sequence[ByteSource], resources: 
     combine(work, sinks[0], state_sink=sinks[-1], resources=resources)
 
 
+def _rule_of_one(rule: Rule) -> Rule:
+    # Imported where updates are masked, and nowhere else.
+    from aggregation.round.secure import rule_of_one
+
+    return rule_of_one(rule)
+
+
 def _mean_of_masked(
     store: WeightStore,
     made_by: AggregationRound,
     used: Sequence[ModelUpdate],
     parent: Weights | None,
+    rule: Rule,
     resources: Resources,
     folder: Path,
 ) -> Weights:
@@ -252,7 +260,7 @@ def _mean_of_masked(
             store.source(str(each.data.name), version=_readable_version(store, each))
             for each in used
         ]
-        return recomputed_mean(store, made_by, sources, parent, resources, folder)
+        return recomputed_mean(store, made_by, sources, parent, rule, resources, folder)
     except (UpdateRejected, UpdatesRejected) as error:
         raise NotVerifiable(f"the masked updates or the sum of their masks: {error}") from error
 

@@ -13,7 +13,8 @@ from aggregation.masks.settings import masked_layout
 from aggregation.masks.unmasking import UnmaskedMean, unmasked_mean
 from aggregation.masks.weights import open_masked
 from aggregation.policies import TensorPolicies
-from aggregation.round.secure import request_for, sum_of
+from aggregation.round.secure import released_mean, request_for, sum_of
+from aggregation.rules import Rule
 from aggregation.sources import ByteSource, FileSource
 from aggregation.weights import Weights
 from connectors.rounds.snapshot import config_snapshot_of, secure_terms_of
@@ -26,6 +27,7 @@ def recomputed_mean(
     made_by: AggregationRound,
     sources: Sequence[ByteSource],
     parent: Weights,
+    rule: Rule,
     resources: Resources,
     folder: Path,
 ) -> UnmaskedMean:
@@ -38,6 +40,8 @@ def recomputed_mean(
     sources : sequence of ByteSource
         The updates that were used, in claim order.
     parent : Weights
+    rule : Rule
+        Of the round; that of a private round with its noise.
     resources : Resources
     folder : Path
         For the sum of the masked updates, which is as large as the model.
@@ -61,4 +65,5 @@ def recomputed_mean(
     combine(work, FileSink(folder / "sum"), format="memory", resources=resources)
     weight = sum(update.header.weight for update in updates)
     total = FileSource(folder / "sum")
-    return unmasked_mean(parent.layout, layout, total, masks, terms.divisor(weight))
+    mean = unmasked_mean(parent.layout, layout, total, masks, terms.divisor(weight))
+    return released_mean(mean, rule, terms)

@@ -94,7 +94,10 @@ def change_model(model: FederatedModel, changes: Mapping[str, Any]) -> None:
     if "name" in changes:
         _check_name_is_new(model)
     model.full_clean(validate_unique=False)
-    decisive = {"tensor_policies", "freeze", "aggregator", "differential_privacy"}
+    decisive = {
+        *("tensor_policies", "freeze", "aggregator"),
+        *("differential_privacy", "secure_aggregation"),
+    }
     if changes.keys() & decisive and _has_policies(model):
         check_stored_policies(default_objects(), model)
     with transaction.atomic():

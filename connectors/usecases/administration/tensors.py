@@ -14,6 +14,7 @@ from aggregation.sources import ByteSource
 from connectors.rounds.selectors import weights_key
 from connectors.storage.port import Objects, stored_layout
 from models_app.models import FederatedModel
+from models_app.privacy import check_masked_noise, privacy_of
 
 Row = dict[str, Any]
 
@@ -85,7 +86,10 @@ def check_policies(model: FederatedModel, layout: TensorLayout, format: str) -> 
 
 
 def _check_private(model: FederatedModel, layout: TensorLayout, format: str) -> None:
-    from aggregation.privacy.rule import check_tensors  # Private models alone need it.
+    from aggregation.privacy.rule import (  # Private models alone need it.
+        check_tensors,
+        optimized_elements,
+    )
 
     if format == "json":
         raise Conflict(
@@ -94,6 +98,9 @@ def _check_private(model: FederatedModel, layout: TensorLayout, format: str) -> 
         )
     for number in (0, 1):
         check_tensors(PolicyMap(layout, model.policies(number)))
+    if private := privacy_of(model.differential_privacy):
+        elements = optimized_elements(PolicyMap(layout, model.policies()))
+        check_masked_noise(model, private, elements)
 
 
 def layout_of(source: ByteSource, format: str) -> TensorLayout:
