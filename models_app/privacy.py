@@ -68,9 +68,7 @@ def _combination_problem(model: FederatedModel, private: DifferentialPrivacy) ->
     return None
 
 
-def check_masked_noise(
-    model: FederatedModel, private: DifferentialPrivacy, elements: int
-) -> None:
+def check_masked_noise(model: FederatedModel, private: DifferentialPrivacy, elements: int) -> None:
     """Check that noise can be added to a sum of masked updates, if the model has them.
 
     Parameters

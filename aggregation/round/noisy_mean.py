@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def noise_factor(private: DifferentialPrivacy, secure: SecureAggregation, elemen
 class ReleasedMean(UnweightedMean):
     """The rule for a single row that has its noise already. No model can choose it."""
 
-    is_private: ClassVar[bool] = True
+    is_private = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -363,9 +363,14 @@ class RoundLedger:
 
 
 def _cohort(snapshot: ModelSnapshot) -> list[ModelUpdate]:
-    """Return the updates of a round: the oldest, if a sum of masked updates cannot hold them all."""
+    """Return the updates of a round: the oldest, if a sum of masked updates cannot hold them all.
+
+    A private round takes all of them, since otherwise one client could displace another.
+    """
     secure = snapshot.model.secure_terms()
-    if secure is None or len(snapshot.ready) <= secure.settings.max_cohort:
+    if secure is None or snapshot.model.differential_privacy is not None:
+        return snapshot.ready
+    if len(snapshot.ready) <= secure.settings.max_cohort:
         return snapshot.ready
     oldest = sorted(snapshot.ready, key=lambda update: (update.uploaded_on, update.pk))
     return sorted(oldest[: secure.settings.max_cohort], key=lambda update: update.client_id)
