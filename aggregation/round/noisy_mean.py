@@ -19,9 +19,12 @@ from aggregation.errors import RuleError
 from aggregation.masks.masking import Float64s
 from aggregation.masks.settings import MODULUS_HALF, SecureAggregation
 from aggregation.masks.unmasking import UnmaskedMean
+from aggregation.policies import PolicyMap
 from aggregation.privacy.discrete_gaussian import LARGEST, SIGMA_SQUARED
 from aggregation.privacy.noise import Noise
+from aggregation.privacy.rule import PrivateMean, check_tensors, optimized_elements
 from aggregation.privacy.settings import DifferentialPrivacy
+from aggregation.rules import Rule
 from aggregation.rules.mean import UnweightedMean
 
 #: The share by which a client's difference may be longer than it measured: norms and products are float64.
@@ -75,6 +78,26 @@ def noise_factor(private: DifferentialPrivacy, secure: SecureAggregation, elemen
             f"{secure.scale}: use a smaller scale or a smaller max_cohort"
         )
     return factor
+
+
+def check_noise(rule: Rule, secure: SecureAggregation, policy_map: PolicyMap) -> None:
+    """Check that noise can be added to all that a round of masked updates releases.
+
+    Parameters
+    ----------
+    rule : PrivateMean
+    secure : SecureAggregation
+    policy_map : PolicyMap
+        Of the model in this round.
+
+    Raises
+    ------
+    RuleError
+    """
+    if not isinstance(rule, PrivateMean):
+        raise TypeError(f"{rule.name} has no noise")
+    check_tensors(policy_map)
+    noise_factor(rule.settings, secure, optimized_elements(policy_map))
 
 
 class ReleasedMean(UnweightedMean):

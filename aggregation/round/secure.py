@@ -30,7 +30,7 @@ from aggregation.masks.settings import masked_layout
 from aggregation.masks.terms import check_terms
 from aggregation.masks.unmasking import UnmaskedMean, unmasked_mean
 from aggregation.masks.weights import MaskedWeights
-from aggregation.policies import OPTIMIZE_ALL
+from aggregation.policies import OPTIMIZE_ALL, PolicyMap
 from aggregation.round.attempt import Attempt
 from aggregation.round.masked_sum import MaskedSum
 from aggregation.round.port import MASKED_SUM, SecureRoundConnector
@@ -105,12 +105,14 @@ class SecureAttempt(Attempt):
         MasksRefused
         NotEnoughUpdates
         OutOfTime
+        RuleError
         """
         with Spool(self._claim.spool_bytes) as spool:
             parent = self._connector.open_parent(self._claim, spool)
             if parent is None:
                 raise InvalidWeights("a model with secure aggregation needs initial weights")
             layout = masked_layout(parent.layout, self._claim.policies)
+            self._check_noise(parent.layout)
             while True:
                 try:
                     progress = self._sum_of_masked(layout)
@@ -120,6 +122,14 @@ class SecureAttempt(Attempt):
                 except ProgressLost:
                     pass
                 self._forget_progress()
+
+    def _check_noise(self, layout: TensorLayout) -> None:
+        """Refuse what has no noise before the mask keeper is asked, which spends the updates."""
+        if self._claim.rule.is_private:
+            from aggregation.round.noisy_mean import check_noise
+
+            policy_map = PolicyMap(layout, self._claim.policies)
+            check_noise(self._claim.rule, self._terms.settings, policy_map)
 
     # The masked sum
 

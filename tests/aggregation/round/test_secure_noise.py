@@ -38,7 +38,7 @@ from tests.aggregation.round.test_secure import (
     finish,
     run,
 )
-from tests.twin import COMPLETE, INVALID, MemoryModel, StoredSink
+from tests.twin import COMPLETE, FAILED, INVALID, MemoryModel, StoredSink
 
 PRIVACY = DifferentialPrivacy(
     clip_norm=4.0, noise_multiplier=1.0, cohort=10, delta=1e-5, max_epsilon=20.0
@@ -160,6 +160,17 @@ def test_updates_without_an_etag_are_rejected(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(twin, "claim_round", without_etags)
     assert run(twin, model.id).status is Status.REJECTED
     assert "ETag" in updates[0].rejection_reason
+    assert (len(twin.released), len(twin.asked)) == (0, 0)
+
+
+def test_a_tensor_without_noise_is_refused_before_the_keeper_is_asked() -> None:
+    """No update is spent for a round that could release nothing."""
+    twin = NoisyTwin()
+    model = twin.secure_model(3, tensor_policies=[["b", "average"]])
+    updates = [twin.send(model, number, difference_of(number)) for number in (1, 2, 3)]
+    with pytest.raises(RuleError, match="without noise"):
+        run(twin, model.id)
+    assert [update.status for update in updates] == [FAILED] * 3
     assert (len(twin.released), len(twin.asked)) == (0, 0)
 
 
