@@ -16,6 +16,7 @@ import safetensors.numpy
 from federated_client import (
     AccessDenied,
     BadArgument,
+    ClientError,
     CredentialsInvalid,
     Federation,
     UpdateRejected,
@@ -119,11 +120,17 @@ def test_compressed_updates_are_sent_by_the_api(url: str) -> None:
 
 
 def test_tokens_and_profiles_are_checked(url: str) -> None:
-    """A wrong token, a used profile and a revoked secret have errors that say what to do."""
+    """A wrong URL or token, a used profile and a revoked secret have errors that say what to do."""
     _, tokens = invited(2)
+    with pytest.raises(BadArgument, match="expected a URL"):
+        Federation.enroll("localhost", tokens[0])
+    with pytest.raises(ClientError):
+        Federation.enroll(f"{url}/wrong", tokens[0])
+    with pytest.raises(BadArgument, match="has not been enrolled yet"):
+        Federation()
     with pytest.raises(AccessDenied, match="ask the operator"):
         Federation.enroll(url, "no-such-token")
-    member = Federation.enroll(url, tokens[0])  # The profile of the failed attempt is used.
+    member = Federation.enroll(url, tokens[0])  # The profile of the failed attempts is used.
     with pytest.raises(BadArgument, match="is in use"):
         Federation.enroll(url, tokens[1])
     with pytest.raises(BadArgument, match="enroll with the token"):

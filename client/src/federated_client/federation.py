@@ -15,6 +15,7 @@ from .api import Api, request_json
 from .client import Client
 from .errors import BadArgument
 from .frameworks import arrays_of, load_into
+from .https import check_url
 from .pointer import Latest
 from .private import Identity, load_identity
 from .profiles import Profile, load_profile, profile_path, save_profile
@@ -92,6 +93,11 @@ class Federation:
         has_storage = storage is not None
         if storage is None:
             saved = load_profile(profile)
+            if not saved.client:
+                raise BadArgument(
+                    f"the profile {profile!r} has not been enrolled yet: enroll again, with the URL "
+                    "and the token"
+                )
             storage = Api(url or saved.url, saved.client, saved.secret)
             model_id = model_id or _only_model(saved)
             client_id = saved.client
@@ -112,20 +118,24 @@ class Federation:
     ) -> Federation:
         """Enroll with a one-time token from the operator, and save the secret in a profile.
 
-        The secret is saved before it is used, so that an interrupted call can be repeated.
+        The secret is saved before it is used, so that an interrupted call can be repeated, and a call
+        with a wrong URL can be followed by one with the right URL.
 
         Raises
         ------
         BadArgument
-            If the profile belongs to another client already.
+            If the URL is not one, or the profile belongs to another client already.
         AccessDenied
             If the token is unknown, used or expired.
         """
-        if profile_path(profile).exists():
-            saved = load_profile(profile)
-            if saved.client or saved.url != url:
-                raise BadArgument(f"the profile {profile!r} is in use: choose another profile")
-        else:
+        check_url(url)
+        saved = load_profile(profile) if profile_path(profile).exists() else None
+        if saved and saved.client:
+            raise BadArgument(
+                f"the profile {profile!r} is in use, for {saved.url}: choose another profile"
+            )
+        if saved is None or saved.url.rstrip("/") != url.rstrip("/"):
+            # A secret that another server may have registered is never shown to this one.
             saved = Profile(url=url, client="", secret=secrets.token_urlsafe(32))
             save_profile(profile, saved)
         body = {
