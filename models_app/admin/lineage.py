@@ -96,7 +96,7 @@ class ModelAggregateAdmin(RecordAdmin, PageAdmin):
                 ("Made", moment(obj.created_on)),
                 ("Round", link(made_by)),
                 ("Updates used", used_of(made_by) if made_by else NOTHING),
-                ("Succeeds", link(obj.parent) if obj.parent else "the initial model"),
+                ("Parent", link(obj.parent) if obj.parent else "the initial model"),
                 ("Next", link(getattr(obj, "child", None))),
                 ("Versions", ", ".join(_versions(obj)) or NOTHING),
                 ("Object", format_html("<code>{}</code>", obj.result.name)),

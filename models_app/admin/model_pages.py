@@ -56,8 +56,9 @@ def _tiles(model: FederatedModel, overview: ModelOverview) -> Iterator[tuple[Til
     for tile in overview.tiles:
         url = _url(model, tile)
         if tile.label == "Updates":
-            ready = f"{overview.card.ready} of {overview.card.needed}"
-            yield replace(tile, label="Updates ready", value=ready), url
+            ready, needed = overview.card.ready, overview.card.needed
+            value = f"{ready}, {needed} needed" if ready > needed else f"{ready} of {needed}"
+            yield replace(tile, label="Updates ready", value=value), url
         elif tile.label != "State":
             yield tile, url
 

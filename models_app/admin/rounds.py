@@ -105,7 +105,7 @@ class AggregationRoundAdmin(RecordAdmin, PageAdmin):
                 ("Updates rejected", self.rejected(obj)),
                 ("Read", amount(obj.bytes_read, BYTES)),
                 ("Aggregate", link(obj.aggregate)),
-                ("Succeeds", link(obj.parent) if obj.parent else "the initial model"),
+                ("Parent", link(obj.parent) if obj.parent else "the initial model"),
                 ("Functions", functions),
                 ("Attempt", obj.attempt),
                 *privacy_facts(obj),

@@ -161,7 +161,9 @@ class ModelCard:
 
     @property
     def readiness(self) -> str:
-        """The updates that are ready, such as ``3 of 5 updates ready``."""
+        """The updates that are ready: ``3 of 5 updates ready``, or ``7 updates ready, 5 needed``."""
+        if self.ready > self.needed:
+            return f"{self.ready} updates ready, {self.needed} needed"
         return f"{self.ready} of {self.needed} update{'' if self.needed == 1 else 's'} ready"
 
     @property

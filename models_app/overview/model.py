@@ -270,7 +270,9 @@ def _aggregate_tile(card: ModelCard) -> Tile:
 def _round_tile(last: RoundSummary | None) -> Tile:
     if last is None:
         return Tile(label="Last round", value="none")
-    words = f"{last.state.name.lower()}, {last.used} used, {last.rejected} rejected"
+    is_published = last.state == AggregationRound.State.PUBLISHED
+    used = f"{last.used} used" if is_published else "no aggregate"
+    words = f"{last.state.name.lower()}, {used}, {last.rejected} rejected"
     if last.seconds is not None:
         words += f", took {in_time(last.seconds)}"
     return Tile(label="Last round", value=str(last.number), note=words, round=last.pk)

@@ -156,6 +156,8 @@ def _clients(count: int) -> str:
 
 
 def _minutes(minutes: float) -> str:
+    if 0 < minutes < 1:
+        return f"{60 * minutes:.3g} seconds"
     if minutes and minutes % 60 == 0:
         return "1 hour" if minutes == 60 else f"{minutes / 60:g} hours"
     return "1 minute" if minutes == 1 else f"{minutes:g} minutes"

@@ -94,6 +94,9 @@ def test_an_update_is_ready_as_for_a_claim() -> None:
     FederatedModel.objects.filter(pk=model.pk).update(furthest_base_agg=None)
     model.refresh_from_db()
     assert model_card(model).ready == 2
+    FederatedModel.objects.filter(pk=model.pk).update(requirement_args=[1])
+    model.refresh_from_db()
+    assert model_card(model).readiness == "2 updates ready, 1 needed"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,7 @@ def test_an_update_is_ready_as_for_a_claim() -> None:
         ("require_x_updates", [3], "weighted_mean", "3 updates"),
         ("require_fraction", [0.5], "weighted_mean", "3 updates: 50 % of 5 clients"),
         ("quorum", [1, 20], "weighted_mean", "5 updates, or one after 20 minutes"),
+        ("quorum", [2, 0.5], "weighted_mean", "5 updates, or 2 after 30 seconds"),
         ("quorum", [2, 60], "weighted_mean", "5 updates, or 2 after 1 hour"),
         ("require_x_updates", [3], "krum", "3 updates; the rule krum needs at least 5"),
     ],
