@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
@@ -30,6 +30,16 @@ READ_BYTES = 1 << 18
 
 #: Keys that one DeleteObjects request may name.
 MAX_DELETED = 1000
+
+
+class _Version(NamedTuple):
+    """A version of an object, or a delete marker that hides older ones.
+
+    ``id`` is empty in a bucket that has never kept versions.
+    """
+
+    id: str
+    is_marker: bool
 
 
 class S3Objects:
@@ -152,14 +162,27 @@ class S3Objects:
 
     def erase(self, key: str) -> bool:
         found = False
-        with suppress(ObjectMissing):
-            while True:
-                version = self.stat(key).version
-                found = True
-                named = {"VersionId": version} if version else {}
-                with translate_s3_errors():
-                    self.client.delete_object(Bucket=self.bucket, Key=key, **named)
+        while (version := self._latest_version(key)) is not None:
+            found = found or not version.is_marker
+            named = {"VersionId": version.id} if version.id else {}
+            with translate_s3_errors():
+                self.client.delete_object(Bucket=self.bucket, Key=key, **named)
         return found
+
+    @retry_if_unavailable
+    def _latest_version(self, key: str) -> _Version | None:
+        """Return the latest version of an object; None if there is none, and no delete marker either."""
+        try:
+            with translate_s3_errors():
+                head = self.client.head_object(Bucket=self.bucket, Key=key)
+        except ObjectMissing as error:
+            cause = error.__cause__
+            answer: Any = cause.response if isinstance(cause, ClientError) else {}
+            headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            if headers.get("x-amz-delete-marker") != "true":
+                return None
+            return _Version(id=headers["x-amz-version-id"], is_marker=True)
+        return _Version(id=head.get("VersionId", ""), is_marker=False)
 
     def listing(self, prefix: str) -> Iterator[Orphan]:
         request = {"Bucket": self.bucket, "Prefix": prefix}

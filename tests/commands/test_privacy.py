@@ -242,3 +242,17 @@ def test_a_destroyed_key_has_no_version_left() -> None:
     left = client.list_object_versions(Bucket=settings.BUCKET, Prefix=seed_key(model_id))
     assert not left.get("Versions")
     assert not left.get("DeleteMarkers")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_a_delete_marker_hides_is_destroyed() -> None:
+    """Data keys from before a plain deletion, and from after it, are erased with the marker."""
+    model_id, objects = next(_models), application.objects()
+    client: Any = objects.client  # type: ignore[attr-defined]
+    for body in (b"first", b"second"):
+        client.put_object(Bucket=settings.BUCKET, Key=seed_key(model_id), Body=body)
+        client.delete_object(Bucket=settings.BUCKET, Key=seed_key(model_id))
+    assert SeedVault(objects, KMS_KEY).destroy(model_id)
+    left = client.list_object_versions(Bucket=settings.BUCKET, Prefix=seed_key(model_id))
+    assert not left.get("Versions")
+    assert not left.get("DeleteMarkers")
