@@ -100,6 +100,6 @@ def age(text: str) -> timedelta:
         parsed = timedelta(**{units[text[-1:]]: value}) if math.isfinite(value) else None
     except (KeyError, ValueError, OverflowError):
         parsed = None
-    if parsed is None or not timedelta(0) <= parsed <= timedelta(days=MAX_DAYS):
+    if parsed is None or not timedelta(0) < parsed <= timedelta(days=MAX_DAYS):
         raise ArgumentTypeError(f"expected an age such as 180d, 36h or 90m; got {text!r}")
     return parsed

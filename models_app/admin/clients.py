@@ -26,7 +26,7 @@ from models_app.admin.base import (
     clients_matching,
 )
 from models_app.admin.client_actions import CLIENT_ACTIONS
-from models_app.admin.links import NOTHING, badge, link, moment, number, status_badge
+from models_app.admin.links import NOTHING, client_badge, link, moment, number, status_badge
 from models_app.admin.pages import Action, PageAdmin, RecordPage, Table
 from models_app.models import Client, FederatedModel, ModelUpdate, mark_credentials
 
@@ -49,8 +49,8 @@ class ClientAdmin(ProtectedAdmin, ActingAdmin, PageAdmin):
 
     @admin.display(description="state")
     def state(self, obj: Client) -> SafeString:
-        """Return whether the client is paused."""
-        return badge("Paused", "bad") if obj.paused else badge("Active", "good")
+        """Return whether the client is active, paused, or invited and not yet enrolled."""
+        return client_badge(obj.state)
 
     @admin.display(description="created")
     def created(self, obj: Client) -> SafeString:

@@ -102,6 +102,12 @@ def badge(text: str, kind: str) -> SafeString:
     return format_html('<span class="badge {}">{}</span>', kind, text)
 
 
+def client_badge(state: str) -> SafeString:
+    """Return the badge of a client's state."""
+    styles = {"active": "good", "paused": "bad"}
+    return badge(state.capitalize(), styles.get(state, "plain"))
+
+
 def status_badge(update: ModelUpdate) -> SafeString:
     """Return an update's status."""
     return badge(*STATUSES[ModelUpdate.Status(update.status)])

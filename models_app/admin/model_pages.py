@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from models_app.admin.links import NOTHING, badge, link, model_list, moment, number
+from models_app.admin.links import NOTHING, badge, client_badge, link, model_list, moment, number
 from models_app.admin.pages import Cell, Table
 from models_app.control_room import control_room
 from models_app.control_room.page import ControlRoom
@@ -181,7 +181,7 @@ def _client(row: ClientRow) -> list[Cell]:
         reason = linked("modelupdate", row.last_rejected, row.last_reason or "rejected")
     return [
         linked("client", row.pk, row.label),
-        badge("Paused", "bad") if row.paused else badge("Active", "good"),
+        client_badge(row.state),
         moment(row.last_seen),
         row.used,
         row.rejected,

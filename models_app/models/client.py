@@ -91,6 +91,13 @@ class Client(models.Model):
             ),
         ]
 
+    @property
+    def state(self) -> str:
+        """The state in a word: ``invited`` until the client has enrolled, ``paused`` or ``active``."""
+        if self.paused:
+            return "invited" if self.invite_hash and not self.secret_hash else "paused"
+        return "active"
+
     def __str__(self) -> str:
         return self.name or str(self.uuid)
 

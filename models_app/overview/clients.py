@@ -28,7 +28,8 @@ class ClientRow:
     pk : UUID
     name : str
         Empty if it has none.
-    paused : bool
+    state : str
+        Of the client: ``invited``, ``active`` or ``paused``.
     last_seen : datetime or None
         When it last uploaded an update to this model.
     used, rejected : int
@@ -44,7 +45,7 @@ class ClientRow:
 
     pk: uuid.UUID
     name: str
-    paused: bool
+    state: str
     last_seen: datetime | None
     used: int
     rejected: int
@@ -156,7 +157,7 @@ def _row(client: Any, used: int, rejected: int) -> ClientRow:
     return ClientRow(
         pk=client.pk,
         name=client.name,
-        paused=client.paused,
+        state=client.state,
         last_seen=client.last_seen,
         used=used,
         rejected=rejected,

@@ -152,7 +152,7 @@ def _round_row(round: RoundSummary) -> list[str]:
 def _client_row(client: ClientRow) -> list[str]:
     return [
         client.label,
-        "paused" if client.paused else "active",
+        client.state,
         _moment(client.last_seen) or "never",
         str(client.used),
         str(client.rejected),

@@ -297,6 +297,8 @@ def test_invitations_are_shown_once(visitor: LogIn) -> None:
     tokens = re.findall(r'data-label="Token"><code>(.*?)</code>', answer.text)
     assert len(set(tokens)) == 2
     assert "no-store" in answer.headers["Cache-Control"]
+    listed = someone.get(f"/models_app/federatedmodel/{model.pk}/clients/").text
+    assert (listed.count("Invited</span>"), listed.count("Paused</span>")) == (2, 0)
     later = someone.get(overview(model)).text + someone.get(overview(model) + "history/").text
     assert "Create invitations" in later
     assert not [token for token in tokens if token in later]

@@ -203,6 +203,7 @@ INVALID = [
     ("prune --older-than 3", "expected an age such as 180d, 36h or 90m; got '3'"),
     ("prune --older-than nand", "expected an age such as 180d"),
     ("prune --older-than 1d", "the age must be 30d or more"),
+    ("invite M --expires 0h", "expected an age such as 180d, 36h or 90m; got '0h'"),
     ("doctor please", "unrecognized arguments: please"),
     # posts
     ("issue_upload M", "the following arguments are required: --client"),

@@ -97,7 +97,7 @@ def list_clients(model: FederatedModel | None, limit: int) -> list[Row]:
         {
             "client": str(client.pk),
             "name": client.name,
-            "state": "paused" if client.paused else "active",
+            "state": client.state,
             "latest_update": client.latest_upload,
             "status": _status_name(client.latest_status),
         }
