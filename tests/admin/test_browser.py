@@ -187,9 +187,7 @@ def test_the_cause_of_a_rejection_is_three_clicks_away(
     page.get_by_role("link", name="Clients", exact=True).and_(page.locator(".tabs a")).click()
     page.get_by_role("link", name=federation.broken, exact=True).click()
     rejected = page.locator("tbody tr", has_text="Rejected")
-    assert [row.locator("[data-label=Reason]").inner_text() for row in rejected.all()][-1] == (
-        "nan in tensor 'b' at [0]"
-    )
+    expect(rejected.last.locator("[data-label=Reason]")).to_have_text("nan in tensor 'b' at [0]")
     assert rejected.last.locator("time").get_attribute("datetime")
 
 
