@@ -17,12 +17,13 @@ from django.db.models import Count, Min, OuterRef, Subquery
 from django.db.models.functions import Now
 
 from aggregation.errors import AggregationError, ObjectMissing, TemporarilyUnavailable
-from aggregation.requirements import AllClients, Quorum, Readiness, Requirement
+from aggregation.requirements import Readiness, Requirement
 from connectors.errors import UnknownModel, translate_database_errors
 from connectors.rounds.selectors import members_of, ready_updates
 from connectors.storage.keys import progress_key
 from connectors.storage.port import Objects, PreconditionFailed
 from models_app.models import FederatedModel, ModelAggregate
+from models_app.requirements import needed_updates, requirement_in_words
 
 #: While no more updates than these are ready, all their clients' documents say how many are. Beyond, only
 #: the documents of clients whose own updates have changed are written. The cost estimate knows it, too.
@@ -78,14 +79,12 @@ def read_progress(model_id: int) -> tuple[Progress, list[int]]:
     found = ready.order_by().aggregate(count=Count("pk"), oldest=Min("created_on"))
     waited = model.database_now - (found["oldest"] or model.database_now)
     readiness = Readiness(members=model.members, ready=found["count"], waited=waited)
-    requirement = model.requirement_object()
-    needed = max(1, requirement.needed(readiness), model.rule().min_updates)
     few = list(ready.values_list("pk", flat=True)) if found["count"] <= MAX_REFRESHED else []
     progress = Progress(
         ready=found["count"],
-        requirement=_in_words(requirement, needed),
-        needed=needed,
-        deadline=_deadline(requirement, found["oldest"]),
+        requirement=requirement_in_words(model, model.members),
+        needed=needed_updates(model, readiness),
+        deadline=_deadline(model.requirement_object(), found["oldest"]),
     )
     return progress, few
 
@@ -135,17 +134,6 @@ def _etag(objects: Objects, key: str) -> str:
         return objects.stat(key).etag
     except ObjectMissing:
         return ""
-
-
-def _in_words(requirement: Requirement, needed: int) -> str:
-    match requirement:
-        case AllClients():
-            return f"all {needed} clients"
-        case Quorum():
-            return (
-                f"{needed} updates, or {requirement.x} after {requirement.after_minutes:g} minutes"
-            )
-    return f"{needed} update{'s' if needed > 1 else ''}"
 
 
 def _deadline(requirement: Requirement, oldest: datetime | None) -> str | None:

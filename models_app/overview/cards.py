@@ -21,12 +21,11 @@ from models_app.overview.readiness import (
     count_members,
     count_ready,
     count_silent,
-    needed_updates,
     readiness_of,
-    requirement_in_words,
 )
 from models_app.overview.scores import Scores, scores_by_model
 from models_app.privacy import in_words, spent_by_model, spent_epsilon
+from models_app.requirements import needed_updates, requirement_in_words
 
 #: Aggregates of a sparkline.
 DRAWN = 20

@@ -1,4 +1,4 @@
-"""How many updates of each model are ready, how many are needed, and which clients are silent."""
+"""How many updates of each model are ready, and which clients are silent."""
 
 from __future__ import annotations
 
@@ -23,13 +23,7 @@ from django.db.models import (
 )
 from django.db.models.functions import Coalesce
 
-from aggregation.requirements import (
-    AllClients,
-    Quorum,
-    Readiness,
-    RequireFraction,
-    Requirement,
-)
+from aggregation.requirements import Readiness
 from models_app.models import FederatedModel, ModelUpdate
 
 Membership = FederatedModel.clients.through
@@ -118,49 +112,6 @@ def readiness_of(members: int, ready: Ready, now: datetime) -> Readiness:
     """Return what a requirement is checked against."""
     waited = max(timedelta(0), now - (ready.oldest or now))
     return Readiness(members=members, ready=ready.clients, waited=waited)
-
-
-def needed_updates(model: FederatedModel, readiness: Readiness) -> int:
-    """Return how many updates the next round needs: those of the requirement, and those of the rule."""
-    requirement = model.requirement_object()
-    return max(1, requirement.needed(readiness), model.rule().min_updates)
-
-
-def requirement_in_words(model: FederatedModel, members: int) -> str:
-    """Return when a round may start, such as ``5 updates, or one after 20 minutes``."""
-    words = _in_words(model.requirement_object(), members)
-    fewest = model.rule().min_updates
-    rule = f"; the rule {model.aggregator} needs at least {fewest}" if fewest > 1 else ""
-    return words + rule
-
-
-def _in_words(requirement: Requirement, members: int) -> str:
-    match requirement:
-        case AllClients():
-            return f"an update from {'the' if members == 1 else 'each of the'} {_clients(members)}"
-        case Quorum(x=x, after_minutes=minutes):
-            some = "one" if x == 1 else f"{x}"
-            return f"{_updates(members)}, or {some} after {_minutes(minutes)}"
-        case RequireFraction(f=f):
-            needed = requirement.needed(Readiness(members=members, ready=0))
-            return f"{_updates(needed)}: {100 * f:g} % of {_clients(members)}"
-    return _updates(requirement.needed(Readiness(members=members, ready=0)))
-
-
-def _updates(count: int) -> str:
-    return "1 update" if count == 1 else f"{count} updates"
-
-
-def _clients(count: int) -> str:
-    return "1 client" if count == 1 else f"{count} clients"
-
-
-def _minutes(minutes: float) -> str:
-    if 0 < minutes < 1:
-        return f"{60 * minutes:.3g} seconds"
-    if minutes and minutes % 60 == 0:
-        return "1 hour" if minutes == 60 else f"{minutes / 60:g} hours"
-    return "1 minute" if minutes == 1 else f"{minutes:g} minutes"
 
 
 def _ids(models: Sequence[FederatedModel]) -> list[int]:

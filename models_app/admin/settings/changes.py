@@ -9,7 +9,8 @@ from typing import Any
 from aggregation.optimizers import create_optimizer
 from aggregation.pre_aggregation import build_rule
 from models_app.models import FederatedModel
-from models_app.overview.readiness import count_members, requirement_in_words
+from models_app.overview.readiness import count_members
+from models_app.requirements import requirement_in_words
 
 #: Settings that decide how updates are combined, with which words they are shown.
 WORDS = {

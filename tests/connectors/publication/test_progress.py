@@ -42,7 +42,12 @@ def test_it_follows_uploads_and_rounds() -> None:
         invoke({"Records": [upload(model, client, filled(1.0))]})
         seen.append(document(model))
     assert seen == [
-        {"ready": ready, "requirement": "all 2 clients", "needed": 2, "deadline": None}
+        {
+            "ready": ready,
+            "requirement": "an update from each of the 2 clients",
+            "needed": 2,
+            "deadline": None,
+        }
         for ready in (1, 0)
     ]
 
@@ -56,7 +61,24 @@ def test_a_quorum_has_a_deadline() -> None:
     deadline = datetime.fromisoformat(document(model)["deadline"])
     assert deadline == update.created_on + timedelta(minutes=30)
     ModelUpdate.objects.update(created_on=update.created_on - timedelta(minutes=31))
-    assert read_progress(model.pk)[0].needed == 2
+    late = read_progress(model.pk)[0]
+    assert (late.requirement, late.needed) == ("3 updates, or 2 after 30 minutes", 2)
+
+
+def test_a_sum_of_masked_updates_needs_a_minimum() -> None:
+    """Fewer updates than min_cohort start no round, even if they meet the requirement."""
+    masked = {"keeper": "a1" * 32, "queue": "https://sqs.example/keeper", "clip_norm": 1.0}
+    model = make_model(
+        4,
+        requirement="require_x_updates",
+        requirement_args=[2],
+        aggregator="unweighted_mean",
+        update_kind="differences",
+        initial=filled(0.0),
+        secure_aggregation={**masked, "min_cohort": 3},
+    )
+    found = read_progress(model.pk)[0]
+    assert (found.requirement, found.needed) == ("2 updates; min_cohort is 3", 3)
 
 
 def test_commands_and_the_sweep_write_it() -> None:
@@ -68,7 +90,7 @@ def test_commands_and_the_sweep_write_it() -> None:
     call_command("set_model", str(model.pk), *arguments, stdout=StringIO())
     assert document(model) == {
         "ready": 0,
-        "requirement": "all 3 clients",
+        "requirement": "an update from each of the 3 clients",
         "needed": 3,
         "deadline": None,
     }

@@ -100,11 +100,15 @@ def test_each_status_is_named(objects: Objects, fields: Any, state: str) -> None
     ("fields", "words", "needed"),
     [
         ({}, "1 update", 1),
-        ({"requirement": "all_clients"}, "all 4 clients", 4),
-        ({"requirement": "require_fraction", "requirement_args": [0.5]}, "2 updates", 2),
+        ({"requirement": "all_clients"}, "an update from each of the 4 clients", 4),
+        (
+            {"requirement": "require_fraction", "requirement_args": [0.5]},
+            "2 updates: 50 % of 4 clients",
+            2,
+        ),
         (
             {"requirement": "quorum", "requirement_args": [2, 60]},
-            "4 updates, or 2 after 60 minutes",
+            "4 updates, or 2 after 1 hour",
             4,
         ),
     ],
