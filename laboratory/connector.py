@@ -200,26 +200,13 @@ class LaboratoryConnector:
         self._keep(result, self._layout(claim, result))
         for update in claim.updates:
             del self._pending[update.id]
-        return RoundAnswer(
-            model_id=claim.model_id,
-            status=Status.PUBLISHED,
-            round=claim.number,
-            aggregate_id=claim.number,
-            updates_used=len(result.used),
-            updates_rejected=len(result.rejected),
-        )
+        return RoundAnswer.published(claim, result, claim.number)
 
     def reject_round(self, claim: Claim, rejected: Mapping[int, str], reason: str) -> RoundAnswer:
         self.outcome = Outcome(rejected=self.outcome.rejected | dict(rejected))
         for client in rejected:
             del self._pending[client]
-        return RoundAnswer(
-            model_id=claim.model_id,
-            status=Status.REJECTED,
-            round=claim.number,
-            updates_rejected=len(rejected),
-            reason=reason,
-        )
+        return RoundAnswer.rejected(claim, rejected, reason)
 
     def fail_round(self, claim: Claim, error: Exception) -> bool:
         return True

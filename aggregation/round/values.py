@@ -47,6 +47,30 @@ class RoundAnswer:
     #: Whether the round is unfinished and can be resumed at once.
     continues: bool = False
 
+    @classmethod
+    def published(cls, claim: Claim, result: RoundResult, aggregate_id: int) -> RoundAnswer:
+        """Return the answer of a round whose result is an aggregate now."""
+        return cls(
+            model_id=claim.model_id,
+            status=Status.PUBLISHED,
+            round=claim.number,
+            aggregate_id=aggregate_id,
+            updates_used=len(result.used),
+            updates_rejected=len(result.rejected),
+            bytes_read=result.combined.bytes_read,
+        )
+
+    @classmethod
+    def rejected(cls, claim: Claim, rejected: Mapping[int, str], reason: str) -> RoundAnswer:
+        """Return the answer of a round that has too few usable updates."""
+        return cls(
+            model_id=claim.model_id,
+            status=Status.REJECTED,
+            round=claim.number,
+            updates_rejected=len(rejected),
+            reason=reason,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedUpdate:
