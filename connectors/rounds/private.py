@@ -168,6 +168,22 @@ def record_release(round_: AggregationRound, digest: str) -> None:
     )
 
 
+def check_noise(round_: AggregationRound) -> None:
+    """Check that the result of a round has noise, if its model is private.
+
+    Raises
+    ------
+    Conflict
+        If the model has become private since the round was claimed.
+    """
+    if round_.federated_model.differential_privacy is None:
+        return
+    if round_.differential_privacy is None:
+        raise Conflict(f"the model has become private since {round_} was claimed without noise")
+    if not round_.privacy_released:
+        raise ValueError(f"the result of {round_} was not counted as released")
+
+
 def charge_after(round_: AggregationRound) -> dict[str, int]:
     """Return the change of the charge of a round that ends without an aggregate."""
     if round_.privacy_charge and not round_.privacy_released:
