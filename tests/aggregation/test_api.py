@@ -143,8 +143,7 @@ def test_rejected_updates_are_named_and_can_be_left_out() -> None:
 
 
 def test_one_odd_update_does_not_decide_the_layout() -> None:
-    """Without a parent, the layout of most updates is the model's, even if the first one differs.
-    Without a parent, the layout of most updates is the model's, even if the first one differs."""
+    """Without a parent, the layout of most updates is the model's, even if the first one differs."""
     with pytest.raises(UpdatesRejected) as caught:
         aggregation.aggregate("unweighted_mean", [[[1.0, 1.0]], [[1.0]], [[1.0]]])
     assert set(caught.value.reasons) == {0}

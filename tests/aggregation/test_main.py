@@ -88,8 +88,7 @@ def test_bad_updates_are_named_and_left_out(
 
 
 def test_a_parent_and_rule_arguments_can_be_given(folder: Path) -> None:
-    """Differences from a parent are clipped to the norm of the argument, and added to the parent.
-    Differences from a parent are clipped to the norm of the argument, and added to the parent."""
+    """Differences from a parent are clipped to the norm of the argument, and added to the parent."""
     safetensors.numpy.save_file(_model(10), folder / "parent.safetensors")
     out = folder / "result.safetensors"
     arguments = ("--rule", "norm_clipped_mean", "--arg", "max_norm=1", "--differences")

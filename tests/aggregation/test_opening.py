@@ -1,5 +1,4 @@
-"""Opening the updates of a round: which are rejected does not depend on the order of the threads.
-Opening the updates of a round: which are rejected does not depend on the order of the threads."""
+"""Opening the updates of a round: which are rejected does not depend on the order of the threads."""
 
 from __future__ import annotations
 

@@ -81,8 +81,7 @@ def test_a_file_that_changes_is_refused(tmp_path: Path, change: str) -> None:
 
 
 def test_a_deleted_file_is_refused(tmp_path: Path) -> None:
-    """A file that was deleted since it was opened is an update that is missing, not a failed round.
-    A file that was deleted since it was opened is an update that is missing, not a failed round."""
+    """A file that was deleted since it was opened is an update that is missing, not a failed round."""
     path = tmp_path / "source"
     path.write_bytes(b"abcde")
     source = FileSource(path)

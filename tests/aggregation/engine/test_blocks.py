@@ -1,5 +1,4 @@
-"""Blocks: remote sources are read ahead, local ones where they are combined, with the same result.
-Blocks: remote sources are read ahead, local ones where they are combined, with the same result."""
+"""Blocks: remote sources are read ahead, local ones where they are combined, with the same result."""
 
 from __future__ import annotations
 
@@ -84,8 +83,7 @@ def test_the_result_does_not_depend_on_where_it_is_read(
     workers: int,
     policies: TensorPolicies,
 ) -> None:
-    """Remote sources, which are read ahead, give the same bytes and the same outcome as local ones.
-    Remote sources, which are read ahead, give the same bytes and the same outcome as local ones."""
+    """Remote sources, which are read ahead, give the same bytes and the same outcome as local ones."""
     updates = mixed_models(8)
     options: dict[str, Any] = {"differences": differences, "policies": policies, **arguments}
     work = work_of(name, updates[:7], list(range(1, 8)), updates[7], **options)
@@ -224,8 +222,7 @@ def test_a_parent_that_disappears_during_a_pass_is_reported(place: Place, tmp_pa
 def test_the_time_is_checked_after_every_piece(
     name: str, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most one piece is combined between two checks, and none is written after the time is up.
-    At most one piece is combined between two checks, and none is written after the time is up."""
+    """At most one piece is combined between two checks, and none is written after the time is up."""
     monkeypatch.setattr(aggregation.engine.passes, "PIECE", 1024)
     monkeypatch.setattr(aggregation.engine.passes, "SLICE", 1024)
     updates = vectors(np.ones((3, 10 * 1024)))

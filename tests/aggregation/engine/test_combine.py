@@ -1,5 +1,4 @@
-"""The chunk engine: the result does not depend on how the work is cut, and bad values are rejected.
-The chunk engine: the result does not depend on how the work is cut, and bad values are rejected."""
+"""The chunk engine: the result does not depend on how the work is cut, and bad values are rejected."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ every_rule = pytest.mark.parametrize(("name", "arguments"), RULES, ids=[name for
 
 
 def mixed_models(n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return models of several dtypes, with a scalar and an empty tensor, of about 20,000 elements.
-    Return models of several dtypes, with a scalar and an empty tensor, of about 20,000 elements."""
+    """Return models of several dtypes, with a scalar and an empty tensor, of about 20,000 elements."""
     rng = np.random.default_rng(seed)
     return [
         {
@@ -268,8 +266,7 @@ def test_parts_of_short_text_are_joined(
 
 
 def test_each_dtype_is_averaged_in_float64_and_rounded_once() -> None:
-    """The result is the float64 mean rounded to the dtype of the tensor, integers to the nearest.
-    The result is the float64 mean rounded to the dtype of the tensor, integers to the nearest."""
+    """The result is the float64 mean rounded to the dtype of the tensor, integers to the nearest."""
     updates = mixed_models(5)
     counts = [3, 1, 4, 1, 5]
     result = result_of("weighted_mean", updates, counts)

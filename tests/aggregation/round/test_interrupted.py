@@ -40,8 +40,7 @@ def small_steps(chunks: int) -> dict[str, Any]:
 def test_a_suspended_round_ends_with_the_same_bytes(
     world: TwinWorld, chunks: int, rule: str, arguments: Any
 ) -> None:
-    """A round that is suspended after any number of chunks, repeatedly, gives the same aggregate.
-    A round that is suspended after any number of chunks, repeatedly, gives the same aggregate."""
+    """A round that is suspended after any number of chunks, repeatedly, gives the same aggregate."""
     whole, _ = ready_model(world, 5, aggregator=rule, aggregator_args=arguments)
     run_round(world.connector, whole.id)
     model, updates = ready_model(world, 5, aggregator=rule, aggregator_args=arguments)
@@ -275,8 +274,7 @@ def test_a_failing_superseded_attempt_leaves_the_round(world: TwinWorld) -> None
 
 
 def test_a_failing_superseded_attempt_leaves_the_stored_parts(world: TwinWorld) -> None:
-    """An attempt that fails after it lost its lease does not delete parts that its successor uses.
-    An attempt that fails after it lost its lease does not delete parts that its successor uses."""
+    """An attempt that fails after it lost its lease does not delete parts that its successor uses."""
     model, _ = ready_model(world)
 
     def fail_late(name: str, count: int) -> None:
