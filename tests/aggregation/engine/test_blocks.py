@@ -21,8 +21,8 @@ from aggregation.formats import Spool, open_weights
 from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
 from aggregation.sources import Buffer, ByteSource, FileSource
 from aggregation.weights import Weights
+from tests.aggregation.engine.engine_models import RULES, every_rule, mixed_models
 from tests.aggregation.engine.engine_tools import bytes_of, run, vectors, work_of
-from tests.aggregation.engine.test_combine import RULES, every_rule, mixed_models
 
 
 class Remote:

@@ -16,8 +16,8 @@ from aggregation.engine.output import MemorySink
 from aggregation.formats import FORMATS
 from aggregation.optimizers import create_optimizer, known_optimizers
 from aggregation.policies import Policy, TensorPolicies
+from tests.aggregation.engine.engine_models import RULES, mixed_models, policy_lists, with_policies
 from tests.aggregation.engine.engine_tools import opened, work_of
-from tests.aggregation.engine.test_combine import RULES, mixed_models, policy_lists, with_policies
 
 N = 9
 MEANS: list[tuple[str, dict[str, Any]]] = [("unweighted_mean", {}), ("normalized_mean", {})]

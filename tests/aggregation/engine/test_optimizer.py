@@ -27,8 +27,8 @@ from aggregation.engine.steps import BEGINNING, steps_of
 from aggregation.errors import InvalidWeights, OutOfTime, PartTooLarge, UpdatesRejected
 from aggregation.optimizers import create_optimizer, known_optimizers
 from aggregation.policies import TensorPolicies
+from tests.aggregation.engine.engine_models import mixed_models
 from tests.aggregation.engine.engine_tools import opened, passes_of, vectors, work_of
-from tests.aggregation.engine.test_combine import mixed_models
 from tests.aggregation.optimizers.oracles import trajectory
 
 STEPPING = [name for name, kind in known_optimizers().items() if kind.takes_steps]
