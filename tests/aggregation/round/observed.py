@@ -1,12 +1,16 @@
-"""Rounds whose calls to the connector are counted and may be disturbed."""
+"""Rounds whose calls to the connector are counted and may be disturbed, and processes that end early."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
+from aggregation.engine import Resources
+from aggregation.round import Status, run_round
 from tests.connectors.workflow.backends import TwinWorld
 
 #: A model of nine parts.
@@ -47,6 +51,34 @@ class Watched:
             return sink
 
         return call
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killing(moment: int) -> Callable[[str, int], None]:
+    """Return a disturbance that ends the process before its call of this number, counted from 1."""
+
+    def kill(name: str, count: int) -> None:
+        if count >= moment:
+            raise Killed
+
+    return kill
+
+
+def publish_after_death(world: TwinWorld, model: Any, moment: int) -> None:
+    """Run a round whose first process dies before its call of this number; the next one publishes."""
+    with pytest.raises(Killed):
+        run_round(Watched(world.connector, killing(moment)), model.id)
+    world.pass_time()
+    assert run_round(world.connector, model.id).status is Status.PUBLISHED
+
+
+def small_steps(chunks: int) -> dict[str, Any]:
+    """Return arguments for a round that has time for this many chunks."""
+    asked = itertools.count(1)
+    return {"out_of_time": lambda: next(asked) >= chunks, "resources": Resources(readers=1)}
 
 
 def values(seed: int, expected_layout: Any = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from aggregation.errors import MasksPending, ProgressLost, UpdateRejected
+from aggregation.formats import peek_layout
 from aggregation.layout import TensorLayout
 from aggregation.masks.masking import Mask, derive, quantised
 from aggregation.masks.requests import MaskAnswer, MaskKeys, MaskRequest
@@ -89,8 +90,6 @@ class SecureTwin(InMemoryRoundConnector):
     def masked_layout(self, model: MemoryModel) -> TensorLayout:
         """Return the layout of a model's masked updates."""
         source = BytesSource(self.storage.bodies[str(model.initial)])
-        from aggregation.formats import peek_layout
-
         return masked_layout(peek_layout(source, "safetensors", trusted=True), DEFAULT)
 
     def send(
@@ -199,25 +198,3 @@ class SecureTwin(InMemoryRoundConnector):
 def _sum(seeds: Sequence[bytes], elements: int) -> bytes:
     with ThreadPoolExecutor(1) as pool:
         return sum_of_masks([Mask(seed) for seed in seeds], 0, elements, pool).tobytes()
-
-
-def expected_aggregate(
-    differences: Sequence[NDArray[Any]], weights: Sequence[int], max_weight: int = 1
-) -> dict[str, NDArray[Any]]:
-    """Return the parent plus the mean of the plain sum of the quantised updates, by plain numpy."""
-    total = np.zeros(51 + 29, np.int64)
-    for difference, weight in zip(differences, weights, strict=True):
-        scaled = np.rint(difference.astype(np.float64) * (SETTINGS.scale * weight / max_weight))
-        total += scaled.astype(np.int64)
-    mean = (total / (SETTINGS.scale * sum(weights) / max_weight)).astype(np.float32)
-    flat: dict[str, NDArray[Any]] = {
-        "w": mean[29:].reshape(3, 17),
-        "steps": np.zeros(1, np.int64),
-        "b": mean[:29],
-    }
-    return {
-        name: (tensor + flat[name].astype(np.float64)).astype(tensor.dtype)
-        if tensor.dtype == np.float32
-        else tensor
-        for name, tensor in PARENT.items()
-    }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aggregation.engine import Resources
 from aggregation.errors import AggregationError, RuleError, TemporarilyUnavailable
 from aggregation.round import Claim, RoundAnswer, Status, run_round
 from tests.aggregation.round.observed import (
@@ -16,23 +14,15 @@ from tests.aggregation.round.observed import (
     Watched,
     bad,
     end_state,
+    publish_after_death,
     ready_model,
+    small_steps,
     unfinished,
     values,
 )
 from tests.connectors.workflow.backends import TwinWorld
 
 pytestmark = pytest.mark.usefixtures("small_parts")
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def small_steps(chunks: int) -> dict[str, Any]:
-    """Return arguments for a round that has time for this many chunks."""
-    asked = itertools.count(1)
-    return {"out_of_time": lambda: next(asked) >= chunks, "resources": Resources(readers=1)}
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 5, 7])
@@ -102,15 +92,7 @@ def test_a_round_killed_before_any_call_ends_as_if_undisturbed(world: TwinWorld)
     assert undisturbed[1] == [("COMPLETE", 1), ("INVALID", None), ("COMPLETE", 1)]
     for moment in range(1, len(connector.calls) + 1):
         model, updates = three()
-
-        def kill(name: str, count: int, moment: int = moment) -> None:
-            if count >= moment:
-                raise Killed
-
-        with pytest.raises(Killed):
-            run_round(Watched(world.connector, kill), model.id)
-        world.pass_time()
-        assert run_round(world.connector, model.id).status is Status.PUBLISHED
+        publish_after_death(world, model, moment)
         assert end_state(world, model, updates) == undisturbed, f"killed before call {moment}"
 
 

@@ -13,14 +13,17 @@ import safetensors.numpy
 from aggregation.engine import Resources
 from aggregation.round import Status, run_round
 from tests.aggregation.optimizers.oracles import trajectory
-from tests.aggregation.round.observed import MODEL, Watched, bad, unfinished, values
+from tests.aggregation.round.observed import (
+    MODEL,
+    Watched,
+    bad,
+    publish_after_death,
+    unfinished,
+    values,
+)
 from tests.connectors.workflow.backends import TwinWorld
 
 pytestmark = pytest.mark.usefixtures("small_parts")
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
 
 
 def send(world: TwinWorld, model: Any, number: int) -> None:
@@ -78,15 +81,7 @@ def test_a_round_killed_before_any_call_gives_the_same_objects(
     assert len(undisturbed) == 4
     for moment in range(1, len(connector.calls) + 1):
         model = model_with(world, optimizer)
-
-        def kill(name: str, count: int, moment: int = moment) -> None:
-            if count >= moment:
-                raise Killed
-
-        with pytest.raises(Killed):
-            run_round(Watched(world.connector, kill), model.id)
-        world.pass_time()
-        assert run_round(world.connector, model.id).status is Status.PUBLISHED
+        publish_after_death(world, model, moment)
         assert objects_of(world, model) == undisturbed, f"killed before call {moment}"
 
 

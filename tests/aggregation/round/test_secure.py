@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from aggregation.engine import Resources
 from aggregation.errors import MasksRefused
-from aggregation.round import RoundAnswer, Status, run_round
-from tests.aggregation.round.secure_twin import SecureTwin, expected_aggregate
-from tests.aggregation.round.test_interrupted import Killed, small_steps
-from tests.twin import COMPLETE, FAILED, INVALID, PENDING, MemoryModel
-
-ELEMENTS = 51 + 29
-
-
-def difference_of(number: int) -> NDArray[np.float32]:
-    """Return the clipped difference of a client."""
-    return np.random.default_rng(number).normal(0, 0.3, ELEMENTS).astype(np.float32)
-
-
-def aggregate_of(twin: SecureTwin, model: MemoryModel) -> dict[str, Any]:
-    """Return the latest aggregate of a model."""
-    assert model.latest is not None
-    return safetensors.numpy.load(twin.storage.bodies[model.latest.result.name])
-
-
-def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Check that the tensors have the same bits."""
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].tobytes() == tensor.tobytes(), name
-
-
-def run(twin: Any, model_id: int, **options: Any) -> RoundAnswer:
-    """Run an attempt of a round."""
-    return run_round(twin, model_id, **options)
-
-
-def finish(twin: SecureTwin, model: MemoryModel, **options: Any) -> RoundAnswer:
-    """Run a round to its end; the mask keeper answers in between."""
-    for _ in range(100):
-        answer = run(twin, model.id, **options)
-        if answer.status is not Status.BUSY:
-            return answer
-        twin.answer_requests()
-    raise AssertionError("the round does not end")
+from aggregation.round import Status
+from tests.aggregation.round.observed import small_steps
+from tests.aggregation.round.secure_rounds import (
+    ELEMENTS,
+    aggregate_of,
+    assert_same,
+    difference_of,
+    expected_aggregate,
+    finish,
+    finish_after_death,
+    run,
+)
+from tests.aggregation.round.secure_twin import SecureTwin
+from tests.twin import COMPLETE, FAILED, INVALID, PENDING
 
 
 @settings(max_examples=30)
@@ -64,7 +36,7 @@ def finish(twin: SecureTwin, model: MemoryModel, **options: Any) -> RoundAnswer:
 def test_the_aggregate_is_that_of_the_plain_sum_for_any_drop_outs(
     present: set[int], counts: list[int], weighted: bool
 ) -> None:
-    """Whoever sends, the aggregate has the bits of the mean of the quantised updates, added in plain."""
+    """The aggregate has the bits of the mean of the quantised updates, which numpy adds without masks."""
     twin, max_weight = SecureTwin(), 50 if weighted else 1
     model = twin.secure_model(12, max_weight)
     weights = {n: counts[n - 1] if weighted else 1 for n in sorted(present)}
@@ -222,44 +194,21 @@ def test_a_suspended_round_ends_with_the_same_bytes(optimizer: str, chunks: int)
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("where", range(14))
-def test_a_round_killed_anywhere_ends_with_the_same_bytes(
-    monkeypatch: pytest.MonkeyPatch, where: int
-) -> None:
-    """Killed at any write to storage or to the ledger, the next attempts give the same aggregate."""
-    twin = SecureTwin()
-    model = twin.secure_model(3)
-    for number in (1, 2, 3):
-        twin.send(model, number, difference_of(number))
-    calls = itertools.count()
+def test_a_round_killed_before_any_call_ends_with_the_same_bytes() -> None:
+    """Whenever an attempt dies, the next ones give the same aggregate."""
+    expected = expected_aggregate([difference_of(number) for number in (1, 2, 3)], [1, 1, 1])
 
-    def deadly(name: str) -> Any:
-        method = getattr(twin, name)
+    def run_killed(moment: int) -> bool:
+        twin = SecureTwin()
+        model = twin.secure_model(3)
+        for number in (1, 2, 3):
+            twin.send(model, number, difference_of(number))
+        is_killed = finish_after_death(twin, model, moment)
+        assert_same(aggregate_of(twin, model), expected)
+        assert len(model.aggregates) == 1
+        return is_killed
 
-        def call(*arguments: Any, **options: Any) -> Any:
-            if next(calls) == where:
-                twin.now += 2 * twin.lease
-                raise Killed
-            return method(*arguments, **options)
-
-        return call
-
-    for name in (
-        *("new_result", "save_checkpoint", "store_request", "masks_answer", "await_masks"),
-        *("open_sum", "open_masked", "publish_round"),
-    ):
-        monkeypatch.setattr(twin, name, deadly(name))
-    for _ in range(10):
-        try:
-            answer = run(twin, model.id, resources=Resources(readers=1))
-        except Killed:
-            continue
-        if answer.status is Status.PUBLISHED:
-            break
-        twin.answer_requests()
-    differences = [difference_of(number) for number in (1, 2, 3)]
-    assert_same(aggregate_of(twin, model), expected_aggregate(differences, [1, 1, 1]))
-    assert len(model.aggregates) == 1
+    assert next(moment for moment in count(1) if not run_killed(moment)) > 40
 
 
 def test_a_lost_masked_sum_is_computed_again() -> None:

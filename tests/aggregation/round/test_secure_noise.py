@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregation.engine import Resources
 from aggregation.errors import RuleError
 from aggregation.layout import Tensor, TensorLayout
 from aggregation.masks.masking import quantised
@@ -28,17 +27,19 @@ from aggregation.round import Claim, RoundAnswer, Status, updates_digest
 from aggregation.round.noisy_mean import noise_factor, with_noise
 from aggregation.round.port import MASKED_SUM
 from aggregation.sources import BytesSource
-from tests.aggregation.round.secure_twin import PARENT, SETTINGS, SecureTwin
-from tests.aggregation.round.test_interrupted import Killed, small_steps
-from tests.aggregation.round.test_secure import (
+from tests.aggregation.round.observed import small_steps
+from tests.aggregation.round.secure_rounds import (
     ELEMENTS,
     aggregate_of,
     assert_same,
     difference_of,
     finish,
+    finish_after_death,
+    moved_parent,
     run,
 )
-from tests.twin import COMPLETE, FAILED, INVALID, MemoryModel, StoredSink
+from tests.aggregation.round.secure_twin import SETTINGS, SecureTwin
+from tests.twin import COMPLETE, FAILED, INVALID, RUNNING, MemoryModel, StoredSink
 
 PRIVACY = DifferentialPrivacy(
     clip_norm=4.0, noise_multiplier=1.0, cohort=10, delta=1e-5, max_epsilon=20.0
@@ -107,16 +108,8 @@ def expected_with_noise(
         scaled = difference_of(number).astype(np.float64) * SETTINGS.scale
         sums += np.rint(scaled).astype(np.int64)
     divisor = SETTINGS.scale * FACTOR * PRIVACY.cohort
-    mean = np.array(
-        [(int(s) * FACTOR + int(n)) / divisor for s, n in zip(sums, noise, strict=True)]
-    ).astype(np.float32)
-    flat = {"b": mean[:29], "w": mean[29:].reshape(3, 17)}
-    return {
-        name: (tensor + flat[name].astype(np.float64)).astype(np.float32)
-        if name in flat
-        else tensor
-        for name, tensor in PARENT.items()
-    }
+    noisy = [int(s) * FACTOR + int(n) for s, n in zip(sums, noise, strict=True)]
+    return moved_parent(np.array([each / divisor for each in noisy]))
 
 
 @settings(max_examples=20)
@@ -195,49 +188,26 @@ def test_a_suspended_round_with_noise_ends_with_the_same_bytes(optimizer: str) -
             again.state, again.checkpoint = "running", None
             again.lease_expires_at = twin.now - twin.lease
             for update in sent:
-                update.status = 1
+                update.status = RUNNING
     assert results[0] == results[1]
     assert len(set(twin.released)) == 1
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("where", range(0, 14, 2))
-def test_a_round_with_noise_killed_anywhere_ends_with_the_same_bytes(
-    monkeypatch: pytest.MonkeyPatch, where: int
-) -> None:
-    """Killed at any write, the next attempts release one set of updates with one noise."""
-    twin = NoisyTwin()
-    model = twin.secure_model(3)
-    for number in (1, 2, 3):
-        twin.send(model, number, difference_of(number))
-    calls = itertools.count()
+def test_a_round_with_noise_killed_before_any_call_ends_with_the_same_bytes() -> None:
+    """Whenever an attempt dies, the next ones release one set of updates with one noise."""
 
-    def deadly(name: str) -> Any:
-        method = getattr(twin, name)
+    def run_killed(moment: int) -> bool:
+        twin = NoisyTwin()
+        model = twin.secure_model(3)
+        for number in (1, 2, 3):
+            twin.send(model, number, difference_of(number))
+        is_killed = finish_after_death(twin, model, moment)
+        assert_same(aggregate_of(twin, model), expected_with_noise(twin, model, [1, 2, 3]))
+        assert len(set(twin.released)) == len(model.aggregates) == 1
+        return is_killed
 
-        def call(*arguments: Any, **options: Any) -> Any:
-            if next(calls) == where:
-                twin.now += 2 * twin.lease
-                raise Killed
-            return method(*arguments, **options)
-
-        return call
-
-    for name in (
-        *("new_result", "save_checkpoint", "store_request", "masks_answer", "await_masks"),
-        *("open_sum", "open_masked", "open_seed", "publish_round"),
-    ):
-        monkeypatch.setattr(twin, name, deadly(name))
-    for _ in range(10):
-        try:
-            answer = run(twin, model.id, resources=Resources(readers=1))
-        except Killed:
-            continue
-        if answer.status is Status.PUBLISHED:
-            break
-        twin.answer_requests()
-    assert_same(aggregate_of(twin, model), expected_with_noise(twin, model, [1, 2, 3]))
-    assert len(set(twin.released)) == len(model.aggregates) == 1
+    assert next(moment for moment in count(1) if not run_killed(moment)) > 40
 
 
 # The mechanism
