@@ -18,18 +18,13 @@ from aggregation.masks.requests import MaskAnswer, MaskKeys, MaskRequest, reques
 from mask_keeper.checks import Terms
 from mask_keeper.keeper import MaskKeeper
 from mask_keeper.table import KeeperTable
-from tests.aggregation.masks.samples import HEADER, KEEPER
+from tests.aggregation.masks.samples import HEADER, KEEPER, client_of
 
 #: Elements of the masks.
 ELEMENTS = 1000
 
 #: Before the samples expire.
 NOW = HEADER.expires - 3600.0
-
-
-def client_of(number: int) -> str:
-    """Return the id of a client."""
-    return str(uuid.UUID(int=(0x11111111111141118111 << 48) + number))
 
 
 def signing_key_of(number: int) -> Ed25519PrivateKey:

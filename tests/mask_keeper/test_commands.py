@@ -10,7 +10,8 @@ import pytest
 
 from mask_keeper import __main__ as commands
 from mask_keeper import handler
-from tests.mask_keeper.conftest import Bench, client_of, message_of, signing_key_of
+from tests.aggregation.masks.samples import client_of
+from tests.mask_keeper.conftest import Bench, message_of, signing_key_of
 
 
 def test_clients_are_registered_listed_and_revoked(

@@ -15,8 +15,8 @@ from aggregation.errors import OutOfTime
 from aggregation.masks.masking import CACHED, commitment_of
 from aggregation.masks.requests import BadRequest, MaskKeys
 from mask_keeper import sums
-from tests.aggregation.masks.samples import HEADER
-from tests.mask_keeper.conftest import NOW, Bench, client_of, message_of, seed_of, sum_of
+from tests.aggregation.masks.samples import HEADER, client_of
+from tests.mask_keeper.conftest import NOW, Bench, message_of, seed_of, sum_of
 
 #: Far apart, so that no two examples of a property have a seed or a round in common.
 _SALTS = count(1000, 1000)

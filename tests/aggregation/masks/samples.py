@@ -17,9 +17,14 @@ from aggregation.masks.file import write_masked
 from aggregation.masks.messages import Header
 from aggregation.masks.settings import MASKED
 
+
+def client_of(number: int) -> str:
+    """Return the id of a client; ids are ordered by their numbers."""
+    return str(uuid.UUID(int=(0x11111111111141118111 << 48) + number))
+
+
 KEEPER = X25519PrivateKey.from_private_bytes(b"k" * 32)
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"c" * 32)
-CLIENT = uuid.UUID("11111111-1111-4111-8111-000000000001")
 
 #: Six blocks and a bit, over three tensors.
 LAYOUT = TensorLayout(
@@ -34,7 +39,7 @@ HEADER = Header(
     model=3,
     base=0,
     expires=2_000_000_000,
-    client=str(CLIENT),
+    client=client_of(1),
     keeper=KEEPER.public_key().public_bytes_raw().hex(),
     scale=1 << 16,
     limit=1 << 20,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,7 +32,7 @@ from aggregation.round import (
 from aggregation.sources import ByteSource, BytesSource
 from mask_keeper.checks import Terms, check_request
 from mask_keeper.sums import sum_of_masks
-from tests.aggregation.masks.samples import HEADER, KEEPER, masked_update
+from tests.aggregation.masks.samples import HEADER, KEEPER, client_of, masked_update
 from tests.twin import InMemoryRoundConnector, MemoryModel, MemoryUpdate
 
 #: Two masked tensors and a counter, which is kept. safetensors saves them in the order steps, b, w.
@@ -46,11 +45,6 @@ PARENT: dict[str, NDArray[Any]] = {
 SETTINGS = SecureAggregation(
     keeper=KEEPER.public_key().public_bytes_raw().hex(), clip_norm=4.0, scale=1 << 16, min_cohort=2
 )
-
-
-def client_of(number: int) -> str:
-    """Return the id of a client; ids are in claim order of their numbers."""
-    return str(uuid.UUID(int=(0x11111111111141118111 << 48) + number))
 
 
 def key_of(client: str) -> Ed25519PrivateKey:
