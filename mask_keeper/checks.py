@@ -75,11 +75,7 @@ def clients_of(request: MaskRequest) -> list[str]:
 
 
 def check_request(
-    request: MaskRequest,
-    public_keys: Mapping[str, bytes],
-    terms: Terms,
-    *,
-    is_reserved: bool = False,
+    request: MaskRequest, public_keys: Mapping[str, bytes], terms: Terms
 ) -> Cohort | MaskAnswer:
     """Return the cohort of a request, or the refusal.
 
@@ -89,11 +85,7 @@ def check_request(
     public_keys : mapping of str to bytes
         Of the registered clients, by id.
     terms : Terms
-    is_reserved : bool
-        Whether the request passed these checks before: only its seeds are opened.
     """
-    if is_reserved:
-        return _reserved(request, terms)
     if len(request.updates) < terms.min_cohort:
         return MaskAnswer(
             reason=f"a sum of {len(request.updates)} updates is refused: the mask keeper's minimum is "
@@ -114,7 +106,8 @@ def check_request(
     return _consistent(headers, seeds)
 
 
-def _reserved(request: MaskRequest, terms: Terms) -> Cohort:
+def reserved_cohort(request: MaskRequest, terms: Terms) -> Cohort:
+    """Return the cohort of a request that passed the checks before: only its seeds are opened."""
     headers = [Header.decode(message.header) for message in request.updates]
     pairs = zip(request.updates, headers, strict=True)
     seeds = [open_seed(message, header, terms.key) for message, header in pairs]

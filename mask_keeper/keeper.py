@@ -18,7 +18,7 @@ from aggregation.masks.requests import (
     MaskKeys,
     MaskRequest,
 )
-from mask_keeper.checks import Cohort, Terms, check_request, clients_of
+from mask_keeper.checks import Cohort, Terms, check_request, clients_of, reserved_cohort
 from mask_keeper.sums import SumStore
 from mask_keeper.table import REFUSED, RESERVED, KeeperTable
 
@@ -87,23 +87,28 @@ class MaskKeeper:
         state, refusal = self._table.state_of(keys.digest)
         if state == REFUSED:
             return MaskAnswer.decode(refusal.encode())
-        public_keys = self._table.public_keys(clients_of(request))
-        # What is reserved was checked before, and is answered although it has expired meanwhile.
-        checked = check_request(request, public_keys, terms, is_reserved=state == RESERVED)
-        if isinstance(checked, MaskAnswer):
-            return self._refuse(keys.digest, checked, int(terms.now) + KEPT_SECONDS)
-        if state != RESERVED:
-            refused = self._spend(request, checked, keys.digest)
-            if refused:
-                return refused
+        if state == RESERVED:  # It is answered although its updates may have expired meanwhile.
+            cohort: Cohort | MaskAnswer = reserved_cohort(request, terms)
+        else:
+            cohort = self._reserve(request, keys.digest, terms)
+        if isinstance(cohort, MaskAnswer):
+            return cohort
         self._sums.store(
             keys.sum,
-            checked.seeds,
-            checked.elements,
+            cohort.seeds,
+            cohort.elements,
             lambda upload: self._table.begin_upload(keys.digest, upload),
             self._table.upload_of(keys.digest),
         )
-        return MaskAnswer(elements=checked.elements)
+        return MaskAnswer(elements=cohort.elements)
+
+    def _reserve(self, request: MaskRequest, digest: str, terms: Terms) -> Cohort | MaskAnswer:
+        """Check a request and spend its updates for it; return its cohort, or the refusal."""
+        public_keys = self._table.public_keys(clients_of(request))
+        checked = check_request(request, public_keys, terms)
+        if isinstance(checked, MaskAnswer):
+            return self._refuse(digest, checked, int(terms.now) + KEPT_SECONDS)
+        return self._spend(request, checked, digest) or checked
 
     def _spend(self, request: MaskRequest, cohort: Cohort, digest: str) -> MaskAnswer | None:
         """Spend the commitments and the round of a request; return the refusal if that fails."""
