@@ -100,15 +100,14 @@ class KeeperTable:
         item = self._read(f"request/{digest}")
         return _text(item, "state"), _text(item, "answer")
 
-    def begin(self, digest: str, expires: int) -> str:
-        """Record a request that is about to spend; return its state, which may be final already."""
+    def begin(self, digest: str, expires: int) -> None:
+        """Record a request that is about to spend, unless it is recorded already."""
         item = {
             "id": {"S": f"request/{digest}"},
             "state": {"S": RESERVING},
             "expires_on": {"N": str(expires)},
         }
         self._put_if(item, "attribute_not_exists(id)")
-        return self.state_of(digest)[0]
 
     def end(self, digest: str, state: str, expires: int, answer: str = "") -> bool:
         """Make a state final, unless another state is; return whether it is the request's."""
