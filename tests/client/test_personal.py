@@ -83,6 +83,7 @@ def test_a_file_is_sent_without_its_excluded_tensors(
     assert sorted(each.name for each in folder.iterdir()) == sorted(
         ["base.safetensors", own.name, "next.safetensors"]
     )
+    assert path.stat().st_mode == (folder / "base.safetensors").stat().st_mode
 
 
 def test_other_tensors_may_not_be_missing(bucket: Bucket) -> None:

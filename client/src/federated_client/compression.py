@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -11,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import limits
-from ._core.errors import AggregationError, quoted
-from ._core.formats import Spool, format_of, int8, open_weights, topk
+from ._core.errors import quoted
+from ._core.formats import int8, topk
 from ._core.formats.int8 import INT8
 from ._core.formats.safetensors_header import COMPRESSION, encode_header
 from ._core.layout import Tensor, TensorLayout
 from ._core.weights import Weights
 from .errors import BadWeights
-from .sources import FileBytes
-from .weights import Arrays
+from .weights import Arrays, opened, result_file
 
 Floats = NDArray[np.floating[Any]]
 
@@ -53,24 +51,9 @@ def compressed_file(
     BadWeights
         If the model cannot have compressed updates, or the residual does not fit it.
     """
-    result = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it.
-    try:
-        with Spool() as spool:
-            weights = open_weights(
-                FileBytes(differences),
-                format_of(name),
-                expected_layout=expected_layout,
-                spool=spool,
-                trusted=True,
-            )
-            write = _write_int8 if compression == INT8 else _write_topk
-            return result, write(result, weights, residual)
-    except AggregationError as error:
-        result.close()
-        raise BadWeights(str(error)) from error
-    except BadWeights:
-        result.close()
-        raise
+    write = _write_int8 if compression == INT8 else _write_topk
+    with result_file() as result, opened(differences, name, expected_layout) as weights:
+        return result, write(result, weights, residual)
 
 
 def _write_int8(file: BinaryIO, weights: Weights, residual: Arrays) -> Arrays:

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core.errors import AggregationError, UpdateRejected, quoted
-from ._core.formats import Spool, encoder_for, format_of, open_weights
+from ._core.errors import UpdateRejected, quoted
+from ._core.formats import encoder_for, format_of
 from ._core.layout import Tensor, TensorLayout, is_integral
 from ._core.policies import TensorPolicies
 from ._core.weights import Weights
-from .errors import BadWeights
-from .sources import FileBytes
+from .weights import opened, result_file
 
 
-def difference_file(
-    trained: BinaryIO, format: str, base: Path, policies: TensorPolicies
-) -> BinaryIO:
+def difference_file(trained: BinaryIO, name: str, base: Path, policies: TensorPolicies) -> BinaryIO:
     """Return a temporary file with what training added to the base, one tensor at a time.
 
     Parameters
     ----------
     trained : binary file
         The weights after training.
-    format : str
-        Their format, and that of the result.
+    name : str
+        Its extension is their format, and that of the result.
     base : Path
         The weights before training; its suffix is their format.
     policies : TensorPolicies
@@ -39,18 +35,13 @@ def difference_file(
     BadWeights
         If the two have different layouts, or a difference cannot be represented in the tensor's dtype.
     """
-    result = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it.
-    try:
-        with base.open("rb") as before, Spool() as spool:
-            start = open_weights(FileBytes(before), format_of(base.name), spool=spool, trusted=True)
-            expected = policies.expected_layout(start.layout)
-            end = open_weights(
-                FileBytes(trained), format, expected_layout=expected, spool=spool, trusted=True
-            )
-            _write(result, format, end, start)
-    except AggregationError as error:
-        result.close()
-        raise BadWeights(str(error)) from error
+    with (
+        result_file() as result,
+        base.open("rb") as before,
+        opened(before, base.name) as start,
+        opened(trained, name, policies.expected_layout(start.layout)) as end,
+    ):
+        _write(result, format_of(name), end, start)
     return result
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from ._core.errors import AggregationError
-from ._core.formats import Spool, format_of, open_weights
+from ._core.formats import format_of
 from ._core.layout import TensorLayout
 from ._core.policies import Policy, TensorPolicies
 from ._core.weights import Weights
 from .arguments import open_file
 from .errors import BadWeights
-from .sources import FileBytes
-from .weights import Arrays, write_tensors
+from .storage import complete_file
+from .weights import Arrays, opened, write_tensors
 
 
 def personal_names(policies: TensorPolicies, layout: TensorLayout) -> tuple[str, ...]:
@@ -87,23 +87,14 @@ def put_back(target: Path, own: Path, policies: TensorPolicies) -> None:
             (personal if tensor.name in names else weights, tensor.name)
             for tensor in weights.layout.tensors
         ]
-        _replace(target, chosen)
-
-
-def _replace(target: Path, chosen: Sequence[tuple[Weights, str]]) -> None:
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        try:
+        with complete_file(target) as file:
             write_tensors(file, format_of(target.name), chosen)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    Path(file.name).replace(target)
 
 
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Weights]:
     try:
-        with Spool() as spool:
-            yield open_weights(FileBytes(file), format_of(name), spool=spool, trusted=True)
+        with opened(file, name) as weights:
+            yield weights
     except AggregationError as error:
         raise BadWeights(f"{name}: {error}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,16 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import limits
-from ._core.errors import AggregationError, RuleError
-from ._core.formats import Spool, format_of, open_weights
+from ._core.errors import RuleError
 from ._core.layout import TensorLayout
 from ._core.masks.settings import SecureAggregation, masked_layout
 from ._core.policies import TensorPolicies
 from ._core.weights import Weights
-from .errors import BadArgument, BadWeights
+from .errors import BadArgument
 from .pointer import Latest
 from .profiles import profile_path, write_private
-from .sources import FileBytes
+from .weights import opened, result_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -240,23 +238,11 @@ def masked_file(
         tensors="",
         commitment="",
     )
-    result = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it.
-    try:
-        with Spool() as spool:
-            weights = open_weights(
-                FileBytes(differences),
-                format_of(name),
-                expected_layout=expected_layout,
-                spool=spool,
-                trusted=True,
-            )
-            share = _clipping(weights, expected_layout, policies, secure.clip_norm)
-            factor = share * secure.scale * weight / max_weight
-            pieces = _quantised(weights, expected_layout, policies, factor, secure.limit)
-            write_masked(result, masked, pieces, header, masking.identity.key())
-    except AggregationError as error:
-        result.close()
-        raise BadWeights(str(error)) from error
+    with result_file() as result, opened(differences, name, expected_layout) as weights:
+        share = _clipping(weights, expected_layout, policies, secure.clip_norm)
+        factor = share * secure.scale * weight / max_weight
+        pieces = _quantised(weights, expected_layout, policies, factor, secure.limit)
+        write_masked(result, masked, pieces, header, masking.identity.key())
     return result
 
 

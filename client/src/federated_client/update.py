@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ._core.formats import format_of, only_differences
+from ._core.formats import only_differences
 from ._core.layout import TensorLayout
 from ._core.policies import DEFAULT, TensorPolicies
 from .checks import check_base, check_file, check_size
@@ -178,7 +178,7 @@ def _difference(
     with tempfile.TemporaryDirectory(prefix="federated-client-") as folder:
         path = Path(folder) / f"base{Path(base.key).suffix}"
         storage.download(base.key, path, etag=base.etag)
-        return difference_file(body, format_of(name), path, policies)
+        return difference_file(body, name, path, policies)
 
 
 def warn_if_capped(update: PreparedUpdate, num_examples: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -152,6 +154,41 @@ def write_tensors(
             file.writelines(encoder.encode(start, values))
         start += tensor.nbytes
     file.write(encoder.footer())
+
+
+@contextmanager
+def opened(
+    file: BinaryIO, name: str, expected_layout: TensorLayout | None = None
+) -> Iterator[OpenedWeights]:
+    """Open the weights in a file of this machine, of which the extension of the name is the format."""
+    with Spool() as spool:
+        yield open_weights(
+            FileBytes(file),
+            format_of(name),
+            expected_layout=expected_layout,
+            spool=spool,
+            trusted=True,
+        )
+
+
+@contextmanager
+def result_file() -> Iterator[BinaryIO]:
+    """Create a temporary file, which the caller closes, unless the block fails.
+
+    Raises
+    ------
+    BadWeights
+        For an error of the weights in the block.
+    """
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it.
+    try:
+        yield file
+    except AggregationError as error:
+        file.close()
+        raise BadWeights(str(error)) from error
+    except BaseException:
+        file.close()
+        raise
 
 
 def decode(body: bytes, key: str) -> Arrays:
