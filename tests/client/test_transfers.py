@@ -276,15 +276,17 @@ def test_a_range_is_read_from_any_server(ranges: bool) -> None:
 
 
 def test_an_error_of_the_local_file_is_not_one_of_the_network(tmp_path: Path) -> None:
-    """A folder that does not exist, or a full disk, is raised as it is, and nothing is repeated."""
+    """A folder that does not exist is an error that names the caller's file; nothing is requested."""
     requests: list[str] = []
 
     def serve(handler: BaseHTTPRequestHandler) -> None:
         requests.append(handler.path)
         answer(handler, 200, WEIGHTS)
 
-    with handling(serve) as url, pytest.raises(FileNotFoundError):
-        Posts([], url).download("key", tmp_path / "missing" / "file")
+    path = tmp_path / "missing" / "file"
+    with handling(serve) as url, pytest.raises(FileNotFoundError) as raised:
+        Posts([], url).download("key", path)
+    assert raised.value.filename == str(path)
     assert requests == []
 
 

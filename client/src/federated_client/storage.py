@@ -88,7 +88,13 @@ def retry(
 @contextmanager
 def complete_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces ``path`` when the block ends without an error."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".part", dir=path.parent
+        )
+    except OSError as error:
+        error.filename = str(path)  # The temporary name would say nothing to the caller.
+        raise
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
