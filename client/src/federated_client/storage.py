@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import tempfile
@@ -13,6 +14,8 @@ from typing import BinaryIO, Protocol, TypeVar
 
 from . import limits
 from .errors import StorageUnreachable
+
+logger = logging.getLogger(__name__)
 
 #: Called with the number of bytes sent so far and the number of all bytes.
 Progress = Callable[[int, int], None]
@@ -61,7 +64,7 @@ def retry(
     attempts: int = limits.ATTEMPTS,
     position: Callable[[], int] = lambda: 0,
 ) -> T:
-    """Make a request, and again after a pause while storage is unreachable.
+    """Make a request, and again after a pause while storage is unreachable; log each failure.
 
     Parameters
     ----------
@@ -82,6 +85,7 @@ def retry(
                 raise
             longest = limits.FIRST_PAUSE_SECONDS * 2 ** (failures - 1)
             pause = random.uniform(0, min(longest, limits.MAX_PAUSE_SECONDS))
+            logger.warning("%s; attempt %d of %d follows", error, failures + 1, attempts)
             time.sleep(max(pause, error.retry_after))
 
 
