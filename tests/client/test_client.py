@@ -98,6 +98,19 @@ def test_files_are_fetched_and_sent_as_they_are(
     np.testing.assert_array_equal(client.fetch()["w"], filled(2.0)["w"])
 
 
+@pytest.mark.parametrize("name", ["base.npz", "base.xyz"])
+def test_weights_are_not_written_with_another_suffix(
+    bucket: Bucket, tmp_path: Path, name: str
+) -> None:
+    """A path with the suffix of no or of another format is refused, with the names that are possible."""
+    client = member(bucket, federation(1))
+    folder = tmp_path / "of the client"
+    folder.mkdir()
+    with pytest.raises(BadArgument, match=rf"'{name}' is not: name the file 'base.safetensors'"):
+        client.fetch_file(folder / name)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_large_update_goes_in_parts(cloud: Cloud, bucket: Bucket) -> None:
     """An update larger than a part arrives whole, and its progress is reported on the way."""
     client = member(bucket, make_model(1))

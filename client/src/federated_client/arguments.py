@@ -61,6 +61,19 @@ def checked_compression(value: str | None) -> str:
     return value or ""
 
 
+def checked_target(path: str | Path, key: str) -> Path:
+    """Return the path for the weights of an object; one without a suffix gets that of their format."""
+    target, suffix = Path(path), Path(key).suffix
+    if target.suffix.lower() == suffix:
+        return target
+    if target.suffix:
+        raise BadArgument(
+            f"the weights are {suffix[1:]}, which the suffix of {target.name!r} is not: name the file "
+            f"{target.stem + suffix!r}, or {target.stem!r} to have the suffix added"
+        )
+    return target.with_suffix(suffix)
+
+
 def open_file(path: str | Path) -> BinaryIO:
     """Open a file of weights."""
     try:

@@ -17,6 +17,7 @@ from .arguments import (
     checked_compression,
     checked_count,
     checked_model_id,
+    checked_target,
     open_file,
     stated_counts,
 )
@@ -137,13 +138,18 @@ class Client:
         return weights | kept
 
     def fetch_file(self, path: str | Path, *, personal: str | Path | None = None) -> Path:
-        """Write the weights to train from to a file, whose suffix becomes that of their format.
+        """Write the weights to train from to a file; a path without a suffix gets that of their format.
 
         For models that do not fit in memory twice. The file appears when it is complete. The tensors that
         the model excludes are those of ``personal``, a file of the client's own weights, if it is given.
+
+        Raises
+        ------
+        BadArgument
+            If the path has the suffix of another format.
         """
         base = self.latest()
-        target = Path(path).with_suffix(Path(base.key).suffix)
+        target = checked_target(path, base.key)
         self._storage.download(base.key, target, etag=base.etag)
         if personal is not None:
             put_back(target, Path(personal), base.policies)

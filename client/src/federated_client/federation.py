@@ -190,7 +190,7 @@ class Federation:
         return Round(self._number(), weights, is_frozen)
 
     def fetch_file(self, path: str | Path) -> Path:
-        """Write the weights to train from to a file, whose suffix becomes that of their format."""
+        """Write the weights to train from to a file; a path without a suffix gets that of their format."""
         return self.client.fetch_file(path)
 
     def submit(
