@@ -132,7 +132,7 @@ def _value(kind: type[Any], keyword: ast.keyword) -> float:
 
 
 def _in_words(kind: type[Any], keyword: ast.keyword) -> str:
-    source = ast.unparse(keyword.value)
-    is_expression = isinstance(keyword.value, ast.BinOp)
-    shown = NAMED_BOUNDS.get(source, source if is_expression else f"{_value(kind, keyword):g}")
+    value = _value(kind, keyword)
+    digits = f"{int(value) if value == int(value) else value:,}"
+    shown = NAMED_BOUNDS.get(ast.unparse(keyword.value), digits)
     return f"{str(keyword.arg).replace('_', ' ')} {shown}"

@@ -51,7 +51,7 @@ class Example:
 
     def __post_init__(self) -> None:
         whole_number("count", self.count, at_least=1)
-        number("count", self.count, at_most=2**3)
+        number("count", self.count, at_most=2**11)
         number("share", self.share, above=0, below=MOST)
 
 
@@ -67,13 +67,14 @@ def test_an_argument_is_described() -> None:
     count, share, name = arguments_of(Example)
     assert describe(Example) == "Something with arguments.\n\nMore about it."
     assert (count.is_whole, count.is_required, count.default) == (True, True, None)
-    assert count.limits == {"at_least": 1, "at_most": 8}
+    assert count.limits == {"at_least": 1, "at_most": 2048}
+    assert count.bounds == "at least 1, at most 2,048"
     assert count.meaning == "How many, `1` or more, in all."
     assert (share.bounds, share.default) == ("above 0, below 7", 0.5)
     assert (name.noun, name.parse("a")) == ("text", "a")
 
 
-@pytest.mark.parametrize("typed", ["0", "9", "1.5", "one", ""])
+@pytest.mark.parametrize("typed", ["0", "2049", "1.5", "one", ""])
 def test_what_is_out_of_bounds_is_refused(typed: str) -> None:
     """The message names the argument."""
     count = arguments_of(Example)[0]

@@ -316,7 +316,8 @@ def _argument_input(argument: Argument, value: Mapping[str, Any], prefix: str = 
     attrs: dict[str, Any] = {"inputmode": mode}
     if argument.default is not None:
         attrs["placeholder"] = f"{argument.default}"
-    bounds = f"A {argument.noun}{', ' if argument.bounds else ''}{argument.bounds}."
+    noun = argument.noun.capitalize()
+    bounds = f"{noun}, {argument.bounds}." if argument.bounds else f"{noun}."
     default = "" if argument.default in (None, "") else f"Empty: {argument.default}."
     required = "Required." if argument.is_required else default
     return Input(
