@@ -45,8 +45,8 @@ class FederatedModelAdmin(ProtectedAdmin, ActingAdmin):
         "allow_aggregation",
         "pause_reason",
         "failed_rounds",
-        "created_on",
-        "last_modified",
+        "created",
+        "modified",
     )
     protected_by = ("model_updates", "aggregates", "rounds", "artifacts")
 
@@ -54,6 +54,11 @@ class FederatedModelAdmin(ProtectedAdmin, ActingAdmin):
     def state(self, obj: FederatedModel) -> SafeString:
         """Return whether the model is paused."""
         return badge("Active", "good") if obj.allow_aggregation else badge("Paused", "bad")
+
+    @admin.display(description="created")
+    def created(self, obj: FederatedModel) -> SafeString:
+        """Return when the model was created."""
+        return moment(obj.created_on)
 
     @admin.display(description="last modified")
     def modified(self, obj: FederatedModel) -> SafeString:

@@ -241,6 +241,8 @@ def test_times_are_in_the_zone_of_the_viewer(pages: dict[str, Page]) -> None:
         time.get_attribute("datetime"),
     )
     assert time.inner_text() == shown
+    state = pages["settings"].locator("fieldset", has_text="Last modified")
+    assert [each.get_attribute("title") is None for each in state.locator("time").all()] == [False] * 2
 
 
 def test_pages_refresh_while_a_round_runs(

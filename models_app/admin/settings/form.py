@@ -53,9 +53,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Scores": ("score_metric", "lower_is_better", "max_score_drop", "client_agg_results_schema"),
     "Several functions": ("target_round_seconds", "max_functions"),
     "Other settings": (),
-    "State": (
-        *("allow_aggregation", "pause_reason", "failed_rounds", "created_on", "last_modified"),
-    ),
+    "State": ("allow_aggregation", "pause_reason", "failed_rounds", "created", "modified"),
 }
 
 LABELS = {
