@@ -14,6 +14,7 @@ from statistics import median
 
 from django.db.models import OuterRef, Q, Subquery, prefetch_related_objects
 from django.utils import timezone
+from django.utils.timesince import timesince
 
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate
 from models_app.overview.readiness import (
@@ -273,7 +274,7 @@ def _card(
         last_round=summarize(last) if last else None,
         silent=silent,
         silent_since=silent_since,
-        alerts=tuple(_alerts(model, aggregates, last, silent, members, silent_since)),
+        alerts=tuple(_alerts(model, aggregates, last, silent, members, now - silent_since)),
         epsilon=spent_epsilon(model.differential_privacy, spent),
         privacy=in_words(model.differential_privacy, spent),
     )
@@ -295,7 +296,7 @@ def _alerts(
     last: AggregationRound | None,
     silent: int,
     members: int,
-    since: datetime,
+    silent_for: timedelta,
 ) -> list[Alert]:
     alerts = []
     if not model.allow_aggregation:
@@ -308,9 +309,15 @@ def _alerts(
     if len(aggregates) > 1 and (dropped := _dropped(model, *aggregates[-2:])):
         alerts.append(Alert(kind=AlertKind.HELD_BACK, text=dropped))
     if silent:
-        text = f"{silent} of {members} clients have sent nothing since {since:%Y-%m-%d %H:%M} UTC"
+        text = f"{silent} of {members} clients have sent nothing for {_in_words(silent_for)}"
         alerts.append(Alert(kind=AlertKind.SILENT, text=text))
     return alerts
+
+
+def _in_words(duration: timedelta) -> str:
+    """Return a duration such as ``5 hours``: unlike a time, it needs no zone."""
+    now = timezone.now()
+    return timesince(now - duration, now).replace("\xa0", " ")
 
 
 def _dropped(model: FederatedModel, parent: ModelAggregate, latest: ModelAggregate) -> str:

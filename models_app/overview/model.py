@@ -240,7 +240,11 @@ def _tiles(model: FederatedModel, card: ModelCard, durations: Durations) -> list
             note=model.pause_reason if not model.allow_aggregation else "",
         ),
         Tile(label="Updates", value=card.readiness, note=card.requirement),
-        Tile(label="Clients", value=str(card.members), note=_silent(card)),
+        Tile(
+            label="Clients",
+            value=str(card.members),
+            note=f"{card.silent} silent" if card.silent else "",
+        ),
         _aggregate_tile(card),
         _round_tile(card.last_round),
         Tile(label="Duration of a round", value=in_time(durations.median), note=_spread(durations)),
@@ -251,12 +255,6 @@ def _tiles(model: FederatedModel, card: ModelCard, durations: Durations) -> list
         ),
         *([Tile(label="Privacy", value=card.privacy)] if card.privacy else []),
     ]
-
-
-def _silent(card: ModelCard) -> str:
-    return (
-        f"{card.silent} silent since {card.silent_since:%Y-%m-%d %H:%M} UTC" if card.silent else ""
-    )
 
 
 def _aggregate_tile(card: ModelCard) -> Tile:
