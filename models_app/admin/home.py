@@ -42,7 +42,7 @@ def home_context(request: HttpRequest) -> dict[str, Any]:
         "cards": [_card(card) for card in cards],
         "page_obj": page,
         "search": search,
-        "is_live": any(card.running for card in cards),
+        "is_running": any(card.running for card in cards),
         "may_add": request.user.has_perm("models_app.add_federatedmodel"),
     }
 

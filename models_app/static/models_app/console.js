@@ -1,7 +1,5 @@
-// What the pages do beyond HTML: times in the viewer's zone, values under the pointer, and fresh contents
-// while a round runs. Every page can be read and used without it.
-
-const REFRESH_MS = 4000
+// What the pages do beyond HTML: times in the viewer's zone, values under the pointer, and fresh contents.
+// Every page can be read and used without it.
 
 // Times
 
@@ -52,14 +50,18 @@ menu?.addEventListener("click", () => {
   menu.setAttribute("aria-expanded", String(open))
 })
 
-// Fresh contents while a round runs: only the part of the page that may change, and never under the
-// user's hands.
+// Fresh contents: only the part of the page that may change, after the seconds that it asks for, and never
+// while the user works in it or reads the table of a plot.
 
-async function refresh() {
+function schedule() {
   const live = document.querySelector("#live[data-refresh]")
-  if (!live) return
-  if (!document.hidden && !live.contains(document.activeElement)) await replaceLive()
-  setTimeout(refresh, REFRESH_MS)
+  if (live) setTimeout(() => refresh(live), 1000 * live.dataset.refresh)
+}
+
+async function refresh(live) {
+  const isInUse = live.contains(document.activeElement) || live.querySelector("details[open]")
+  if (!document.hidden && !isInUse) await replaceLive()
+  schedule()
 }
 
 async function replaceLive() {
@@ -74,12 +76,13 @@ async function replaceLive() {
     prepare(fresh)
     document.querySelector(part)?.replaceWith(document.adoptNode(fresh))
   }
-  if (running && !document.querySelector(".states .busy"))
-    document.querySelector("[data-announce]").textContent = "The round has ended."
+  const runs = document.querySelector(".states .busy")?.textContent
+  if (runs !== running)
+    document.querySelector("[data-announce]").textContent = runs ? "A round has started." : "The round has ended."
 }
 
 const zone = document.querySelector("[data-zone]")
 if (zone) zone.textContent = Intl.DateTimeFormat().resolvedOptions().timeZone
 localize(document)
 prepare(document)
-setTimeout(refresh, REFRESH_MS)
+schedule()
