@@ -28,9 +28,9 @@ DEBUG = env.flag("DEBUG", False)
 #: Whether the console, Django's admin with a theme, is served. It needs `SECRET_KEY`, the package
 #: django-unfold, and HTTPS unless `DEBUG` is true.
 ADMIN = env.flag("ADMIN", False)
-#: What the admin signs its sessions with: at least 50 random characters.
+#: What the console signs its sessions with: at least 50 random characters.
 SECRET_KEY = env.text("SECRET_KEY", "")
-#: Names under which the admin may be reached, with commas between.
+#: Names under which the console may be reached, with commas between.
 ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 
 #: `postgres://user:password@host:5432/name` or `sqlite:////path`.
@@ -112,7 +112,7 @@ if bool(BUCKET) == bool(STORAGE_ROOT):
 if PRIVACY_KEY.startswith("arn:") and STORAGE_ROOT:
     env.refuse("PRIVACY_KEY", "is a KMS key, which needs a BUCKET: give the path of a file instead")
 if ADMIN and not SECRET_KEY:
-    env.refuse("SECRET_KEY", "must be set if ADMIN is true: the admin signs sessions with it")
+    env.refuse("SECRET_KEY", "must be set if ADMIN is true: the console signs sessions with it")
 # As Django's own check security.W009.
 if SECRET_KEY and (len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 5):
     env.refuse("SECRET_KEY", "must have at least 50 characters, 5 of them different")

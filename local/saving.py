@@ -1,4 +1,4 @@
-"""The bucket as files: what would end with the process is saved for the admin, or for a look at it."""
+"""The bucket as files: what would end with the process is saved for the console, or for a look at it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defaults of new federated models, for `manage.py create_model` and the admin."""
+"""Defaults of new federated models, for `manage.py create_model` and the console."""
 
 from __future__ import annotations
 

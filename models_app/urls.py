@@ -1,4 +1,4 @@
-"""The admin, and nothing else."""
+"""The console, and nothing else."""
 
 from django.contrib import admin
 from django.templatetags.static import static

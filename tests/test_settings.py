@@ -304,7 +304,7 @@ def test_a_process_with_a_missing_variable_does_not_start() -> None:
 
 @pytest.mark.parametrize("admin", ["true", "false"])
 def test_the_checks_of_django_pass(admin: str) -> None:
-    """`manage.py check` reports no issue, with and without the admin."""
+    """`manage.py check` reports no issue, with and without the console."""
     done = manage("check", ADMIN=admin, DATABASE_URL="sqlite:///:memory:", BUCKET="federation")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no issues" in done.stdout

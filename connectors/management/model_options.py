@@ -61,7 +61,7 @@ def add_model_options(parser: ArgumentParser, *, changing: bool) -> None:
     parser.add_argument(
         "--developer",
         metavar="USERNAME",
-        help=f"who sees the model in the admin{_or_none(changing)}",
+        help=f"who sees the model in the console{_or_none(changing)}",
     )
     parser.add_argument(
         "--update-schema",
@@ -305,7 +305,7 @@ def _find_user(username: str) -> Any:
     user = get_user_model()._default_manager.filter(username=username).first()
     if user is None:
         raise CommandError(
-            f"there is no user {username!r}: manage.py createsuperuser, or the admin, creates one"
+            f"there is no user {username!r}: manage.py createsuperuser, or the console, creates one"
         )
     return user
 

@@ -22,7 +22,7 @@ from models_app.overview import ModelOverview, model_overview
 #: The latest rounds that are drawn.
 DRAWN = 60
 
-#: Rows of a table, as on the admin's lists.
+#: Rows of a table, as on the lists of the console.
 ROWS = 25
 
 #: The latest rejected updates that are counted.

@@ -91,7 +91,7 @@ def _await(url: str, server: subprocess.Popen[bytes]) -> None:
                 return
         except requests.ConnectionError:
             time.sleep(0.1)
-    raise RuntimeError("the admin does not start")
+    raise RuntimeError("the console does not start")
 
 
 @pytest.fixture

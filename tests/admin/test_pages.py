@@ -108,7 +108,7 @@ def test_a_new_model_begins_like_one_of_the_command(visitor: LogIn) -> None:
 
 
 def test_users_who_may_change_models_pause_and_resume_them(visitor: LogIn) -> None:
-    """The buttons run the commands, and the admin's history records who did it."""
+    """The buttons run the commands, and the console's history records who did it."""
     model, someone = trained(1), visitor("operator", "view", "change")
     said = messages(someone.post(act(model, "pause"), reason="-- review"))
     assert said == [f"Model {model.pk} is paused: -- review"]

@@ -135,7 +135,7 @@ def test_a_database_without_tables_points_to_the_doctor(
 
 
 def test_missing_tables_of_the_admin_are_not_a_fault(tmp_path: Path) -> None:
-    """A database that was migrated without the admin, as by `make run`, passes with it."""
+    """A database that was migrated without the console, as by `make run`, passes with it."""
     environment = {name: value for name, value in os.environ.items() if name != "BUCKET"}
     environment |= {
         "DATABASE_URL": f"sqlite:///{tmp_path / 'run.sqlite3'}",
@@ -153,5 +153,5 @@ def test_missing_tables_of_the_admin_are_not_a_fault(tmp_path: Path) -> None:
             check=True,
         )
         outputs.append(ended.stdout)
-    assert "all are applied but the admin's" in outputs[1]
+    assert "all are applied but the console's" in outputs[1]
     assert "failed" not in outputs[1]

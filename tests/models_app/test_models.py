@@ -307,7 +307,7 @@ def test_a_model_is_read_with_its_requirement(arguments: Any) -> None:
 
 
 def test_rows_have_descriptive_names() -> None:
-    """The text of a row identifies it in the admin, in messages and in errors."""
+    """The text of a row identifies it in the console, in messages and in errors."""
     shown = {name: str(found) for name, found in history().items()}
     name = shown["model"]
     assert shown["client"] == str(client_id(1))

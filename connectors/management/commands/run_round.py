@@ -128,7 +128,7 @@ class Report(Observer):
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C sets; outside the main thread, as in the admin, nothing sets it."""
+    """Give an event that Ctrl-C sets; outside the main thread, as in the console, nothing sets it."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

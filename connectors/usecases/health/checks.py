@@ -34,7 +34,7 @@ from connectors.usecases.health.findings import Finding, failed, ok
 from connectors.usecases.health.models import check_models
 from models_app.models import FederatedModel
 
-#: Apps whose tables only the admin needs. The function does not have them.
+#: Apps whose tables only the console needs. The function does not have them.
 ADMIN = ("admin", "sessions")
 
 #: The newest private models whose data keys are read.
@@ -84,7 +84,7 @@ def _check_migrations() -> Iterator[Finding]:
     if missing:
         yield failed("migrations", f"not applied: {', '.join(missing)}", "manage.py migrate")
     elif plan:
-        yield ok("migrations", "all are applied but the admin's, which manage.py migrate applies")
+        yield ok("migrations", "all are applied but the console's, which manage.py migrate applies")
     else:
         yield ok("migrations", "all are applied")
 
