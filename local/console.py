@@ -73,7 +73,7 @@ def find(stack: str) -> Target:
     Raises
     ------
     ConsoleError
-        If the stack has not the outputs of this application.
+        If the stack lacks an output of this application.
     """
     described = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
     outputs = {each["OutputKey"]: each["OutputValue"] for each in described.get("Outputs", ())}

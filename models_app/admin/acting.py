@@ -1,4 +1,4 @@
-"""The pages on which a user chooses, is told what will happen, and confirms."""
+"""The pages that run actions: the user chooses, sees what will happen, and confirms."""
 
 from __future__ import annotations
 

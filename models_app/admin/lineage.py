@@ -206,11 +206,6 @@ class ModelArtifactAdmin(RecordAdmin, PageAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("models_app.add_modelartifact")
 
-    @admin.display(description="federated model")
-    def model_link(self, obj: models.ModelArtifact) -> SafeString:
-        """Return a link to the federated model."""
-        return link(obj.federated_model)
-
     @admin.display(description="published")
     def made(self, obj: models.ModelArtifact) -> SafeString:
         """Return when it was published."""

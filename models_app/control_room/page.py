@@ -53,7 +53,7 @@ def control_room(model: FederatedModel, name: Name = as_text) -> ControlRoom:
     """Return the contents of a model's overview; its tables name records as the callable does."""
     overview = model_overview(model)
     finished = model.rounds.exclude(finished_on=None).defer("checkpoint", "workers").order_by("-pk")
-    # One more than is drawn: it tells since when updates were rejected before the first.
+    # One more than is drawn: updates rejected before the first drawn round were registered after its start.
     previous, *rounds = [None, *reversed(finished[: DRAWN + 1])]
     if len(rounds) > DRAWN:
         previous, *rounds = rounds

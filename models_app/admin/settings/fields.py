@@ -31,7 +31,7 @@ class SettingField(Field):
         super().__init__(widget=widget, required=False, **options)
 
     def has_changed(self, initial: Any, data: Any) -> bool:
-        """Return whether the inputs say something else than what is stored."""
+        """Return whether the inputs differ from what is stored."""
         try:
             return bool((self.normalized(initial) or None) != (self.clean(data) or None))
         except ValidationError:
@@ -52,7 +52,8 @@ class ArgumentsWidget(RowsWidget):
             self.empty = "No arguments." if name else "Nothing is chosen."
 
     def rows(self, value: Mapping[str, Any]) -> Sequence[Row]:
-        # The name of what was chosen says whose arguments the form had: f means another thing elsewhere.
+        # The form sends the name of the choice that its inputs belong to: other choices have arguments of
+        # the same names.
         marker = Input(name="of", label="", widget=HiddenInput(), value=self.chosen)
         return [Row(inputs=[marker, *(_argument_input(each, value) for each in self.arguments)])]
 

@@ -137,7 +137,7 @@ class FederatedModelForm(ModelForm):  # type: ignore[type-arg]
                 self.fields[f"{name}_args"] = ArgumentsField(chosen, chosen_kind, label=label)
 
     def _chosen(self, name: str) -> str:
-        """Return what is chosen in a field: in what was sent, or else in what is stored."""
+        """Return what is chosen in a field: in what was sent, otherwise in what is stored."""
         if self.is_bound:
             return str(self.data.get(self.add_prefix(name), ""))
         return str(self.get_initial_for_field(self.fields[name], name) or "")

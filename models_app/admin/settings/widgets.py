@@ -49,14 +49,14 @@ class Row:
 class RowsWidget(Widget):
     """A widget of rows of inputs.
 
-    A subclass says which rows there are. The value is a mapping with the texts of the inputs by
+    A subclass defines the rows. The value is a mapping with the texts of the inputs by
     their names.
     """
 
     template_name = "models_app/widgets/rows.html"
     use_fieldset = True
 
-    #: Shown instead of rows if there is none, and below them.
+    #: Texts that are shown if there is no row, and below the rows.
     empty, note = "", ""
 
     def rows(self, value: Mapping[str, Any]) -> Sequence[Row]:
