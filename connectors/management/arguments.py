@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from django.core.management.base import CommandError
 
 #: More rows than anybody reads.
 MAX_ROWS = 1_000_000
@@ -103,3 +106,48 @@ def age(text: str) -> timedelta:
     if parsed is None or not timedelta(0) < parsed <= timedelta(days=MAX_DAYS):
         raise ArgumentTypeError(f"expected an age such as 180d, 36h or 90m; got {text!r}")
     return parsed
+
+
+def named_texts(option: str, given: Sequence[str]) -> dict[str, str]:
+    """Return what was given for an option, such as ``["beta=0.1"]``, as ``{"beta": "0.1"}``.
+
+    Raises
+    ------
+    CommandError
+        If a value is not given as NAME=VALUE, or a name is given twice.
+    """
+    texts: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise CommandError(f"{option} must be NAME=VALUE; got {each!r}")
+        if name in texts:
+            raise CommandError(f"{option}: {name!r} is given twice")
+        texts[name] = value
+    return texts
+
+
+def named_values(option: str, given: Sequence[str], text: Container[str] = ()) -> dict[str, Any]:
+    """Return what was given for an option, such as ``["beta=0.1"]``, as ``{"beta": 0.1}``.
+
+    Parameters
+    ----------
+    option : str
+    given : sequence of str
+    text : container of str
+        The names whose values are text, even if they consist of digits.
+
+    Raises
+    ------
+    CommandError
+        As `named_texts`.
+    """
+
+    def parse(value: str) -> Any:
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+
+    named = named_texts(option, given)
+    return {name: value if name in text else parse(value) for name, value in named.items()}

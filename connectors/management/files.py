@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from aggregation.errors import ObjectMissing
-from aggregation.sources import ByteSource, FileSource
+from aggregation.sources import ByteSource, FileSource, read
 from connectors import application
 
 S3 = "s3://"
@@ -37,6 +37,12 @@ def open_input(name: str, option: str) -> Iterator[ByteSource]:
         ) from error
     except ObjectMissing as error:
         raise CommandError(f"{option}: {name} cannot be read: {error}") from error
+
+
+def read_input(name: str, option: str) -> bytes:
+    """Return the content of a small file or object, as `open_input` finds it."""
+    with open_input(name, option) as source:
+        return read(source, 0, source.size)
 
 
 def _object_source(name: str) -> ByteSource:

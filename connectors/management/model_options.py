@@ -17,12 +17,12 @@ from aggregation.optimizers import known_optimizers
 from aggregation.pre_aggregation import known_pre_aggregations
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
-from aggregation.sources import read
 from aggregation.staleness import known_discounts
 from connectors.management.amounts import positive_number
-from connectors.management.files import FILE_OR_OBJECT, open_input
+from connectors.management.arguments import named_values
+from connectors.management.files import FILE_OR_OBJECT, read_input
 from connectors.management.policy_options import NONE, add_policy_options, policy_changes
-from connectors.management.secure_options import add_secure_options, secure_changes
+from connectors.management.privacy_options import add_privacy_options, privacy_changes
 from models_app.defaults import NEW_MODEL
 from models_app.models import FederatedModel
 from models_app.schemas import compile_schema
@@ -54,8 +54,7 @@ def add_model_options(parser: ArgumentParser, *, changing: bool) -> None:
     """
     _add_round_options(parser, changing=changing)
     add_policy_options(parser, changing=changing)
-    add_secure_options(parser, changing=changing)
-    _add_privacy_options(parser, changing=changing)
+    add_privacy_options(parser, changing=changing)
     _add_limit_options(parser, changing=changing)
     _add_score_options(parser, changing=changing)
     parser.add_argument(
@@ -106,16 +105,6 @@ def _add_round_options(parser: ArgumentParser, *, changing: bool) -> None:
             metavar="NAME=VALUE",
             help="an argument by name; may be repeated",
         )
-
-
-def _add_privacy_options(parser: ArgumentParser, *, changing: bool) -> None:
-    parser.add_argument(
-        "--differential-privacy",
-        nargs="+",
-        metavar="NAME=VALUE",
-        help="noise in each aggregate: clip_norm=X noise_multiplier=X cohort=N delta=X max_epsilon=X; "
-        "manage.py estimate_privacy finds the numbers" + _or_none(changing),
-    )
 
 
 def _add_limit_options(parser: ArgumentParser, *, changing: bool) -> None:
@@ -221,8 +210,7 @@ def model_changes(options: Mapping[str, Any], model: FederatedModel | None) -> d
     )
     changes |= _rule_changes("staleness", options["staleness"], options["staleness_arg"], model)
     changes |= policy_changes(options, model)
-    changes |= secure_changes(options, model)
-    changes |= _privacy_changes(options["differential_privacy"], model)
+    changes |= privacy_changes(options, model)
     for field, option in (
         ("furthest_base_agg", "furthest_base"),
         ("max_num_examples", "max_num_examples"),
@@ -252,39 +240,13 @@ def _rule_changes(
     field: str, name: str | None, given: list[str], model: FederatedModel | None
 ) -> dict[str, Any]:
     """Return the changes of a rule, an optimizer or a requirement, and its arguments."""
-    arguments = _parse_arguments(given)
+    arguments = named_values(OPTION_NAMES[f"{field}_args"], given)
     if name is not None:
         return {field: name, f"{field}_args": arguments}
     if not given:
         return {}
     current = getattr(model, f"{field}_args") if model else None
     return {f"{field}_args": {**(current if isinstance(current, dict) else {}), **arguments}}
-
-
-def _privacy_changes(given: list[str] | None, model: FederatedModel | None) -> dict[str, Any]:
-    """Return the change of a model's differential privacy; values that are not given stay."""
-    if given is None:
-        return {}
-    if model and given == [NONE]:
-        return {"differential_privacy": None}
-    current = (model.differential_privacy if model else None) or {}
-    return {"differential_privacy": {**current, **_parse_arguments(given)}}
-
-
-def _parse_arguments(given: list[str]) -> dict[str, Any]:
-    """Return ``["beta=0.1"]`` as ``{"beta": 0.1}``."""
-    arguments: dict[str, Any] = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals or not name:
-            raise CommandError(f"an argument is given as NAME=VALUE; got {each!r}")
-        if name in arguments:
-            raise CommandError(f"the argument {name!r} is given twice")
-        try:
-            arguments[name] = json.loads(value)
-        except ValueError:
-            arguments[name] = value
-    return arguments
 
 
 def _check_scores(changes: Mapping[str, Any], model: FederatedModel) -> None:
@@ -312,32 +274,11 @@ def _find_user(username: str) -> Any:
 
 def _read_schema(option: str, name: str) -> Any:
     try:
-        schema = json.loads(_content_of(name, option))
+        schema = json.loads(read_input(name, option))
         compile_schema(schema)
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{option}: {name} is not a JSON schema: {error}") from error
     return schema
-
-
-def _content_of(name: str, option: str) -> bytes:
-    with open_input(name, option) as source:
-        return read(source, 0, source.size)
-
-
-def simulated_settings(name: str) -> dict[str, Any]:
-    """Return the fields of a new model that a document of the laboratory sets, with their values.
-
-    Raises
-    ------
-    CommandError
-        If it cannot be read, or is not such a document.
-    """
-    from aggregation.model_settings import ModelSettings  # Few commands use it.
-
-    try:
-        return ModelSettings.from_json(json.loads(_content_of(name, "--from"))).to_json()
-    except (ValueError, RecursionError) as error:
-        raise CommandError(f"--from: {name} has no settings of a simulation: {error}") from error
 
 
 @contextmanager

@@ -170,6 +170,7 @@ def test_kept_updates_are_not_named_otherwise(run_command: RunCommand) -> None:
         (("--rule", "geometric_median", "--clients", "2e4"), "compares all pairs of updates"),
         (("--rule-arg", "f"), "--rule-arg must be NAME=VALUE"),
         (("--parameter", "EndpointZones"), "--parameter must be NAME=VALUE"),
+        (("--rule-arg", "f=1", "--rule-arg", "f=2"), "--rule-arg: 'f' is given twice"),
         (("--parameter", "EndpointZones=3"), "EndpointZones=3: expected 0 to 2"),
         (("--parameter", "MemoryMb=abc"), "MemoryMb=abc: expected 512 to 10240"),
         (("--target-seconds", "0"), "expected a number above 0"),

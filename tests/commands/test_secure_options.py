@@ -52,8 +52,12 @@ def test_settings_are_given_changed_and_removed(
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (["keeper"], "given as NAME=VALUE"),
-        (["clip_norm=much"], "clip_norm is no number"),
+        (["keeper"], "--secure-aggregation must be NAME=VALUE"),
+        (
+            [f"keeper={KEY}", f"queue={QUEUE}", "clip_norm=much"],
+            "--secure-aggregation: clip_norm is 'much', expected a positive number",
+        ),
+        (["clip_norm=1", "clip_norm=2"], "--secure-aggregation: 'clip_norm' is given twice"),
         (["clip_norm=1"], "needs keeper and clip_norm"),
         ([f"keeper={KEY}", f"queue={QUEUE}", "clip_norm=1", "colour=2"], "knows"),
         ([f"keeper={KEY}", "queue=keeper", "clip_norm=1"], "queue must be a URL"),

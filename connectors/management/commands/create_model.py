@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,11 +13,10 @@ from django.core.management.base import CommandError
 from aggregation.layout import TensorLayout
 from aggregation.sources import ByteSource
 from connectors.management.arguments import add_new_client_arguments
-from connectors.management.files import FILE_OR_OBJECT, open_input
+from connectors.management.files import FILE_OR_OBJECT, open_input, read_input
 from connectors.management.model_options import (
     add_model_options,
     model_changes,
-    simulated_settings,
     validation_errors_by_option,
 )
 from connectors.management.reports import ReportCommand
@@ -39,9 +39,25 @@ def _new_model(name: str, options: Mapping[str, Any]) -> FederatedModel:
     fields: dict[str, Any] = {"name": name, "update_kind": options["update_kind"], **NEW_MODEL}
     simulated = None
     if options["simulation"] is not None:
-        fields |= simulated_settings(options["simulation"])
+        fields |= _simulated_settings(options["simulation"])
         simulated = FederatedModel(**fields)
     return FederatedModel(**(fields | model_changes(options, simulated)))
+
+
+def _simulated_settings(name: str) -> dict[str, Any]:
+    """Return the fields of a new model that a document of the laboratory sets, with their values.
+
+    Raises
+    ------
+    CommandError
+        If it cannot be read, or is not such a document.
+    """
+    from aggregation.model_settings import ModelSettings  # Few commands use it.
+
+    try:
+        return ModelSettings.from_json(json.loads(read_input(name, "--from"))).to_json()
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"--from: {name} has no settings of a simulation: {error}") from error
 
 
 class Command(ReportCommand):

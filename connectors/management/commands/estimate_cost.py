@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -14,8 +13,8 @@ from aggregation.errors import RuleError
 from aggregation.layout import DTYPE_NAMES
 from aggregation.optimizers import NO_OPTIMIZER, create_optimizer, known_optimizers
 from aggregation.pre_aggregation import build_rule
-from aggregation.rules import Rule
 from connectors.management.amounts import nonnegative_number, positive_number, whole_number
+from connectors.management.arguments import named_texts, named_values
 from connectors.management.reports import ReportCommand
 from costs.duration import (
     MEASURED_MB_A_SECOND,
@@ -196,8 +195,8 @@ def _federation(options: Mapping[str, Any]) -> Federation:
 
     Raises
     ------
-    RuleError, ValueError
-        If the options contradict each other.
+    RuleError, ValueError, CommandError
+        If an option is not well-formed, or the options contradict each other.
     """
     clients, updates = options["clients"], options["updates_a_round"] or options["clients"]
     if updates > clients:
@@ -206,7 +205,7 @@ def _federation(options: Mapping[str, Any]) -> Federation:
         {
             "MemoryMb": str(options["memory_mb"]),
             "Architecture": options["architecture"],
-            **_named("--parameter", options["parameter"]),
+            **named_texts("--parameter", options["parameter"]),
         },
         aurora=options["database"] == "aurora",
     )
@@ -214,7 +213,11 @@ def _federation(options: Mapping[str, Any]) -> Federation:
         params=options["params"],
         dtype=DTYPES[options["dtype"]],
         updates=updates,
-        rule=_rule(options["rule"], options["rule_arg"], options["pre_aggregation"]),
+        rule=build_rule(
+            options["rule"],
+            named_values("--rule-arg", options["rule_arg"]),
+            options["pre_aggregation"],
+        ),
         memory_bytes=memory_budget(stack.memory_mb, settings.ENGINE_SHARE),
         optimizer=create_optimizer(options["optimizer"], {}),
     )
@@ -230,23 +233,6 @@ def _federation(options: Mapping[str, Any]) -> Federation:
         upload_hours=options["upload_minutes"] / 60,
         target_seconds=options["target_seconds"],
     )
-
-
-def _named(option: str, given: Sequence[str]) -> dict[str, str]:
-    pairs = [each.partition("=") for each in given]
-    if not all(name and sign for name, sign, _ in pairs):
-        raise ValueError(f"{option} must be NAME=VALUE; got {' '.join(given)}")
-    return {name: value for name, _, value in pairs}
-
-
-def _rule(name: str, given: Sequence[str], steps: Sequence[str]) -> Rule:
-    arguments = {}
-    for key, text in _named("--rule-arg", given).items():
-        try:
-            arguments[key] = json.loads(text)
-        except ValueError:
-            arguments[key] = text
-    return build_rule(name, arguments, steps)
 
 
 def _check(work: Work) -> None:
