@@ -95,22 +95,17 @@ def explain(
     optimizer_state: dict[str, NDArray[np.float64]] | None = None,
 ) -> AggregationInfo:
     """Return how the result of a combination came about; this reads the updates once more."""
-    selection = combined.selection
+    selection, n = combined.selection, len(work.updates)
     comparison = compare(work, selection, resources)
-    first_base = len(work.updates)
-    factors = np.asarray(selection.coefficients) / selection.total
-    of_updates = [
-        (member, float(factor))
-        for member, factor in zip(selection.members, factors, strict=True)
-        if member < first_base
-    ]
+    selected = [member for member in selection.members if member < n]
+    factors = selection.scaling_factors(n)
     return AggregationInfo(
-        selected=tuple(member for member, _ in of_updates),
-        scaling_factors=tuple(factor for _, factor in of_updates),
+        selected=tuple(selected),
+        scaling_factors=tuple(factors[member] for member in selected),
         norms=tuple(comparison.norms.tolist()),
         distances=tuple(map(tuple, comparison.distances.tolist())),
         cosines=comparison.cosines,
-        max_hostile=work.rule.max_hostile(len(work.updates)),
+        max_hostile=work.rule.max_hostile(n),
         optimizer_state=optimizer_state,
         mu_squared=mu_squared_of(work.rule),
     )

@@ -68,10 +68,7 @@ def compare(
     norms[measurable] = np.sqrt(np.diagonal(gram))
     distances[np.ix_(measurable, measurable)] = np.sqrt(apart)
     cosines = selection.cosines
-    of_updates = all(
-        member < n for member in selection.members
-    )  # The bases of late ones come after.
-    if cosines is None and work.parent and len(measurable) == n and of_updates:
+    if cosines is None and work.parent and not work.bases and len(measurable) == n:
         cosines = selection.with_cosines(gram).cosines
     return Comparison(norms, distances, cosines)
 
