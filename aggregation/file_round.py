@@ -99,7 +99,7 @@ class FileRound:
             state_sink = FileSink(state_out) if work.state and state_out else None
             return self._combine(work, FileSink(out), state_sink, format_of(out), progress)
 
-        _, _, combined = self._without_bad_ones(store)
+        _, _, combined = self._without_bad_files(store)
         return combined
 
     def explain(self) -> tuple[list[str], AggregationInfo]:
@@ -109,13 +109,13 @@ class FileRound:
             sink, state_sink = DiscardingSink(), DiscardingSink()
             return self._combine(work, sink, state_sink, "memory", lambda share: None)
 
-        paths, work, combined = self._without_bad_ones(discard)
+        paths, work, combined = self._without_bad_files(discard)
         return paths, explain(work, combined, self._resources)
 
-    def _without_bad_ones(
-        self, combine: Callable[[Combination], Combined]
+    def _without_bad_files(
+        self, combine_files: Callable[[Combination], Combined]
     ) -> tuple[list[str], Combination, Combined]:
-        """Combine the files, again without those that turn out bad until none does."""
+        """Combine the files, and start again without those that cannot be used, until all can."""
         openers = {position: self._opener(path) for position, path in enumerate(self._paths)}
         parent = self._parent
         expected_layout = self._policies.expected_layout(parent.layout if parent else None)
@@ -130,7 +130,7 @@ class FileRound:
                 raise NotEnoughUpdates("no update can be used")
             work = self._combination(opened)
             try:
-                return [self._paths[position] for position in opened], work, combine(work)
+                return [self._paths[position] for position in opened], work, combine_files(work)
             except UpdatesRejected as error:
                 positions = list(opened)
                 rejected = {positions[row]: reason for row, reason in error.reasons.items()}

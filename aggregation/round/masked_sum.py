@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.rules.base import LinearRule, Selection, Statistics
+from aggregation.rules.base import Float64s, LinearRule, Selection, Statistics
 from aggregation.rules.sums import GROUP, Rows
-
-Float64s = NDArray[np.float64]
 
 
 class MaskedSum(LinearRule):
