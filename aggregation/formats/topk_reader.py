@@ -175,7 +175,7 @@ class TopkWeights(Weights):
         )
         where = int(places[0]) * OFFSET_DTYPE.itemsize
         offsets.read_into(blocks.offsets, where, table.view(np.uint8).data)
-        # Numbers beyond the rows are too large also after this, and fit into int64.
+        # Numbers beyond the rows are still too large after this, and fit into int64.
         table = np.minimum(table, np.uint64(self.rows + 1)).astype(np.int64)
         froms, ends = table[places - places[0]], table[places - places[0] + 1]
         sizes = blocks.stops[begin:end] - blocks.starts[begin:end]

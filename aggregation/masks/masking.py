@@ -1,4 +1,4 @@
-"""Masks: quantised differences that look random to all but the mask keeper.
+"""Mask quantised differences, so that they look random to all parties but the mask keeper.
 
 A client quantises its clipped difference to integers modulo 2**32 and adds a mask, the keystream of a fresh
 seed. The sum of masked updates minus the sum of their masks is the sum of the quantised differences.

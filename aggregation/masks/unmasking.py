@@ -26,7 +26,7 @@ class _Run(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnmaskedMean(Weights):
-    """The mean of updates of which nobody sees a single one: their masked sum minus the masks' sum.
+    """The mean of masked updates: their sum minus the sum of their masks, divided. No update is unmasked.
 
     Parameters
     ----------

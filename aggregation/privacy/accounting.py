@@ -2,7 +2,7 @@
 
 A round whose noise has ``z`` times the standard deviation of its sensitivity is ``1 / z``-GDP, and
 rounds compose to ``mu``-GDP with ``mu**2 = sum 1 / z_t**2``: Dong, Roth and Su, *Gaussian Differential
-Privacy*, 2019 (arXiv 1905.02383), Corollary 3.3. That is true also if a ``z_t`` depends on earlier
+Privacy*, 2019 (arXiv 1905.02383), Corollary 3.3. That is true even if a ``z_t`` depends on earlier
 results: Smith and Thakurta, *Fully Adaptive Composition for Gaussian Differential Privacy*, 2022 (arXiv
 2210.17520). The account of a model is therefore one number, ``mu_squared``.
 """

@@ -206,7 +206,7 @@ class DistributedRoundConnector(RoundConnector, Protocol):
     """What a round that is spread over several functions needs beyond a `RoundConnector`."""
 
     def new_folder(self, claim: Claim) -> str:
-        """Return the location of a folder that nobody else uses."""
+        """Return the location of a folder that no other round or attempt uses."""
 
     def folder(self, location: str) -> Folder:
         """Open a folder."""

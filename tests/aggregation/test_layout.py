@@ -87,7 +87,7 @@ def test_runs_are_maximal_and_cover_the_range(of: TensorLayout, data: Any) -> No
 
 @given(LAYOUTS.filter(lambda of: of.size), st.data())
 def test_an_element_is_located_in_its_tensor(of: TensorLayout, data: Any) -> None:
-    """The place told is that of the element in its tensor, by numpy's own counting."""
+    """The place is that of the element in its tensor, as numpy counts it."""
     element = data.draw(st.integers(0, of.size - 1))
     flat = [
         (tensor.name, [int(i) for i in index])

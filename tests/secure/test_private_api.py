@@ -73,7 +73,7 @@ def _push(path: Path, value: float) -> None:
 
 
 def test_only_a_private_client_has_keys(cloud: Cloud, tmp_path: Path) -> None:
-    """A client that does not mask its updates is told how to."""
+    """The error of a client that does not mask its updates says how to."""
     from federated_client import Bucket
 
     plain = Federation(

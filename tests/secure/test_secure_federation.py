@@ -48,7 +48,7 @@ def test_a_round_of_masked_updates(federation: SecureFederation) -> None:
     assert np.array_equal(federation.latest()["w"], found["w"] - np.float32(0.5))
 
 
-def test_nobody_can_read_an_update_in_the_bucket(federation: SecureFederation) -> None:
+def test_updates_in_the_bucket_cannot_be_read(federation: SecureFederation) -> None:
     """What lies in the bucket has only random tensors, and the same update differs each time."""
     keys = [federation.send(1, 0.25), federation.send(1, 0.25)]
     first, second = (safetensors.numpy.load(factories.get(key)) for key in keys)
@@ -147,7 +147,7 @@ def write(model: Any) -> None:
 def test_a_plain_update_is_refused_by_the_client_and_at_intake(
     federation: SecureFederation,
 ) -> None:
-    """Nothing readable is sent by the library; what somebody sends without it is rejected."""
+    """The library sends nothing readable, and an update that was sent without it is rejected."""
     plain = Client(
         Bucket(federation.cloud.bucket, federation.cloud.client("s3")),
         model_id=federation.model.pk,
@@ -206,7 +206,7 @@ def test_masked_updates_cannot_be_compressed(federation: SecureFederation) -> No
 def test_metadata_must_say_what_was_signed(
     federation: SecureFederation, metadata: dict[str, str], why: str
 ) -> None:
-    """The object's metadata can be changed by whoever writes to the bucket; the header cannot."""
+    """Anyone who writes to the bucket can change an object's metadata, but not the signed header."""
     federation.model.aggregator, federation.model.max_num_examples = "weighted_mean", 4
     federation.model.save()
     write(federation.model)

@@ -1,6 +1,6 @@
 """`python -m tests.aggregation.engine.peak BUDGET FOLDER`: prints what combining files takes, as JSON.
 
-A process of its own, so that BLAS can be told to start no threads: they wait for each other busily,
+A process of its own, so that BLAS can be configured to start no threads: they wait for each other busily,
 and take ten times as long on a machine that does something else as well.
 """
 

@@ -318,7 +318,7 @@ def test_a_state_that_does_not_fit_is_refused(state: Any, message: str) -> None:
 
 
 def test_an_update_that_makes_the_state_overflow_is_rejected() -> None:
-    """A value whose square overflows float64 would stop its element for ever: its update is rejected."""
+    """A value whose square overflows float64 would freeze its element: its update is rejected."""
     sent = vectors([[1.0, 2.0], [1.0, 1e200], [2.0, 3.0]], np.float64)
     work = work_of("weighted_mean", sent, None, vectors(np.zeros((1, 2)), np.float64)[0])
     with pytest.raises(UpdatesRejected) as caught:

@@ -47,7 +47,7 @@ def test_every_changed_bit_is_refused(part: str) -> None:
 
 
 def test_a_seed_is_not_opened_under_another_header() -> None:
-    """Whoever copies a sealed seed into a message of its own learns nothing by it, and spends nothing."""
+    """A client that copies another's sealed seed into its own message learns and spends nothing."""
     message = new_message(SENT, SEED, SIGNING_KEY)
     thief = Ed25519PrivateKey.generate()
     stolen = replace(SENT, client="11111111-1111-4111-8111-000000000002")
