@@ -7,10 +7,6 @@ are such that both choose the same updates.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -20,7 +16,7 @@ import aggregation
 from aggregation.pre_aggregation import PreAggregatedRule, build_rule
 from aggregation.rules import Statistics
 from tests.examples.byzfl_rules import F
-from tests.examples.test_examples import ROOT
+from tests.examples.oracles import result_of
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +30,7 @@ def vectors() -> Any:
 @pytest.fixture(scope="module")
 def theirs(vectors: Any) -> dict[str, Any]:
     """What ByzFL makes of them."""
-    python = os.environ.get("ORACLES_PYTHON", sys.executable)
-    command = [python, "-m", "tests.examples.byzfl_rules"]
-    done = subprocess.run(
-        command, input=json.dumps(vectors.tolist()), capture_output=True, text=True, cwd=ROOT
-    )
-    if "ModuleNotFoundError" in done.stderr and "ORACLES_PYTHON" not in os.environ:
-        pytest.skip(done.stderr.splitlines()[-1])
-    assert not done.returncode, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = result_of("byzfl_rules", vectors.tolist())
     return found
 
 

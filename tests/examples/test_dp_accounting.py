@@ -6,17 +6,10 @@ It runs in the interpreter that ORACLES_PYTHON names.
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
-from typing import Any
-
-import pytest
 
 from aggregation.privacy.accounting import charge, epsilon
 from aggregation.privacy.settings import DifferentialPrivacy
-from tests.examples.test_examples import ROOT
+from tests.examples.oracles import result_of
 
 #: How far an epsilon may be above theirs, and the error of their root search.
 ABOVE, THEIR_ERROR = 1e-6, 1e-11
@@ -42,27 +35,11 @@ def ours(z: float, rounds: int, delta: float) -> float:
     return epsilon(mu_squared, delta)
 
 
-def epsilons_of(accounts: list[tuple[float, float]]) -> Any:
-    """Return what dp_accounting computes; skip where it is not installed."""
-    python = os.environ.get("ORACLES_PYTHON", sys.executable)
-    done = subprocess.run(
-        [python, "-m", "tests.examples.gaussian_epsilons"],
-        input=json.dumps(accounts),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    if "ModuleNotFoundError" in done.stderr and "ORACLES_PYTHON" not in os.environ:
-        pytest.skip(done.stderr.splitlines()[-1])
-    assert not done.returncode, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_epsilon_is_never_below_theirs_and_at_most_a_millionth_above() -> None:
-    """So it is for rounds with noise from 0.3 to 400, 1 to 1000 rounds, and delta from 1e-12 to 0.1.
+    """This holds for noise from 0.3 to 400, 1 to 1000 rounds, and delta from 1e-12 to 0.1.
 
     The account is a sum of charges, as it is kept.
     """
-    theirs = epsilons_of([(rounds / z**2, delta) for z, rounds, delta in GRID])
+    theirs = result_of("gaussian_epsilons", [(rounds / z**2, delta) for z, rounds, delta in GRID])
     for case, exact in zip(GRID, theirs, strict=True):
         assert exact - THEIR_ERROR <= ours(*case) <= exact + ABOVE, case

@@ -47,8 +47,12 @@ NEEDED = EXAMPLES | {
     "peft_adapters": ("torch", "peft", "transformers"),
 }
 
-#: The interpreter of the clients.
+#: The interpreter of the clients, and variables of their processes.
 PYTHON = os.environ.get("EXAMPLES_PYTHON", sys.executable)
+VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client" / "src")]),
+}
 
 TIMEOUT_SECONDS = 180
 
@@ -82,12 +86,11 @@ NOT_INSTALLED = [example for example in EXAMPLES if missing(example)]
 
 def run(commands: list[list[str]], environments: list[dict[str, str]]) -> list[str]:
     """Run the processes of clients at the same time, and return what they print."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "client" / "src")])
     started = [
         subprocess.Popen(
             [PYTHON, "-m", *command],
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths} | environment,
+            env=os.environ | VARIABLES | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -193,15 +196,7 @@ def test_every_framework_is_installed_and_nothing_of_the_server() -> None:
 @pytest.mark.skipif("lora_client" not in INSTALLED, reason="PEFT is not installed")
 def test_a_frozen_factor_makes_the_mean_of_adapters_exact() -> None:
     """The example prints an error of several percent without a schedule, and none with it."""
-    printed = subprocess.run(
-        [PYTHON, "-m", "examples.lora_client"],
-        cwd=ROOT,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'client' / 'src'}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    (printed,) = run([["examples.lora_client"]], [{}])
     both, one = (float(text) for text in re.findall(r"error (\S+)%", printed))
     assert both > 1
     assert one == 0

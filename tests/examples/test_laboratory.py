@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.examples.test_examples import PYTHON, ROOT, TIMEOUT_SECONDS, importable
+from tests.examples.test_examples import PYTHON, ROOT, TIMEOUT_SECONDS, VARIABLES, importable
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,10 @@ def test_models_are_trained_as_they_are(
     """Training gets and returns the framework's own model; saved tensors have the names of a client's."""
     if framework not in importable():
         pytest.skip(f"{framework} is not installed")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "client" / "src")])
     done = subprocess.run(
         [PYTHON, "-m", "tests.examples.laboratory_models", kind],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        env=os.environ | VARIABLES,
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,

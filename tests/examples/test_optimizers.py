@@ -8,8 +8,6 @@ epsilon for each step that cancel the bias correction.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from functools import cache
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 
 import aggregation
-from tests.examples.test_examples import PYTHON, ROOT
+from tests.examples.oracles import result_of
 
 ARGUMENTS: dict[str, dict[str, float]] = {
     "sgd": {"eta": 0.3},
@@ -44,12 +42,9 @@ def rounds() -> dict[str, Any]:
 @cache
 def _theirs(library: str, rounds: str) -> dict[str, Any]:
     """Return the aggregates that a library makes, by optimizer."""
-    command = [PYTHON, "-m", f"tests.examples.{library}_optimizers"]
-    done = subprocess.run(command, input=rounds, capture_output=True, text=True, cwd=ROOT)
-    if "ModuleNotFoundError" in done.stderr and "EXAMPLES_PYTHON" not in os.environ:
-        pytest.skip(done.stderr.splitlines()[-1])
-    assert not done.returncode, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = result_of(
+        f"{library}_optimizers", json.loads(rounds), "EXAMPLES_PYTHON"
+    )
     return found
 
 
