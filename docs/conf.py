@@ -96,13 +96,13 @@ def _tree(pages: list[str], *options: str) -> str:
     return "\n".join(["```{toctree}", ":hidden:", *options, "", *pages, "```"])
 
 
-def unlink_what_is_not_here(app: Sphinx, page: str, source: list[str]) -> None:
-    """Leave the text of links to the repository's other files, which the site does not have."""
+def replace_links_upwards(app: Sphinx, page: str, source: list[str]) -> None:
+    """Replace links to the repository's other files by their text; notebooks become downloads."""
     folder = (Path(app.srcdir) / page).parent
 
     def text_of(link: re.Match[str]) -> str:
         target = (folder / link[2]).resolve()
-        if target.is_relative_to(app.srcdir):
+        if target.is_relative_to(app.srcdir) or target.suffix == ".ipynb":
             return link[0]
         if not target.exists():
             logger.warning("there is no file %s", link[2], location=page)
@@ -124,6 +124,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     # Code hosts draw Mermaid. Here its text is shown: the library that draws it comes from another host.
     app.add_lexer("mermaid", TextLexer)
     app.connect("source-read", add_navigation)
-    app.connect("source-read", unlink_what_is_not_here)
+    app.connect("source-read", replace_links_upwards)
     app.connect("build-finished", refuse_requests_outside)
     return {"parallel_read_safe": True}
