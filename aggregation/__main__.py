@@ -106,7 +106,8 @@ def _print_explanation(
     paths: Sequence[str], info: AggregationInfo, rejected: Mapping[str, str], *, as_json: bool
 ) -> None:
     if not as_json:
-        print(info.table(paths))
+        names = [os.path.basename(path) for path in paths]
+        print(info.table(names if len(set(names)) == len(names) else paths))
         return
     rows = [
         {"update": path, **_finite(row), "distances": _finite(dict(zip(paths, apart, strict=True)))}

@@ -23,7 +23,7 @@ def _write(folder: Path, **rows: Any) -> list[str]:
 def test_the_table_is_that_of_the_function(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same updates as arrays and as files give the same table; no file is written."""
+    """The same updates as arrays and as files give the same table, with the files' names."""
     rng = np.random.default_rng(3)
     rows = {name: rng.normal(1, 1, size=20) for name in "abcde"}
     files = _write(tmp_path, parent=np.zeros(20), **rows)
@@ -38,8 +38,22 @@ def test_the_table_is_that_of_the_function(
         pre_aggregation=["nnm(f=1)"],
         return_info=True,
     )
-    assert capsys.readouterr().out == info.table(files[1:]) + "\n"
+    names = [f"{name}.safetensors" for name in rows]
+    assert capsys.readouterr().out == info.table(names) + "\n"
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_files_with_the_same_name_are_shown_with_their_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where two updates have the same name, the table has the paths that were given."""
+    files = []
+    for folder in ("north", "south"):
+        (tmp_path / folder).mkdir()
+        files += _write(tmp_path / folder, update=[1.0, 2.0])
+    assert main(["explain", "--rule", "weighted_mean", *files]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == files
 
 
 def test_json_has_all_distances_and_the_rejected_files(
