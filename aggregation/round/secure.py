@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from aggregation.engine import Checkpoint, Combination, combine
 from aggregation.errors import (
@@ -62,19 +62,28 @@ def request_for(model: int, round_: int, updates: Sequence[MaskedWeights]) -> Ma
     return MaskRequest(model=model, round=round_, updates=messages)
 
 
-def rule_of_one(rule: Rule) -> Rule:
-    """Return the rule that combines the released mean alone, given the rule of the round."""
-    if not rule.is_private:
-        return create_rule("unweighted_mean")
-    from aggregation.round.noisy_mean import ReleasedMean  # Private rounds alone need it.
+def step_of(mean: UnmaskedMean, rule: Rule, terms: SecureTerms, **step: Any) -> Combination:
+    """Return the combination that adds the mean of a round's updates to the parent.
 
-    return ReleasedMean()
+    Parameters
+    ----------
+    mean : UnmaskedMean
+        Without noise.
+    rule : Rule
+        Of the round; that of a private round with its noise.
+    terms : SecureTerms
+    step
+        The parent, policies, optimizer and optimizer's state, as for `Combination`.
+    """
+    alone: Rule = create_rule("unweighted_mean")
+    if rule.is_private:
+        from aggregation.round.noisy_mean import ReleasedMean  # Private rounds alone need it.
+
+        alone, mean = ReleasedMean(), _with_noise(mean, rule, terms)
+    return Combination(rule=alone, updates=[mean], num_examples=[1.0], differences=True, **step)
 
 
-def released_mean(mean: UnmaskedMean, rule: Rule, terms: SecureTerms) -> UnmaskedMean:
-    """Return the mean as it is released: with noise, if the rule of the round has noise."""
-    if not rule.is_private:
-        return mean
+def _with_noise(mean: UnmaskedMean, rule: Rule, terms: SecureTerms) -> UnmaskedMean:
     from aggregation.privacy.rule import PrivateMean
     from aggregation.round.noisy_mean import with_noise
 
@@ -246,12 +255,11 @@ class SecureAttempt(Attempt):
         used = [update for update in self._claim.updates if update.id in set(progress["used"])]
         state = self._claim.optimizer_state
         mean = self._mean(parent, layout, progress)
-        work = Combination(
-            rule=rule_of_one(self._claim.rule),
-            updates=[released_mean(mean, self._rule(used), self._terms)],
-            num_examples=[1.0],
+        work = step_of(
+            mean,
+            self._rule(used),
+            self._terms,
             parent=parent,
-            differences=True,
             policies=self._claim.policies,
             optimizer=self._claim.optimizer,
             optimizer_state=self._connector.open_state(state) if state else None,

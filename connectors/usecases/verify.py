@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from aggregation.engine import DEFAULT_RESOURCES, Combination, Resources, combine
 from aggregation.errors import (
@@ -30,8 +31,7 @@ from connectors.rounds.private import PrivateRounds, private_rule
 from connectors.rounds.selectors import UpdateStatus
 from connectors.rounds.snapshot import claimed_update, config_snapshot_of, rule_of
 from connectors.storage.weights import WeightStore
-from connectors.usecases.comparison import AuditMismatch as AuditMismatch
-from connectors.usecases.comparison import ComparingSink, compare
+from connectors.usecases.comparison import AuditMismatch, ComparingSink, compare
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 
 
@@ -155,10 +155,8 @@ def _readable_version(weights: WeightStore, update: ModelUpdate) -> str:
     if update.version_id:
         try:
             weights.objects.stat(str(update.data.name), version=update.version_id)
-        except (
-            ObjectMissing,
-            ServiceRefused,
-        ):  # S3 may refuse to say that a version does not exist.
+        # S3 may refuse to say that a version does not exist.
+        except (ObjectMissing, ServiceRefused):
             return ""
     return update.version_id
 
@@ -173,94 +171,88 @@ def _recompute(
 ) -> None:
     """Repeat the round's combination, and compare its result instead of storing it."""
     config = config_snapshot_of(made_by)
-    claimed = [claimed_update(update, made_by.number, config) for update in used]
-    differences = config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES
     with Spool() as spool, TemporaryDirectory(prefix="verify-") as folder:
         try:
             parent = weights.open_own(config["parent"], spool) if config["parent"] else None
             state = config["optimizer_state"]
-            optimizer_state = weights.open_own(state, None) if state else None
+            step: dict[str, Any] = {
+                "parent": parent,
+                "optimizer": create_optimizer(
+                    config["server_optimizer"], config["server_optimizer_args"]
+                ),
+                "optimizer_state": weights.open_own(state, None) if state else None,
+            }
         except InvalidWeights as error:
             raise NotVerifiable(f"the parent of the aggregate: {error}") from error
-        bases = Bases(
-            weights.open_own,
-            staleness=create_staleness(config["staleness"], config["staleness_args"]),
-            differences=differences,
-            location=config["parent"],
-            parent=parent,
-        )
-        bases.open(claimed, spool)
-        if bases.rejected:
-            raise NotVerifiable("; ".join(bases.rejected.values()))
-        policies = TensorPolicies.from_json(config["policies"])
-        optimizer = create_optimizer(config["server_optimizer"], config["server_optimizer_args"])
         if "secure_aggregation" in config:
-            mean = _mean_of_masked(weights, made_by, used, parent, rule, resources, Path(folder))
-            work = Combination(
-                rule=_rule_of_one(rule),
-                updates=[mean],
-                num_examples=[1.0],
-                parent=parent,
-                differences=True,
-                policies=policies,
-                optimizer=optimizer,
-                optimizer_state=optimizer_state,
-            )
-            _compare_result(work, stored, resources)
-            return
-        expected_layout = policies.expected_layout(parent.layout if parent else None)
-        work = Combination(
-            rule=rule,
-            updates=_open_updates(weights, used, expected_layout, spool, resources.readers),
-            num_examples=[update.num_examples for update in claimed],
-            parent=parent,
-            differences=differences,
-            policies=policies,
-            num_steps=stated_steps(claimed),
-            directions=[update.direction for update in claimed],
-            optimizer=optimizer,
-            optimizer_state=optimizer_state,
-            **bases.terms(claimed),
-        )
-        _compare_result(work, stored, resources)
+            work = _masked_work(weights, made_by, used, rule, resources, Path(folder), step)
+        else:
+            work = _work(weights, made_by, used, rule, resources, spool, step)
+        sinks = [ComparingSink(each) for each in stored]
+        if len(sinks) != (2 if work.state else 1):
+            raise AuditMismatch("the state of the optimizer is missing, or there should be none")
+        combine(work, sinks[0], state_sink=sinks[-1], resources=resources)
 
 
-def _compare_result(work: Combination, stored: Sequence[ByteSource], resources: Resources) -> None:
-    """Compare the result of a combination, and the optimizer's state, with what is stored."""
-    sinks = [ComparingSink(each) for each in stored]
-    if len(sinks) != (2 if work.state else 1):
-        raise AuditMismatch("the state of the optimizer is missing, or there should be none")
-    combine(work, sinks[0], state_sink=sinks[-1], resources=resources)
-
-
-def _rule_of_one(rule: Rule) -> Rule:
-    # Imported where updates are masked, and nowhere else.
-    from aggregation.round.secure import rule_of_one
-
-    return rule_of_one(rule)
-
-
-def _mean_of_masked(
-    store: WeightStore,
+def _work(
+    weights: WeightStore,
     made_by: AggregationRound,
-    used: Sequence[ModelUpdate],
-    parent: Weights | None,
+    used: list[ModelUpdate],
+    rule: Rule,
+    resources: Resources,
+    spool: Spool,
+    step: Mapping[str, Any],
+) -> Combination:
+    """Return the combination of a round; ``step`` are the parent and the terms of the optimizer."""
+    config, parent = config_snapshot_of(made_by), step["parent"]
+    claimed = [claimed_update(update, made_by.number, config) for update in used]
+    differences = config["update_kind"] == FederatedModel.UpdateKind.DIFFERENCES
+    bases = Bases(
+        weights.open_own,
+        staleness=create_staleness(config["staleness"], config["staleness_args"]),
+        differences=differences,
+        location=config["parent"],
+        parent=parent,
+    )
+    bases.open(claimed, spool)
+    if bases.rejected:
+        raise NotVerifiable("; ".join(bases.rejected.values()))
+    policies = TensorPolicies.from_json(config["policies"])
+    expected_layout = policies.expected_layout(parent.layout if parent else None)
+    return Combination(
+        rule=rule,
+        updates=_open_updates(weights, used, expected_layout, spool, resources.readers),
+        num_examples=[update.num_examples for update in claimed],
+        differences=differences,
+        policies=policies,
+        num_steps=stated_steps(claimed),
+        directions=[update.direction for update in claimed],
+        **step,
+        **bases.terms(claimed),
+    )
+
+
+def _masked_work(
+    weights: WeightStore,
+    made_by: AggregationRound,
+    used: list[ModelUpdate],
     rule: Rule,
     resources: Resources,
     folder: Path,
-) -> Weights:
-    """Return the mean of a round's masked updates."""
+    step: Mapping[str, Any],
+) -> Combination:
+    """Return the combination of a round of masked updates, as `_work` does."""
     # Imported where updates are masked, and nowhere else.
-    from connectors.usecases.verify_masked import recomputed_mean
+    from connectors.usecases.verify_masked import recomputed_step
 
-    if parent is None:
+    if step["parent"] is None:
         raise NotVerifiable("the parent of the aggregate is not known")
     try:
         sources = [
-            store.source(str(each.data.name), version=_readable_version(store, each))
+            weights.source(str(each.data.name), version=_readable_version(weights, each))
             for each in used
         ]
-        return recomputed_mean(store, made_by, sources, parent, rule, resources, folder)
+        return recomputed_step(weights, made_by, sources, rule, resources, folder, **step)
     except (UpdateRejected, UpdatesRejected) as error:
         raise NotVerifiable(f"the masked updates or the sum of their masks: {error}") from error
 

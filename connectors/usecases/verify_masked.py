@@ -10,10 +10,11 @@ from aggregation.engine.output import FileSink
 from aggregation.errors import UpdateRejected
 from aggregation.masks.requests import MaskKeys, request_key
 from aggregation.masks.settings import masked_layout
-from aggregation.masks.unmasking import UnmaskedMean, unmasked_mean
+from aggregation.masks.unmasking import unmasked_mean
 from aggregation.masks.weights import open_masked
+from aggregation.optimizers import Optimizer
 from aggregation.policies import TensorPolicies
-from aggregation.round.secure import released_mean, request_for, sum_of
+from aggregation.round.secure import request_for, step_of, sum_of
 from aggregation.rules import Rule
 from aggregation.sources import ByteSource, FileSource
 from aggregation.weights import Weights
@@ -22,16 +23,19 @@ from connectors.storage.weights import WeightStore
 from models_app.models import AggregationRound
 
 
-def recomputed_mean(
+def recomputed_step(
     store: WeightStore,
     made_by: AggregationRound,
     sources: Sequence[ByteSource],
-    parent: Weights,
     rule: Rule,
     resources: Resources,
     folder: Path,
-) -> UnmaskedMean:
-    """Return the mean that an aggregate was made from.
+    *,
+    parent: Weights,
+    optimizer: Optimizer,
+    optimizer_state: Weights | None,
+) -> Combination:
+    """Return the combination that an aggregate is the result of.
 
     Parameters
     ----------
@@ -39,12 +43,13 @@ def recomputed_mean(
     made_by : AggregationRound
     sources : sequence of ByteSource
         The updates that were used, in claim order.
-    parent : Weights
     rule : Rule
         Of the round; that of a private round with its noise.
     resources : Resources
     folder : Path
         For the sum of the masked updates, which is as large as the model.
+    parent, optimizer, optimizer_state
+        As for `Combination`.
 
     Raises
     ------
@@ -55,15 +60,23 @@ def recomputed_mean(
     terms = secure_terms_of(config)
     if terms is None:
         raise ValueError("the updates of the round are not masked")
-    layout = masked_layout(parent.layout, TensorPolicies.from_json(config["policies"]))
+    policies = TensorPolicies.from_json(config["policies"])
+    layout = masked_layout(parent.layout, policies)
     updates = [open_masked(source, layout) for source in sources]
     request = request_for(made_by.federated_model_id, terms.round, updates)
     masks = store.source(MaskKeys.of(request_key(request, request.encode())).sum)
     if masks.size != layout.nbytes:
         raise UpdateRejected(f"the sum of the masks has {masks.size} bytes, not {layout.nbytes}")
-    work: Combination = sum_of(updates)
-    combine(work, FileSink(folder / "sum"), format="memory", resources=resources)
+    combine(sum_of(updates), FileSink(folder / "sum"), format="memory", resources=resources)
     weight = sum(update.header.weight for update in updates)
     total = FileSource(folder / "sum")
     mean = unmasked_mean(parent.layout, layout, total, masks, terms.divisor(weight))
-    return released_mean(mean, rule, terms)
+    return step_of(
+        mean,
+        rule,
+        terms,
+        parent=parent,
+        policies=policies,
+        optimizer=optimizer,
+        optimizer_state=optimizer_state,
+    )

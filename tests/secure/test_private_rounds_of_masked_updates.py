@@ -22,7 +22,8 @@ from connectors.rounds.connector import DjangoRoundConnector
 from connectors.rounds.snapshot import claimed_update, config_snapshot_of, secure_terms_of
 from connectors.usecases.administration.client_policy import client_policy
 from connectors.usecases.administration.models import change_model
-from connectors.usecases.verify import AuditMismatch, NotVerifiable, verify
+from connectors.usecases.comparison import AuditMismatch
+from connectors.usecases.verify import NotVerifiable, verify
 from models_app.models import AggregationRound, Client, FederatedModel, ModelAggregate
 from tests import factories
 from tests.faults.federation import expire_leases

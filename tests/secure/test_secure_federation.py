@@ -271,7 +271,8 @@ def test_a_workflow_cannot_run_rounds_of_masked_updates(federation: SecureFedera
 def test_an_aggregate_of_masked_updates_is_verified(federation: SecureFederation) -> None:
     """It follows from the masked updates and the sum of their masks; a changed sum is noticed."""
     from connectors import application
-    from connectors.usecases.verify import AuditMismatch, NotVerifiable, verify
+    from connectors.usecases.comparison import AuditMismatch
+    from connectors.usecases.verify import NotVerifiable, verify
 
     federation.model.server_optimizer = "fedadam"
     federation.model.save()

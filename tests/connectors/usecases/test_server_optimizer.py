@@ -14,8 +14,9 @@ from django.utils import timezone
 from connectors import application
 from connectors.storage.garbage import collect_garbage
 from connectors.storage.weights import default_objects
+from connectors.usecases.comparison import AuditMismatch
 from connectors.usecases.rollback import roll_back
-from connectors.usecases.verify import AuditMismatch, NotVerifiable, verify
+from connectors.usecases.verify import NotVerifiable, verify
 from models_app.models import FederatedModel, ModelAggregate
 from tests.aggregation.optimizers.oracles import trajectory
 from tests.factories import filled, get, make_model, put, upload

@@ -7,7 +7,8 @@ import pytest
 import safetensors.numpy
 
 from connectors import application
-from connectors.usecases.verify import AuditMismatch, verify
+from connectors.usecases.comparison import AuditMismatch
+from connectors.usecases.verify import verify
 from models_app.models import FederatedModel, ModelUpdate
 from tests.factories import filled, get, make_model, upload
 from tests.test_lambda_handler import invoke
