@@ -26,7 +26,7 @@ from models_app.admin.links import (
     used_of,
 )
 from models_app.admin.pages import Cell, PageAdmin, RecordPage, Table
-from models_app.control_room.charts import BYTES, amount, seconds_of
+from models_app.control_room.charts import BYTES, amount
 from models_app.overview.model import in_time
 from models_app.privacy import spent_after
 
@@ -121,8 +121,7 @@ def privacy_facts(made_by: models.AggregationRound | None) -> list[tuple[str, Ce
 
 
 def _took(obj: models.AggregationRound) -> SafeString | str:
-    seconds = seconds_of(obj)
-    return NOTHING if seconds is None else in_time(seconds)
+    return NOTHING if obj.seconds is None else in_time(obj.seconds)
 
 
 def _tasks(obj: models.AggregationRound) -> Iterable[Table]:

@@ -10,7 +10,7 @@ from models_app.control_room.frames import Axes, Series
 from models_app.control_room.names import Name, as_text
 from models_app.control_room.plots import bar_plot
 from models_app.models import AggregationRound
-from models_app.overview import Durations
+from models_app.overview import Durations, RoundSummary
 
 #: Units and how many bytes or seconds they hold, the largest first.
 BYTES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
@@ -18,16 +18,16 @@ TIMES = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0), ("ms", 1e-3))
 
 
 def clients_chart(
-    rounds: Sequence[AggregationRound], rejected_before: Mapping[int, int], name: Name = as_text
+    rounds: Sequence[RoundSummary], rejected_before: Mapping[int, int], name: Name = as_text
 ) -> SafeString:
     """Draw how many updates each round used, and how many were rejected in it and before it."""
     axes = Axes(title="Clients of each round", across="round", up="updates", whole=True)
     series = [
-        Series(name="used", kind="good", values=[float(each.updates_used) for each in rounds]),
+        Series(name="used", kind="good", values=[float(each.used) for each in rounds]),
         Series(
             name="rejected in the round",
             kind="bad",
-            values=[float(each.updates_rejected) for each in rounds],
+            values=[float(each.rejected) for each in rounds],
         ),
         Series(
             name="rejected before it",
@@ -39,7 +39,7 @@ def clients_chart(
 
 
 def effort_charts(
-    rounds: Sequence[AggregationRound], durations: Durations, name: Name = as_text
+    rounds: Sequence[RoundSummary], durations: Durations, name: Name = as_text
 ) -> list[SafeString]:
     """Draw how long each round took, and how much it read."""
     published = [each.state == AggregationRound.State.PUBLISHED for each in rounds]
@@ -51,7 +51,7 @@ def effort_charts(
         )
     charts = []
     for title, amounts, units, note in (
-        ("Duration of each round", [seconds_of(each) or 0.0 for each in rounds], TIMES, spread),
+        ("Duration of each round", [each.seconds or 0.0 for each in rounds], TIMES, spread),
         ("Read from storage in each round", [float(each.bytes_read) for each in rounds], BYTES, ""),
     ):
         unit, size = _unit(max(amounts, default=0.0), units)
@@ -62,11 +62,11 @@ def effort_charts(
     return charts
 
 
-def _labels(rounds: Sequence[AggregationRound]) -> list[str]:
+def _labels(rounds: Sequence[RoundSummary]) -> list[str]:
     return [str(each.number) for each in rounds]
 
 
-def _names(rounds: Sequence[AggregationRound], name: Name) -> list[str | SafeString]:
+def _names(rounds: Sequence[RoundSummary], name: Name) -> list[str | SafeString]:
     return [name("aggregationround", each.pk, str(each.number)) for each in rounds]
 
 
@@ -76,13 +76,6 @@ def _by_outcome(amounts: Sequence[float], published: Sequence[bool]) -> list[Ser
     made = Series(name="published", kind="plain", values=[a if was else 0.0 for a, was in pairs])
     lost = Series(name="no aggregate", kind="bad", values=[0.0 if was else a for a, was in pairs])
     return [made] if all(published) else [made, lost]
-
-
-def seconds_of(round: AggregationRound | None) -> float | None:
-    """Return how long a round took; None if that is not known."""
-    if round is None or round.finished_on is None:
-        return None
-    return (round.finished_on - round.started_on).total_seconds()
 
 
 def _unit(greatest: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:

@@ -23,7 +23,8 @@ from django.utils.safestring import SafeString
 from models_app.control_room.frames import Axes
 from models_app.control_room.names import Name, as_text
 from models_app.control_room.strips import ROWS, Dot, strip_plot
-from models_app.models import AggregationRound, ModelUpdate
+from models_app.models import ModelUpdate
+from models_app.overview import RoundSummary
 
 #: Robust standard deviations, and multiples of the median, beyond which a norm is far out.
 FAR_OUT, FAR_OUT_AT_LEAST = 3.5, 2.0
@@ -44,12 +45,12 @@ class Quartiles:
     median: float
 
 
-def norms_chart(rounds: Sequence[AggregationRound], name: Name = as_text) -> SafeString:
+def norms_chart(rounds: Sequence[RoundSummary], name: Name = as_text) -> SafeString:
     """Draw the norms of the clients whose updates were the longest.
 
     Parameters
     ----------
-    rounds : sequence of AggregationRound
+    rounds : sequence of RoundSummary
         In the order in which they started.
     name : callable
         Names a client in the table.
@@ -77,12 +78,12 @@ def norms_chart(rounds: Sequence[AggregationRound], name: Name = as_text) -> Saf
     return strip_plot(axes, rows, fence(quartiles.values()), total, names)
 
 
-def _latest_rounds(rounds: Sequence[AggregationRound]) -> list[int]:
+def _latest_rounds(rounds: Sequence[RoundSummary]) -> list[int]:
     """Return the ids of the latest rounds that have `MAX_RANKED` updates together; at least one."""
     chosen: list[int] = []
     updates = 0
     for each in rounds[: -MAX_ROUNDS - 1 : -1]:
-        updates += each.updates_used
+        updates += each.used
         if chosen and updates > MAX_RANKED:
             break
         chosen.append(each.pk)

@@ -9,24 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from django.db.models import Case, Count, IntegerField, QuerySet, Value, When
+from django.db.models import Case, Count, IntegerField, Value, When
 from django.utils.safestring import SafeString
 
 from models_app.control_room.charts import clients_chart, effort_charts
 from models_app.control_room.curve import learning_curve
 from models_app.control_room.names import Name, as_text
 from models_app.control_room.norms import norms_chart
-from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
-from models_app.overview import ModelOverview, model_overview
+from models_app.models import FederatedModel, ModelUpdate
+from models_app.overview import ModelOverview, RoundSummary, model_overview
+from models_app.overview.model import latest_rejected
 
 #: The latest rounds that are drawn.
 DRAWN = 60
 
 #: Rows of a table, as on the lists of the console.
 ROWS = 25
-
-#: The latest rejected updates that are counted.
-MAX_COUNTED = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +50,8 @@ class ControlRoom:
 def control_room(model: FederatedModel, name: Name = as_text) -> ControlRoom:
     """Return the contents of a model's overview; its tables name records as the callable does."""
     overview = model_overview(model)
-    finished = model.rounds.exclude(finished_on=None).defer("checkpoint", "workers").order_by("-pk")
-    # One more than is drawn: updates rejected before the first drawn round were registered after its start.
-    previous, *rounds = [None, *reversed(finished[: DRAWN + 1])]
-    if len(rounds) > DRAWN:
-        previous, *rounds = rounds
+    rounds = overview.rounds[:DRAWN][::-1]
+    previous = overview.rounds[DRAWN] if len(overview.rounds) > DRAWN else None
     rule = model.rule()
     charts = [
         learning_curve(overview.curve, name),
@@ -68,29 +63,22 @@ def control_room(model: FederatedModel, name: Name = as_text) -> ControlRoom:
         overview=overview,
         plots=[chart for chart in charts if chart],
         measures_norms=rule.needs_gram or rule.needs_norms,
-        contributions=_contributions(model),
+        contributions=_contributions(overview),
     )
 
 
-def _contributions(model: FederatedModel) -> list[ModelUpdate]:
-    latest: ModelAggregate | None = model.aggregates.order_by("-number").first()
-    if latest is None:
+def _contributions(overview: ModelOverview) -> list[ModelUpdate]:
+    if not overview.curve.points:
         return []
-    measured = latest.updates_applied.filter(cosine__isnull=False).select_related("client")
-    return list(measured.order_by("cosine", "pk")[:ROWS])
-
-
-def _latest_rejected(model: FederatedModel) -> QuerySet[ModelUpdate]:
-    """Return the latest rejected updates of a model, of which there are at most `MAX_COUNTED`."""
-    rejected = model.model_updates.filter(status=ModelUpdate.Status.INVALID)
-    latest = rejected.order_by("-pk").values("pk")[:MAX_COUNTED]
-    return ModelUpdate.objects.filter(pk__in=latest)
+    latest = overview.curve.points[-1].aggregate
+    measured = ModelUpdate.objects.filter(applied_aggregate=latest, cosine__isnull=False)
+    return list(measured.select_related("client").order_by("cosine", "pk")[:ROWS])
 
 
 def _rejected_before(
     model: FederatedModel,
-    previous: AggregationRound | None,
-    rounds: Sequence[AggregationRound],
+    previous: RoundSummary | None,
+    rounds: Sequence[RoundSummary],
 ) -> Mapping[int, int]:
     """Return, by round, how many updates were rejected before they were part of a round.
 
@@ -99,7 +87,7 @@ def _rejected_before(
     """
     if not rounds:
         return {}
-    outside = _latest_rejected(model).filter(round=None, created_on__lte=rounds[-1].started_on)
+    outside = latest_rejected(model).filter(round=None, created_on__lte=rounds[-1].started_on)
     if previous is not None:
         outside = outside.filter(created_on__gt=previous.started_on)
     # The first case that is true counts: the rounds stand in the order in which they started.

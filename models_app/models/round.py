@@ -110,6 +110,11 @@ class AggregationRound(models.Model):
             ),
         ]
 
+    @property
+    def seconds(self) -> float | None:
+        """How long the round took; None while it runs."""
+        return (self.finished_on - self.started_on).total_seconds() if self.finished_on else None
+
     def task_rows(self) -> list[dict[str, Any]]:
         """Return what the tasks did, if several functions shared the round; otherwise nothing."""
         return [

@@ -87,6 +87,7 @@ class RoundSummary:
         How long it took; None while it runs.
     used, rejected : int
         Updates.
+    bytes_read : int
     error : str
     """
 
@@ -99,6 +100,7 @@ class RoundSummary:
     seconds: float | None
     used: int
     rejected: int
+    bytes_read: int
     error: str
 
 
@@ -175,17 +177,17 @@ class ModelCard:
 
 def summarize(round: AggregationRound) -> RoundSummary:
     """Return a round in a few numbers."""
-    ended = round.finished_on
     return RoundSummary(
         pk=round.pk,
         number=round.number,
         attempt=round.attempt,
         state=AggregationRound.State(round.state),
         started_on=round.started_on,
-        finished_on=ended,
-        seconds=(ended - round.started_on).total_seconds() if ended else None,
+        finished_on=round.finished_on,
+        seconds=round.seconds,
         used=round.updates_used,
         rejected=round.updates_rejected,
+        bytes_read=round.bytes_read,
         error=round.error,
     )
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any
 
-from django.db.models import Case, Count, F, TextField, Value, When
+from django.db.models import Case, Count, F, QuerySet, TextField, Value, When
 
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
 from models_app.overview.cards import ModelCard, RoundSummary, model_card, summarize
@@ -210,7 +210,7 @@ def _point(
 
 def _durations(rounds: Sequence[Any]) -> Durations:
     seconds = sorted(
-        (each.finished_on - each.started_on).total_seconds()
+        each.seconds
         for each in rounds
         if each.state == AggregationRound.State.PUBLISHED and each.finished_on and not each.external
     )
@@ -220,14 +220,21 @@ def _durations(rounds: Sequence[Any]) -> Durations:
     return Durations(rounds=len(seconds), median=median(seconds), p95=seconds[rank])
 
 
-def _reasons(model: FederatedModel) -> list[Reason]:
+def latest_rejected(model: FederatedModel) -> QuerySet[ModelUpdate]:
+    """Return the latest rejected updates of a model, of which there are at most `MAX_COUNTED`."""
     rejected = model.model_updates.filter(status=ModelUpdate.Status.INVALID)
-    latest = ModelUpdate.objects.filter(pk__in=rejected.order_by("-pk").values("pk")[:MAX_COUNTED])
+    latest = rejected.order_by("-pk").values("pk")[:MAX_COUNTED]
+    return ModelUpdate.objects.filter(pk__in=latest)
+
+
+def _reasons(model: FederatedModel) -> list[Reason]:
     superseded = When(
         rejection_reason__startswith="superseded by", then=Value("superseded by a newer update")
     )
     reason = Case(superseded, default=F("rejection_reason"), output_field=TextField())
-    counts = latest.annotate(reason=reason).values("reason").annotate(count=Count("pk"))
+    counts = (
+        latest_rejected(model).annotate(reason=reason).values("reason").annotate(count=Count("pk"))
+    )
     frequent = counts.order_by("-count", "reason")[:MAX_REASONS]
     return [Reason(reason=each["reason"], count=each["count"]) for each in frequent]
 

@@ -112,14 +112,13 @@ def list_rounds(model: FederatedModel, limit: int) -> list[Row]:
 
 def round_row(each: AggregationRound) -> Row:
     """Return a round as a row."""
-    took = (each.finished_on - each.started_on).total_seconds() if each.finished_on else None
     return {
         "id": each.pk,
         "round": each.number,
         "state": AggregationRound.State(each.state).name.lower(),
         "attempt": each.attempt,
         "started": each.started_on,
-        "seconds": took,
+        "seconds": each.seconds,
         "used": each.updates_used,
         "rejected": each.updates_rejected,
         "bytes": each.bytes_read,
