@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +17,7 @@ from unfold.admin import ModelAdmin
 from models_app.admin.access import is_staff, sees_all_models, visible_models
 from models_app.admin.links import link
 from models_app.admin.tabs import model_head
-from models_app.models import Client
+from models_app.overview.clients import clients_matching
 
 #: Rows of a page.
 ROWS = 25
@@ -165,16 +164,6 @@ class RecordAdmin(PagedAdmin):
         if term.isdecimal():
             matches |= Q(pk=int(term))
         return queryset.filter(matches), False
-
-
-def clients_matching(term: str) -> QuerySet[Client]:
-    """Return the clients whose name contains a text, or whose id begins with it."""
-    matches = Q(name__icontains=term)
-    digits = term.replace("-", "").lower()
-    if set(digits) <= set("0123456789abcdef") and len(digits) <= 32:
-        first, last = (uuid.UUID(digits.ljust(32, filler)) for filler in "0f")
-        matches |= Q(pk__range=(first, last))
-    return Client.objects.filter(matches)
 
 
 class ProtectedAdmin(PagedAdmin):

@@ -90,11 +90,12 @@ def client_page(
     page : int
         Counted from 1; the nearest page if there are fewer.
     search : str
-        A part of the name, or the id; empty for all clients.
+        A part of the name, or the beginning of the id; empty for all clients.
     order : str
         `BY_NAME` or `BY_LAST_SEEN`.
     """
-    clients = _found(model.clients.all(), search)
+    clients = clients_matching(search) if search else Client.objects.all()
+    clients = clients.filter(federated_models=model)
     total = clients.count()
     pages = max(1, -(-total // ROWS))
     page = min(max(page, 1), pages)
@@ -106,13 +107,14 @@ def client_page(
     return ClientPage(rows=rows, page=page, pages=pages, total=total)
 
 
-def _found(clients: QuerySet[Client], search: str) -> QuerySet[Client]:
-    if not search:
-        return clients
-    try:
-        return clients.filter(pk=uuid.UUID(search))
-    except ValueError:
-        return clients.filter(name__icontains=search)
+def clients_matching(text: str) -> QuerySet[Client]:
+    """Return the clients whose name contains a text, or whose id begins with it."""
+    matches = Q(name__icontains=text)
+    digits = text.replace("-", "").lower()
+    if digits and set(digits) <= set("0123456789abcdef") and len(digits) <= 32:
+        first, last = (uuid.UUID(digits.ljust(32, filler)) for filler in "0f")
+        matches |= Q(pk__range=(first, last))
+    return Client.objects.filter(matches)
 
 
 def _annotated(model: FederatedModel, clients: QuerySet[Client], order: str) -> QuerySet[Any]:

@@ -302,7 +302,7 @@ def test_a_client_is_shown_with_what_became_of_its_updates() -> None:
 
 
 def test_clients_are_paged_searched_and_ordered() -> None:
-    """A page has 25 clients; a search is for a part of the name, or for an id."""
+    """A page has 25 clients; a search is for a part of the name, or for the beginning of the id."""
     model = make_model(60)
     for number in range(1, 61):
         Client.objects.filter(pk=client_id(number)).update(name=f"site {number:02}")
@@ -312,6 +312,9 @@ def test_clients_are_paged_searched_and_ordered() -> None:
     assert pages[0].total == 60
     assert [row.name for row in client_page(model, search="E 6").rows] == ["site 60"]
     assert [row.name for row in client_page(model, search=str(client_id(7))).rows] == ["site 07"]
+    model.clients.create(uuid="abcdef12-0000-4000-8000-000000000000", name="ward")
+    assert [row.name for row in client_page(model, search="ABCDEF12-00").rows] == ["ward"]
+    assert client_page(model, search="-").total == 0
     empty = client_page(model, search="nobody")
     assert (empty.rows, empty.pages) == ((), 1)
     update(model, 1)
