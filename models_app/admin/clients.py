@@ -21,7 +21,7 @@ from models_app.admin.acting import ActingAdmin
 from models_app.admin.base import ROWS, PagedAdmin, ProtectedAdmin, VisibleModelFilter
 from models_app.admin.client_actions import CLIENT_ACTIONS
 from models_app.admin.links import NOTHING, client_badge, link, moment, number, status_badge
-from models_app.admin.pages import Action, PageAdmin, RecordPage, Table
+from models_app.admin.pages import Button, PageAdmin, RecordPage, Table
 from models_app.models import Client, FederatedModel, ModelUpdate, mark_credentials
 from models_app.overview.clients import clients_matching
 
@@ -95,7 +95,7 @@ class ClientAdmin(ProtectedAdmin, ActingAdmin, PageAdmin):
             title=str(obj),
             parents=[link(model) for model in models],
             badge=self.state(obj),
-            actions=_actions(request, obj),
+            buttons=_buttons(request, obj),
             facts=[
                 ("Last seen", moment(counts["seen"])),
                 ("Updates used", counts["used"]),
@@ -141,7 +141,7 @@ def _latest_updates(client: Client, latest: list[ModelUpdate]) -> Table:
     )
 
 
-def _actions(request: HttpRequest, client: Client) -> list[Action]:
+def _buttons(request: HttpRequest, client: Client) -> list[Button]:
     if not may_change_models(request):
         return []
     names = [("resume_client", "Resume")] if client.paused else [("pause_client", "Pause")]
@@ -150,10 +150,9 @@ def _actions(request: HttpRequest, client: Client) -> list[Action]:
         names.append(("revoke_client", "Revoke"))
     page = "admin:models_app_client_act"
     return [
-        Action(
+        Button(
             text=text,
             url=reverse(page, args=[client.pk, name]),
-            is_dangerous=CLIENT_ACTIONS[name].is_dangerous,
             is_immediate=not CLIENT_ACTIONS[name].title,
         )
         for name, text in names

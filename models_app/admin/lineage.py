@@ -23,7 +23,7 @@ from models_app.admin.links import (
     parents_of,
     used_of,
 )
-from models_app.admin.pages import Action, PageAdmin, RecordPage, Table
+from models_app.admin.pages import Button, PageAdmin, RecordPage, Table
 from models_app.admin.rounds import privacy_facts
 
 
@@ -90,7 +90,7 @@ class ModelAggregateAdmin(RecordAdmin, PageAdmin):
         return RecordPage(
             parents=parents_of(obj, "Lineage"),
             problem=obj.dropped(),
-            actions=_actions(request, obj),
+            buttons=_buttons(request, obj),
             facts=[
                 ("Score", number(obj.validation_score)),
                 ("Made", moment(obj.created_on)),
@@ -132,17 +132,17 @@ def _results(score: models.ClientAggregateScore) -> str:
     )
 
 
-def _actions(request: HttpRequest, obj: models.ModelAggregate) -> list[Action]:
+def _buttons(request: HttpRequest, obj: models.ModelAggregate) -> list[Button]:
     if not may_change_models(request):
         return []
     page, pk = "admin:models_app_federatedmodel_act", obj.federated_model_id
-    actions = [
-        Action(text="Publish", url=reverse(page, args=[pk, "publish"]) + f"?aggregate={obj.pk}")
+    buttons = [
+        Button(text="Publish", url=reverse(page, args=[pk, "publish"]) + f"?aggregate={obj.pk}")
     ]
     if hasattr(obj, "child"):
         url = reverse(page, args=[pk, "rollback"]) + f"?aggregate={obj.pk}"
-        actions.append(Action(text="Roll back to it", url=url, is_dangerous=True))
-    return actions
+        buttons.append(Button(text="Roll back to it", url=url))
+    return buttons
 
 
 @admin.register(models.ClientAggregateScore)

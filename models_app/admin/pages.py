@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
@@ -47,12 +47,11 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Action:
+class Button:
     """A button of a page: it leads to a page that asks for confirmation, or acts immediately."""
 
     text: str
     url: str
-    is_dangerous: bool = False
     is_immediate: bool = False
 
 
@@ -70,7 +69,7 @@ class RecordPage:
     facts : sequence of pairs
         Labels and values.
     tables : sequence of Table
-    actions : sequence of Action
+    buttons : sequence of Button
     title : str
         If it is not the record's name.
     """
@@ -80,7 +79,7 @@ class RecordPage:
     badge: SafeString | str = ""
     problem: str = ""
     tables: Sequence[Table] = ()
-    actions: Sequence[Action] = field(default=())
+    buttons: Sequence[Button] = ()
     title: str = ""
 
 
