@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -11,17 +10,15 @@ from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.db.models import Q
 
-from aggregation.errors import RuleError
 from aggregation.freeze import FreezeSchedule
 from aggregation.optimizers import NO_OPTIMIZER, Optimizer, create_optimizer
 from aggregation.policies import TensorPolicies
-from aggregation.pre_aggregation import build_rule, create_steps
+from aggregation.pre_aggregation import build_rule
 from aggregation.requirements import Requirement, create_requirement
 from aggregation.rules import Rule
-from aggregation.staleness import Staleness, check_discountable, create_staleness
+from aggregation.staleness import Staleness, create_staleness
 from models_app.models.client import Client
-from models_app.privacy import privacy_problem
-from models_app.schemas import SchemaError, compile_schema
+from models_app.validation import problems_of
 
 if TYPE_CHECKING:
     from aggregation.round import SecureTerms
@@ -36,7 +33,7 @@ class FederatedModel(models.Model):
         On saving, if the aggregation rule, the requirement or their arguments are not valid.
     """
 
-    #: Whether whoever creates the model gives it its initial weights in the same transaction.
+    #: Whether the initial weights of a new model are stored in the transaction that creates it.
     initial_weights_follow = True
 
     class UpdateKind(models.TextChoices):
@@ -197,32 +194,7 @@ class FederatedModel(models.Model):
 
     def clean(self) -> None:
         super().clean()
-        problems = {}
-        checks: tuple[tuple[str, Callable[[], object]], ...] = (
-            ("pre_aggregation", lambda: create_steps(self.pre_aggregation)),
-            ("aggregator", self.rule),
-            ("server_optimizer", self.optimizer),
-            ("requirement", self.requirement_object),
-            ("staleness", self.staleness_object),
-            ("tensor_policies", self.checked_policies),
-            ("freeze", self.checked_schedule),
-            ("secure_aggregation", self.checked_secure_aggregation),
-        )
-        for field, check in checks:
-            if "pre_aggregation" in problems and field == "aggregator":
-                continue
-            try:
-                check()
-            except RuleError as error:
-                problems[field] = str(error)
-        if not problems and (problem := self._staleness_problem()):
-            problems["staleness"] = problem
-        if not problems and (problem := privacy_problem(self)):
-            problems["differential_privacy"] = problem
-        try:
-            compile_schema(self.client_agg_results_schema)
-        except SchemaError as error:
-            problems["client_agg_results_schema"] = str(error)
+        problems = problems_of(self)
         if problems:
             raise ValidationError(problems)
 
@@ -233,21 +205,6 @@ class FederatedModel(models.Model):
             self.clean()
             super().save(*args, **kwargs)
 
-    def _staleness_problem(self) -> str | None:
-        """Return why late updates of this model cannot be discounted."""
-        if not self.staleness:
-            return None
-        if self.furthest_base_agg is None:
-            return (
-                "without furthest_base_agg, an update may be as old as it likes: say how many of the "
-                "latest aggregates an update may be based on"
-            )
-        try:
-            check_discountable(self.rule(), self.staleness_object())
-        except RuleError as error:
-            return str(error)
-        return None
-
     def secure_terms(self) -> SecureTerms | None:
         """Return how updates are masked, if they are; raise `RuleError` if the model does not allow it."""
         if not self.secure_aggregation:
@@ -256,13 +213,6 @@ class FederatedModel(models.Model):
         from models_app.secure_aggregation import secure_terms
 
         return secure_terms(self)
-
-    def checked_secure_aggregation(self) -> SecureTerms | None:
-        """Return the terms; raise `RuleError` if they do not fit the model."""
-        terms = self.secure_terms()
-        if terms:
-            self._check_has_weights("clients send masked differences")
-        return terms
 
     def rule(self) -> Rule:
         """Return the aggregation rule with its arguments and the steps before it."""
@@ -276,38 +226,6 @@ class FederatedModel(models.Model):
         """Return the tensors' policies in the round that succeeds the aggregate of a number."""
         schedule = FreezeSchedule.from_json(self.freeze)
         return TensorPolicies.from_list(self.tensor_policies, schedule.frozen_at(number))
-
-    def checked_policies(self) -> TensorPolicies:
-        """Return the policies without the schedule; raise `RuleError` if they do not fit the model."""
-        policies = TensorPolicies.from_list(self.tensor_policies)
-        if policies.needs_parent:
-            self._check_has_weights("clients do not send the tensors that they exclude")
-        return policies
-
-    def checked_schedule(self) -> FreezeSchedule:
-        """Return the schedule of frozen tensors; raise `RuleError` if it does not fit the model."""
-        schedule = FreezeSchedule.from_json(self.freeze)
-        if schedule.alternates and self.furthest_base_agg != 1:
-            raise RuleError(
-                "tensors that are frozen in turn need furthest_base_agg=1: an update that is based on "
-                "an older aggregate has trained the tensors that are frozen now"
-            )
-        if schedule != FreezeSchedule():
-            if self.staleness:
-                raise RuleError(
-                    "frozen tensors cannot be combined with staleness: a late update has trained other "
-                    "tensors"
-                )
-            self._check_has_weights("frozen tensors keep the values of the parent")
-        return schedule
-
-    def _check_has_weights(self, why: str) -> None:
-        """Raise `RuleError` if the model has no weights to start from, and is not about to get some."""
-        is_new = self.pk is None
-        if is_new and self.initial_weights_follow:
-            return
-        if self.current_artifact_id is None and (is_new or not self.aggregates.exists()):
-            raise RuleError(f"{why}: the model needs initial weights")
 
     def requirement_object(self) -> Requirement:
         """Return the requirement with its arguments."""

@@ -8,6 +8,7 @@ from typing import Any
 from aggregation.engine.measure import measures
 from aggregation.errors import Conflict, UpdateRejected
 from aggregation.formats import format_of, peek_layout
+from aggregation.freeze import FreezeSchedule
 from aggregation.layout import DTYPE_NAMES, TensorLayout
 from aggregation.policies import Policy, PolicyMap
 from aggregation.sources import ByteSource
@@ -121,7 +122,7 @@ def check_stored_policies(objects: Objects, model: FederatedModel) -> None:
 def unmatched_globs(model: FederatedModel, layout: TensorLayout) -> list[str]:
     """Return the globs of a model's policies and schedule that match no tensor of a layout."""
     globs = [glob for glob, _ in model.policies().pairs]
-    schedule = model.checked_schedule()
+    schedule = FreezeSchedule.from_json(model.freeze)
     names = [tensor.name for tensor in layout.tensors]
     return [
         glob
