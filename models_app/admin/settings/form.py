@@ -13,14 +13,10 @@ from aggregation.privacy.settings import DifferentialPrivacy
 from aggregation.requirements import known_requirements
 from aggregation.rules import known_rules
 from aggregation.staleness import known_discounts
-from models_app.admin.settings.fields import (
-    ArgumentsField,
-    OptionalField,
-    PoliciesField,
-    ScheduleField,
-    SchemaField,
-    StepsField,
-)
+from models_app.admin.settings.arguments import ArgumentsField, OptionalField
+from models_app.admin.settings.fields import SchemaField
+from models_app.admin.settings.steps import StepsField
+from models_app.admin.settings.tensors import PoliciesField, ScheduleField
 from models_app.models import FederatedModel
 
 #: Fields by which something is chosen that takes arguments, and what there is to choose.
