@@ -15,7 +15,7 @@ from models_app.admin.links import moment, number
 from models_app.control_room.sparkline import sparkline
 from models_app.models import AggregationRound
 from models_app.overview import ModelCard, RoundSummary, State, model_cards
-from models_app.overview.model import in_time
+from models_app.overview.rounds import in_time
 
 #: Cards of a page.
 CARDS = 24

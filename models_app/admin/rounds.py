@@ -27,7 +27,7 @@ from models_app.admin.links import (
 )
 from models_app.admin.pages import Cell, PageAdmin, RecordPage, Table
 from models_app.control_room.charts import BYTES, amount
-from models_app.overview.model import in_time
+from models_app.overview.rounds import in_time
 from models_app.privacy import spent_after
 
 

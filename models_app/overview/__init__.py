@@ -4,16 +4,8 @@ Each function takes a constant number of statements and reads a bounded number o
 clients, updates and rounds there are. Nothing here draws anything.
 """
 
-from models_app.overview.cards import (
-    Alert,
-    AlertKind,
-    ModelCard,
-    RoundSummary,
-    ScorePoint,
-    State,
-    model_card,
-    model_cards,
-)
+from models_app.overview.alerts import Alert, AlertKind
+from models_app.overview.cards import ModelCard, ScorePoint, State, model_card, model_cards
 from models_app.overview.clients import ClientPage, ClientRow, client_page
 from models_app.overview.marks import Mark, MarkKind
 from models_app.overview.model import (
@@ -25,6 +17,7 @@ from models_app.overview.model import (
     Tile,
     model_overview,
 )
+from models_app.overview.rounds import RoundSummary
 
 __all__ = [
     "Alert",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,9 +13,9 @@ from statistics import median
 
 from django.db.models import OuterRef, Q, Subquery, prefetch_related_objects
 from django.utils import timezone
-from django.utils.timesince import timesince
 
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate
+from models_app.overview.alerts import Alert, alerts_of
 from models_app.overview.readiness import (
     Ready,
     count_members,
@@ -24,6 +23,7 @@ from models_app.overview.readiness import (
     count_silent,
     readiness_of,
 )
+from models_app.overview.rounds import RoundSummary, current_rounds, summarize
 from models_app.overview.scores import Scores, scores_by_model
 from models_app.privacy import in_words, spent_by_model, spent_epsilon
 from models_app.requirements import needed_updates, requirement_in_words
@@ -46,23 +46,6 @@ class State(StrEnum):
     WAITING = "waiting"
 
 
-class AlertKind(StrEnum):
-    """What is wrong with a model."""
-
-    PAUSED = "paused"
-    FAILING = "failing"
-    HELD_BACK = "held back"
-    SILENT = "silent"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alert:
-    """Something that an operator should look at, as a sentence."""
-
-    kind: AlertKind
-    text: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class ScorePoint:
     """The score of an aggregate."""
@@ -70,38 +53,6 @@ class ScorePoint:
     aggregate: int
     number: int
     score: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundSummary:
-    """A round in a few numbers.
-
-    Parameters
-    ----------
-    pk : int
-    number, attempt : int
-    state : AggregationRound.State
-    started_on : datetime
-    finished_on : datetime or None
-    seconds : float or None
-        How long it took; None while it runs.
-    used, rejected : int
-        Updates.
-    bytes_read : int
-    error : str
-    """
-
-    pk: int
-    number: int
-    attempt: int
-    state: AggregationRound.State
-    started_on: datetime
-    finished_on: datetime | None
-    seconds: float | None
-    used: int
-    rejected: int
-    bytes_read: int
-    error: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,23 +126,6 @@ class ModelCard:
         return latest.score if latest and latest.number == self.aggregates else None
 
 
-def summarize(round: AggregationRound) -> RoundSummary:
-    """Return a round in a few numbers."""
-    return RoundSummary(
-        pk=round.pk,
-        number=round.number,
-        attempt=round.attempt,
-        state=AggregationRound.State(round.state),
-        started_on=round.started_on,
-        finished_on=round.finished_on,
-        seconds=round.seconds,
-        used=round.updates_used,
-        rejected=round.updates_rejected,
-        bytes_read=round.bytes_read,
-        error=round.error,
-    )
-
-
 def model_card(model: FederatedModel) -> ModelCard:
     """Return the card of one model."""
     (card,) = model_cards([model])
@@ -215,7 +149,7 @@ def model_cards(models: Sequence[FederatedModel], now: datetime | None = None) -
     aggregates = _latest_aggregates(models)
     numbers = {pk: own[-1].number for pk, own in aggregates.items() if own}
     scores = scores_by_model(models, [each for own in aggregates.values() for each in own])
-    rounds = _current_rounds(models)
+    rounds = current_rounds(models)
     members = count_members(models)
     ready = count_ready(models, numbers)
     since = {model.pk: _silent_since(aggregates[model.pk], now) for model in models}
@@ -276,7 +210,7 @@ def _card(
         last_round=summarize(last) if last else None,
         silent=silent,
         silent_since=silent_since,
-        alerts=tuple(_alerts(model, aggregates, last, silent, members, now - silent_since)),
+        alerts=tuple(alerts_of(model, aggregates, last, silent, members, now - silent_since)),
         epsilon=spent_epsilon(model.differential_privacy, spent),
         privacy=in_words(model.differential_privacy, spent),
     )
@@ -290,44 +224,6 @@ def _state(model: FederatedModel, running: AggregationRound | None, may_start: b
     if model.failed_rounds:
         return State.FAILING
     return State.READY if may_start else State.WAITING
-
-
-def _alerts(
-    model: FederatedModel,
-    aggregates: Sequence[ModelAggregate],
-    last: AggregationRound | None,
-    silent: int,
-    members: int,
-    silent_for: timedelta,
-) -> list[Alert]:
-    alerts = []
-    if not model.allow_aggregation:
-        reason = f": {model.pause_reason}" if model.pause_reason else ""
-        alerts.append(Alert(kind=AlertKind.PAUSED, text=f"Paused{reason}"))
-    if model.failed_rounds:
-        rounds = f"{model.failed_rounds} failed round{'s' if model.failed_rounds > 1 else ''}"
-        error = f": {last.error}" if last and last.error else ""
-        alerts.append(Alert(kind=AlertKind.FAILING, text=f"{rounds} in a row{error}"))
-    if len(aggregates) > 1 and (dropped := _dropped(model, *aggregates[-2:])):
-        alerts.append(Alert(kind=AlertKind.HELD_BACK, text=dropped))
-    if silent:
-        text = f"{silent} of {members} clients have sent nothing for {_in_words(silent_for)}"
-        alerts.append(Alert(kind=AlertKind.SILENT, text=text))
-    return alerts
-
-
-def _in_words(duration: timedelta) -> str:
-    """Return a duration such as ``5 hours``: unlike a time, it needs no zone."""
-    now = timezone.now()
-    return timesince(now - duration, now).replace("\xa0", " ")
-
-
-def _dropped(model: FederatedModel, parent: ModelAggregate, latest: ModelAggregate) -> str:
-    """Return by how much the latest aggregate scores worse than its parent, as a sentence."""
-    if latest.parent_id != parent.pk:
-        return ""
-    latest.parent, latest.federated_model = parent, model
-    return latest.dropped()
 
 
 def _latest_aggregates(models: Sequence[FederatedModel]) -> dict[int, list[ModelAggregate]]:
@@ -347,23 +243,6 @@ def _latest_aggregates(models: Sequence[FederatedModel]) -> dict[int, list[Model
         rows = ModelAggregate.objects.filter(reduce(or_, drawn)).defer("score_state")
         for each in rows.order_by("number"):
             found[each.federated_model_id].append(each)
-    return found
-
-
-def _current_rounds(models: Sequence[FederatedModel]) -> dict[int, list[AggregationRound]]:
-    """Return the round of each model that runs, if one does, and the last one that ended."""
-    running = AggregationRound.State.RUNNING
-    own = AggregationRound.objects.filter(federated_model=OuterRef("pk"))
-    newest = own.exclude(state=running).order_by("-pk")
-    chosen = FederatedModel.objects.filter(pk__in=[model.pk for model in models]).annotate(
-        ended=Subquery(newest.values("pk")[:1]),
-        running=Subquery(own.filter(state=running).values("pk")[:1]),
-    )
-    pks = [pk for pair in chosen.values_list("ended", "running") for pk in pair if pk]
-    found = defaultdict(list)
-    rounds = AggregationRound.objects.filter(pk__in=pks)
-    for each in rounds.defer("checkpoint", "workers", "config_snapshot"):
-        found[each.federated_model_id].append(each)
     return found
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from django.db.models import Case, Count, F, QuerySet, TextField, Value, When
 
 from models_app.models import AggregationRound, FederatedModel, ModelAggregate, ModelUpdate
-from models_app.overview.cards import ModelCard, RoundSummary, model_card, summarize
+from models_app.overview.cards import ModelCard, model_card
 from models_app.overview.marks import Mark, marks_of, with_settings
+from models_app.overview.rounds import RoundSummary, in_time, summarize
 from models_app.overview.scores import Scores, scores_by_model
 
 #: The latest aggregates, and rounds that ended, that are drawn.
@@ -287,13 +288,3 @@ def _spread(durations: Durations) -> str:
     if durations.p95 is None:
         return ""
     return f"median of {durations.rounds}; 95th percentile {in_time(durations.p95)}"
-
-
-def in_time(seconds: float | None) -> str:
-    """Return seconds with a unit, with three digits."""
-    if seconds is None:
-        return "none"
-    for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{1000 * seconds:.3g} ms"

@@ -17,7 +17,7 @@ from models_app.control_room import control_room
 from models_app.models import AggregationRound, FederatedModel
 from models_app.overview import ClientRow, Mark, RoundSummary, client_page
 from models_app.overview.clients import BY_LAST_SEEN
-from models_app.overview.model import in_time
+from models_app.overview.rounds import in_time
 
 STYLE = Path(__file__).with_name("report.css")
 
