@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -130,6 +130,16 @@ def units_of(mu_squared: float) -> int:
     return math.ceil(mu_squared / UNIT)
 
 
+def charge_of(private: DifferentialPrivacy) -> int:
+    """Return what a round is charged, in units.
+
+    The number of elements does not change it. It is checked when the settings are stored.
+    """
+    from aggregation.privacy.accounting import charge
+
+    return units_of(charge(private, 1))
+
+
 def spent_units(rounds: QuerySet[AggregationRound]) -> int:
     """Return what rounds have been charged, in units."""
     return int(rounds.filter(privacy_charge__gt=0).aggregate(sum=Sum("privacy_charge"))["sum"] or 0)
@@ -137,13 +147,26 @@ def spent_units(rounds: QuerySet[AggregationRound]) -> int:
 
 def spent_of(model: OuterRef) -> Coalesce:
     """Return what the finished rounds of a model have been charged, in units, as a subquery."""
+    return Coalesce(Subquery(_sums(federated_model=model).values("sum")), 0)
+
+
+def spent_by_model(models: Sequence[FederatedModel]) -> dict[int, int]:
+    """Return what the finished rounds of private models have spent, in units; no statement for others."""
+    private = [model.pk for model in models if model.differential_privacy is not None]
+    if not private:
+        return {}
+    summed = _sums(federated_model__in=private)
+    return {each["federated_model"]: int(each["sum"]) for each in summed}
+
+
+def _sums(**chosen: Any) -> QuerySet[Any, Any]:
+    """Return the sums of the charges of finished rounds, by model."""
     from models_app.models import AggregationRound
 
     charged = AggregationRound.objects.filter(
-        federated_model=model, privacy_charge__gt=0, finished_on__isnull=False
+        privacy_charge__gt=0, finished_on__isnull=False, **chosen
     )
-    summed = charged.order_by().values("federated_model").annotate(sum=Sum("privacy_charge"))
-    return Coalesce(Subquery(summed.values("sum")), 0)
+    return charged.order_by().values("federated_model").annotate(sum=Sum("privacy_charge"))
 
 
 def epsilon_of(units: int, delta: float) -> float:
@@ -167,27 +190,12 @@ def public_privacy(private: dict[str, Any] | None, units: int) -> dict[str, Any]
         return None
     from aggregation.privacy.settings import NEIGHBOURS
 
-    epsilon = round_up(epsilon_of(units, private["delta"]))
-    return {**private, "epsilon": epsilon, "neighbours": NEIGHBOURS}
+    return {**private, "epsilon": spent_epsilon(private, units), "neighbours": NEIGHBOURS}
 
 
 def round_up(epsilon: float) -> float | None:
     """Return an epsilon with six digits after the point, rounded up; None if it is infinite."""
     return math.ceil(epsilon * 1e6) / 1e6 if math.isfinite(epsilon) else None
-
-
-def spent_by_model(models: Sequence[FederatedModel]) -> dict[int, int]:
-    """Return what the finished rounds of private models have spent, in units; no statement for others."""
-    from models_app.models import AggregationRound
-
-    private = [model.pk for model in models if model.differential_privacy is not None]
-    if not private:
-        return {}
-    rounds = AggregationRound.objects.filter(
-        federated_model__in=private, privacy_charge__gt=0, finished_on__isnull=False
-    )
-    summed = rounds.order_by().values("federated_model").annotate(sum=Sum("privacy_charge"))
-    return {each["federated_model"]: int(each["sum"]) for each in summed}
 
 
 def spent_epsilon(private: dict[str, Any] | None, units: int) -> float | None:
@@ -200,11 +208,19 @@ def in_words(private: dict[str, Any] | None, units: int) -> str:
     stated = public_privacy(private, units)
     if stated is None:
         return ""
-    spent = "above 50" if stated["epsilon"] is None else f"{stated['epsilon']:.4f}"
+    from aggregation.privacy.settings import MAX_EPSILON
+
+    epsilon = stated["epsilon"]
+    spent = f"above {MAX_EPSILON:g}" if epsilon is None else f"{epsilon:.4f}"
     return (
         f"epsilon {spent} of {stated['max_epsilon']:g} at delta {stated['delta']:g} "
         f"({stated['neighbours']})"
     )
+
+
+def round_settings(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the noise in what a private round keeps, without those of the account."""
+    return {name: value for name, value in kept.items() if name not in ("charge", "spent")}
 
 
 def privacy_after(made_by: AggregationRound | None) -> dict[str, Any] | None:
@@ -217,10 +233,9 @@ def privacy_after(made_by: AggregationRound | None) -> dict[str, Any] | None:
     """
     if made_by is None or made_by.differential_privacy is None:
         return None
-    kept = {k: v for k, v in made_by.differential_privacy.items() if k not in ("charge", "spent")}
     spent = made_by.differential_privacy["spent"] + made_by.privacy_charge
     return {
-        **(public_privacy(kept, spent) or {}),
+        **(public_privacy(round_settings(made_by.differential_privacy), spent) or {}),
         "mu_squared": made_by.privacy_charge * UNIT,
         "mu_squared_in_all": spent * UNIT,
     }
@@ -239,7 +254,7 @@ def spent_after(made_by: AggregationRound | None) -> str:
 
 def epsilon_of_rounds(noise_multiplier: float, delta: float, rounds: int) -> float | None:
     """Return the epsilon of rounds with the same noise, rounded up; None if it is infinite."""
-    return round_up(epsilon_of(rounds * _charge_of(noise_multiplier), delta))
+    return round_up(epsilon_of(rounds * _charge_with(noise_multiplier), delta))
 
 
 def least_noise(epsilon: float, delta: float, rounds: int) -> float | None:
@@ -251,23 +266,22 @@ def least_noise(epsilon: float, delta: float, rounds: int) -> float | None:
         None if the largest multiplier is too small.
     """
     low, high = 100, 10_000_000  # 0.01 and 1000 are the limits of DifferentialPrivacy.
-    if epsilon_of(rounds * _charge_of(high / 1e4), delta) > epsilon:
+    if epsilon_of(rounds * _charge_with(high / 1e4), delta) > epsilon:
         return None
     while low < high:
         middle = (low + high) // 2
-        if epsilon_of(rounds * _charge_of(middle / 1e4), delta) <= epsilon:
+        if epsilon_of(rounds * _charge_with(middle / 1e4), delta) <= epsilon:
             high = middle
         else:
             low = middle + 1
     return high / 1e4
 
 
-def _charge_of(noise_multiplier: float) -> int:
-    """Return what a round with some noise is charged, in units; the number of elements does not matter."""
-    from aggregation.privacy.accounting import charge
+def _charge_with(noise_multiplier: float) -> int:
+    """Return what a round with some noise is charged, in units."""
     from aggregation.privacy.settings import DifferentialPrivacy
 
-    settings = DifferentialPrivacy(
+    private = DifferentialPrivacy(
         clip_norm=1.0, noise_multiplier=noise_multiplier, cohort=1, delta=1e-5, max_epsilon=1.0
     )
-    return units_of(charge(settings, 1))
+    return charge_of(private)

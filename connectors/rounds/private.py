@@ -17,12 +17,7 @@ from aggregation.round import ResultSink
 from connectors.rounds.selectors import ModelSnapshot
 from connectors.storage.port import Objects
 from models_app.models import AggregationRound, FederatedModel
-from models_app.privacy import (
-    epsilon_of,
-    privacy_of,
-    spent_units,
-    units_of,
-)
+from models_app.privacy import charge_of, epsilon_of, privacy_of, round_settings, spent_units
 
 if TYPE_CHECKING:
     from aggregation.engine.parts import PartData
@@ -85,12 +80,9 @@ class PrivateRounds:
         settings = privacy_of(snapshot.model.differential_privacy)
         if settings is None:
             return None
-        from aggregation.privacy.accounting import charge
-
-        # The number of elements, which `charge` bounds, is checked before they are read.
         return Noise(
             settings=settings,
-            charge=units_of(charge(settings, 1)),
+            charge=charge_of(settings),
             sealed_seed=self.vault.draw(snapshot.model.pk),
         )
 
@@ -139,8 +131,7 @@ def private_rule(round_: AggregationRound) -> PrivateMean | None:
     from aggregation.privacy.rule import PrivateMean
     from aggregation.privacy.settings import DifferentialPrivacy
 
-    settings = {name: value for name, value in kept.items() if name not in ("charge", "spent")}
-    return PrivateMean(DifferentialPrivacy(**settings))
+    return PrivateMean(DifferentialPrivacy(**round_settings(kept)))
 
 
 def record_release(round_: AggregationRound, digest: str) -> None:
