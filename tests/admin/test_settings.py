@@ -230,8 +230,7 @@ def test_every_field_has_a_heading(operator: Visitor) -> None:
 def test_a_model_that_is_added_equals_one_of_the_command(operator: Visitor) -> None:
     """The form's defaults are those of `create_model`: only the name is typed."""
     text = save(operator, ADD, name="by form")
-    if "These are the arguments" in text:
-        pytest.fail("the defaults need arguments")
+    assert "These are the arguments" not in text
     call_command("create_model", "by command", stdout=StringIO(), stderr=StringIO())
     by_form, by_command = (
         dict(FederatedModel.objects.values().get(name=name)) for name in ("by form", "by command")
@@ -253,8 +252,11 @@ def test_the_requirement_is_put_into_words(operator: Visitor) -> None:
 def test_every_input_has_a_label(operator: Visitor) -> None:
     """Each input that is shown is named by a label."""
     model = make_model(2, aggregator="krum", aggregator_args={"f": 1})
-    form = Form(operator.get(settings(model)).text)
+    text = operator.get(settings(model)).text
+    form = Form(text)
+    assert len(form.ids) > 30
     assert form.ids - form.labelled <= {"", "id_action"}
+    assert "What clients send" in text  # Also what can only be read.
 
 
 @pytest.mark.parametrize(

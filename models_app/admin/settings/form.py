@@ -56,8 +56,8 @@ LABELS = {
     "aggregator": "Rule",
     "pre_aggregation": "Steps before the rule",
     "update_kind": "What clients send",
-    "max_num_examples": "Most examples of an update",
-    "furthest_base_agg": "Latest aggregates to be based on",
+    "max_num_examples": "Largest number of examples",
+    "furthest_base_agg": "Latest aggregates allowed as base",
     "staleness": "Discount of late updates",
     "tensor_policies": "Policies of tensors",
     "freeze": "Frozen tensors",
@@ -65,8 +65,8 @@ LABELS = {
     "max_score_drop": "Largest drop of the score",
     "client_agg_results_schema": "Schema of scores",
     "update_schema": "Schema of updates",
-    "target_round_seconds": "Seconds of a round",
-    "max_functions": "Functions of a round",
+    "target_round_seconds": "Target duration of a round",
+    "max_functions": "Largest number of functions",
 }
 
 
@@ -114,6 +114,7 @@ class FederatedModelForm(ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = FederatedModel
+        labels = LABELS  # Read-only fields have theirs from here.
         exclude = ("clients",)  # There may be many thousands: see MembershipAdmin.
 
     def __init__(self, *args: Any, **options: Any) -> None:
