@@ -23,7 +23,7 @@ MAX_SECONDS, MAX_PARAMETERS = 1.0, 1000
 
 
 def costs(url: str, clients: int, rounds: int) -> list[dict[str, Any]]:
-    """Measure in a process of its own, with the admin enabled, on an empty database.
+    """Measure in a process of its own, with the console, on an empty database.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def report(rows: list[dict[str, Any]], clients: int, rounds: int) -> str:
         "",
         f"By `make bench-scale` on {os.cpu_count()} cores: {clients:,} clients and "
         f"{clients * rounds:,} updates of a model in an embedded PostgreSQL, and {MODELS} further models "
-        "of which all clients are members. Each page that the admin's URLs have is opened once, lists also "
-        "with each filter, order and search, and each command runs once, after one page that compiles "
+        "of which all clients are members. Each page that the console's URLs have is opened once, lists "
+        "also with each filter, order and search, and each command runs once, after one page that compiles "
         "templates.",
         "",
         "|  | figure | bar |  |",

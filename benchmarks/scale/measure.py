@@ -78,7 +78,7 @@ def measured(cost: Cost) -> Iterator[None]:
 
 
 def page_costs(model: FederatedModel) -> Iterator[Cost]:
-    """Yield the costs of the admin's pages."""
+    """Yield the costs of the console's pages."""
     browser = Browser(headers={"host": "localhost"})
     browser.force_login(get_user_model().objects.create_superuser("root"))
     for path in paths(model):

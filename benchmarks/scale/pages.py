@@ -14,7 +14,7 @@ from django.utils.http import urlencode
 
 from models_app.models import Client, FederatedModel
 
-#: Pages that are no pages of rows: they end the session, redirect, answer scripts, or need parameters.
+#: Addresses that show no rows: they end the session, redirect, answer scripts, or need parameters.
 OTHERS = {
     *("login", "logout", "jsi18n", "view_on_site", "autocomplete"),
     *("password_change", "password_change_done", "app_list"),
