@@ -118,7 +118,7 @@ def test_a_download_continues_where_it_broke(tmp_path: Path) -> None:
 
 
 def test_a_download_that_stands_still_is_given_up() -> None:
-    """A server that sends no further byte is asked six times, not for ever."""
+    """A server that sends no further byte is asked six times, not without end."""
     starts = []
 
     def serve(handler: BaseHTTPRequestHandler) -> None:
