@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from aggregation.round.masked_sum import MaskedSum
 from aggregation.rules import create_rule
 from aggregation.sources import Buffer, ByteSource, FileSource
 from aggregation.weights import Weights
+from benchmarks.fanout.throttle import RateLimit
 from benchmarks.report import Bar, table
 from mask_keeper.sums import part_elements_of, sum_of_masks
 
@@ -59,24 +59,8 @@ class LimitedSource:
         self.size = source.size
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
-        self._limit.wait(len(buffer))
+        self._limit.take(len(buffer))
         self._source.read_into(offset, buffer)
-
-
-class RateLimit:
-    """Lets all readers together read so many bytes in a second."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def wait(self, nbytes: int) -> None:
-        """Wait until these bytes would have arrived."""
-        with self._lock:
-            self._free_at = max(self._free_at, time.monotonic()) + nbytes / self._rate
-            pause = self._free_at - time.monotonic()
-        time.sleep(max(pause, 0.0))
 
 
 def main() -> int:
