@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,14 +9,14 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from . import limits
-from .api import Api, request_json
+from .api import Api
 from .client import Client
+from .enrollment import enroll
 from .errors import BadArgument
 from .frameworks import arrays_of, load_into
-from .https import check_url
 from .pointer import Latest
 from .private import Identity, load_identity
-from .profiles import Profile, load_profile, profile_path, save_profile
+from .profiles import Profile, load_profile
 from .progress import progress_bar
 from .readiness import ModelProgress, read_progress
 from .sessions import load_residual, save_sent
@@ -118,35 +116,9 @@ class Federation:
     ) -> Federation:
         """Enroll with a one-time token from the operator, and save the secret in a profile.
 
-        The secret is saved before it is used, so that an interrupted call can be repeated, and a call
-        with a wrong URL can be followed by one with the right URL.
-
-        Raises
-        ------
-        BadArgument
-            If the URL is not one, or the profile belongs to another client already.
-        AccessDenied
-            If the token is unknown, used or expired.
+        The parameters and errors are those of `federated_client.enrollment.enroll`.
         """
-        check_url(url)
-        saved = load_profile(profile) if profile_path(profile).exists() else None
-        if saved and saved.client:
-            raise BadArgument(
-                f"the profile {profile!r} is in use, for {saved.url}: choose another profile"
-            )
-        if saved is None or saved.url.rstrip("/") != url.rstrip("/"):
-            # A secret that another server may have registered is never shown to this one.
-            saved = Profile(url=url, client="", secret=secrets.token_urlsafe(32))
-            save_profile(profile, saved)
-        body = {
-            "token": token,
-            "name": name,
-            "secret_hash": hashlib.sha256(saved.secret.encode()).hexdigest(),
-        }
-        found = request_json(f"{url.rstrip('/')}/v1/enroll", "POST", body)
-        models = tuple(int(each) for each in found["models"])
-        enrolled = Profile(url=url, client=found["client"], secret=saved.secret, models=models)
-        save_profile(profile, enrolled)
+        models = enroll(url, token, name=name, profile=profile).models
         return cls(profile=profile, model_id=models[0] if len(models) > 1 else None)
 
     @property
