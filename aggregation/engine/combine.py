@@ -23,15 +23,10 @@ from numpy.typing import NDArray
 
 from aggregation.engine.blocks import Slice
 from aggregation.engine.measure import select
+from aggregation.engine.outcome import Checkpoint, Combined
 from aggregation.engine.output import Progress, Sink
 from aggregation.engine.passes import BlockResult, Passes
-from aggregation.engine.plan import (
-    DEFAULT_RESOURCES,
-    Checkpoint,
-    Combination,
-    Combined,
-    Resources,
-)
+from aggregation.engine.plan import DEFAULT_RESOURCES, Combination, Resources
 from aggregation.engine.ranges import part_bytes_of
 from aggregation.engine.result import ResultWriter, check_part_sizes
 from aggregation.engine.slices import combine_slice, stretches

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from aggregation.engine.outcome import Checkpoint, Measuring
 from aggregation.engine.passes import Passes
-from aggregation.engine.plan import Checkpoint, Combination, Measuring
+from aggregation.engine.plan import Combination
 from aggregation.engine.segments import (
     OVERSIZED,
     Centre,
@@ -45,7 +46,7 @@ def select(
     -------
     selection : Selection
     norms : sequence of float, optional
-        See `aggregation.engine.plan.Combined`.
+        See `aggregation.engine.outcome.Combined`.
     """
     work = passes.work
     known = work.base_statistics()

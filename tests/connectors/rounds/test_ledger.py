@@ -15,7 +15,7 @@ from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from aggregation.engine.plan import Combined
+from aggregation.engine.outcome import Combined
 from aggregation.errors import TemporarilyUnavailable
 from aggregation.round import Claim, RoundAnswer, RoundResult, Status
 from aggregation.rules import Selection

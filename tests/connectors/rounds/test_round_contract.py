@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregation.engine.plan import Combined
+from aggregation.engine.outcome import Combined
 from aggregation.errors import LeaseLost
 from aggregation.round import Claim, RoundResult, Status, run_round
 from aggregation.rules import Selection
