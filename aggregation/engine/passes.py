@@ -12,10 +12,11 @@ import numpy as np
 
 from aggregation.engine import arithmetic
 from aggregation.engine.arithmetic import BadValue
-from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, BlockReader, Slice
+from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, Slice
 from aggregation.engine.chunks import chunk_elements, cut_again, cuts
 from aggregation.engine.plan import Combination, Resources
 from aggregation.engine.ranges import CELL
+from aggregation.engine.reader import BlockReader
 from aggregation.engine.state import OptimizerState
 from aggregation.errors import InvalidWeights, OutOfTime
 from aggregation.rules.sums import GROUP

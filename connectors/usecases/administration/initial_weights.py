@@ -6,7 +6,7 @@ import numpy as np
 from django.conf import settings
 
 from aggregation.engine.arithmetic import bad_values
-from aggregation.engine.blocks import BlockReader
+from aggregation.engine.reader import BlockReader
 from aggregation.errors import InvalidWeights, UpdateRejected
 from aggregation.formats import Spool, format_of, open_weights
 from aggregation.policies import OPTIMIZE_ALL, PolicyMap

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import aggregation.engine.passes
 from aggregation.engine import Combination, Resources
-from aggregation.engine.blocks import Block, BlockOnDemand, BlockReader
+from aggregation.engine.blocks import Block, BlockOnDemand
+from aggregation.engine.reader import BlockReader
 from aggregation.errors import InvalidWeights, OutOfTime, UpdatesRejected
 from aggregation.formats import Spool, open_weights
 from aggregation.policies import OPTIMIZE_ALL, TensorPolicies
