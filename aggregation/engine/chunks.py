@@ -10,6 +10,9 @@ from aggregation.engine.parts import PARTS_IN_FLIGHT
 from aggregation.engine.ranges import CELL
 from aggregation.engine.state import OptimizerState
 from aggregation.layout import TensorLayout
+from aggregation.rules.sums import GROUP
+
+FLOAT64_BYTES = 8
 
 
 def chunk_elements(
@@ -34,6 +37,15 @@ def chunk_elements(
     if chunk >= CELL:
         chunk -= chunk % CELL
     return min(chunk, -(-layout.size // CELL) * CELL)
+
+
+def rows_on_demand(layout: TensorLayout, *, takes_steps: bool) -> int:
+    """Return how many rows are in memory while a linear rule reads them on demand, in the model's dtypes.
+
+    They are those of a group, that of the parent, and in float64 those of a sum and of an optimizer's step.
+    """
+    in_float64 = 8 if takes_steps else 3
+    return GROUP + 1 + in_float64 * FLOAT64_BYTES // layout.itemsize
 
 
 def cuts(start: int, stop: int, ends: Iterable[int], chunk: int) -> Iterator[tuple[int, int]]:

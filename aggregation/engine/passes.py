@@ -13,13 +13,12 @@ import numpy as np
 from aggregation.engine import arithmetic
 from aggregation.engine.arithmetic import BadValue
 from aggregation.engine.blocks import BLOCKS_IN_FLIGHT, Block, BlockOnDemand, Slice
-from aggregation.engine.chunks import chunk_elements, cut_again, cuts
+from aggregation.engine.chunks import chunk_elements, cut_again, cuts, rows_on_demand
 from aggregation.engine.plan import Combination, Resources
 from aggregation.engine.ranges import CELL
 from aggregation.engine.reader import BlockReader
 from aggregation.engine.state import OptimizerState
 from aggregation.errors import InvalidWeights, OutOfTime
-from aggregation.rules.sums import GROUP
 from aggregation.weights import Weights
 
 #: Elements that are combined at once. A float64 row of them stays in cache, and they are so many that
@@ -30,8 +29,6 @@ SLICE = 32 << 10
 #: The most elements of each update that a thread reads at once. With fewer, the threads wait for the
 #: interpreter lock more often: with a third, a mean took a third longer on a busy machine.
 PIECE = 96 << 10
-
-FLOAT64_BYTES = 8
 
 #: The most files that are held open; processes may open 1024 on most systems. Others are opened for
 #: each read.
@@ -149,9 +146,8 @@ class Passes:
         chunk = self._fitting(reader, PIECE if linear else SLICE)
         ranges = cuts(start, stop, ends, chunk)
         if linear:
-            larger = cuts(
-                start, stop, ends, self._fitting(reader, PIECE, rows=self._rows_on_demand)
-            )
+            rows = rows_on_demand(self.work.layout, takes_steps=self.work.takes_steps)
+            larger = cuts(start, stop, ends, self._fitting(reader, PIECE, rows=rows))
             ranges = cut_again(larger, chunk, unless=reader.is_read_on_demand)
         yield from self._each_here(reader, function, members, ranges, stop, SLICE, on_demand=linear)
 
@@ -191,13 +187,6 @@ class Passes:
             reader, function, members, ranges, stop, elements, on_demand=False
         )
 
-    @property
-    def _rows_on_demand(self) -> int:
-        """The rows whose bytes are in memory while rows are read on demand: of a group, of the parent, and
-        in float64 those of a sum and of an optimizer's step."""
-        in_float64 = 8 if self.work.takes_steps else 3
-        return GROUP + 1 + in_float64 * FLOAT64_BYTES // self.work.layout.itemsize
-
     def _fitting(
         self, reader: BlockReader, elements: int, at_least: int = 1, rows: int | None = None
     ) -> int:
@@ -207,10 +196,8 @@ class Passes:
         """
         pieces = max(BLOCKS_IN_FLIGHT, self.resources.workers)
         layout, memory = self.work.layout, self.resources.memory_bytes
-        fitting = chunk_elements(
-            layout, min(rows or len(reader), len(reader)), memory, at_least, pieces, reader.state
-        )
-        return min(fitting, elements)
+        rows = min(rows or len(reader), len(reader))
+        return min(elements, chunk_elements(layout, rows, memory, at_least, pieces, reader.state))
 
     def _each_here(
         self,
