@@ -46,28 +46,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     _check_optimizer(parser, options, settings["optimizer"])
     _check_files(parser, options)
-    rejected: dict[str, str] = {}
-
-    def on_rejected(path: str, reason: str) -> None:
-        rejected[path] = reason
-        terminal.print(f"left out: {path}: {reason}")
-
+    run = _explain if explains else _aggregate
     try:
         with _exit_on_signals(), Spool() as spool:
-            files = FileRound(**settings, spool=spool, on_rejected=on_rejected)
-            if explains:
-                _print_explanation(*files.explain(), rejected, as_json=options.json)
-                return 0
-            combined = files.run(options.out, options.optimizer_state_out, terminal.draw_bar)
+            text = run(options, settings | {"spool": spool}, terminal)
     except KeyboardInterrupt:
         terminal.print("no result: interrupted")
         return 128 + signal.SIGINT
     except (AggregationError, OSError) as error:
         terminal.print(f"no result: {error}")
         return 1
-    print(f"{options.out}: {options.rule} of {len(combined.selection.members)} updates")
-    print(statement_of(settings["rule"]), end="")
+    print(text)
     return 0
+
+
+def _aggregate(options: Namespace, settings: Mapping[str, Any], terminal: Terminal) -> str:
+    """Write the result; return a line on it, and one on the guarantee of a private rule."""
+    files = FileRound(**settings, on_rejected=terminal.print_rejection)
+    combined = files.run(options.out, options.optimizer_state_out, terminal.draw_bar)
+    line = f"{options.out}: {options.rule} of {len(combined.selection.members)} updates\n"
+    return (line + statement_of(settings["rule"])).rstrip()
+
+
+def _explain(options: Namespace, settings: Mapping[str, Any], terminal: Terminal) -> str:
+    """Return a table, or JSON, of what the rule makes of the files."""
+    rejected: dict[str, str] = {}
+
+    def on_rejected(path: str, reason: str) -> None:
+        rejected[path] = reason
+        terminal.print_rejection(path, reason)
+
+    paths, info = FileRound(**settings, on_rejected=on_rejected).explain()
+    if options.json:
+        return _as_json(paths, info, rejected)
+    names = [os.path.basename(path) for path in paths]
+    return info.table(names if len(set(names)) == len(names) else paths)
 
 
 def _settings(options: Namespace) -> dict[str, Any]:
@@ -102,19 +115,13 @@ def _settings(options: Namespace) -> dict[str, Any]:
     }
 
 
-def _print_explanation(
-    paths: Sequence[str], info: AggregationInfo, rejected: Mapping[str, str], *, as_json: bool
-) -> None:
-    if not as_json:
-        names = [os.path.basename(path) for path in paths]
-        print(info.table(names if len(set(names)) == len(names) else paths))
-        return
+def _as_json(paths: Sequence[str], info: AggregationInfo, rejected: Mapping[str, str]) -> str:
     rows = [
         {"update": path, **_finite(row), "distances": _finite(dict(zip(paths, apart, strict=True)))}
         for path, row, apart in zip(paths, info.rows(), info.distances, strict=True)
     ]
     found = {"updates": rows, "rejected": rejected, "max_hostile": info.max_hostile}
-    print(json.dumps(found, indent=2))
+    return json.dumps(found, indent=2)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +142,10 @@ class Terminal:
         self._bar_is_open = share < 1.0
         end = "" if self._bar_is_open else "\n"
         print(f"\r[{'#' * int(40 * share):<40}] {share:4.0%}", end=end, file=sys.stderr, flush=True)
+
+    def print_rejection(self, path: str, reason: str) -> None:
+        """Print that a file is left out."""
+        self.print(f"left out: {path}: {reason}")
 
     def print(self, line: str) -> None:
         """Print a line, below the bar if one is drawn."""
