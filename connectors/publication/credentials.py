@@ -19,15 +19,13 @@ from django.db.models import F, Q
 
 from aggregation.errors import ObjectMissing, TemporarilyUnavailable, UpdateRejected
 from connectors.errors import translate_database_errors
+from connectors.publication.replacement import replace_document
 from connectors.storage.keys import credentials_key
-from connectors.storage.port import Objects, PreconditionFailed, read_small
+from connectors.storage.port import Objects, read_small
 from models_app.models import Client
 
 #: Documents that one call writes: no statement has more than 1,000 parameters.
 MAX_DOCUMENTS = 400
-
-#: Attempts to replace a document that others are writing at the same time.
-TRIES = 5
 
 #: A document has a hash and the ids of a client's models.
 MAX_BYTES = 1 << 20
@@ -83,16 +81,13 @@ def write_credentials(objects: Objects, chosen: Q = PENDING) -> list[Credentials
 def _write(objects: Objects, credentials: Credentials) -> None:
     """Write a document, unless a newer one is there."""
     key = credentials_key(credentials.client_id)
-    for _ in range(TRIES):
+
+    def attempt() -> None:
         version, etag = _written_version(objects, key)
-        if version >= credentials.version > 0:
-            return
-        try:
+        if not version >= credentials.version > 0:
             objects.replace(key, credentials.document(), etag=etag)
-        except PreconditionFailed:
-            continue
-        return
-    raise TemporarilyUnavailable(f"{key} is being written by many at once")
+
+    replace_document(key, attempt)
 
 
 def _written_version(objects: Objects, key: str) -> tuple[int, str]:

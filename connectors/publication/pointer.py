@@ -24,26 +24,22 @@ from django.db.models import F, OuterRef, QuerySet, Subquery
 from aggregation.errors import (
     AggregationError,
     ObjectMissing,
-    TemporarilyUnavailable,
     UpdateRejected,
 )
 from aggregation.formats import format_of
 from aggregation.freeze import FreezeSchedule
 from aggregation.layout import DTYPE_NAMES
 from connectors.errors import UnknownModel, translate_database_errors
+from connectors.publication.replacement import replace_document
 from connectors.storage.keys import pointer_key
 from connectors.storage.port import (
     Objects,
-    PreconditionFailed,
     StoredObject,
     read_small,
     stored_layout,
 )
 from models_app.models import FederatedModel, ModelAggregate
 from models_app.privacy import public_privacy, spent_of
-
-#: Attempts to replace a pointer that others are writing at the same time.
-TRIES = 5
 
 #: The layouts of models have up to some 20,000 tensors. A pointer to a model that has more leaves it out.
 MAX_LAYOUT_BYTES = 2 << 20
@@ -134,21 +130,20 @@ def write_pointer(objects: Objects, model_id: int) -> Latest | None:
     TemporarilyUnavailable
         If the database or storage did not answer; the next sweep tries again.
     """
-    for _ in range(TRIES):
+
+    def attempt() -> Latest | None:
         found, etag = _read_pointer(objects, model_id)
-        state = _model_state(model_id)  # Read after the pointer, so that it is at least as new.
+        state = _model_state(model_id)
         if state is None:
             return None
         latest = _latest(objects, state)
         body = json.dumps(asdict(latest)).encode()
-        try:
-            if body != found:
-                objects.replace(pointer_key(model_id), body, etag=etag)
-        except PreconditionFailed:
-            continue
+        if body != found:
+            objects.replace(pointer_key(model_id), body, etag=etag)
         record_pointer(model_id, _digest(state))
         return latest
-    raise TemporarilyUnavailable(f"{pointer_key(model_id)} is being written by many at once")
+
+    return replace_document(pointer_key(model_id), attempt)
 
 
 def try_write_pointer(objects: Objects, model_id: int) -> str:

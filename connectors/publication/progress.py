@@ -1,8 +1,6 @@
 """`aggregates/<model>/progress.json`: how many updates are ready for a model's next round, for the API.
 
-The object follows the database. As with `latest.json`, the object in its place is looked at first, then the
-database is read, and the object is replaced only if it is still the same one, so that a slow writer never
-restores older numbers.
+It is replaced as `latest.json` is: see `connectors.publication.replacement`.
 """
 
 from __future__ import annotations
@@ -16,21 +14,19 @@ from django.conf import settings
 from django.db.models import Count, Min, OuterRef, Subquery
 from django.db.models.functions import Now
 
-from aggregation.errors import AggregationError, ObjectMissing, TemporarilyUnavailable
+from aggregation.errors import AggregationError, ObjectMissing
 from aggregation.requirements import Readiness, Requirement
 from connectors.errors import UnknownModel, translate_database_errors
+from connectors.publication.replacement import replace_document
 from connectors.rounds.selectors import members_of, ready_updates
 from connectors.storage.keys import progress_key
-from connectors.storage.port import Objects, PreconditionFailed
+from connectors.storage.port import Objects
 from models_app.models import FederatedModel, ModelAggregate
 from models_app.requirements import needed_updates, requirement_in_words
 
 #: While no more updates than these are ready, all their clients' documents say how many are. Beyond, only
 #: the documents of clients whose own updates have changed are written. The cost estimate knows it, too.
 MAX_REFRESHED = 16
-
-#: Attempts to replace an object that others are writing at the same time.
-TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +94,15 @@ def write_progress(objects: Objects, model_id: int) -> tuple[Progress, list[int]
     TemporarilyUnavailable
     """
     key = progress_key(model_id)
-    for _ in range(TRIES):
+
+    def attempt() -> tuple[Progress, list[int]]:
         etag = _etag(objects, key)
-        with translate_database_errors():  # After the object was looked at: at least as new.
+        with translate_database_errors():
             progress, few = read_progress(model_id)
-        try:
-            objects.replace(key, json.dumps(asdict(progress)).encode(), etag=etag)
-        except PreconditionFailed:
-            continue
+        objects.replace(key, json.dumps(asdict(progress)).encode(), etag=etag)
         return progress, few
-    raise TemporarilyUnavailable(f"{key} is being written by many at once")
+
+    return replace_document(key, attempt)
 
 
 def try_write_progress(objects: Objects, model_id: int) -> str:

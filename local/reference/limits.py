@@ -15,6 +15,7 @@ SECTIONS = {
     "Scores": "connectors/intake/scores.py",
     "Events": "connectors/publication/outbox.py",
     "The pointer": "connectors/publication/pointer.py",
+    "Documents that follow the database": "connectors/publication/replacement.py",
     "Weights of clients": "aggregation/formats/limits.py",
     "The engine": "aggregation/engine/ranges.py",
     "Passes over the updates": "aggregation/engine/passes.py",

@@ -335,7 +335,7 @@ def test_a_failed_command_returns_its_output(monkeypatch: pytest.MonkeyPatch) ->
 def test_warnings_are_returned_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     """The standard error of a command is not mixed with the output, which scripts parse."""
     put("artifacts/initial/digits.safetensors", WEIGHTS)
-    monkeypatch.setattr("connectors.publication.pointer.TRIES", 0)
+    monkeypatch.setattr("connectors.publication.replacement.TRIES", 0)
     arguments = ["digits", "--initial", GIVEN, "--json"]
     answer = operate({"command": "create_model", "arguments": arguments})
     assert json.loads(answer["output"])["clients"] == []

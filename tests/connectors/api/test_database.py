@@ -20,7 +20,7 @@ from aggregation.errors import TemporarilyUnavailable
 from connectors import application
 from connectors.api.enrollment import enroll
 from connectors.api.problems import Problem
-from connectors.publication import credentials
+from connectors.publication import replacement
 from connectors.publication.credentials import PENDING, write_credentials
 from connectors.publication.status import MAX_UPDATES, write_statuses
 from connectors.storage.keys import credentials_key
@@ -280,7 +280,7 @@ def test_a_document_that_many_write_is_left_to_the_sweep(monkeypatch: pytest.Mon
     model = make_model(0)
     client = Client.objects.get(pk=enrolled(model).client_id)
     set_paused(client, paused=True)
-    monkeypatch.setattr(credentials, "TRIES", 0)
+    monkeypatch.setattr(replacement, "TRIES", 0)
     with pytest.raises(TemporarilyUnavailable, match="many at once"):
         write_credentials(application.objects())
     assert Client.objects.filter(PENDING).exists()
