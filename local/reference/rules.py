@@ -39,40 +39,36 @@ def rules_page() -> str:
 
 
 def _step(step: Any) -> Iterator[str]:
-    text = describe(step)
     yield f"### {step.name}"
-    yield text
-    yield table(["argument", "type", "default", "bounds", "meaning"], _arguments(step))
-    if step.needs_gram:
-        yield "Measures the inner products of all pairs of updates."
-    elif step.needs_norms:
-        yield "Measures the distance of each update from the previous aggregate."
-    if step.on_differences:
-        yield "Needs a previous aggregate or an initial model."
+    yield describe(step)
+    yield from _arguments(step)
+    yield from _needs(step)
     if step.needs_seed:
         yield "Draws a secret seed for each round, which is stored with the round."
 
 
 def _rule(rule: Any) -> Iterator[str]:
-    text = describe(rule)
     yield f"## {rule.name}"
     if rule.aliases:
         yield "Also " + ", ".join(map(code, rule.aliases)) + "."
-    yield text
-    rows = _arguments(rule)
-    if rows:
-        yield table(["argument", "type", "default", "bounds", "meaning"], rows)
+    yield describe(rule)
+    yield from _arguments(rule)
     yield " ".join(_costs(rule))
 
 
 def _costs(rule: Any) -> Iterator[str]:
     passes = "twice" if rule.needs_gram or rule.needs_norms else "once"
     yield f"Reads the updates {passes}."
-    if rule.needs_gram:
+    yield from _needs(rule)
+
+
+def _needs(kind: Any) -> Iterator[str]:
+    """Yield what a rule or a step measures, and whether it needs a parent."""
+    if kind.needs_gram:
         yield "Measures the inner products of all pairs of updates."
-    elif rule.needs_norms:
+    elif kind.needs_norms:
         yield "Measures the distance of each update from the previous aggregate."
-    if rule.on_differences:
+    if kind.on_differences:
         yield "Needs a previous aggregate or an initial model."
 
 
@@ -95,12 +91,9 @@ def optimizers_page() -> str:
 
 
 def _optimizer(optimizer: Any) -> Iterator[str]:
-    text = describe(optimizer)
     yield f"## {optimizer.name}"
-    yield text
-    rows = _arguments(optimizer)
-    if rows:
-        yield table(["argument", "type", "default", "bounds", "meaning"], rows)
+    yield describe(optimizer)
+    yield from _arguments(optimizer)
     slots = optimizer.slots
     if slots:
         numbers = "a float64" if slots == 1 else f"{slots} float64"
@@ -121,19 +114,18 @@ def requirements_page() -> str:
 
 
 def _requirement(kind: Any) -> Iterator[str]:
-    text = describe(kind)
     yield f"## {kind.name}"
-    yield text
-    rows = _arguments(kind)
-    if rows:
-        yield table(["argument", "type", "default", "bounds", "meaning"], rows)
+    yield describe(kind)
+    yield from _arguments(kind)
 
 
-def _arguments(kind: Any) -> list[list[str]]:
+def _arguments(kind: Any) -> Iterator[str]:
+    """Yield the table of the arguments, if there are some."""
     rows = []
     for each in arguments_of(kind):
         default = (
             "required" if each.is_required else "" if each.default is None else code(each.default)
         )
         rows.append([code(each.name), each.noun, default, each.bounds, each.meaning])
-    return rows
+    if rows:
+        yield table(["argument", "type", "default", "bounds", "meaning"], rows)
