@@ -47,6 +47,6 @@ def test_a_notebook_runs_and_holds_its_output(path: Path) -> None:
 
 
 def test_both_notebooks_are_there() -> None:
-    """The documentation links to them."""
+    """The notebooks to which the documentation links are those that are run."""
     names = [path.stem for path in NOTEBOOKS]
     assert names == ["choose-a-rule", "from-notebook-to-federation"]

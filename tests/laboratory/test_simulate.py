@@ -139,7 +139,7 @@ def test_bad_updates_are_rejected_with_their_reason() -> None:
 
 @pytest.mark.parametrize("attack", sorted(ATTACKS))
 def test_every_attack_can_be_named(attack: str) -> None:
-    """Hostile clients are marked; they harm the mean more than the median."""
+    """Under each attack hostile clients are marked, and all clients send an update."""
     poison = {"poison": lambda target: 9 - target} if attack == "labels" else {}
     options: dict[str, Any] = {"attack": attack, "hostile": [5, 6], **poison}
     history = run(**options)
