@@ -21,14 +21,14 @@ from .arguments import (
     open_file,
     stated_counts,
 )
-from .errors import AccessDenied, BadArgument, ClientError, CredentialsInvalid, NotThere
+from .errors import BadArgument, ClientError, NotThere
 from .frozen import FrozenTensors
 from .personal import personal_arrays, personal_names, put_back
 from .pointer import Latest, read_pointer, visible_pointer
 from .private import Identity, Masking
 from .scores import encode_score
 from .status import Status, parse_status, status_key
-from .storage import Progress, Storage
+from .storage import Progress, Storage, visible
 from .update import Update, metadata_of, new_name, prepare, warn_if_capped
 from .waiting import storage_state, wait_for_aggregate
 from .weights import FORMAT, Arrays, Weights, as_arrays, decode_with_layout, encode, layout_of_file
@@ -276,12 +276,8 @@ class Client:
         StorageUnreachable, CredentialsInvalid
         """
         key = status_key(self._model_id, self._client_id)
-        try:
-            return parse_status(self._storage.get(key, attempts=attempts))
-        except CredentialsInvalid:
-            raise
-        except (NotThere, AccessDenied):
-            return None
+        body = visible(partial(self._storage.get, key, attempts=attempts))
+        return None if body is None else parse_status(body)
 
     def report_score(
         self, *, num_examples: SupportsIndex, aggregate: Latest | None = None, **results: Any

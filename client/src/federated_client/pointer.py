@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from . import limits
 from ._core.errors import RuleError
 from ._core.policies import TensorPolicies
 from .errors import AccessDenied, BadDownload, CredentialsInvalid, NotThere
-from .storage import Storage
+from .storage import Storage, visible
 
 UPDATE_KINDS = ("weights", "differences")
 
@@ -104,12 +104,7 @@ def read_pointer(storage: Storage, model_id: int, attempts: int) -> Latest:
 
 def visible_pointer(storage: Storage, model_id: int) -> Latest | None:
     """Return the latest weights; None where the model has none, or they cannot be seen."""
-    try:
-        return read_pointer(storage, model_id, limits.ATTEMPTS)
-    except CredentialsInvalid:
-        raise
-    except (NotThere, AccessDenied):
-        return None
+    return visible(partial(read_pointer, storage, model_id, limits.ATTEMPTS))
 
 
 def parse_pointer(body: bytes, key: str) -> Latest:

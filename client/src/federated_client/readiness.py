@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
-from .errors import AccessDenied, CredentialsInvalid, NotThere
-from .storage import Storage
+from .storage import Storage, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +35,14 @@ class ModelProgress:
 
 def read_progress(storage: Storage, model_id: int) -> ModelProgress | None:
     """Return the progress of a model; None if it is not known, as without the API."""
+    body = visible(partial(storage.get, f"aggregates/{model_id}/progress.json"))
     try:
-        found = json.loads(storage.get(f"aggregates/{model_id}/progress.json"))
+        found = json.loads(body or b"null")
         return ModelProgress(
             ready=int(found["ready"]),
             needed=int(found["needed"]),
             requirement=str(found["requirement"]),
             deadline=found["deadline"],
         )
-    except CredentialsInvalid:
-        raise
-    except (NotThere, AccessDenied, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

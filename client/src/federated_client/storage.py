@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 from . import limits
-from .errors import StorageUnreachable
+from .errors import AccessDenied, CredentialsInvalid, NotThere, StorageUnreachable
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,22 @@ def retry(
             pause = random.uniform(0, min(longest, limits.MAX_PAUSE_SECONDS))
             logger.warning("%s; attempt %d of %d follows", error, failures + 1, attempts)
             time.sleep(max(pause, error.retry_after))
+
+
+def visible(read: Callable[[], T]) -> T | None:
+    """Return what is read from storage; None if it does not exist, or this client may not see it.
+
+    Raises
+    ------
+    CredentialsInvalid
+        If the credentials are the reason.
+    """
+    try:
+        return read()
+    except CredentialsInvalid:
+        raise
+    except (NotThere, AccessDenied):
+        return None
 
 
 @contextmanager
