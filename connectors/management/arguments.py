@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-#: More rows than anybody reads.
+#: More rows than a command is useful for.
 MAX_ROWS = 1_000_000
 
 #: Nothing in a bucket or a database is older.

@@ -216,7 +216,6 @@ def test_a_copy_of_the_database_is_useless_after_the_destruction(run_command: Ru
 def test_a_running_round_keeps_its_seed(run_command: RunCommand) -> None:
     """Seeds are not destroyed while a round needs one."""
     model = private_model(1, requirement="all_clients")
-    invoke({"detail-type": "Scheduled Event"})
     model.rounds.create(
         number=1,
         lease_expires_at="2030-01-01T00:00:00Z",

@@ -225,7 +225,7 @@ def test_a_worker_ends_if_its_parent_is_killed() -> None:
         # The kernel shows an empty command until exec has set the process up.
         assert wait_until(lambda: bool(command.read_bytes()))
         parent.kill()
-    # A process that has ended has no command, whether or not anybody has waited for it.
+    # A process that has ended has no command, even before its parent has waited for it.
     assert wait_until(lambda: not command.exists() or not command.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""``manage.py destroy_seeds MODEL``: make the noise of a private model unknown to everybody."""
+"""``manage.py destroy_seeds MODEL``: make the noise of a private model unrecoverable."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Command(ReportCommand):
     def run(self, *args: Any, model: str, as_json: bool, **options: Any) -> None:
         found = find_model(model)
         destroyed = destroy_seeds(application.private_rounds().vault, found)
-        key = "the data key is" if destroyed.data_key else "there was no data key:"
+        rounds = f"the seeds of {plural(destroyed.seeds, 'round')} of model {found.pk}"
         self.print_result(
             {"model": found.pk, "data_key": destroyed.data_key, "seeds": destroyed.seeds},
-            f"{key} destroyed, with the seeds of {plural(destroyed.seeds, 'round')} of model {found.pk}"
+            f"the data key is destroyed, with {rounds}"
             if destroyed.data_key
-            else f"{key} the seeds of {plural(destroyed.seeds, 'round')} of model {found.pk} are deleted",
+            else f"there was no data key: {rounds} are deleted",
             as_json=as_json,
         )
