@@ -125,23 +125,12 @@ def test_a_queue_that_is_gone_suspends_the_round(federation: SecureFederation) -
 
 def test_weights_are_masked_with_the_updates(federation: SecureFederation) -> None:
     """The weighted mean counts examples up to max_num_examples."""
-    model = federation.model
-    model.aggregator, model.max_num_examples = "weighted_mean", 4
-    model.save()
-    write(model)
+    federation.change(aggregator="weighted_mean", max_num_examples=4)
     for number, count, change in ((1, 1, 0.25), (2, 3, 0.5), (3, 1000, 0.75)):
         federation.send(number, change, count)
     federation.finish()
     expected = (0.25 + 3 * 0.5 + 4 * 0.75) / 8
     assert np.allclose(federation.latest()["b"], INITIAL["b"] + expected, atol=1e-4)
-
-
-def write(model: Any) -> None:
-    """Write the pointer of a model whose settings have changed."""
-    from connectors import application
-    from connectors.publication.pointer import write_pointer
-
-    write_pointer(application.objects(), model.pk)
 
 
 def test_a_plain_update_is_refused_by_the_client_and_at_intake(
@@ -167,9 +156,7 @@ def test_a_private_client_sends_nothing_to_a_model_without_masks(
     """An aggregator that switches masks off gets no readable update."""
     client = federation.client(1)
     weights = client.fetch()
-    federation.model.secure_aggregation = {}
-    federation.model.save()
-    write(federation.model)
+    federation.change(secure_aggregation={})
     with pytest.raises(BadArgument, match="was not sent"):
         client.upload(weights, num_examples=1)
 
@@ -178,9 +165,8 @@ def test_another_keeper_is_refused_by_the_client(federation: SecureFederation) -
     """An aggregator that puts its own key in the place of the keeper's gets nothing."""
     client = federation.client(1)
     client.upload(client.fetch(), num_examples=1)
-    federation.model.secure_aggregation = secure_settings("ab" * 32, queue=federation.keeper_queue)
-    federation.model.save()
-    write(federation.model)
+    other = secure_settings("ab" * 32, queue=federation.keeper_queue)
+    federation.change(secure_aggregation=other)
     with pytest.raises(BadArgument, match="mask keeper is now abab"):
         client.upload(client.fetch(), num_examples=1)
     identity = client._identity
@@ -207,9 +193,7 @@ def test_metadata_must_say_what_was_signed(
     federation: SecureFederation, metadata: dict[str, str], why: str
 ) -> None:
     """Anyone who writes to the bucket can change an object's metadata, but not the signed header."""
-    federation.model.aggregator, federation.model.max_num_examples = "weighted_mean", 4
-    federation.model.save()
-    write(federation.model)
+    federation.change(aggregator="weighted_mean", max_num_examples=4)
     key = federation.send(1, 0.5)
     body = factories.get(key)
     factories.put(key.replace("round", "changed"), body, {"num-examples": "1", **metadata})
@@ -244,10 +228,10 @@ def test_an_update_is_rejected_under_the_prefix_of_another_client(
         ({"secure_aggregation": {"keeper": "ab" * 32, "clip_norm": 1}}, "queue is missing"),
     ],
 )
-def test_settings_that_need_single_updates_are_refused(
+def test_settings_that_need_individual_updates_are_refused(
     federation: SecureFederation, fields: dict[str, Any], why: str
 ) -> None:
-    """Rules other than means and all that looks at single updates is refused when the model is saved."""
+    """A model cannot be saved with another rule than a mean, or with what needs individual updates."""
     model = FederatedModel.objects.get(pk=federation.model.pk)
     for name, value in fields.items():
         setattr(model, name, value)
@@ -257,7 +241,6 @@ def test_settings_that_need_single_updates_are_refused(
 
 def test_a_workflow_cannot_run_rounds_of_masked_updates(federation: SecureFederation) -> None:
     """Step by step, updates would be opened one by one: they are refused with the reason."""
-
     rounds = ExternalRounds(lambda: timedelta(minutes=1), Memberships())
     updates = [
         ModelUpdate.objects.create(
@@ -274,8 +257,7 @@ def test_an_aggregate_of_masked_updates_is_verified(federation: SecureFederation
     from connectors.usecases.comparison import AuditMismatch
     from connectors.usecases.verify import NotVerifiable, verify
 
-    federation.model.server_optimizer = "fedadam"
-    federation.model.save()
+    federation.change(server_optimizer="fedadam")
     for number in (1, 2, 3):
         federation.send(number, number / 4)
     federation.finish()

@@ -9,6 +9,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from connectors.usecases.administration.models import change_model
 from federated_client import Bucket, Client
 from federated_client.private import Identity, load_identity
 from local.cloud import Cloud
@@ -43,6 +44,14 @@ class SecureFederation:
     table: KeeperTable
     keeper_queue: str
     members: dict[int, Client] = field(default_factory=dict)
+
+    def change(self, **fields: Any) -> None:
+        """Change settings of the model, and write them to its pointer, which clients read."""
+        from connectors import application
+        from connectors.publication.pointer import write_pointer
+
+        change_model(self.model, fields)
+        write_pointer(application.objects(), self.model.pk)
 
     def client(self, number: int) -> Client:
         """Return a client that is registered at the mask keeper."""
