@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 from local.interrupts import interrupts_postponed
 
@@ -241,7 +242,7 @@ def main() -> int:
         ):
             print(f"http://{ADDRESS}/ - Ctrl-C ends it", flush=True)
             return run(target, options.arguments)
-    except ConsoleError as error:
+    except (ConsoleError, BotoCoreError, ClientError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import ssl
@@ -27,6 +28,7 @@ from local.console import (
     environment,
     find,
     forwarded,
+    main,
     run,
     session_command,
     tunnel_stack,
@@ -68,6 +70,18 @@ def test_a_stack_of_something_else_is_refused() -> None:
     boto3.client("cloudformation").create_stack(StackName="other", TemplateBody=json.dumps(queue))
     with pytest.raises(ConsoleError, match="no output FunctionAlias and OperatorFunction"):
         find("other")
+
+
+def test_an_error_of_aws_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If there is no stack of the name, the command says so and fails."""
+    for program in ("aws", "session-manager-plugin"):
+        (tmp_path / program).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "argv", ["local.console", "missing"])
+    assert main() == 1
+    assert "Stack with id missing does not exist" in capsys.readouterr().err
 
 
 def test_the_tunnel_exists_as_long_as_it_is_used(stack: Stack) -> None:
