@@ -12,9 +12,8 @@ from models_app.models import FederatedModel
 from models_app.overview.readiness import count_members
 from models_app.requirements import requirement_in_words
 
-#: Settings that decide how updates are combined, with which words they are shown.
+#: Settings whose changes are shown, and their names there. The rule and its steps have their own sentence.
 WORDS = {
-    "pre_aggregation": "steps before the rule",
     "server_optimizer": "server optimizer",
     "staleness": "discount of late updates",
     "tensor_policies": "policies of tensors",
