@@ -17,10 +17,7 @@ from unfold.admin import ModelAdmin
 from models_app.admin.access import is_staff, sees_all_models, visible_models
 from models_app.admin.links import link
 from models_app.admin.tabs import model_head
-from models_app.overview.clients import clients_matching
-
-#: Rows of a page.
-ROWS = 25
+from models_app.overview.clients import ROWS, clients_matching
 
 #: The last page that can be opened. The database reads all rows before those that it shows.
 MAX_PAGES = 400

@@ -18,12 +18,12 @@ from models_app.admin.access import (
     visible_models,
 )
 from models_app.admin.acting import ActingAdmin
-from models_app.admin.base import ROWS, PagedAdmin, ProtectedAdmin, VisibleModelFilter
+from models_app.admin.base import PagedAdmin, ProtectedAdmin, VisibleModelFilter
 from models_app.admin.client_actions import CLIENT_ACTIONS
 from models_app.admin.links import NOTHING, client_badge, link, moment, number, status_badge
 from models_app.admin.pages import Button, PageAdmin, RecordPage, Table
 from models_app.models import Client, FederatedModel, ModelUpdate, mark_credentials
-from models_app.overview.clients import clients_matching
+from models_app.overview.clients import ROWS, clients_matching
 
 #: Models of a client that its page lists.
 MAX_MODELS = 25

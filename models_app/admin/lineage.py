@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 
 from models_app import models
 from models_app.admin.access import may_change_models
-from models_app.admin.base import MODEL_FILTER, ROWS, RecordAdmin
+from models_app.admin.base import MODEL_FILTER, RecordAdmin
 from models_app.admin.links import (
     NOTHING,
     link,
@@ -25,6 +25,7 @@ from models_app.admin.links import (
 )
 from models_app.admin.pages import Button, PageAdmin, RecordPage, Table
 from models_app.admin.rounds import privacy_facts
+from models_app.overview.clients import ROWS
 
 
 @admin.register(models.ModelAggregate)

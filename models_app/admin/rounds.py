@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from models_app import models
-from models_app.admin.base import MODEL_FILTER, ROWS, RecordAdmin
+from models_app.admin.base import MODEL_FILTER, RecordAdmin
 from models_app.admin.links import (
     NOTHING,
     link,
@@ -27,6 +27,7 @@ from models_app.admin.links import (
 )
 from models_app.admin.pages import Cell, PageAdmin, RecordPage, Table
 from models_app.control_room.charts import BYTES, amount
+from models_app.overview.clients import ROWS
 from models_app.overview.rounds import in_time
 from models_app.privacy import spent_after
 

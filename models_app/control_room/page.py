@@ -18,13 +18,11 @@ from models_app.control_room.names import Name, as_text
 from models_app.control_room.norms import norms_chart
 from models_app.models import FederatedModel, ModelUpdate
 from models_app.overview import ModelOverview, RoundSummary, model_overview
+from models_app.overview.clients import ROWS
 from models_app.overview.model import latest_rejected
 
 #: The latest rounds that are drawn.
 DRAWN = 60
-
-#: Rows of a table, as on the lists of the console.
-ROWS = 25
 
 
 @dataclass(frozen=True, kw_only=True)

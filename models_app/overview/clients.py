@@ -12,7 +12,7 @@ from django.db.models import Count, F, Max, OuterRef, Q, QuerySet, Subquery
 
 from models_app.models import Client, FederatedModel, ModelUpdate
 
-#: Rows of a page, as on the lists of the console.
+#: Rows of a page of a list, and of a table.
 ROWS = 25
 
 #: The orders of a page. Clients that never sent anything come first by `LAST_SEEN`.
