@@ -44,6 +44,14 @@ def _nullable(description: str, **properties: Any) -> Document:
     return _answer(**properties) | {"type": ["object", "null"], "description": description}
 
 
+_UPLOAD = _answer(
+    update=_TEXT,
+    key=_TEXT,
+    complete={"type": "boolean"},
+    arrived={"type": "array", "items": _ID},
+    parts=_PARTS,
+)
+
 #: What is answered, by operation.
 ANSWERS: dict[str, Document] = {
     "enroll": _answer(client=_TEXT, name=_TEXT, models={"type": "array", "items": _ID}),
@@ -94,20 +102,8 @@ ANSWERS: dict[str, Document] = {
         ),
     ),
     "reportScore": _answer(key=_TEXT),
-    "beginUpdate": _answer(
-        update=_TEXT,
-        key=_TEXT,
-        complete={"type": "boolean"},
-        arrived={"type": "array", "items": _ID},
-        parts=_PARTS,
-    ),
-    "signParts": _answer(
-        update=_TEXT,
-        key=_TEXT,
-        complete={"type": "boolean"},
-        arrived={"type": "array", "items": _ID},
-        parts=_PARTS,
-    ),
+    "beginUpdate": _UPLOAD,
+    "signParts": _UPLOAD,
     "completeUpdate": _answer(update=_TEXT, key=_TEXT, complete={"type": "boolean"}),
     "getUpdate": _answer(
         update=_TEXT,
