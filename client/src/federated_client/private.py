@@ -22,7 +22,6 @@ from . import limits
 from ._core.errors import RuleError
 from ._core.layout import TensorLayout
 from ._core.masks.settings import SecureAggregation, masked_layout
-from ._core.policies import TensorPolicies
 from ._core.weights import Weights
 from .errors import BadArgument
 from .pointer import Latest
@@ -218,8 +217,7 @@ def masked_file(
     from ._core.masks.file import write_masked
     from ._core.masks.messages import Header
 
-    policies = latest.policies
-    masked = masked_layout(expected_layout, policies)
+    masked = masked_layout(expected_layout, latest.policies)
     weighted = latest.rule == "weighted_mean"
     max_weight = (latest.max_num_examples or 1) if weighted else 1
     weight = min(masking.num_examples, max_weight)
@@ -239,19 +237,19 @@ def masked_file(
         commitment="",
     )
     with result_file() as result, opened(differences, name, expected_layout) as weights:
-        share = _clipping(weights, expected_layout, policies, secure.clip_norm)
+        share = _clipping(weights, expected_layout, masked, secure.clip_norm)
         factor = share * secure.scale * weight / max_weight
-        pieces = _quantised(weights, expected_layout, policies, factor, secure.limit)
+        pieces = _quantised(weights, expected_layout, masked, factor, secure.limit)
         write_masked(result, masked, pieces, header, masking.identity.key())
     return result
 
 
 def _clipping(
-    weights: Weights, layout: TensorLayout, policies: TensorPolicies, clip_norm: float
+    weights: Weights, layout: TensorLayout, masked: TensorLayout, clip_norm: float
 ) -> float:
     """Return the factor that makes the norm of the masked tensors at most ``clip_norm``."""
     total = 0.0
-    for values in _pieces(weights, layout, policies):
+    for values in _pieces(weights, layout, masked):
         total += float(np.sum(np.square(values.astype(np.float64))))
     norm = float(np.sqrt(total))
     if norm <= clip_norm:
@@ -261,21 +259,18 @@ def _clipping(
 
 
 def _quantised(
-    weights: Weights, layout: TensorLayout, policies: TensorPolicies, factor: float, limit: int
+    weights: Weights, layout: TensorLayout, masked: TensorLayout, factor: float, limit: int
 ) -> Iterator[NDArray[np.uint32]]:
     from ._core.masks.masking import quantised
 
-    for values in _pieces(weights, layout, policies):
+    for values in _pieces(weights, layout, masked):
         yield quantised(values, factor, limit)
 
 
-def _pieces(
-    weights: Weights, layout: TensorLayout, policies: TensorPolicies
-) -> Iterator[NDArray[Any]]:
+def _pieces(weights: Weights, layout: TensorLayout, masked: TensorLayout) -> Iterator[NDArray[Any]]:
     """Yield the elements that are masked, in the order of the model."""
-    masked = masked_layout(layout, policies).by_name
     for tensor, start in zip(layout.tensors, layout.starts, strict=False):
-        if tensor.name not in masked:
+        if tensor.name not in masked.by_name:
             continue
         for first in range(start, start + tensor.size, limits.CHECK_ELEMENTS):
             count = min(limits.CHECK_ELEMENTS, start + tensor.size - first)
